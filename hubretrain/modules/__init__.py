@@ -1,1 +1,9 @@
-"""The modules that can be cached: their catalogue, their sources, and how they are loaded."""
+"""The modules that can be cached: their catalogue, where they come from, how they are loaded.
+
+This package is the one door to TensorFlow Hub. Importing it imports no TensorFlow.
+"""
+
+from hubretrain.modules.catalogue import HubModule, catalogue
+from hubretrain.modules.store import StoredModule, is_stored, resolve, store_folder
+
+__all__ = ["HubModule", "StoredModule", "catalogue", "is_stored", "resolve", "store_folder"]

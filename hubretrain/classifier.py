@@ -1,0 +1,107 @@
+"""A backbone with one head: pixels in, class probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.errors import ModuleError
+from hubretrain.tensorflow_door import tf
+
+if TYPE_CHECKING:
+    from hubretrain.modules.backbone import Backbone
+
+
+class Classifier(tf.Module):  # type: ignore[misc]
+    """A backbone and a head, as one model with one list of variables.
+
+    Args:
+        backbone: A loaded module.
+        kind: ``softmax`` or ``logistic``; logistic classes are scored each on its own and
+            then normalised to sum to 1.
+        weight: float32 of shape (n_features, n_classes).
+        bias: float32 of shape (n_classes,).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        kind: str,
+        weight: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32],
+    ) -> None:
+        super().__init__(name="classifier")
+        self.backbone, self.kind = backbone, kind
+        self.weight = tf.Variable(weight, name="head/weight", dtype=tf.float32)
+        self.bias = tf.Variable(bias, name="head/bias", dtype=tf.float32)
+
+    def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Class scores.
+
+        Args:
+            images: float32 of shape (n_images, image_size, image_size, 3), RGB in [0, 1].
+            training: Run the backbone as in training.
+
+        Returns:
+            float32 of shape (n_images, n_classes).
+        """
+        features = self.backbone(images, training)
+        return tf.linalg.matmul(features, self.weight) + self.bias
+
+    def probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """Class probabilities, float32 of shape (n_images, n_classes), rows sum to 1."""
+        logits = self.logits(images)
+        if self.kind == "softmax":
+            return tf.nn.softmax(logits)
+        scores = tf.nn.sigmoid(logits)
+        return scores / tf.reduce_sum(scores, axis=1, keepdims=True)
+
+    def loss(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """The weighted mean of the loss that the head was fitted with: cross-entropy.
+
+        Args:
+            logits: float32 of shape (n_images, n_classes).
+            labels: int64 of shape (n_images,).
+            weights: float32 of shape (n_images,).
+        """
+        if self.kind == "softmax":
+            each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        else:
+            targets = tf.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+            each = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
+        return tf.reduce_sum(weights * each) / tf.reduce_sum(weights)
+
+    @property
+    def head_variables(self) -> list[tf.Variable]:
+        """The head's weight and bias."""
+        return [self.weight, self.bias]
+
+    def trained_variables(self, unfreeze_last: int | None) -> list[tf.Variable]:
+        """What fine-tuning changes: the head, and the last layers of the backbone.
+
+        Args:
+            unfreeze_last: How many layers of the backbone; None for all of them.
+
+        Raises:
+            ModuleError: The backbone cannot be trained, or has fewer layers.
+        """
+        layers = self.backbone.layers()
+        if unfreeze_last == 0:
+            return self.head_variables
+        name = self.backbone.stored.name
+        if not layers:
+            raise ModuleError(
+                f"{name} has no trainable variables, so it can be cached and screened but not "
+                "fine-tuned; choose another with --module, or train only the head with "
+                "--unfreeze-last 0."
+            )
+        if unfreeze_last is not None and unfreeze_last > len(layers):
+            raise ModuleError(
+                f"--unfreeze-last is {unfreeze_last} and {name} has {len(layers)} trainable "
+                "layers; choose at most that many."
+            )
+        chosen: Sequence[tuple[str, list[tf.Variable]]] = layers[-(unfreeze_last or len(layers)) :]
+        return [variable for _, variables in chosen for variable in variables] + self.head_variables

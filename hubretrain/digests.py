@@ -1,0 +1,106 @@
+"""The sha256 of every image file, kept in a table so that an unchanged file is read once.
+
+On disk: ``digests.csv`` with columns ``path, size, mtime_ns, ctime_ns, sha256``. A file whose
+three numbers are the same is taken to be the same, as git's index does; one that was changed
+less than two seconds before the table was written is read again, for it may have changed
+once more within the clock's tick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from hubretrain.errors import DataError
+from hubretrain.files import write_table
+
+_RACY_NANOSECONDS = 2_000_000_000
+
+
+def image_digests(
+    root: Path,
+    paths: Sequence[str],
+    table_file: Path,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The sha256 of each image file, as lower-case hex.
+
+    Args:
+        root: The folder that ``paths`` are relative to.
+        paths: The image files.
+        table_file: The ``digests.csv`` to read first and to bring up to date.
+        progress: Called with the number of images just read.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    known = _read(table_file)
+    now = time.time_ns()
+    facts = [_stat(root / path) for path in paths]
+    digests = [known.get((path, *fact), "") for path, fact in zip(paths, facts, strict=True)]
+    todo = [i for i, digest in enumerate(digests) if not digest]
+    if not todo:
+        return digests
+
+    def digest_of(i: int) -> tuple[int, str]:
+        return i, file_sha256(root / paths[i])
+
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
+        for i, digest in pool.map(digest_of, todo):
+            digests[i] = digest
+            if progress is not None:
+                progress(1)
+    _write(table_file, paths, facts, digests, now)
+    return digests
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of one file's bytes, as lower-case hex.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        # hashlib lets other threads run while it digests, so a pool of them pays.
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check its rights.") from error
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:
+    try:
+        table = pd.read_csv(table_file, dtype={"path": str, "sha256": str}, keep_default_na=False)
+        columns = [table[c].tolist() for c in ("path", "size", "mtime_ns", "ctime_ns", "sha256")]
+    except (OSError, ValueError, KeyError):
+        return {}  # missing or damaged: it is only a memory, and every file is read again
+    return {(p, s, m, c): digest for p, s, m, c, digest in zip(*columns, strict=True)}
+
+
+def _write(
+    table_file: Path,
+    paths: Sequence[str],
+    facts: Sequence[tuple[int, int, int]],
+    digests: Sequence[str],
+    read_at: int,
+) -> None:
+    rows = [
+        (path, *fact, digest)
+        for path, fact, digest in zip(paths, facts, digests, strict=True)
+        if max(fact[1:]) < read_at - _RACY_NANOSECONDS
+    ]
+    columns = ["path", "size", "mtime_ns", "ctime_ns", "sha256"]
+    write_table(table_file, pd.DataFrame(rows, columns=columns))

@@ -1,0 +1,140 @@
+"""A trained classifier becomes a SavedModel: encoded image bytes in, probabilities out.
+
+The graph decodes and resizes as :mod:`hubretrain.images` does, so what is served is what was
+trained. Beside the SavedModel stand ``labels.txt`` and ``export.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hubretrain.classifier import Classifier
+from hubretrain.errors import RunError
+from hubretrain.files import write_json
+from hubretrain.tensorflow_door import tf
+
+FACTS = "export.json"
+
+
+class _Served(tf.Module):  # type: ignore[misc]
+    """What is exported: the classifier behind a decoder, and its class names."""
+
+    def __init__(self, classifier: Classifier, class_names: Sequence[str]) -> None:
+        super().__init__(name="served")
+        self.classifier = classifier
+        self.backbone_object = classifier.backbone.saved_object
+        self.class_names = tf.constant(list(class_names))
+        self.size = classifier.backbone.stored.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
+    def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Probabilities of a batch of encoded images."""
+        pixels = tf.map_fn(
+            lambda data: resized(decoded(data), self.size),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec((self.size, self.size, 3), tf.float32),
+        )
+        probabilities = self.classifier.probabilities(pixels / 255.0)
+        names = tf.tile(self.class_names[tf.newaxis], [tf.shape(image_bytes)[0], 1])
+        return {"probabilities": probabilities, "class_names": names}
+
+
+def decoded(data: tf.Tensor) -> tf.Tensor:
+    """Decodes JPEG, PNG, BMP or GIF bytes in the graph: uint8 of shape (height, width, 3).
+
+    The accurate inverse DCT is the one that Pillow uses; TensorFlow's default is a faster one.
+    """
+
+    def jpeg() -> tf.Tensor:
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def other() -> tf.Tensor:
+        return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def resized(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes as Pillow does: antialiased triangle filter, first columns then rows, 8 bits each.
+
+    Returns:
+        float32 of shape (size, size, 3), whole numbers in [0, 255].
+    """
+    height = tf.shape(image)[0]
+    for shape in ((height, size), (size, size)):
+        image = tf.image.resize(tf.cast(image, tf.float32), shape, antialias=True)
+        image = tf.clip_by_value(tf.floor(image + 0.5), 0.0, 255.0)
+    return tf.ensure_shape(image, [size, size, 3])
+
+
+def export_saved_model(
+    classifier: Classifier, class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
+) -> None:
+    """Writes the export folder, whole or not at all.
+
+    Args:
+        classifier: The trained model.
+        class_names: In class order.
+        folder: Where to; what is there is replaced.
+        facts: What else ``export.json`` is to hold.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    served = _Served(classifier, class_names)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise RunError(
+            f"{folder}/ cannot be written ({error.strerror}); mend its rights or make room."
+        ) from error
+    try:
+        tf.saved_model.save(served, str(aside / "new"), {"serving_default": served.serve})
+        text = "".join(f"{name}\n" for name in class_names)
+        (aside / "new" / "labels.txt").write_text(text, encoding="utf-8")
+        stored = classifier.backbone.stored
+        write_json(
+            aside / "new" / FACTS,
+            {
+                "class_names": list(class_names),
+                "module": stored.name,
+                "module_sha256": stored.sha256,
+                "image_size": stored.image_size,
+                "head": classifier.kind,
+                **facts,
+            },
+        )
+        if folder.exists():
+            os.replace(folder, aside / "old")
+        os.replace(aside / "new", folder)
+    except (OSError, tf.errors.OpError) as error:
+        raise RunError(
+            f"{folder}/ cannot be written ({error}); make room and try again."
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``export.json`` says.
+
+    Raises:
+        RunError: The folder holds no export, or half of one.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder} is no export ({FACTS}: {error}); make one with: hubretrain finetune"
+        ) from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("class_names"), list):
+        raise RunError(f"{folder / FACTS} names no classes; export again.")
+    return facts

@@ -1,0 +1,56 @@
+"""Small files, written so that they are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from hubretrain.errors import RunError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a place beside ``path`` to write to; on success it is moved to ``path``.
+
+    Raises:
+        RunError: The folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error.strerror}; "
+            "make room, mend its rights, or choose another folder."
+        ) from error
+    aside = Path(name)
+    try:
+        yield aside
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)
+        os.replace(aside, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a CSV, whole or not at all; floats keep their value at a reread."""
+    with whole_file(path) as aside:
+        table.to_csv(aside, index=False, lineterminator="\n")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes indented JSON, whole or not at all."""
+    with whole_file(path) as aside:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        aside.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""A module, loaded: images in, bottlenecks out, and its variables to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hubretrain.errors import ModuleError
+from hubretrain.modules.store import StoredModule, remember
+from hubretrain.tensorflow_door import tf
+
+import tensorflow_hub as hub  # isort: skip  (behind the door: it imports TensorFlow)
+
+
+class Backbone:
+    """A loaded module, checked on a probe batch.
+
+    Args:
+        stored: The module. One that was never probed is probed now, and what is found kept.
+
+    Attributes:
+        stored: The module with its image size and number of features.
+        variables: Every variable, in the module's order.
+        trainable_variables: Those that training may change; empty where the module has none.
+
+    Raises:
+        ModuleError: It cannot be loaded, or is no feature vector module.
+    """
+
+    def __init__(self, stored: StoredModule) -> None:
+        self.stored = stored
+        try:
+            self._loaded: Any = hub.load(str(stored.folder))
+        except Exception as error:  # TensorFlow raises nearly every type on damaged models
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModuleError(
+                f"{stored.folder} cannot be loaded as a SavedModel ({reason}); "
+                "expected TF-Hub's feature vector format."
+            ) from error
+        self._function, self._takes_training = _callable(self._loaded, stored)
+        self.variables: list[tf.Variable] = list(getattr(self._loaded, "variables", ()))
+        self.trainable_variables: list[tf.Variable] = list(
+            getattr(self._loaded, "trainable_variables", ())
+        )
+        if not stored.probed:
+            self.stored = self._probe()
+            remember(self.stored)
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Bottlenecks of a batch of images.
+
+        Args:
+            images: float32 of shape (n_images, image_size, image_size, 3), RGB in [0, 1].
+            training: Run BatchNorm and dropout as in training, where the module can.
+
+        Returns:
+            float32 of shape (n_images, n_features).
+        """
+        low, high = self.stored.value_range
+        if (low, high) != (0.0, 1.0):
+            images = low + (high - low) * images
+        return self._function(images, training) if self._takes_training else self._function(images)
+
+    @property
+    def regularization_losses(self) -> Sequence[Callable[[], tf.Tensor]]:
+        """The module's own penalties on its variables."""
+        return tuple(getattr(self._loaded, "regularization_losses", ()))
+
+    @property
+    def saved_object(self) -> Any:
+        """What the SavedModel holds, for another SavedModel to contain."""
+        return self._loaded
+
+    def layers(self) -> list[tuple[str, list[tf.Variable]]]:
+        """Trainable variables by layer, in network order: (layer name, its variables).
+
+        A layer's variables are those whose names agree up to the last ``/``.
+        """
+        found: dict[str, list[tf.Variable]] = {}
+        for variable in self.trainable_variables:
+            found.setdefault(variable.name.rpartition("/")[0] or variable.name, []).append(variable)
+        return list(found.items())
+
+    def _probe(self) -> StoredModule:
+        """Finds image size and number of features with a batch of two."""
+        size = self.stored.image_size or _fixed_size(self._loaded)
+        where = self.stored.handle
+        if not size:
+            raise ModuleError(
+                f"{where} takes images of any size; say which to use with --image-size, "
+                "such as 224."
+            )
+        noise = np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32)
+        try:
+            features = np.asarray(self(tf.constant(noise)))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModuleError(
+                f"{where} refuses float32 images of shape (2, {size}, {size}, 3) ({reason}); "
+                "expected an image feature vector module."
+            ) from error
+        if features.ndim != 2 or features.shape[0] != 2 or features.shape[1] < 1:
+            raise ModuleError(
+                f"{where} gives shape {features.shape} for 2 images; expected a feature vector, "
+                "(2, n_features). Feature maps and classifiers of other kinds do not serve."
+            )
+        if not np.isfinite(features).all():
+            raise ModuleError(
+                f"{where} gives NaN or infinite features for ordinary images; expected finite "
+                "numbers. Its weights may be damaged, or its input range another (--value-range)."
+            )
+        return replace(self.stored, image_size=size, n_features=int(features.shape[1]))
+
+
+def _callable(loaded: Any, stored: StoredModule) -> tuple[Callable[..., tf.Tensor], bool]:
+    """What to call, and whether it takes ``training``."""
+    if callable(loaded):
+        concrete = getattr(loaded.__call__, "concrete_functions", ())
+        names = {n for f in concrete for n in f.structured_input_signature[1]}
+        names |= {a for f in concrete for a in getattr(f.function_type, "parameters", ())}
+        return loaded, "training" in names
+    signatures = getattr(loaded, "signatures", {})
+    for key in ("image_feature_vector", "default", "serving_default"):
+        if key in signatures:
+            return _signature(signatures[key]), False
+    raise ModuleError(
+        f"{stored.handle} cannot be called and has no serving signature "
+        f"(its signatures: {', '.join(signatures) or 'none'}); expected a feature vector module."
+    )
+
+
+def _signature(function: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Calls a signature by its one input and takes its feature vector."""
+    (argument,) = function.structured_input_signature[1]
+    outputs = function.structured_outputs
+    key = next((k for k in ("default", "feature_vector") if k in outputs), next(iter(outputs)))
+    return lambda images: function(**{argument: images})[key]
+
+
+def _fixed_size(loaded: Any) -> int:
+    """Height and width that the module's own signatures fix, or 0."""
+    functions = list(getattr(loaded.__call__, "concrete_functions", ()) if callable(loaded) else ())
+    functions += list(getattr(loaded, "signatures", {}).values())
+    for function in functions:
+        for spec in tf.nest.flatten(function.structured_input_signature):
+            shape = getattr(spec, "shape", None)
+            if shape is not None and shape.rank == 4 and shape[1] and shape[1] == shape[2]:
+                return int(shape[1])
+    return 0

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def real_folder(variable: str, beside: str) -> Path | None:
+    """A folder of real data outside the repository, where there is one."""
+    folder = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / beside)
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = real_folder("HUBRETRAIN_TEST_DATA", "data")
+    if folder is None:
+        pytest.skip("no real images; set HUBRETRAIN_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    folder = real_folder("HUBRETRAIN_TEST_MODELS", "models")
+    if folder is None:
+        pytest.skip("no real weights; set HUBRETRAIN_TEST_MODELS")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_store(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """No test reads or writes the user's module store; all tests share one of their own."""
+    store = tmp_path_factory.getbasetemp() / "module_store"
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(store))
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG", **options: object) -> bytes:
+    """An image file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def write_digits(folder: Path, n_images: int, classes: tuple[int, ...] = (0, 1, 2)) -> Path:
+    """Some of scikit-learn's handwritten digits as PNG files in class folders."""
+    digits = load_digits()
+    chosen = [i for i in range(len(digits.target)) if digits.target[i] in classes][:n_images]
+    for i in chosen:
+        place = folder / str(digits.target[i])
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = (255 - digits.images[i] * 255 / 16).astype(np.uint8)
+        (place / f"{i:04d}.png").write_bytes(encoded(pixels))
+    return folder
+
+
+def write_module(
+    folder: Path,
+    size: int = 8,
+    n_features: int = 5,
+    seed: int = 0,
+    give: str = "features",
+    trainable: bool = True,
+) -> Path:
+    """A small but real module in TF-Hub's format: a convolution, a pool, a dense layer.
+
+    ``give``: ``features``, ``nan`` features, or a ``map`` of features, to be refused.
+    """
+    from hubretrain.tensorflow_door import tf
+
+    random = np.random.default_rng(seed)
+    small = tf.__internal__.tracking.AutoTrackable()
+    kernel = tf.Variable(random.normal(0, 0.3, (3, 3, 3, 8)), dtype=tf.float32, name="conv/kernel")
+    dense = tf.Variable(
+        random.normal(0, 0.3, (32, n_features)), dtype=tf.float32, name="dense/kernel"
+    )
+    small.variables = [kernel, dense]
+    small.trainable_variables = [kernel, dense] if trainable else []
+    small.regularization_losses = []
+
+    def features(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        x = tf.nn.relu(tf.nn.conv2d(images - 0.5, kernel, 2, "SAME"))
+        if training:
+            x = x * 1.5
+        if give == "map":
+            return x
+        x = tf.reshape(tf.image.resize(x, (2, 2), antialias=True), (-1, 32)) @ dense
+        return x / 0.0 if give == "nan" else x
+
+    small.__call__ = tf.function(features)
+    spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+    for training in (False, True):
+        small.__call__.get_concrete_function(spec, training)
+    tf.saved_model.save(small, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_module(tmp_path_factory.mktemp("modules") / "small")
