@@ -14,18 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from hubretrain.bottlenecks import BottleneckWriter, Fact, Rows
+from hubretrain.contents import digests_of, folder_of
 from hubretrain.dataset import ImageDataset
-from hubretrain.digests import image_digests
-from hubretrain.engines import TensorFlowEngine
+from hubretrain.engines import BATCH_SIZE, TensorFlowEngine
 from hubretrain.errors import CacheError, DataError
-from hubretrain.files import write_table
 from hubretrain.images import Augmentation, decode, view
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
+from hubretrain.quarantine import Quarantine
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 Pixels = npt.NDArray[np.uint8]
@@ -54,23 +53,7 @@ class Cached:
     seconds: float
 
 
-def cache_folder_of(dataset: ImageDataset, cache: Path) -> Path:
-    """The folder of one data set in the cache."""
-    return cache / dataset.name
-
-
-def digests_of(dataset: ImageDataset, cache: Path, *, quiet: bool = False) -> list[str]:
-    """The sha256 of each image of the data set, in its order; only changed files are read."""
-    with Bar("reading files", len(dataset.images), quiet=quiet) as bar:
-        return image_digests(
-            dataset.root,
-            dataset.images["path"].tolist(),
-            cache_folder_of(dataset, cache) / "digests.csv",
-            bar.advance,
-        )
-
-
-def cache(
+def cache_bottlenecks(
     dataset: ImageDataset,
     modules: Sequence[StoredModule],
     *,
@@ -78,7 +61,7 @@ def cache(
     folder: Path = Path("cache"),
     augmentation: Augmentation | None = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     strict: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -108,8 +91,8 @@ def cache(
     if not 1 <= n_views <= 1000:
         raise CacheError(f"--views is {n_views}; expected 1 to 1000.")
     started = time.monotonic()
-    place = cache_folder_of(dataset, folder)
-    quarantine = _Quarantine(place / "quarantine.csv")
+    place = folder_of(dataset, folder)
+    quarantine = Quarantine(place / "quarantine.csv")
     rows = _rows(dataset, digests_of(dataset, folder, quiet=quiet), n_views, quarantine)
     augmentation = augmentation or Augmentation()
     modules = [m if m.probed else _probed(m) for m in modules]
@@ -126,16 +109,16 @@ def cache(
             )
             for module in modules
         ]
-        n_todo = [int(writer.todo.sum()) for writer in writers]
-        if any(n_todo):
+        n_computed = [0] * len(modules)
+        if any(writer.todo.any() for writer in writers):
             filling = _Filling(dataset, rows, modules, writers, augmentation, seed, batch_size)
-            filling.run(quarantine, strict=strict, quiet=quiet)
+            n_computed = filling.run(quarantine, strict=strict, quiet=quiet)
         for writer in writers:
             writer.seal()
     seconds = time.monotonic() - started
     return [
         Cached(m.name, w.path, len(rows), n_views, n, len(quarantine.reasons), seconds)
-        for m, w, n in zip(modules, writers, n_todo, strict=True)
+        for m, w, n in zip(modules, writers, n_computed, strict=True)
     ]
 
 
@@ -162,9 +145,10 @@ class _Filling:
         ]
         self.batches: list[list[tuple[int, int, Pixels]]] = [[] for _ in modules]
         self.batch_size = batch_size
+        self.n_computed = [0] * len(modules)
 
-    def run(self, quarantine: _Quarantine, *, strict: bool, quiet: bool) -> None:
-        """Computes everything that is to do."""
+    def run(self, quarantine: Quarantine, *, strict: bool, quiet: bool) -> list[int]:
+        """Computes everything that is to do and returns the forward passes of each module."""
         todo = np.flatnonzero(np.any([w.todo.any(axis=1) for w in self.writers], axis=0))
         total = sum(int(w.todo.sum()) for w in self.writers)
         names = ", ".join(m.name for m, e in zip(self.modules, self.engines, strict=True) if e)
@@ -187,6 +171,7 @@ class _Filling:
                 f"{self.dataset.root}: none of its {len(self.rows)} images can be decoded "
                 f"(first: {reason})."
             )
+        return self.n_computed
 
     def _views_of(self, row: int) -> list[tuple[int, int, Pixels]] | DataError:
         """Decodes one image and cuts every view that some module still wants of it."""
@@ -222,11 +207,10 @@ class _Filling:
                 f"{self.rows.path[bad[1]]}; the module does not suit this image or is damaged."
             )
         self.writers[m].write([v for v, _, _ in batch], [r for _, r, _ in batch], features)
+        self.n_computed[m] += len(batch)
         return len(batch)
 
-    def _quarantine(
-        self, row: int, reason: DataError, quarantine: _Quarantine, strict: bool
-    ) -> int:
+    def _quarantine(self, row: int, reason: DataError, quarantine: Quarantine, strict: bool) -> int:
         """Puts a row aside and returns how many forward passes that saves."""
         path = self.rows.path[row]
         if strict:
@@ -242,46 +226,8 @@ class _Filling:
         return saved
 
 
-class _Quarantine:
-    """``quarantine.csv``: images that cannot be decoded, by content, with the reason."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.reasons: dict[str, str] = {}
-        self._paths: dict[str, str] = {}
-        self._changed = False
-        with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-            self._paths = dict(zip(table["sha256"], table["path"], strict=True))
-            self.reasons = dict(zip(table["sha256"], table["reason"], strict=True))
-
-    def add(self, sha256: str, path: str, reason: str) -> None:
-        """Notes one image."""
-        self.reasons[sha256], self._paths[sha256], self._changed = reason, path, True
-
-    def keep(self, present: dict[str, str]) -> None:
-        """Drops what is no longer in the data set, and takes up where the rest is now."""
-        gone = [sha256 for sha256 in self.reasons if sha256 not in present]
-        for sha256 in gone:
-            del self.reasons[sha256], self._paths[sha256]
-        moved = {s: present[s] for s in self.reasons if present[s] != self._paths[s]}
-        self._paths.update(moved)
-        self._changed = self._changed or bool(gone or moved)
-
-    def save(self) -> None:
-        """Writes the table if it changed; an empty one is removed."""
-        if not self._changed:
-            return
-        rows = sorted((self._paths[s], self.reasons[s], s) for s in self.reasons)
-        if rows:
-            write_table(self.file, pd.DataFrame(rows, columns=["path", "reason", "sha256"]))
-        else:
-            self.file.unlink(missing_ok=True)
-        self._changed = False
-
-
 def _rows(
-    dataset: ImageDataset, digests: Sequence[str], n_views: int, quarantine: _Quarantine
+    dataset: ImageDataset, digests: Sequence[str], n_views: int, quarantine: Quarantine
 ) -> Rows:
     """A row for each distinct content, in order of path."""
     path_of: dict[str, str] = {}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +15,7 @@ from hubretrain.errors import HubretrainError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length otherwise
 
+RUNS = Path("runs")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -85,6 +84,24 @@ def _data_options(command: F) -> F:
     return command
 
 
+def _run_option(command: F) -> F:
+    """The option that names a run."""
+    return click.option(
+        "--run",
+        "run_folder",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        callback=lambda _context, _parameter, value: _run_folder(value),
+        help="Where to keep what is found; a plain name is a folder in runs/. By default "
+        "runs/<data set>.",
+    )(command)
+
+
+def _run_folder(value: Path | None) -> Path | None:
+    """A plain name is a folder in ``runs/``."""
+    return RUNS / value if value is not None and len(value.parts) == 1 else value
+
+
 def _open(options: dict[str, Any]) -> Any:
     from hubretrain.dataset import open_dataset
 
@@ -125,7 +142,7 @@ def main() -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the augmentation.")
 @click.option(
     "--batch-size",
-    default=32,
+    default=48,
     show_default=True,
     type=click.IntRange(1, 4096),
     help="Images a forward pass.",
@@ -163,12 +180,12 @@ def cache(
     DATA is a folder of class folders, or of images that a table labels; by default data/ or the
     one data set in it. The same command again computes only what is missing.
     """
-    from hubretrain.cache import cache as run
+    from hubretrain.cache import cache_bottlenecks
     from hubretrain.modules import resolve
 
     dataset = _open(data_options)
     modules = [resolve(name, image_size=image_size, value_range=value_range) for name in names]
-    found = run(
+    found = cache_bottlenecks(
         dataset,
         modules,
         n_views=views,
@@ -204,7 +221,7 @@ def modules(search: str, as_json: bool) -> None:
     """List the catalogue of modules, and which of them are here already."""
     from hubretrain.modules import catalogue, is_stored
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": m.name,
             "aliases": list(m.aliases),
@@ -236,12 +253,200 @@ def modules(search: str, as_json: bool) -> None:
     Console().print(table)
 
 
-@contextlib.contextmanager
-def _unbuffered() -> Iterator[None]:
-    """Prints each line as it is done, so that a pipe shows progress."""
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    yield
+@main.command()
+@_data_options
+@_run_option
+@click.option(
+    "--module",
+    "-m",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this cached module; may be repeated. By default all that are cached.",
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="What to choose by; by default balanced accuracy "
+    "where the classes are unbalanced, else accuracy.",
+)
+@click.option("--folds", "n_folds", default=5, show_default=True, help="Folds to validate on.")
+@click.option(
+    "--test-fraction",
+    default=0.2,
+    show_default=True,
+    help="Share of the images kept for the test split.",
+)
+@click.option("--top", default=3, show_default=True, help="Longest shortlist.")
+@click.option("--seed", default=0, show_default=True, help="Of the split and the resamples.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fit(
+    names: tuple[str, ...],
+    metric: str | None,
+    n_folds: int,
+    test_fraction: float,
+    top: int,
+    seed: int,
+    as_json: bool,
+    cache_folder: Path,
+    run_folder: Path | None,
+    **data_options: Any,
+) -> None:
+    """Fit softmax and logistic heads on every cached module of DATA and rank the modules."""
+    from hubretrain.fit import screen_modules
+    from hubretrain.runs import Run
+
+    dataset = _open(data_options)
+    found = screen_modules(
+        dataset,
+        Run(run_folder or RUNS / dataset.name),
+        cache=cache_folder,
+        modules=names,
+        metric=metric,
+        n_folds=n_folds,
+        test_fraction=test_fraction,
+        top=top,
+        seed=seed,
+    )
+    if as_json:
+        rows = json.loads(found.leaderboard.to_json(orient="records"))
+        click.echo(
+            json.dumps(
+                {
+                    "run": str(found.run.folder),
+                    "metric": found.metric,
+                    "leaderboard": rows,
+                    "notes": found.notes,
+                },
+                indent=2,
+            )
+        )
+        return
+    for note in found.notes:
+        click.echo(note)
+    _print_leaderboard(found.leaderboard, found.metric)
+    click.echo(f"Kept in {found.run.folder}/. Next: hubretrain finetune {found.run.folder}")
+
+
+def _print_leaderboard(board: Any, metric: str) -> None:
+    """The leaderboard as a table: estimates in percent with their 95 % intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = list(dict.fromkeys((metric, "balanced_accuracy", "accuracy", "top_3")))
+    table = Table("", "module", *(name.replace("_", " ") for name in shown), "head", box=None)
+
+    def cell(row: Any, name: str) -> str:
+        estimate, low, high = (100 * row[name + end] for end in ("", "_low", "_high"))
+        return f"{estimate:.1f} ({low:.1f}-{high:.1f})"
+
+    for _, row in board.iterrows():
+        mark = "*" if row["shortlist"] else "=" if row["tied"] else ""
+        head = f"{row['head']}, C={row['C']:g}" + (
+            ", balanced" if row["class_weight"] != "none" else ""
+        )
+        table.add_row(mark, row["module"], *(cell(row, name) for name in shown), head)
+    Console().print(table)
+    click.echo("Percent, with 95 % intervals. *: shortlist. =: tied with the best too.")
+    for _, row in board[board["shortlist"]].iterrows():
+        if "test_accuracy" in row and row["test_accuracy"] == row["test_accuracy"]:
+            figures = ", ".join(
+                f"{name.replace('_', ' ')} {cell(row, 'test_' + name)}"
+                for name in ("balanced_accuracy", "accuracy", "top_3")
+            )
+            click.echo(f"Test split, {row['module']}: {figures}")
+
+
+@main.command()
+@click.argument("run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The images, if they are not where they were fitted.",
+)
+@click.option("--module", "-m", metavar="NAME", help="Instead of the shortlist's first.")
+@click.option(
+    "--unfreeze-last",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Train only the last N layers of the backbone, and the head.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="At most so many; by default by data size.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images a step.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak.")
+@click.option("--train-batchnorm", is_flag=True, help="Let BatchNorm follow the batches.")
+@click.option("--restart", is_flag=True, help="Forget an earlier fine-tuning.")
+@click.option("--seed", default=0, show_default=True, help="Of order and augmentation.")
+def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None:
+    """Fine-tune the shortlisted module of RUN, by default the latest run, and export it.
+
+    The same command again goes on where it was stopped.
+    """
+    from hubretrain.runs import Run, latest_run
+
+    run = Run(run_folder) if run_folder else latest_run(RUNS)
+    dataset, cache_folder = _dataset_of(run, data)
+    from hubretrain.finetune import finetune_module
+
+    found = finetune_module(dataset, run, cache=cache_folder, **options)
+    click.echo(
+        f"{found.module}: best of {len(found.history) - 1} epochs is "
+        f"{int(found.history.loc[found.history['kept'], 'epoch'].iloc[0])}."
+    )
+    for name in ("balanced_accuracy", "accuracy", "top_3"):
+        if name in found.test:
+            now, before = found.test[name], found.head_test[name]
+            click.echo(
+                f"Test split, {name.replace('_', ' ')}: {100 * now[0]:.1f} "
+                f"({100 * now[1]:.1f}-{100 * now[2]:.1f}); "
+                f"its head alone: {100 * before[0]:.1f}."
+            )
+    click.echo(f"Exported to {found.export}/. Next: hubretrain predict {run.folder} IMAGE")
+
+
+def _dataset_of(run: Any, data: Path | None) -> tuple[Any, Path]:
+    """The data set and cache that a run was fitted with."""
+    from hubretrain.dataset import open_dataset
+    from hubretrain.errors import RunError
+
+    facts = run.facts().get("fit")
+    if facts is None:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    options = facts["data_options"]
+    return open_dataset(data or facts["data"], **options), Path(facts["cache"])
+
+
+@main.command()
+@click.argument("model", metavar="RUN_OR_EXPORT", type=click.Path(path_type=Path))
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Classes shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def predict(
+    context: click.Context, model: Path, images: tuple[Path, ...], top: int, as_json: bool
+) -> None:
+    """Show the likeliest classes of each IMAGE."""
+    from hubretrain.predict import predict_images
+
+    found = predict_images(model, images, top)
+    if as_json:
+        rows = [
+            {"path": str(one.path), "error": one.error}
+            if one.error
+            else {"path": str(one.path), "classes": dict(one.classes)}
+            for one in found
+        ]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    for one in found:
+        if one.error:
+            click.echo(f"hubretrain: {one.path}: {one.error}", err=True)
+        elif not as_json:
+            shown = ", ".join(f"{name} {probability:.1%}" for name, probability in one.classes)
+            click.echo(f"{one.path}: {shown}")
+    if any(one.error for one in found):
+        context.exit(1)
 
 
 if __name__ == "__main__":

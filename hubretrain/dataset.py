@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +59,7 @@ class ImageDataset:
             ``split`` (``train``, ``validation``, ``test``, or empty where none was given).
         class_names: The labels in class order; class ``c`` is ``class_names[c]``.
         grouped: Whether groups were given; otherwise each image is a group of its own.
+        opened_with: The options of :func:`open_dataset` that open it again.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ImageDataset:
     images: pd.DataFrame
     class_names: tuple[str, ...]
     grouped: bool = False
+    opened_with: dict[str, str | bool] = field(default_factory=dict)
 
     @classmethod
     def from_folder(cls, root: str | os.PathLike[str]) -> ImageDataset:
@@ -193,40 +195,27 @@ def open_dataset(
         DataError: No data set, several, or one that is not as expected; the message says which.
     """
     root = _existing_folder(Path(data)) if data is not None else default_folder(Path("data"))
-    if labels is not None:
-        return ImageDataset.from_csv(
-            root,
-            labels,
-            image_column=image_column,
-            label_column=label_column,
-            group_column=group_column,
-            split_column=split_column,
-            skip_unmatched=skip_unmatched,
-        )
-    known = _known_table(root)
-    if known is None:
-        for option, value in (
-            ("--image-column", image_column),
-            ("--label-column", label_column),
-            ("--group-column", group_column),
-            ("--split-column", split_column),
-        ):
+    columns = {
+        "image_column": image_column,
+        "label_column": label_column,
+        "group_column": group_column,
+        "split_column": split_column,
+    }
+    if labels is None and (known := _known_table(root)) is not None:
+        columns = _known_columns(known, columns)
+        labels = known
+    if labels is None:
+        for name, value in columns.items():
             if value is not None:
+                option = name.replace("_", "-")
                 raise DataError(
-                    f"{root}: {option} {value} needs a table; name it with --labels FILE."
+                    f"{root}: --{option} {value} needs a table; name it with --labels FILE."
                 )
         return ImageDataset.from_folder(root)
-    image, label_names, group = KNOWN_TABLES[known.name]
-    columns = _read_table(known).columns
-    return ImageDataset.from_csv(
-        root,
-        known,
-        image_column=image_column or image,
-        label_column=label_column or next((c for c in label_names if c in columns), label_names[0]),
-        group_column=group_column or (group if group in columns else None),
-        split_column=split_column or ("split" if "split" in columns else None),
-        skip_unmatched=skip_unmatched,
-    )
+    found = ImageDataset.from_csv(root, labels, skip_unmatched=skip_unmatched, **columns)
+    given = {name: value for name, value in columns.items() if value is not None}
+    opened_with = {"labels": str(Path(labels).resolve()), "skip_unmatched": skip_unmatched, **given}
+    return replace(found, opened_with=opened_with)
 
 
 def default_folder(data: Path) -> Path:
@@ -299,6 +288,19 @@ def _existing_folder(root: Path) -> Path:
 
 def _known_table(root: Path) -> Path | None:
     return next((root / name for name in KNOWN_TABLES if (root / name).is_file()), None)
+
+
+def _known_columns(known: Path, asked: dict[str, str | None]) -> dict[str, str | None]:
+    """The columns of a table that is recognised by its name, unless others are asked for."""
+    image, label_names, group = KNOWN_TABLES[known.name]
+    there = _read_table(known).columns
+    usual = {
+        "image_column": image,
+        "label_column": next((c for c in label_names if c in there), label_names[0]),
+        "group_column": group if group in there else None,
+        "split_column": "split" if "split" in there else None,
+    }
+    return {name: asked[name] or column for name, column in usual.items()}
 
 
 def _has_class_folders(root: Path) -> bool:

@@ -6,7 +6,6 @@ trained. Beside the SavedModel stand ``labels.txt`` and ``export.json``.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -16,10 +15,9 @@ from typing import Any
 
 from hubretrain.classifier import Classifier
 from hubretrain.errors import RunError
+from hubretrain.exported import FACTS
 from hubretrain.files import write_json
 from hubretrain.tensorflow_door import tf
-
-FACTS = "export.json"
 
 
 class _Served(tf.Module):  # type: ignore[misc]
@@ -121,20 +119,3 @@ def export_saved_model(
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``export.json`` says.
-
-    Raises:
-        RunError: The folder holds no export, or half of one.
-    """
-    try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{folder} is no export ({FACTS}: {error}); make one with: hubretrain finetune"
-        ) from error
-    if not isinstance(facts, dict) or not isinstance(facts.get("class_names"), list):
-        raise RunError(f"{folder / FACTS} names no classes; export again.")
-    return facts

@@ -115,9 +115,13 @@ def remember(module: StoredModule) -> None:
 
 
 def tree_sha256(folder: Path) -> str:
-    """Digest of a SavedModel: of each file's relative path and bytes, in order of path."""
+    """Digest of a SavedModel: of each file's relative path and bytes, in order of path.
+
+    Without ``fingerprint.pb``, which holds a random number that is new at each save.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _FACTS):
+    left_out = {_FACTS, "fingerprint.pb"}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out):
         relative = path.relative_to(folder).as_posix()
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{relative}\0{content}\n".encode())

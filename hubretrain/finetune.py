@@ -1,0 +1,238 @@
+"""The fine-tuning stage: the shortlisted backbone of a run, trained, judged once, exported."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hubretrain import intervals
+from hubretrain.classifier import Classifier
+from hubretrain.contents import usable_images
+from hubretrain.dataset import ImageDataset
+from hubretrain.errors import RunError
+from hubretrain.export import export_saved_model
+from hubretrain.files import write_table
+from hubretrain.heads import Heads
+from hubretrain.images import Augmentation
+from hubretrain.metrics import METRICS
+from hubretrain.modules import StoredModule, resolve
+from hubretrain.modules.backbone import Backbone
+from hubretrain.runs import Run
+from hubretrain.schedule import schedule_for
+from hubretrain.splits import TEST, previous_parts, read_folds
+from hubretrain.training import FineTuning, TrainingImages
+
+N_RESAMPLES = 1000
+VALIDATION_FOLD = 0
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What fine-tuning one module came to.
+
+    Attributes:
+        module: The module's name.
+        history: One row an epoch.
+        test: Metric name to (estimate, low, high) on the test split; {} without one.
+        head_test: The same for the head that training started from.
+        export: The exported model.
+    """
+
+    module: str
+    history: pd.DataFrame
+    test: dict[str, tuple[float, float, float]]
+    head_test: dict[str, tuple[float, float, float]]
+    export: Path
+
+
+def finetune_module(
+    dataset: ImageDataset,
+    run: Run,
+    *,
+    cache: Path = Path("cache"),
+    module: str | None = None,
+    unfreeze_last: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    train_batchnorm: bool = False,
+    restart: bool = False,
+    seed: int = 0,
+    quiet: bool = False,
+) -> FineTuned:
+    """Fine-tunes the best shortlisted module of a run and exports the result.
+
+    It trains on all folds but the first, stops by the first, and is judged once on the test
+    split. The same call again goes on where it stopped.
+
+    Args:
+        dataset: The data set that the run was fitted on.
+        run: A fitted run.
+        cache: Where the data set's digests are.
+        module: Which module instead of the shortlist's first.
+        unfreeze_last: Layers of the backbone to train; None for all, 0 for the head alone.
+        epochs: Instead of the schedule's own.
+        batch_size: Images a step, instead of the schedule's own.
+        learning_rate: The peak, instead of the schedule's own.
+        train_batchnorm: Let BatchNorm use and update the statistics of the batches.
+        restart: Forget an earlier fine-tuning of this module in this run.
+        seed: Of order and augmentation.
+        quiet: Show no progress.
+
+    Raises:
+        RunError: The run is not fitted, or holds another fine-tuning.
+        ModuleError: The module cannot be loaded or trained.
+    """
+    facts = _fitted(run, dataset)
+    name = module or facts["shortlist"][0]
+    heads = Heads.load(run.heads_file(name))
+    backbone = Backbone(_module(name, facts))
+    images = _with_folds(usable_images(dataset, cache, quiet=quiet), run)
+    folder = run.finetune_folder(name)
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    which = heads.names.index("without fold 0")
+    classifier = Classifier(backbone, heads.kind, heads.weight[:, which], heads.bias[which])
+    n_classes = len(dataset.class_names)
+    train = _training_images(
+        dataset,
+        images[~images["fold"].isin([TEST, VALIDATION_FOLD])],
+        n_classes,
+        balanced=heads.settings.class_weight == "balanced",
+    )
+    validation = _training_images(
+        dataset,
+        images[images["fold"] == VALIDATION_FOLD],
+        n_classes,
+        balanced=heads.settings.class_weight == "balanced",
+    )
+    test_images = images[images["fold"] == TEST]
+    test = _training_images(dataset, test_images, n_classes, balanced=False)
+    schedule = schedule_for(
+        len(train), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+    )
+    tuning = FineTuning(
+        classifier,
+        folder,
+        schedule,
+        augmentation=Augmentation(),
+        unfreeze_last=unfreeze_last,
+        seed=seed,
+        train_batchnorm=train_batchnorm,
+        identity={"n_train": len(train), "n_validation": len(validation)},
+    )
+    groups = test_images["cluster"].to_numpy()
+    head_test = {}
+    if len(test):
+        head_test = _judged(
+            tuning.probabilities(test, what="testing the head", quiet=quiet),
+            test.labels,
+            groups,
+            seed,
+        )
+    history = tuning.fit(train, validation, quiet=quiet)
+    found = {}
+    if len(test):
+        probabilities = tuning.probabilities(test, what="testing", quiet=quiet)
+        found = _judged(probabilities, test.labels, groups, seed)
+        _keep_predictions(folder, test_images, probabilities, dataset.class_names)
+    export_saved_model(
+        classifier,
+        dataset.class_names,
+        run.export_folder,
+        {"run": run.name, "fine_tuned": True, "test": found},
+    )
+    record: dict[str, Any] = {
+        "module": name,
+        "test": found,
+        "head_test": head_test,
+        "identity": tuning.identity,
+    }
+    run.record("finetune", record)
+    return FineTuned(name, history, found, head_test, run.export_folder)
+
+
+def _fitted(run: Run, dataset: ImageDataset) -> dict[str, Any]:
+    facts = run.facts().get("fit")
+    if facts is None:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    if facts["class_names"] != list(dataset.class_names):
+        raise RunError(
+            f"{run.folder} was fitted on the classes {', '.join(facts['class_names'])}, the data "
+            f"set has {', '.join(dataset.class_names)}; fit again, or name the run's data set."
+        )
+    return facts
+
+
+def _module(name: str, facts: dict[str, Any]) -> StoredModule:
+    """The module as it was when its bottlenecks were computed."""
+    if name not in facts["modules"]:
+        raise RunError(
+            f"{name} was not fitted in this run (there are: {', '.join(facts['modules'])}); "
+            "cache it and fit again, or name one of them."
+        )
+    cached = facts["modules"][name]
+    low, high = (float(x) for x in cached["value_range"].strip("[]").split(","))
+    handle = cached["handle"] if Path(cached["handle"]).exists() else name
+    module = resolve(handle, image_size=cached["image_size"], value_range=(low, high))
+    if module.sha256 != cached["module_sha256"]:
+        raise RunError(
+            f"{name} is not what it was when its bottlenecks were computed (sha256 "
+            f"{cached['module_sha256'][:12]} then, {module.sha256[:12]} now); cache and fit again."
+        )
+    return module
+
+
+def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:
+    parts = previous_parts(
+        read_folds(run.folds_file), images["path"].tolist(), images["sha256"].tolist()
+    )
+    return images.assign(fold=parts)[parts >= TEST].reset_index(drop=True)
+
+
+def _training_images(
+    dataset: ImageDataset, images: pd.DataFrame, n_classes: int, *, balanced: bool
+) -> TrainingImages:
+    labels = images["class_index"].to_numpy(dtype=np.int64)
+    weights = np.ones(len(labels), dtype=np.float32)
+    if balanced:  # the weights that the head was fitted with: each class counts the same
+        counts = np.bincount(labels, minlength=n_classes)
+        weights = (len(labels) / (n_classes * np.maximum(counts, 1)))[labels].astype(np.float32)
+    return TrainingImages(
+        dataset.root, images["path"].tolist(), images["sha256"].tolist(), labels, weights
+    )
+
+
+def _judged(
+    probabilities: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[Any],
+    seed: int,
+) -> dict[str, tuple[float, float, float]]:
+    """Every metric on the test split, with its interval."""
+    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
+    found = {}
+    for name in METRICS:
+        result = intervals.resample(name, probabilities, labels, groups, weights)
+        estimate, low, high = intervals.interval(result)
+        found[name] = (round(estimate, 6), round(low, 6), round(high, 6))
+    return found
+
+
+def _keep_predictions(
+    folder: Path,
+    images: pd.DataFrame,
+    probabilities: npt.NDArray[np.float32],
+    class_names: Sequence[str],
+) -> None:
+    table = images[["path", "sha256", "label"]].copy()
+    for c, name in enumerate(class_names):
+        table[f"p({name})"] = probabilities[:, c].round(6)
+    write_table(folder / "predictions.csv", table)
