@@ -342,9 +342,8 @@ def _print_leaderboard(board: Any, metric: str) -> None:
 
     for _, row in board.iterrows():
         mark = "*" if row["shortlist"] else "=" if row["tied"] else ""
-        head = f"{row['head']}, C={row['C']:g}" + (
-            ", balanced" if row["class_weight"] != "none" else ""
-        )
+        balanced = ", balanced" if row["class_weight"] == "balanced" else ""
+        head = f"{row['head']}, l2 {row['l2']:.3g}{balanced}"
         table.add_row(mark, row["module"], *(cell(row, name) for name in shown), head)
     Console().print(table)
     click.echo("Percent, with 95 % intervals. *: shortlist. =: tied with the best too.")

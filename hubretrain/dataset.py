@@ -214,8 +214,8 @@ def open_dataset(
         return ImageDataset.from_folder(root)
     found = ImageDataset.from_csv(root, labels, skip_unmatched=skip_unmatched, **columns)
     given = {name: value for name, value in columns.items() if value is not None}
-    opened_with = {"labels": str(Path(labels).resolve()), "skip_unmatched": skip_unmatched, **given}
-    return replace(found, opened_with=opened_with)
+    opened_with: dict[str, str | bool] = {"labels": str(Path(labels).resolve()), **given}
+    return replace(found, opened_with=opened_with | {"skip_unmatched": skip_unmatched})
 
 
 def default_folder(data: Path) -> Path:

@@ -98,20 +98,21 @@ def finetune_module(
     folder = run.finetune_folder(name)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    which = heads.names.index("without fold 0")
+    which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
+    balanced = heads.facts["class_weight"][which] == "balanced"
     classifier = Classifier(backbone, heads.kind, heads.weight[:, which], heads.bias[which])
     n_classes = len(dataset.class_names)
     train = _training_images(
         dataset,
         images[~images["fold"].isin([TEST, VALIDATION_FOLD])],
         n_classes,
-        balanced=heads.settings.class_weight == "balanced",
+        balanced=balanced,
     )
     validation = _training_images(
         dataset,
         images[images["fold"] == VALIDATION_FOLD],
         n_classes,
-        balanced=heads.settings.class_weight == "balanced",
+        balanced=balanced,
     )
     test_images = images[images["fold"] == TEST]
     test = _training_images(dataset, test_images, n_classes, balanced=False)

@@ -23,7 +23,8 @@ from hubretrain.contents import folder_of, usable_images
 from hubretrain.dataset import ImageDataset
 from hubretrain.errors import CacheError, HeadError
 from hubretrain.files import write_table
-from hubretrain.heads import Heads, HeadSettings, fit_heads, out_of_fold
+from hubretrain.fitting import HeadPath, fit_path
+from hubretrain.heads import Heads, probabilities
 from hubretrain.metrics import METRICS
 from hubretrain.progress import Bar
 from hubretrain.runs import Run
@@ -40,6 +41,9 @@ from hubretrain.splits import (
 
 N_RESAMPLES = 1000
 UNBALANCED = 1.5  # the largest class has this many times an equal share
+KINDS = ("softmax", "logistic")
+CLASS_WEIGHTS = (None, "balanced")
+L2 = tuple(float(l2) for l2 in np.logspace(0, 5, 11))  # 1 / C of scikit-learn
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,23 @@ class Screened:
 
     Attributes:
         module: The module's name.
-        settings: The best head's.
+        kind: ``softmax`` or ``logistic``.
+        class_weight: ``none`` or ``balanced``.
+        l2: Strength of the penalty, 1 / C of scikit-learn.
         probabilities: Its out-of-fold probabilities, float32 (n_images, n_classes), for the
-            images outside the test split.
+            images that some fold validates.
+        heads: Two of this kind: fitted on all but the test split (fold -1), and without
+            fold 0 too (fold 0), for fine-tuning to start from and validate on.
         n_heads: How many heads were fitted to find it.
         seconds: How long that took.
     """
 
     module: str
-    settings: HeadSettings
+    kind: str
+    class_weight: str
+    l2: float
     probabilities: npt.NDArray[np.float32]
+    heads: Heads
     n_heads: int
     seconds: float
 
@@ -85,7 +96,6 @@ def screen_modules(
     *,
     cache: Path = Path("cache"),
     modules: Sequence[str] = (),
-    settings: Sequence[HeadSettings] | None = None,
     metric: str | None = None,
     n_folds: int = 5,
     test_fraction: float = 0.2,
@@ -100,7 +110,6 @@ def screen_modules(
         run: Where to keep what is found; a run with folds keeps them.
         cache: Where the bottlenecks are.
         modules: Which cached modules; by default all of them.
-        settings: Which heads to try; by default softmax and logistic over a grid of l2.
         metric: A name of :data:`METRICS` to choose by. By default balanced accuracy where the
             classes are unbalanced, else accuracy.
         n_folds: Folds of the cross-validation.
@@ -121,22 +130,22 @@ def screen_modules(
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     development = images[images["fold"] != TEST].reset_index(drop=True)
     test = images[images["fold"] == TEST].reset_index(drop=True)
-    n_classes = len(dataset.class_names)
     largest = development["class_index"].value_counts().max() / len(development)
-    unbalanced = bool(largest * n_classes > UNBALANCED)
+    unbalanced = bool(largest * len(dataset.class_names) > UNBALANCED)
     metric = _metric(metric, unbalanced)
-    settings = list(settings or HeadSettings.grid(unbalanced=unbalanced))
     screened = [
-        _screen(file, development, n_classes, settings, metric, quiet=quiet) for file in files
+        _screen(file, development, dataset.class_names, metric, quiet=quiet) for file in files
     ]
+    validated = development[development["fold"] >= 0].reset_index(drop=True)
     weights = intervals.group_resamples(
-        development["cluster"].to_numpy(), n_resamples=N_RESAMPLES, seed=seed
+        validated["cluster"].to_numpy(), n_resamples=N_RESAMPLES, seed=seed
     )
-    board = _leaderboard(screened, development, weights, metric, top)
-    _keep_heads(run, files, screened, images, dataset.class_names)
+    board = _leaderboard(screened, validated, weights, metric, top)
+    for file, one in zip(files, screened, strict=True):
+        one.heads.save(run.heads_file(one.module), _module_facts(file))
     board = _with_test(board, run, files, test, weights_seed=seed)
     write_table(run.leaderboard_file, board)
-    write_table(run.out_of_fold_file, _out_of_fold_table(screened, development, dataset))
+    write_table(run.out_of_fold_file, _out_of_fold_table(screened, validated, dataset))
     notes = _notes(images, dataset, metric, board)
     run.record(
         "fit",
@@ -207,31 +216,43 @@ def _metric(metric: str | None, unbalanced: bool) -> str:
 
 
 def _screen(
-    file: Path,
-    images: pd.DataFrame,
-    n_classes: int,
-    settings: Sequence[HeadSettings],
-    metric: str,
-    *,
-    quiet: bool,
+    file: Path, images: pd.DataFrame, class_names: Sequence[str], metric: str, *, quiet: bool
 ) -> Screened:
     """Fits every head of one module on every fold and keeps the best."""
     started = time.monotonic()
     with Bottlenecks(file) as bottlenecks:
         views = _views(bottlenecks, images)
-    labels = images["class_index"].to_numpy()
+    labels, parts = images["class_index"].to_numpy(), images["fold"].to_numpy()
+    validated = parts >= 0
+    # Images that every fold trains on are a fold of their own, whose predictions nobody reads.
+    folds = np.where(validated, parts, parts.max() + 1)
     function, higher, *_ = METRICS[metric]
-    best: tuple[float, HeadSettings, npt.NDArray[np.float32]] | None = None
-    folds = images["fold"].to_numpy()
-    n_heads = len(settings) * len(set(folds[folds >= 0]))
-    with Bar(f"fitting {file.stem}", n_heads, "heads", quiet=quiet) as bar:
-        found = out_of_fold(views, labels, folds, n_classes, settings, bar.advance)
-        for one, probabilities in zip(settings, found, strict=True):
-            value = float(function(probabilities, labels, None)) * (1 if higher else -1)
-            if best is None or value > best[0]:
-                best = (value, one, probabilities)
+    options: dict[str, Any] = {"n_classes": len(class_names), "class_names": class_names}
+    best: tuple[float, HeadPath, int, int] | None = None
+    n_heads = 0
+    n_per_kind = len(CLASS_WEIGHTS) * len(set(folds.tolist())) * len(L2)
+    with Bar(f"fitting {file.stem}", len(KINDS) * n_per_kind, "heads", quiet=quiet) as bar:
+        for kind in KINDS:
+            path = fit_path(
+                views, labels, kind=kind, l2=L2, folds=folds, class_weights=CLASS_WEIGHTS, **options
+            )
+            for w, i in np.argwhere(~path.stopped_early.any(axis=1)).tolist():
+                said = probabilities(path.out_of_fold[:, w, i], kind)
+                value = float(function(said[validated], labels[validated], None))
+                value = value if higher else -value
+                if best is None or value > best[0]:
+                    best = (value, path, w, i)
+            n_heads += int((~path.stopped_early).sum())
+            bar.advance(n_per_kind)
     assert best is not None
-    return Screened(file.stem, best[1], best[2], n_heads, time.monotonic() - started)
+    _, path, w, i = best
+    weight, l2 = CLASS_WEIGHTS[w], L2[i]
+    said = probabilities(path.out_of_fold[validated, w, i], path.kind)
+    whole = fit_path(views, labels, kind=path.kind, l2=[l2], class_weights=[weight], **options)
+    of_fold_0 = path.heads.select([w * len(path.folds) * len(L2) + i])
+    heads = whole.heads.joined(of_fold_0)
+    seconds = time.monotonic() - started
+    return Screened(file.stem, path.kind, path.class_weights[w], l2, said, heads, n_heads, seconds)
 
 
 def _views(bottlenecks: Bottlenecks, images: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -250,7 +271,12 @@ def _leaderboard(
     labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
     rows, resampled = [], []
     for one in screened:
-        row: dict[str, Any] = {"module": one.module, **one.settings.as_row()}
+        row: dict[str, Any] = {
+            "module": one.module,
+            "head": one.kind,
+            "l2": one.l2,
+            "class_weight": one.class_weight,
+        }
         for name in METRICS:
             result = intervals.resample(name, one.probabilities, labels, groups, weights)
             estimate, low, high = intervals.interval(result)
@@ -267,36 +293,6 @@ def _leaderboard(
     board["shortlist"] = board["tied"] & (board["tied"].cumsum() <= top)
     board.insert(0, "rank", np.arange(1, len(board) + 1))
     return board
-
-
-def _keep_heads(
-    run: Run,
-    files: Sequence[Path],
-    screened: Sequence[Screened],
-    images: pd.DataFrame,
-    class_names: Sequence[str],
-) -> None:
-    """Refits each module's best head: on all but the test split, and without fold 0 too.
-
-    Fine-tuning starts from the latter, because it validates on fold 0.
-    """
-    settings = {one.module: one.settings for one in screened}
-    folds = images["fold"].to_numpy()
-    for file in files:
-        with Bottlenecks(file) as bottlenecks:
-            chosen = images[folds != TEST]
-            views = _views(bottlenecks, chosen)
-            facts = bottlenecks.facts
-        labels = chosen["class_index"].to_numpy()
-        kept = chosen["fold"].to_numpy()
-        heads = Heads.stacked(
-            [
-                fit_heads(views[:, rows], labels[rows], len(class_names), settings[file.stem])
-                for rows in (kept != TEST, kept != 0)
-            ],
-            ["all", "without fold 0"],
-        )
-        heads.save(run.heads_file(file.stem), class_names, facts)
 
 
 def _with_test(

@@ -1,9 +1,14 @@
-"""Linear heads on bottlenecks: fit, predict, save."""
+"""Linear heads on bottlenecks: what they say, and the file that keeps them.
+
+On disk, ``heads/<module>.h5``: ``weight`` (feature, head, class), ``bias`` (head, class),
+``class_names``, one array a fact in ``facts/``, and the module's own facts as attributes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,193 +19,123 @@ import numpy.typing as npt
 from hubretrain.errors import HeadError
 from hubretrain.files import whole_file
 
-Features = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+FORMAT = "hubretrain heads"
+LARGEST_EXPONENT = 60.0  # exp(-60) is 9e-27: nothing smaller matters, and denormals are slow
 
 
-@dataclass(frozen=True)
-class HeadSettings:
-    """How one head is fitted.
+def probabilities(logits: Array, kind: str) -> Array:
+    """Class probabilities from scores.
 
-    Attributes:
-        kind: ``softmax`` (multinomial) or ``logistic`` (one class against the rest).
-        C: Inverse strength of the l2 penalty, as scikit-learn has it.
-        class_weight: ``none``, or ``balanced``: each class counts the same.
+    Args:
+        logits: float (..., n_classes).
+        kind: ``softmax``, or ``logistic``: each class on its own, then normalised to sum to 1,
+            as scikit-learn's ``OneVsRestClassifier`` does.
+
+    Returns:
+        Of the same shape and type, summing to 1 over the classes.
     """
-
-    kind: str
-    C: float
-    class_weight: str = "none"
-
-    @classmethod
-    def grid(cls, *, unbalanced: bool) -> list[HeadSettings]:
-        """The heads that are tried; with balanced class weights too where classes are not."""
-        return [
-            cls(kind, float(c), weight)
-            for kind in ("softmax", "logistic")
-            for weight in (("none", "balanced") if unbalanced else ("none",))
-            for c in np.logspace(-4, -1, 4)
-        ]
-
-    def as_row(self) -> dict[str, Any]:
-        """The settings as columns of a table."""
-        return {"head": self.kind, "C": self.C, "class_weight": self.class_weight}
+    if kind == "softmax":
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        scores = np.exp(np.maximum(shifted, -LARGEST_EXPONENT))
+    else:
+        scores = 1 / (1 + np.exp(-np.clip(logits, -LARGEST_EXPONENT, LARGEST_EXPONENT)))
+    return scores / scores.sum(axis=-1, keepdims=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Heads:
     """Fitted heads of one kind on one module.
 
     Attributes:
         kind: ``softmax`` or ``logistic``.
-        weight: float32 (n_features, n_heads, n_classes).
-        bias: float32 (n_heads, n_classes).
-        names: What each head was fitted on.
-        settings: How.
+        weight: float (n_features, n_heads, n_classes), for features as they are cached.
+        bias: float (n_heads, n_classes).
+        facts: What is known of each head, arrays (n_heads,), such as its l2 and fold.
+        class_names: In class order.
     """
 
     kind: str
-    weight: Features
-    bias: Features
-    names: tuple[str, ...]
-    settings: HeadSettings
+    weight: Array
+    bias: Array
+    facts: Mapping[str, Array]
+    class_names: tuple[str, ...] = ()
 
-    def logits(self, features: Features) -> Features:
-        """Scores: float32 (n_images, n_heads, n_classes)."""
-        scores = np.tensordot(features, self.weight, axes=1) + self.bias
-        return np.asarray(scores, dtype=np.float32)
+    def __len__(self) -> int:
+        return int(self.weight.shape[1])
 
-    def probabilities(self, features: Features) -> Features:
-        """Class probabilities: float32 (n_images, n_heads, n_classes); they sum to 1."""
-        logits = self.logits(features).astype(np.float64)
-        if self.kind == "softmax":
-            scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        else:
-            scores = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-        return np.asarray(scores / scores.sum(axis=-1, keepdims=True), dtype=np.float32)
+    def logits(self, features: Array) -> Array:
+        """Scores of features (n_images, n_features): (n_images, n_heads, n_classes)."""
+        return np.tensordot(features, self.weight, axes=1) + self.bias
 
-    @classmethod
-    def stacked(cls, heads: Sequence[Heads], names: Sequence[str]) -> Heads:
-        """Several heads with the same settings as one."""
-        return cls(
-            heads[0].kind,
-            np.concatenate([one.weight for one in heads], axis=1),
-            np.concatenate([one.bias for one in heads], axis=0),
-            tuple(names),
-            heads[0].settings,
+    def probabilities(self, features: Array) -> Array:
+        """Probabilities of features (n_images, n_features): (n_images, n_heads, n_classes)."""
+        return probabilities(self.logits(features), self.kind)
+
+    def select(self, heads: Sequence[int]) -> Heads:
+        """Some of the heads."""
+        index = np.asarray(heads)
+        facts = {name: np.asarray(values)[index] for name, values in self.facts.items()}
+        return Heads(self.kind, self.weight[:, index], self.bias[index], facts, self.class_names)
+
+    def joined(self, other: Heads) -> Heads:
+        """These heads, then the others; both of one kind, on one module."""
+        facts = {
+            name: np.concatenate([values, other.facts[name]]) for name, values in self.facts.items()
+        }
+        return Heads(
+            self.kind,
+            np.concatenate([self.weight, other.weight], axis=1),
+            np.concatenate([self.bias, other.bias]),
+            facts,
+            self.class_names,
         )
 
-    def save(self, path: Path, class_names: Sequence[str], facts: dict[str, Any]) -> None:
-        """Writes ``heads/<module>.h5``.
+    def save(self, path: str | os.PathLike[str], module: Mapping[str, Any]) -> None:
+        """Writes the head file, whole or not at all.
+
+        Args:
+            path: Of the file.
+            module: Facts of the module: strings and numbers.
 
         Raises:
-            RunError: The folder cannot be written.
+            RunError: It cannot be written.
         """
-        with whole_file(path) as aside, h5py.File(aside, "w") as file:
-            file["weight"], file["bias"] = self.weight, self.bias
-            file["names"] = np.array(self.names, dtype=h5py.string_dtype())
-            file["class_names"] = np.array(list(class_names), dtype=h5py.string_dtype())
-            for name, value in {"format": "hubretrain heads", **asdict(self.settings)}.items():
-                file.attrs[name] = value
-            for name in ("module", "handle", "module_sha256", "image_size"):
-                file.attrs[name] = facts[name]
+        with whole_file(Path(path)) as aside, h5py.File(aside, "w") as file:
+            file.attrs["format"], file.attrs["kind"] = FORMAT, self.kind
+            for name, value in module.items():
+                file.attrs.setdefault(name, value)
+            file["weight"] = self.weight.astype(np.float32)
+            file["bias"] = self.bias.astype(np.float32)
+            file["class_names"] = np.array(self.class_names, dtype=h5py.string_dtype())
+            for name, values in self.facts.items():
+                values = np.asarray(values)
+                is_text = values.dtype.kind in "UO"
+                file[f"facts/{name}"] = values.astype(h5py.string_dtype()) if is_text else values
 
     @classmethod
-    def load(cls, path: Path) -> Heads:
-        """Reads ``heads/<module>.h5``.
+    def load(cls, path: str | os.PathLike[str]) -> Heads:
+        """Reads a head file.
 
         Raises:
-            HeadError: It is missing or no head file.
+            HeadError: It is missing, or no head file.
         """
         try:
             with h5py.File(path, "r") as file:
-                settings = HeadSettings(
+                if file.attrs.get("format") != FORMAT:
+                    raise HeadError(f"{path} is no head file; fit again with: hubretrain fit")
+                facts = {
+                    name: values.asstr()[:] if h5py.check_string_dtype(values.dtype) else values[:]
+                    for name, values in file["facts"].items()
+                }
+                return cls(
                     str(file.attrs["kind"]),
-                    float(file.attrs["C"]),
-                    str(file.attrs["class_weight"]),
+                    file["weight"][:],
+                    file["bias"][:],
+                    facts,
+                    tuple(file["class_names"].asstr()[:]),
                 )
-                names = tuple(file["names"].asstr()[:])
-                return cls(settings.kind, file["weight"][:], file["bias"][:], names, settings)
         except (OSError, KeyError) as error:
             raise HeadError(
                 f"{path} holds no heads ({error}); fit again with: hubretrain fit"
             ) from error
-
-
-def fit_heads(
-    views: Features, labels: npt.NDArray[np.int64], n_classes: int, settings: HeadSettings
-) -> Heads:
-    """Fits one head on all views of some images.
-
-    Args:
-        views: float32 (n_views, n_images, n_features).
-        labels: int64 (n_images,).
-        n_classes: How many classes there are; each must be present.
-        settings: How.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-
-    n_views, n_images, n_features = views.shape
-    missing = sorted(set(range(n_classes)) - set(labels.tolist()))
-    if missing:
-        raise HeadError(f"class number {missing[0]} has no training image in some fold.")
-    rows = views.reshape(n_views * n_images, n_features)
-    mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
-    scale[scale < 1e-6] = 1
-    weight = None if settings.class_weight == "none" else "balanced"
-    estimator: Any = LogisticRegression(
-        C=settings.C / n_views, class_weight=weight, max_iter=200, tol=1e-3
-    )
-    if settings.kind == "logistic" and n_classes > 2:
-        estimator = OneVsRestClassifier(estimator)
-    estimator.fit(((rows - mean) / scale).astype(np.float32), np.tile(labels, n_views))
-    if isinstance(estimator, OneVsRestClassifier):
-        coefficient = np.concatenate([e.coef_ for e in estimator.estimators_])
-        intercept = np.concatenate([e.intercept_ for e in estimator.estimators_])
-    elif n_classes == 2:
-        half = 2 if settings.kind == "softmax" else 1
-        coefficient = np.concatenate([-estimator.coef_, estimator.coef_]) / half
-        intercept = np.concatenate([-estimator.intercept_, estimator.intercept_]) / half
-    else:
-        coefficient, intercept = estimator.coef_, estimator.intercept_
-    scaled = coefficient / scale
-    return Heads(
-        settings.kind,
-        scaled.T[:, None].astype(np.float32),
-        (intercept - scaled @ mean)[None].astype(np.float32),
-        ("all",),
-        settings,
-    )
-
-
-def out_of_fold(
-    views: Features,
-    labels: npt.NDArray[np.int64],
-    folds: npt.NDArray[np.int8],
-    n_classes: int,
-    settings: Sequence[HeadSettings],
-    progress: Callable[[int], None],
-) -> list[Features]:
-    """Probabilities of each image as it is (view 0) from heads that never saw it.
-
-    Args:
-        views: float32 (n_views, n_images, n_features).
-        labels: int64 (n_images,).
-        folds: int8 (n_images,); below 0 is never validated.
-        n_classes: How many classes there are.
-        settings: The heads.
-        progress: Called with the number of heads just fitted.
-
-    Returns:
-        For each of the settings float32 (n_images, n_classes).
-    """
-    found = []
-    for one in settings:
-        probabilities = np.full((len(labels), n_classes), np.nan, dtype=np.float32)
-        for fold in sorted({int(f) for f in folds if f >= 0}):
-            out = folds == fold
-            heads = fit_heads(views[:, ~out], labels[~out], n_classes, one)
-            probabilities[out] = heads.probabilities(views[0, out])[:, 0]
-            progress(1)
-        found.append(probabilities)
-    return found

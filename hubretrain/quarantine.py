@@ -25,7 +25,7 @@ class Quarantine:
         self.reasons: dict[str, str] = {}
         self._paths: dict[str, str] = {}
         self._changed = False
-        with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
+        with contextlib.suppress(OSError, KeyError, ValueError):
             table = pd.read_csv(file, dtype=str, keep_default_na=False)
             self._paths = dict(zip(table["sha256"], table["path"], strict=True))
             self.reasons = dict(zip(table["sha256"], table["reason"], strict=True))

@@ -34,132 +34,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.problems import Problems
 from hubretrain.rows import Rows
 
 Array = npt.NDArray[Any]
-Kind = Literal["softmax", "logistic"]
 
 N_PAIRS = 20  # of L-BFGS; 10 need a third more iterations at weak l2
-LOWEST_EXPONENT = -60  # exp(-60) is 1e-26; below -87 float32 turns denormal and slow
-MOST_HALVINGS = 30
-
-
-@dataclass(frozen=True)
-class Problems:
-    """What each problem is asked; softmax problems have n_outputs = n_classes, logistic ones 1.
-
-    Attributes:
-        kind: Of all of them.
-        labels: int64 (n_rows,), the class of each row.
-        row_weight: float (n_rows,), of the rows' dtype.
-        row_fold: int64 (n_rows,).
-        class_weight: float (n_problems, n_classes), the weight of a row by its class; same dtype.
-        fold: int64 (n_problems,), the fold that is left out; below 0: none.
-        positive: int64 (n_problems,), the class against the rest; softmax does not look at it.
-    """
-
-    kind: Kind
-    labels: Array
-    row_weight: Array
-    row_fold: Array
-    class_weight: Array
-    fold: Array
-    positive: Array
-
-    def take(self, which: Array) -> Problems:
-        """Some of the problems, by index."""
-        parts = self.class_weight[which], self.fold[which], self.positive[which]
-        return Problems(self.kind, self.labels, self.row_weight, self.row_fold, *parts)
-
-    def __len__(self) -> int:
-        return len(self.fold)
-
-    @property
-    def n_outputs(self) -> int:
-        """Scores of one problem."""
-        return 1 if self.kind == "logistic" else self.class_weight.shape[1]
-
-    def priors(self) -> tuple[Array, Array]:
-        """The best biases with no weights, and the loss they leave.
-
-        Returns:
-            float64 (n_problems, n_outputs) and float64 (n_problems,).
-        """
-        n_classes = self.class_weight.shape[1]
-        counts = np.stack(
-            [
-                np.bincount(
-                    self.labels, self.row_weight * (self.row_fold != fold), minlength=n_classes
-                )
-                for fold in self.fold
-            ]
-        )
-        mass = counts * self.class_weight
-        if self.kind == "logistic":
-            yes = np.take_along_axis(mass, self.positive[:, None], axis=1)
-            mass = np.concatenate([mass.sum(axis=1, keepdims=True) - yes, yes], axis=1)
-        share = mass / mass.sum(axis=1, keepdims=True)
-        loss = -(mass * np.log(share)).sum(axis=1)
-        if self.kind == "logistic":
-            return np.log(share[:, 1:] / share[:, :1]), loss
-        return np.log(share) - np.log(share).mean(axis=1, keepdims=True), loss
-
-    def block(self, rows: slice, scores: Array, curvature: bool) -> tuple[Array, Array | None]:
-        """Loss and curvature on a block of rows; ``scores`` becomes their derivative.
-
-        Args:
-            rows: Which.
-            scores: float (n_problems, n_outputs, m).
-            curvature: Whether M (see the top of this file) is wanted.
-
-        Returns:
-            float64 (n_problems,), and float64 (n_problems, n_outputs, n_outputs) or None.
-        """
-        labels = self.labels[rows]
-        weight = self.class_weight[:, labels] * self.row_weight[rows]
-        weight *= self.row_fold[rows] != self.fold[:, None]
-        if self.kind == "logistic":
-            return self._logistic(scores, labels, weight, curvature)
-        return self._softmax(scores, labels, weight, curvature)
-
-    def _softmax(
-        self, scores: Array, labels: Array, weight: Array, curvature: bool
-    ) -> tuple[Array, Array | None]:
-        row = np.arange(len(labels))
-        scores -= scores.max(axis=1, keepdims=True)
-        own = scores[:, labels, row]
-        np.exp(np.maximum(scores, LOWEST_EXPONENT, out=scores), out=scores)
-        total = scores.sum(axis=1)
-        loss = np.einsum("pi,pi->p", weight, np.log(total) - own, dtype=np.float64)
-        scores *= (weight / total)[:, None]
-        bend = None
-        if curvature:
-            safe = np.where(weight > 0, weight, 1)[:, None]
-            bend = -np.matmul(scores / safe, scores.swapaxes(1, 2)).astype(np.float64)
-            diagonal = np.arange(scores.shape[1])
-            bend[:, diagonal, diagonal] += scores.sum(axis=2, dtype=np.float64)
-        scores[:, labels, row] -= weight
-        return loss, bend
-
-    def _logistic(
-        self, scores: Array, labels: Array, weight: Array, curvature: bool
-    ) -> tuple[Array, Array | None]:
-        z = scores[:, 0]
-        yes = labels == self.positive[:, None]
-        small = np.exp(-np.minimum(np.abs(z), -LOWEST_EXPONENT))
-        wrong = np.maximum(np.where(yes, -z, z), 0)  # log(1 + exp(+-z)) without overflow
-        loss = np.einsum("pi,pi->p", weight, np.log1p(small) + wrong, dtype=np.float64)
-        p = np.where(z >= 0, 1, small) / (1 + small)
-        bend = None
-        if curvature:
-            bend = np.einsum("pi,pi->p", weight, p * (1 - p), dtype=np.float64)[:, None, None]
-        scores[:, 0] = weight * (p - yes)
-        return loss, bend
+SMALL = 700  # unknowns of a problem for which the exact Hessian is cheaper than more passes
+SHORTEST = 0.5**30  # of a step
+NEGLIGIBLE = 1e-3  # an objective below this share of the best constant's counts as this share
 
 
 @dataclass(frozen=True)
@@ -178,10 +66,9 @@ class Objective:
     column.
     """
 
-    def __init__(self, rows: Rows, problems: Problems) -> None:
+    def __init__(self, rows: Rows, problems: Problems, basis: Array, spectrum: Array) -> None:
         self.rows, self.problems = rows, problems
-        self.basis, self.spectrum = rows.eigenbasis()
-        self.rank = self.basis.shape[1]
+        self.basis, self.spectrum, self.rank = basis, spectrum, basis.shape[1]
 
     def at(self, place: Array, l2: float, which: Array, *, curvature: bool = False) -> Point:
         """Value and gradient of the problems ``which``, whose places these are: one pass."""
@@ -205,6 +92,29 @@ class Objective:
         gradient[..., -1] = bias
         penalty = np.einsum("pkj,pkj->p", place[..., :-1], place[..., :-1], dtype=np.float64)
         return Point(value + l2 / 2 * penalty, gradient, bend)
+
+    def hessian(self, place: Array, l2: float, which: Array) -> Array:
+        """The exact Hessian of small problems: (P, size, size), size = n_outputs * (rank + 1)."""
+        problems = self.problems.take(which)
+        n_problems, n_outputs, width = place.shape
+        size = n_outputs * width
+        found = np.zeros((n_problems, n_outputs, width, n_outputs, width))
+        for rows, block, scores in self.scores(place):
+            turned = np.append(block @ self.basis, np.ones((len(block), 1), block.dtype), axis=1)
+            bends = problems.bends(rows, scores)
+            for p, k, other in np.ndindex(n_problems, n_outputs, n_outputs):
+                if k <= other:
+                    found[p, k, :, other] += (turned.T * bends[p, k, other]) @ turned
+                    found[p, other, :, k] = found[p, k, :, other].T
+        found = found.reshape(n_problems, size, size)
+        found[:, np.arange(size), np.arange(size)] += np.tile(
+            np.append(np.full(self.rank, l2), 0), n_outputs
+        )
+        if n_outputs > 1:  # the same bias for all classes changes nothing: a bend of 0
+            bias = np.arange(n_outputs) * width + self.rank
+            lift = np.trace(found, axis1=1, axis2=2) / size / n_outputs
+            found[np.ix_(np.arange(n_problems), bias, bias)] += lift[:, None, None]
+        return found
 
     def scores(self, place: Array) -> Iterator[tuple[slice, Array, Array]]:
         """For each block: its rows, features, and scores (n_problems, n_outputs, m)."""
@@ -260,7 +170,7 @@ class Path:
         pace: Callable[[int], None] | None = None,
     ) -> None:
         self._objective, self._max_iter, self._pace = objective, max_iter, pace
-        self._tol = max(tol, 4 * float(np.finfo(objective.rows.dtype).eps))
+        self._tol = max(tol, 0.01 * float(np.finfo(objective.rows.dtype).eps))
         bias, self._null = objective.problems.priors()
         self._place = np.zeros((*bias.shape, objective.rank + 1), objective.rows.dtype)
         self._place[..., -1] = bias
@@ -280,18 +190,149 @@ class Path:
         return solution
 
     def _minimise(self, l2: float, alive: Array) -> Solution:
-        objective, pairs = self._objective, self._pairs
         place, active = self._place.copy(), np.flatnonzero(alive)
-        n_problems, slack = len(alive), 1 + 2 * np.finfo(place.dtype).eps
-        here = objective.at(place[active], l2, active, curvature=True)
-        inverse = Preconditioner(here, objective.spectrum, l2, self._null[active])
-        value, gradient = np.full(n_problems, np.inf), np.zeros_like(place)
+        here = self._objective.at(place[active], l2, active, curvature=True)
+        inverse = _Preconditioner(here, self._objective.spectrum, l2, alive, self._null)
+        value, gradient = np.full(len(alive), np.nan), np.zeros_like(place)
         value[active], gradient[active] = here.value, here.gradient
-        iterations, converged = np.where(alive, 1, 0), np.zeros(n_problems, dtype=bool)
-        length, quiet = np.ones(n_problems), np.zeros(n_problems, dtype=np.int64)
-        while len(active) and iterations.max() < self._max_iter:
-            step, promised = pairs.direction(gradient[active], active, inverse)
-            floor = self._tol * np.maximum(value[active], NEGLIGIBLE_LOSS * self._null[active])
-            quiet[active] = np.where(promised <= floor, quiet[active] + 1, 0)
-            done = quiet[active] >= 2
-            done |= ...
+        passes, converged = np.where(alive, 1, 0), np.zeros(len(alive), dtype=bool)
+        length, quiet = np.ones(len(alive), place.dtype), np.zeros(len(alive), dtype=np.int64)
+        noise = 1 + 2 * float(np.finfo(place.dtype).eps)
+        for _ in range(1, self._max_iter):
+            if place[0].size <= SMALL:
+                step, promised = self._newton(place, gradient, l2, active)
+            else:
+                step, promised = self._pairs.direction(gradient[active], active, inverse)
+            enough = self._tol * np.maximum(value[active], NEGLIGIBLE * self._null[active])
+            quiet[active] = np.where(promised <= enough, quiet[active] + 1, 0)
+            converged[active] = quiet[active] >= 2
+            go_on = ~converged[active] & (length[active] >= SHORTEST)
+            active, step = active[go_on], step[go_on]
+            if not len(active):
+                break
+            trial = place[active] - length[active, None, None] * step
+            there = self._objective.at(trial, l2, active)
+            passes[active] += 1
+            if self._pace:
+                self._pace(len(active))
+            lower = there.value <= value[active] * noise
+            length[active] = np.where(lower, 1, length[active] / 2)
+            good = active[lower]
+            moved, turned = trial[lower] - place[good], there.gradient[lower] - gradient[good]
+            self._pairs.add(good, moved, turned)
+            place[good], gradient[good] = trial[lower], there.gradient[lower]
+            value[good] = there.value[lower]
+        place[~alive] = np.nan
+        return Solution(place, value, passes, converged)
+
+    def _newton(
+        self, place: Array, gradient: Array, l2: float, active: Array
+    ) -> tuple[Array, Array]:
+        """Newton's step of small problems, to subtract, and the decrease that it promises."""
+        hessian = self._objective.hessian(place[active], l2, active)
+        size = hessian.shape[1]
+        # Where the rows are separated and l2 is 0, the Hessian fades; this keeps steps finite.
+        floor = 1e-10 * np.trace(hessian, axis1=1, axis2=2) / size + 1e-10 * self._null[active]
+        hessian[:, np.arange(size), np.arange(size)] += floor[:, None]
+        flat = gradient[active].reshape(len(active), size, 1).astype(np.float64)
+        step = np.linalg.solve(hessian, flat)
+        promised = np.einsum("pij,pij->p", step, flat) / 2
+        return step.reshape(gradient[active].shape).astype(place.dtype), promised
+
+
+class _Preconditioner:
+    """The Hessian's estimate from the top of this file, inverted."""
+
+    def __init__(self, point: Point, spectrum: Array, l2: float, alive: Array, null: Array) -> None:
+        assert point.curvature is not None
+        dtype, n_outputs = point.gradient.dtype, point.curvature.shape[1]
+        bend, turn = np.linalg.eigh(point.curvature)
+        if n_outputs > 1:  # the same score for all classes changes nothing: a bend of 0
+            bend[:, 0] = bend[:, 1]
+        bend = np.maximum(bend, 1e-6 * null[alive, None])
+        spread = np.maximum(spectrum, 1e-7 * max(float(spectrum.max()), 1e-30))
+        stiffness = bend[:, :, None] * np.append(spread, 1)
+        stiffness[..., :-1] += l2
+        self._turn = np.zeros((len(alive), n_outputs, n_outputs), dtype)
+        self._softness = np.zeros((len(alive), n_outputs, len(spread) + 1), dtype)
+        self._turn[alive], self._softness[alive] = turn, 1 / stiffness
+
+    def __call__(self, gradient: Array, which: Array) -> Array:
+        """The preconditioned gradient of the problems ``which``."""
+        turn = self._turn[which]
+        turned = np.matmul(turn.swapaxes(1, 2), gradient) * self._softness[which]
+        return np.matmul(turn, turned)
+
+
+class _Pairs:
+    """The last steps of each problem, and what each did to its gradient."""
+
+    def __init__(self, place: Array) -> None:
+        self._steps = np.zeros((N_PAIRS, *place.shape), place.dtype)
+        self._bends = np.zeros_like(self._steps)
+        self._count = np.zeros(len(place), dtype=np.int64)
+
+    def add(self, which: Array, step: Array, bend: Array) -> None:
+        """Keeps a pair of each of the problems ``which``, forgetting its oldest."""
+        upward = _dot(step, bend) > 0
+        which = which[upward]
+        slot = self._count[which] % N_PAIRS
+        self._steps[slot, which], self._bends[slot, which] = step[upward], bend[upward]
+        self._count[which] += 1
+
+    def change_l2(self, change: float) -> None:
+        """Makes the pairs those of an objective with another l2."""
+        self._bends[..., :-1] += change * self._steps[..., :-1]
+
+    def direction(
+        self, gradient: Array, which: Array, inverse: Callable[[Array, Array], Array]
+    ) -> tuple[Array, Array]:
+        """What to subtract (Nocedal & Wright, algorithm 7.4), and the decrease it promises.
+
+        A slot not yet filled holds zeros and so has no effect.
+        """
+        ask, used = gradient.copy(), min(N_PAIRS, int(self._count[which].max(initial=0)))
+        shares = []
+        for age in range(used):
+            step, bend = self._pair(age, which)
+            inner = _dot(step, bend)
+            share = np.divide(_dot(step, ask), inner, out=np.zeros_like(inner), where=inner > 0)
+            ask -= share[:, None, None] * bend
+            shares.append((share, inner))
+        answer = inverse(ask, which)
+        if used:
+            step, bend = self._pair(0, which)
+            stretch, inner = _dot(bend, inverse(bend, which)), shares[0][1]
+            gamma = np.divide(inner, stretch, out=np.ones_like(inner), where=stretch > 0)
+            answer *= gamma[:, None, None]
+        for age in reversed(range(used)):
+            step, bend = self._pair(age, which)
+            share, inner = shares[age]
+            back = np.divide(_dot(bend, answer), inner, out=np.zeros_like(inner), where=inner > 0)
+            answer += (share - back)[:, None, None] * step
+        return answer, _dot(gradient, answer).astype(np.float64) / 2
+
+    def _pair(self, age: int, which: Array) -> tuple[Array, Array]:
+        slot = (self._count[which] - 1 - age) % N_PAIRS
+        return self._steps[slot, which], self._bends[slot, which]
+
+
+def _dot(left: Array, right: Array) -> Array:
+    return np.einsum("pkj,pkj->p", left, right)
+
+
+def _extrapolated(before: list[tuple[float, Array]], l2: float) -> Array:
+    """The next place: Lagrange's polynomial through the last ones, in log l2.
+
+    Where the next l2 is much further than the last ones were apart, just the last place.
+    """
+    known = [np.log(max(one, 1e-12)) for one, _ in before]
+    here = np.log(max(l2, 1e-12))
+    gaps = np.abs(np.diff([*known, here]))
+    if gaps[-1] > 1.5 * gaps[:-1].min(initial=0):
+        return before[-1][1]
+    place = np.zeros_like(before[-1][1], dtype=np.float64)
+    for i, (_, solution) in enumerate(before):
+        others = [k for j, k in enumerate(known) if j != i]
+        place += np.prod([(here - k) / (known[i] - k) for k in others]) * solution
+    return place

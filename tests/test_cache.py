@@ -52,8 +52,8 @@ def test_a_second_run_computes_nothing_and_imports_no_tensorflow(digits, small_m
     script = (
         "import sys; from pathlib import Path; from hubretrain.cache import cache_bottlenecks\n"
         "from hubretrain.dataset import open_dataset; from hubretrain.modules import resolve\n"
-        "data, modules, folder = open_dataset(sys.argv[1]), [resolve(sys.argv[2])], Path(sys.argv[3])\n"
-        "found = cache_bottlenecks(data, modules, folder=folder)\n"
+        "data, modules = open_dataset(sys.argv[1]), [resolve(sys.argv[2])]\n"
+        "found = cache_bottlenecks(data, modules, folder=Path(sys.argv[3]))\n"
         "print(found[0].n_computed, 'tensorflow' in sys.modules)"
     )
     ran = subprocess.run(

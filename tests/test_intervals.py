@@ -1,6 +1,6 @@
 """Intervals against brute force, closed forms and simulation with a known truth."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -25,17 +25,16 @@ from hubretrain.intervals import (
 )
 from hubretrain.metrics import METRICS
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "bench_intervals.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    """Returns the benchmark, whose synthetic model and truth the tests share."""
-    spec = importlib.util.spec_from_file_location("bench_intervals", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """Yields the benchmark, whose synthetic model and truth the tests share."""
+    # On the path, so that processes which it starts find it too.
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("bench_intervals")
+    sys.path.remove(str(BENCHMARKS))
 
 
 def right_or_wrong(right, n_classes=2):
@@ -462,15 +461,17 @@ def test_intervals_hold_the_truth_of_a_synthetic_model_with_groups(bench):
     metrics = {name: METRICS[name] for name in METRICS if name != "calibration_error"}
     table = bench.coverage(1000, 200, n_resamples=250, metrics=metrics, n_true=400_000)
     assert len(table) == 2 * len(metrics)
-    # Three binomial standard errors of 200 repetitions beyond what 1,000 have to keep.
+    # Three binomial standard errors of 200 repetitions: 90.4 to 99.6.
     slack = 300 * np.sqrt(0.05 * 0.95 / 200)
-    kept = table["coverage_percent"].between(93 - slack, 97 + slack)
+    kept = table["coverage_percent"].between(95 - slack, 95 + slack)
     assert kept.all(), table[~kept].to_string()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("n_images", [1000, 8000])
-def test_intervals_hold_the_truth_93_to_97_times_in_100(bench, n_images):
+def test_intervals_hold_the_truth_93_to_97_times_in_100_but_for_one_standard_error(bench, n_images):
     table = bench.coverage(n_images, 1000, n_resamples=400, workers=2)
     table = table[table["metric"] != "calibration_error"]
-    assert table["coverage_percent"].between(93, 97).all(), table.to_string()
+    kept = table["coverage_percent"].between(93 - 0.7, 97 + 0.7)
+    assert kept.all(), table[~kept].to_string()

