@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from conftest import encoded
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from hubretrain.errors import RunError
+from hubretrain.exported import read_facts
+from hubretrain.images import decode, view
+from hubretrain.modules import resolve
+
+PHOTOS = load_sample_images().images
+
+
+def pictures():
+    """Encoded images of several formats and shapes, larger and smaller than the input."""
+    photo, grey = PHOTOS[0], PHOTOS[1][:, :, 0]
+    palette = io.BytesIO()
+    Image.fromarray(photo[:50, :70]).convert("P").save(palette, "PNG")
+    return [
+        encoded(photo, "JPEG", quality=90),
+        encoded(photo[:301, :173], "PNG"),
+        encoded(photo[100:105, 100:109], "PNG"),
+        encoded(grey, "JPEG"),
+        encoded(photo[:64, :64], "BMP"),
+        palette.getvalue(),
+    ]
+
+
+@pytest.mark.parametrize("size", [8, 224])
+def test_the_graph_sees_what_training_saw_to_one_level_of_256(size):
+    from hubretrain.export import decoded, resized
+
+    for data in pictures():
+        ours = view(decode(data), size).astype(int)
+        theirs = resized(decoded(data), size).numpy().astype(int)
+        assert np.abs(ours - theirs).max() <= 1
+        assert (ours != theirs).mean() < 0.15
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, request):
+    from conftest import write_module
+
+    from hubretrain.classifier import Classifier
+    from hubretrain.export import export_saved_model
+    from hubretrain.modules.backbone import Backbone
+
+    place = tmp_path_factory.mktemp("exported")
+    backbone = Backbone(resolve(str(write_module(place / "small"))))
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(5, 3)), random.normal(size=3)
+    found = {}
+    for kind in ("softmax", "logistic"):
+        classifier = Classifier(backbone, kind, weight.astype("f4"), bias.astype("f4"))
+        export_saved_model(classifier, ["a", "<b>", "ç é"], place / kind, {"fine_tuned": False})
+        found[kind] = (classifier, place / kind)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+def test_bytes_go_in_and_the_trained_models_probabilities_come_out(exported, kind):
+    from hubretrain.tensorflow_door import tf
+
+    classifier, folder = exported[kind]
+    pixels = np.stack([view(decode(data), 8) for data in pictures()]).astype(np.float32) / 255
+    expected = classifier.probabilities(tf.constant(pixels)).numpy()
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    said = serve(image_bytes=tf.constant(pictures()))
+    assert np.abs(said["probabilities"].numpy() - expected).max() < 0.005
+    assert np.allclose(said["probabilities"].numpy().sum(1), 1, atol=1e-5)
+    assert said["class_names"].numpy()[0].tolist() == [b"a", b"<b>", "ç é".encode()]
+
+
+def test_the_labels_and_facts_stand_beside_the_model(exported):
+    _, folder = exported["softmax"]
+    assert (folder / "labels.txt").read_text(encoding="utf-8") == "a\n<b>\nç é\n"
+    facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    assert (facts["image_size"], facts["head"], facts["module"]) == (8, "softmax", "small")
+
+
+def test_half_an_export_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"is no export .*make one with: hubretrain finetune"):
+        read_facts(tmp_path)
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(RunError, match=r"names no classes; export again"):
+        read_facts(tmp_path)
