@@ -334,7 +334,12 @@ def _print_leaderboard(board: Any, metric: str) -> None:
     from rich.table import Table
 
     shown = list(dict.fromkeys((metric, "balanced_accuracy", "accuracy", "top_3")))
-    table = Table("", "module", *(name.replace("_", " ") for name in shown), "head", box=None)
+    table = Table(box=None)
+    table.add_column("")
+    table.add_column("module", no_wrap=True, overflow="fold")
+    for name in shown:
+        table.add_column(name.replace("_", " "))
+    table.add_column("head")
 
     def cell(row: Any, name: str) -> str:
         estimate, low, high = (100 * row[name + end] for end in ("", "_low", "_high"))

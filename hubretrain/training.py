@@ -161,7 +161,7 @@ class FineTuning:
                     f"{row['validation_accuracy']:.3f}",
                     flush=True,
                 )
-        self._best.restore(str(self.folder / "checkpoint" / "best")).expect_partial()
+        self._best.read(str(self.folder / "checkpoint" / "best")).expect_partial()
         return self.history()
 
     def history(self) -> pd.DataFrame:
@@ -266,11 +266,11 @@ class FineTuning:
                     os.replace(path, place / path.name.replace("best.new", "best"))
             name = f"epoch_{self.state.epoch:04d}"
             self._checkpoint.write(str(place / name))
-            write_json(
+            write_table(self.folder / "history.csv", self.history())
+            write_json(  # from here on this checkpoint counts
                 place / "state.json",
                 {"checkpoint": name, "identity": self.identity, **_jsonable(self.state)},
             )
-            write_table(self.folder / "history.csv", self.history())
             for path in place.glob("epoch_*"):
                 if not path.name.startswith(name + "."):
                     path.unlink(missing_ok=True)
@@ -297,7 +297,7 @@ class FineTuning:
                     "options, another --run, or --restart."
                 )
         try:
-            self._checkpoint.restore(str(place / facts.pop("checkpoint"))).assert_consumed()
+            self._checkpoint.read(str(place / facts.pop("checkpoint"))).assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
             raise RunError(f"{place} cannot be restored ({error}); use --restart.") from error
         facts.pop("identity")
