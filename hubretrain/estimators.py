@@ -35,7 +35,7 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C: float = 1.0,
         *,
         class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
-        tol: float = 1e-16,
+        tol: float = 1e-10,
         max_iter: int = 1000,
     ) -> None:
         self.C = C

@@ -26,6 +26,7 @@ from hubretrain.files import write_table
 from hubretrain.fitting import HeadPath, fit_path
 from hubretrain.heads import Heads, probabilities
 from hubretrain.metrics import METRICS
+from hubretrain.problems import Kind
 from hubretrain.progress import Bar
 from hubretrain.runs import Run
 from hubretrain.splits import (
@@ -41,7 +42,7 @@ from hubretrain.splits import (
 
 N_RESAMPLES = 1000
 UNBALANCED = 1.5  # the largest class has this many times an equal share
-KINDS = ("softmax", "logistic")
+KINDS: tuple[Kind, ...] = ("softmax", "logistic")
 CLASS_WEIGHTS = (None, "balanced")
 L2 = tuple(float(l2) for l2 in np.logspace(0, 5, 11))  # 1 / C of scikit-learn
 

@@ -137,6 +137,8 @@ def fit_path(
     Raises:
         HeadError: The input cannot be fitted: NaN, an absent class, shapes that do not agree.
     """
+    if kind not in ("softmax", "logistic"):
+        raise HeadError(f"kind is {kind!r}; expected softmax or logistic.")
     data = _Data.checked(features, labels, n_classes, folds, sample_weight, rows, class_names)
     levels = _checked_l2(l2)
     standard = Rows(data.parts, data.row_image, standardize=standardize, memory=memory)
@@ -199,10 +201,12 @@ class _Data:
                 "cache with: hubretrain cache"
             )
         used = label[takes_part]
-        if n_classes < 2 or not len(used) or used.min() < 0 or used.max() >= n_classes:
+        if not len(used):
+            raise HeadError("there is no image to fit on; expected folds of 0 and above.")
+        if n_classes < 2 or used.min() < 0 or used.max() >= n_classes:
             raise HeadError(
-                f"labels go from {used.min(initial=0)} to {used.max(initial=0)} in {len(used):,} "
-                f"images; expected 0 to {n_classes - 1}, and at least 2 classes."
+                f"labels go from {used.min()} to {used.max()}; expected 0 to {n_classes - 1}, "
+                "and at least 2 classes."
             )
         if not (np.isfinite(weight).all() and (weight >= 0).all()):
             raise HeadError("sample_weight holds values below 0 or NaN; expected at least 0.")
@@ -441,9 +445,9 @@ class _Fitting:
                     share = scores[:, f, :, here] / self._n_views[images[here], None, None]
                     np.add.at(mean, images[here], share.astype(np.float32))
         part = data.fold >= 0
-        found.out_of_fold[np.ix_(part, range(head_shape[0]), at)] = said[part][:, :, None]
+        found.out_of_fold[np.ix_(part, np.arange(head_shape[0]), at)] = said[part][:, :, None]
         if found.out_of_fold_mean is not None:
-            found.out_of_fold_mean[np.ix_(part, range(head_shape[0]), at)] = mean[part][:, :, None]
+            found.out_of_fold_mean[np.ix_(part, np.arange(head_shape[0]), at)] = mean[part][:, :, None]
         for f, fold in enumerate(folds):
             images = np.flatnonzero(data.fold == fold)
             likely = probabilities(said[images].astype(np.float64), self.kind)

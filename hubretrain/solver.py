@@ -45,7 +45,7 @@ from hubretrain.rows import Rows
 Array = npt.NDArray[Any]
 
 N_PAIRS = 20  # of L-BFGS; 10 need a third more iterations at weak l2
-SMALL = 700  # unknowns of a problem for which the exact Hessian is cheaper than more passes
+SMALL = 128  # unknowns of a problem; Newton's exact Hessian costs about so many passes / 4
 SHORTEST = 0.5**30  # of a step
 NEGLIGIBLE = 1e-3  # an objective below this share of the best constant's counts as this share
 
@@ -98,7 +98,7 @@ class Objective:
         problems = self.problems.take(which)
         n_problems, n_outputs, width = place.shape
         size = n_outputs * width
-        found = np.zeros((n_problems, n_outputs, width, n_outputs, width))
+        found: Array = np.zeros((n_problems, n_outputs, width, n_outputs, width))
         for rows, block, scores in self.scores(place):
             turned = np.append(block @ self.basis, np.ones((len(block), 1), block.dtype), axis=1)
             bends = problems.bends(rows, scores)
