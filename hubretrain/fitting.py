@@ -447,7 +447,9 @@ class _Fitting:
         part = data.fold >= 0
         found.out_of_fold[np.ix_(part, np.arange(head_shape[0]), at)] = said[part][:, :, None]
         if found.out_of_fold_mean is not None:
-            found.out_of_fold_mean[np.ix_(part, np.arange(head_shape[0]), at)] = mean[part][:, :, None]
+            found.out_of_fold_mean[np.ix_(part, np.arange(head_shape[0]), at)] = mean[part][
+                :, :, None
+            ]
         for f, fold in enumerate(folds):
             images = np.flatnonzero(data.fold == fold)
             likely = probabilities(said[images].astype(np.float64), self.kind)

@@ -46,7 +46,7 @@ class Bar:
 
     def __init__(self, what: str, total: int, unit: str = "images", *, quiet: bool = False) -> None:
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
-        self.done = 0
+        self.done = self._shown = 0
         self._started = self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._live: Progress | None = None
@@ -75,7 +75,7 @@ class Bar:
     ) -> None:
         if self._live:
             self._live.stop()
-        elif not self.quiet and self.done:
+        elif not self.quiet and self.done != self._shown:
             self._line()
 
     @property
@@ -92,7 +92,7 @@ class Bar:
             self._line()
 
     def _line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._shown = time.monotonic(), self.done
         speed = self.per_second
         eta = f", {(self.total - self.done) / speed:,.0f} s left" if self.done < self.total else ""
         print(
