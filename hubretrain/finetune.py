@@ -16,7 +16,7 @@ from hubretrain import intervals
 from hubretrain.classifier import Classifier
 from hubretrain.contents import usable_images
 from hubretrain.dataset import ImageDataset
-from hubretrain.errors import RunError
+from hubretrain.errors import DataError, RunError
 from hubretrain.export import export_saved_model
 from hubretrain.files import write_table
 from hubretrain.heads import Heads
@@ -217,11 +217,16 @@ def _judged(
     groups: npt.NDArray[Any],
     seed: int,
 ) -> dict[str, tuple[float, float, float]]:
-    """Every metric on the test split, with its interval."""
+    """Every metric on the test split, with its interval; one that is undefined there is absent."""
+    if len(set(groups.tolist())) < 2:
+        return {}
     weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
     found = {}
     for name in METRICS:
-        result = intervals.resample(name, probabilities, labels, groups, weights)
+        try:
+            result = intervals.resample(name, probabilities, labels, groups, weights)
+        except DataError:  # such as ROC AUC of a test split with one class
+            continue
         estimate, low, high = intervals.interval(result)
         found[name] = (round(estimate, 6), round(low, 6), round(high, 6))
     return found

@@ -300,7 +300,7 @@ def _with_test(
     board: pd.DataFrame, run: Run, files: Sequence[Path], test: pd.DataFrame, weights_seed: int
 ) -> pd.DataFrame:
     """Adds the test split's figures of the shortlist, and of nothing else."""
-    if not len(test):
+    if test["cluster"].nunique() < 2:
         return board
     labels, groups = test["class_index"].to_numpy(), test["cluster"].to_numpy()
     weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=weights_seed)

