@@ -37,7 +37,7 @@ from hubretrain.fitting import HeadPath, fit_path
 
 C = np.logspace(-4, 0, 10)
 N_FOLDS = 5
-SYNTHETIC = {"n_features": 1280, "n_classes": 3, "n_folds": 2, "n_l2": 3}
+SYNTHETIC = {"n_features": 1280, "n_classes": 3, "n_folds": 2, "n_l2": 1}
 
 
 def main() -> None:

@@ -84,6 +84,26 @@ def _data_options(command: F) -> F:
     return command
 
 
+def _augmentation_options(command: F) -> F:
+    """The options that say how augmented views differ from their image."""
+    for option in (
+        click.option(
+            "--flip/--no-flip",
+            default=True,
+            help="Mirror half of the augmented views; not for digits or text.",
+        ),
+        click.option(
+            "--crop",
+            default=0.5,
+            show_default=True,
+            type=click.FloatRange(0.001, 1),
+            help="Least share of the area that a crop keeps.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _run_option(command: F) -> F:
     """The option that names a run."""
     return click.option(
@@ -139,6 +159,7 @@ def main() -> None:
     show_default=True,
     help="Views of each image; the first is the image as it is, the others are augmented.",
 )
+@_augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of the augmentation.")
 @click.option(
     "--batch-size",
@@ -172,6 +193,8 @@ def cache(
     value_range: tuple[float, float] | None,
     strict: bool,
     overwrite: bool,
+    flip: bool,
+    crop: float,
     cache_folder: Path,
     **data_options: Any,
 ) -> None:
@@ -181,6 +204,7 @@ def cache(
     one data set in it. The same command again computes only what is missing.
     """
     from hubretrain.cache import cache_bottlenecks
+    from hubretrain.images import Augmentation
     from hubretrain.modules import resolve
 
     dataset = _open(data_options)
@@ -190,6 +214,7 @@ def cache(
         modules,
         n_views=views,
         folder=cache_folder,
+        augmentation=Augmentation(horizontal_flip=flip, crop=crop),
         seed=seed,
         batch_size=batch_size,
         strict=strict,
@@ -380,8 +405,11 @@ def _print_leaderboard(board: Any, metric: str) -> None:
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak.")
 @click.option("--train-batchnorm", is_flag=True, help="Let BatchNorm follow the batches.")
 @click.option("--restart", is_flag=True, help="Forget an earlier fine-tuning.")
+@_augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of order and augmentation.")
-def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None:
+def finetune(
+    run_folder: Path | None, data: Path | None, flip: bool, crop: float, **options: Any
+) -> None:
     """Fine-tune the shortlisted module of RUN, by default the latest run, and export it.
 
     The same command again goes on where it was stopped.
@@ -391,11 +419,15 @@ def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None
     run = Run(run_folder) if run_folder else latest_run(RUNS)
     dataset, cache_folder = _dataset_of(run, data)
     from hubretrain.finetune import finetune_module
+    from hubretrain.images import Augmentation
 
-    found = finetune_module(dataset, run, cache=cache_folder, **options)
+    augmentation = Augmentation(horizontal_flip=flip, crop=crop)
+    found = finetune_module(dataset, run, cache=cache_folder, augmentation=augmentation, **options)
+    best = int(found.history.loc[found.history["kept"], "epoch"].iloc[0])
     click.echo(
-        f"{found.module}: best of {len(found.history) - 1} epochs is "
-        f"{int(found.history.loc[found.history['kept'], 'epoch'].iloc[0])}."
+        f"{found.module}: epoch {best} of {len(found.history) - 1} is kept."
+        if best
+        else f"{found.module}: no epoch beat the head that training started from; it is kept."
     )
     for name in ("balanced_accuracy", "accuracy", "top_3"):
         if name in found.test:

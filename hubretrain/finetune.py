@@ -63,6 +63,7 @@ def finetune_module(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     train_batchnorm: bool = False,
+    augmentation: Augmentation | None = None,
     restart: bool = False,
     seed: int = 0,
     quiet: bool = False,
@@ -82,6 +83,7 @@ def finetune_module(
         batch_size: Images a step, instead of the schedule's own.
         learning_rate: The peak, instead of the schedule's own.
         train_batchnorm: Let BatchNorm use and update the statistics of the batches.
+        augmentation: How each epoch's view of an image differs from it.
         restart: Forget an earlier fine-tuning of this module in this run.
         seed: Of order and augmentation.
         quiet: Show no progress.
@@ -123,7 +125,7 @@ def finetune_module(
         classifier,
         folder,
         schedule,
-        augmentation=Augmentation(),
+        augmentation=augmentation or Augmentation(),
         unfreeze_last=unfreeze_last,
         seed=seed,
         train_batchnorm=train_batchnorm,

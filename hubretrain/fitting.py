@@ -99,7 +99,7 @@ def fit_path(
     refit: Literal["best"] | Sequence[float] | None = None,
     mean_over_views: bool = False,
     patience: int | None = 1,
-    tol: float = 1e-6,
+    tol: float = 3e-7,
     max_iter: int = 500,
     memory: int = DEFAULT_MEMORY,
     pace: Callable[[int], None] | None = None,

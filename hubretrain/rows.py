@@ -61,13 +61,14 @@ class Rows:
                 rows = slice(start, min(start + self._block_rows, self.n_rows))
                 yield rows, self._kept[rows]
             return
-        mean, scale = self.mean.astype(self.dtype), self.scale.astype(self.dtype)
-        for rows, block in self._raw_blocks():
-            block -= mean
-            block /= scale
+        mean, stretch = self.mean.astype(self.dtype), (1 / self.scale).astype(self.dtype)
+        for rows, raw in self._raw_blocks():
+            block = raw - mean
+            block *= stretch
             yield rows, block
 
     def _raw_blocks(self) -> Iterator[tuple[slice, Array]]:
+        """The features as they came, perhaps the caller's own memory: not to be written to."""
         first, start = 0, 0
         for part in self._parts:
             for low in range(0, len(part), self._block_rows):
@@ -75,7 +76,7 @@ class Rows:
                 used = self._all_images[first + low : first + high] >= 0
                 if not used.any():
                     continue
-                block = np.array(part[low:high], dtype=self.dtype, order="C")
+                block = np.asarray(part[low:high], dtype=self.dtype)
                 block = block if used.all() else block[used]
                 yield slice(start, start + len(block)), block
                 start += len(block)

@@ -84,25 +84,18 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
 
 
 def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp_path):
-    # Their files are made unreadable for training's eyes: only their augmented views are gone.
-    import hubretrain.training as training
+    from hubretrain.images import Augmentation
 
     run = copied(fitted, tmp_path)
     folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
     seen = set()
 
-    class Watching(training.Augmentation):
+    class Watching(Augmentation):  # only what is trained on is augmented
         def draw(self, sha256, view, seed):
             seen.add(folds[sha256])
             return super().draw(sha256, view, seed)
 
-    from hubretrain import finetune
-
-    before, finetune.Augmentation = finetune.Augmentation, Watching
-    try:
-        tune(fitted, run, epochs=1)
-    finally:
-        finetune.Augmentation = before
+    tune(fitted, run, epochs=1, augmentation=Watching())
     assert seen == {"1", "2", "3", "4"}
 
 
