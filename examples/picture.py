@@ -1,0 +1,26 @@
+"""Draws what a terminal showed, from standard input, as an SVG file.
+
+make demo | python examples/picture.py docs/demo.svg
+"""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+
+from rich.console import Console
+from rich.text import Text
+
+
+def main(path: str) -> None:
+    """Writes the picture to ``path``."""
+    console = Console(record=True, width=132, file=StringIO())
+    for line in sys.stdin.read().splitlines():
+        style = "bold green" if line.startswith("$ ") else ""
+        line = line.replace(" ", "\u00a0")  # SVG drops plain spaces at the start of a line
+        console.print(Text(line, style=style), no_wrap=True, overflow="ignore", crop=False)
+    console.save_svg(path, title="hubretrain")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
