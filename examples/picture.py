@@ -14,10 +14,11 @@ from rich.text import Text
 
 def main(path: str) -> None:
     """Writes the picture to ``path``."""
-    console = Console(record=True, width=132, file=StringIO())
+    console = Console(record=True, width=140, file=StringIO())
     for line in sys.stdin.read().splitlines():
         style = "bold green" if line.startswith("$ ") else ""
-        line = line.replace(" ", "\u00a0")  # SVG drops plain spaces at the start of a line
+        # SVG drops spaces at the start of a line; a blank Braille cell is as wide and stays.
+        line = "\u2800" * (len(line) - len(line.lstrip(" "))) + line.lstrip(" ")
         console.print(Text(line, style=style), no_wrap=True, overflow="ignore", crop=False)
     console.save_svg(path, title="hubretrain")
 
