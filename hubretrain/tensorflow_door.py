@@ -32,7 +32,7 @@ def _silent_stderr() -> Iterator[None]:
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Without this, TensorFlow gives each large tensor back to the system and asks for it again, and
-# the page faults cost a third of a forward pass on a processor and half of a training step.
+# the page faults take 40 % of a forward pass on a processor, and more of a training step.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
 if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0" or "tensorflow" in sys.modules:
     import tensorflow as tf
