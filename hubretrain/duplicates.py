@@ -93,7 +93,8 @@ def find_duplicates(
     Returns:
         The pairs, and the images that could not be read.
 
-    Time grows as n log n: see ``benchmarks/bench_duplicates.py``. Memory is 2 KB an image.
+    Time: reading and comparing grow with n; the search for neighbours, a tenth of it at 9,000
+    images, about as n^1.5. Memory is some 6 KB an image.
     """
     exact = _exact_pairs(sha256s)
     kept = np.setdiff1d(np.arange(len(images)), exact[:, 1])
