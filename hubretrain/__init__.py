@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hubretrain.augmentation import Augmentation as Augmentation
     from hubretrain.bottlenecks import Bottlenecks as Bottlenecks
     from hubretrain.cache import cache_bottlenecks as cache_bottlenecks
     from hubretrain.dataset import ImageDataset as ImageDataset
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from hubretrain.finetune import finetune_module as finetune_module
     from hubretrain.fit import screen_modules as screen_modules
     from hubretrain.heads import Heads as Heads
-    from hubretrain.images import Augmentation as Augmentation
     from hubretrain.modules import HubModule as HubModule
     from hubretrain.modules import resolve as resolve
     from hubretrain.modules.backbone import Backbone as Backbone
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hubretrain.runs import Run as Run
 
 _HOME = {
-    "Augmentation": "hubretrain.images",
+    "Augmentation": "hubretrain.augmentation",
     "Backbone": "hubretrain.modules.backbone",
     "Bottlenecks": "hubretrain.bottlenecks",
     "Heads": "hubretrain.heads",

@@ -60,15 +60,15 @@ def decoded(data: tf.Tensor) -> tf.Tensor:
 
 
 def resized(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes as Pillow does: antialiased triangle filter, first columns then rows, 8 bits each.
+    """Resizes as training did: antialiased triangle filter, rows then columns, 8 bits each.
 
-    Pillow sums in fixed point, so some pixels differ, by one level at most.
+    That sums in fixed point, so some pixels differ, by one level at most.
 
     Returns:
         float32 of shape (size, size, 3), whole numbers in [0, 255].
     """
-    height = tf.shape(image)[0]
-    for shape in ((height, size), (size, size)):
+    width = tf.shape(image)[1]
+    for shape in ((size, width), (size, size)):
         image = tf.image.resize(tf.cast(image, tf.float32), shape, antialias=True)
         # A half rounds up, also where float32 sums to a little less than it.
         image = tf.clip_by_value(tf.floor(image + 0.5001), 0.0, 255.0)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain import intervals
+from hubretrain.augmentation import Augmentation
 from hubretrain.classifier import Classifier
 from hubretrain.contents import usable_images
 from hubretrain.dataset import ImageDataset
@@ -20,7 +21,6 @@ from hubretrain.errors import DataError, RunError
 from hubretrain.export import export_saved_model
 from hubretrain.files import write_table
 from hubretrain.heads import Heads
-from hubretrain.images import Augmentation
 from hubretrain.metrics import METRICS
 from hubretrain.modules import StoredModule, resolve
 from hubretrain.modules.backbone import Backbone

@@ -1,147 +1,30 @@
-"""Bytes become pixels: decode, one augmented view, resize. Pillow and numpy, no TensorFlow.
+"""Bytes become pixels: decode, one augmented view at a module's size. No TensorFlow.
 
-Pillow's resampling works in fixed point on 8-bit pixels, so a view is the same bytes on every
-machine, and `predict` can show a model the very pixels that it was trained on without
-importing TensorFlow.
+All is done in fixed point on 8-bit pixels, so a view is the same bytes on every machine, and
+`predict` can show a model the very pixels that it was trained on without importing TensorFlow.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import math
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hubretrain.augmentation import Draw
 from hubretrain.errors import DataError
+from hubretrain.resize import resized
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
-
-# Luma weights of ITU-R BT.601 and the YIQ axes, for saturation and hue.
-# https://en.wikipedia.org/wiki/YIQ
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_RGB = np.linalg.inv(_YIQ)
+Pixels = npt.NDArray[np.uint8]
 
 _QUARTER_TURNS = (
     Image.Transpose.ROTATE_90,
     Image.Transpose.ROTATE_180,
     Image.Transpose.ROTATE_270,
 )
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far an augmented view may differ from its image.
-
-    Attributes:
-        horizontal_flip: Mirror left and right in half of the views.
-        vertical_flip: Mirror top and bottom in half of the views.
-        rotate90: Turn by 0, 90, 180 or 270 degrees (skin, satellites: no side is up).
-        crop: Smallest share of the image's area that a random resized crop keeps, (0, 1];
-            1 keeps all (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842).
-        crop_ratio: Largest stretch of the crop's width against its height, at least 1.
-        brightness: Largest shift, as a share of the full range, [0, 1].
-        contrast: Largest relative change of the distance to mid-grey, [0, 1].
-        saturation: Largest relative change of the distance to grey, [0, 1].
-        hue: Largest turn of the hue, as a share of the full circle, [0, 0.5].
-    """
-
-    horizontal_flip: bool = True
-    vertical_flip: bool = False
-    rotate90: bool = False
-    crop: float = 0.5
-    crop_ratio: float = 4 / 3
-    brightness: float = 0.1
-    contrast: float = 0.1
-    saturation: float = 0.0
-    hue: float = 0.0
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "crop": (1e-3, 1.0),
-            "crop_ratio": (1.0, 10.0),
-            "brightness": (0.0, 1.0),
-            "contrast": (0.0, 1.0),
-            "saturation": (0.0, 1.0),
-            "hue": (0.0, 0.5),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise DataError(f"augmentation: {name} is {value}; expected {low} to {high}.")
-
-    def draw(self, sha256: str, view: int, seed: int) -> Draw:
-        """What happens to one view: a pure function of the image's content, view and seed.
-
-        The random numbers are the bytes of SHAKE-256 over the three, so they depend on no
-        generator's state, on no other image and on no library version.
-
-        Args:
-            sha256: Hex digest of the image file's bytes.
-            view: Number of the view, at least 1; view 0 is never augmented.
-            seed: Any integer.
-        """
-        bits = hashlib.shake_256(f"{sha256}/{view}/{seed}".encode()).digest(4 * 16)
-        u = np.frombuffer(bits, dtype="<u4").astype(np.float64) / 2**32
-        width, height = self._crop_size(u[0], u[1])
-        left, top = float(u[2] * (1 - width)), float(u[3] * (1 - height))
-        return Draw(
-            box=(left, top, left + width, top + height),
-            mirror=self.horizontal_flip and bool(u[4] < 0.5),
-            flip=self.vertical_flip and bool(u[5] < 0.5),
-            quarter_turns=int(u[6] * 4) if self.rotate90 else 0,
-            brightness=float(self.brightness * (2 * u[7] - 1)),
-            contrast=float(1 + self.contrast * (2 * u[8] - 1)),
-            saturation=float(1 + self.saturation * (2 * u[9] - 1)),
-            hue=float(self.hue * (2 * u[10] - 1)),
-        )
-
-    def _crop_size(self, u_area: float, u_ratio: float) -> tuple[float, float]:
-        area = self.crop + (1 - self.crop) * u_area
-        ratio = math.exp((2 * u_ratio - 1) * math.log(self.crop_ratio))
-        width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        return min(width, 1.0), min(height, 1.0)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What happens to one view, in the order of the attributes.
-
-    Attributes:
-        box: Crop as left, top, right, bottom, each a share of the side, [0, 1].
-        mirror: Swap left and right.
-        flip: Swap top and bottom.
-        quarter_turns: Turns by 90 degrees, 0 to 3.
-        brightness: Added, as a share of the full range.
-        contrast: Factor on the distance to mid-grey.
-        saturation: Factor on the distance to grey.
-        hue: Turn of the hue, as a share of the full circle.
-    """
-
-    box: tuple[float, float, float, float]
-    mirror: bool = False
-    flip: bool = False
-    quarter_turns: int = 0
-    brightness: float = 0.0
-    contrast: float = 1.0
-    saturation: float = 1.0
-    hue: float = 0.0
-
-    def colour_matrix(self) -> tuple[float, ...] | None:
-        """Rows of the affine map of (red, green, blue, 1) in [0, 255]; None for the identity."""
-        if (self.brightness, self.contrast, self.saturation, self.hue) == (0.0, 1.0, 1.0, 0.0):
-            return None
-        cos, sin = math.cos(2 * math.pi * self.hue), math.sin(2 * math.pi * self.hue)
-        chroma = self.saturation * np.array([[cos, -sin], [sin, cos]])
-        yiq = np.eye(3)
-        yiq[1:, 1:] = chroma
-        linear = self.contrast * (_RGB @ yiq @ _YIQ)
-        shift = 255 * self.brightness + 127.5 * (1 - self.contrast)
-        return tuple(float(x) for row in linear for x in (*row, shift))
 
 
 def decode(data: bytes) -> Image.Image:
@@ -179,11 +62,8 @@ def decode(data: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def view(image: Image.Image, size: int, draw: Draw | None = None) -> npt.NDArray[np.uint8]:
-    """One view of an image, at a module's size.
-
-    Resizes with Pillow's bilinear filter, whose support grows with the reduction, so that
-    nothing aliases; the aspect ratio is not kept, as in TF-Hub's retrain.py.
+def view(image: Image.Image, size: int, draw: Draw | None = None) -> Pixels:
+    """One view of an image, at a module's size; the aspect ratio is not kept, as in retrain.py.
 
     Args:
         image: 8-bit RGB.
@@ -194,17 +74,18 @@ def view(image: Image.Image, size: int, draw: Draw | None = None) -> npt.NDArray
         uint8 of shape (size, size, 3), RGB in [0, 255].
     """
     if draw is None:
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        return np.asarray(resized(image, size))
     left, top, right, bottom = draw.box
     box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
-    result = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    result = resized(image, size, box)
     if draw.mirror:
         result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if draw.flip:
         result = result.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if draw.quarter_turns:
         result = result.transpose(_QUARTER_TURNS[draw.quarter_turns - 1])
-    matrix = draw.colour_matrix()
-    if matrix is not None:
+    if draw.is_tone:
+        result = result.point(draw.levels() * 3)  # twice as fast as the matrix
+    elif (matrix := draw.colour_matrix()) is not None:
         result = result.convert("RGB", matrix)
     return np.asarray(result)

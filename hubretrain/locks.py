@@ -49,3 +49,18 @@ def only_writer(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock.unlink()
         os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock of a file."""
+    try:
+        handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

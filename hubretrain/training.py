@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.augmentation import Augmentation
 from hubretrain.classifier import Classifier
 from hubretrain.errors import RunError
 from hubretrain.files import write_json, write_table
-from hubretrain.images import Augmentation, decode, view
+from hubretrain.images import decode, view
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 from hubretrain.schedule import Schedule

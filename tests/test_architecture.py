@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).resolve().parent.parent / "hubretrain"
-STAGES = {"cache", "fit", "finetune", "predict"}
+STAGES = {"cache", "cache_files", "fit", "finetune", "predict", "preview"}
 COMMANDS = {"cache", "fit", "finetune", "predict", "modules"}
 DOORS = {  # foreign library: the files that may import it
     "click": {f"cli.{command}" for command in COMMANDS} | {"cli", "cli.options"},
+    "cykooz_resizer": {"resize"},
     "tensorflow": {"tensorflow_door"},
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
     "tf_keras": {"modules.efficientnet_lite", "modules.keras_export", "training"},

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from conftest import encoded, write_digits, write_module
 
+from hubretrain.augmentation import Augmentation
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.cache import cache_bottlenecks
 from hubretrain.dataset import open_dataset
 from hubretrain.errors import CacheError, DataError, ModuleError
-from hubretrain.images import Augmentation, decode, view
+from hubretrain.images import decode, view
 from hubretrain.modules import resolve
 
 

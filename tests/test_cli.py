@@ -29,7 +29,7 @@ def invoke(*arguments, code=0):
 
 def test_the_three_commands_as_written_lead_from_images_to_predictions(place, small_module):
     cached = invoke("cache", "--module", small_module, "--views", 2)
-    assert "cache/digits/small.h5: 180 images x 2 views, 360 computed now." in cached.stdout
+    assert "cache/digits/small.h5: 180 images, 360 bottlenecks, 360 computed now." in cached.stdout
     fitted = invoke("fit")
     assert "images leaked: 0" in fitted.stdout
     assert "Next: hubretrain finetune runs/digits" in fitted.stdout

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from hubretrain.augmentation import Augmentation, Draw
 from hubretrain.errors import DataError
-from hubretrain.images import MAX_PIXELS, Augmentation, Draw, decode, view
+from hubretrain.images import MAX_PIXELS, decode, view
 
 PHOTOS = load_sample_images().images
 SHA = "ab" * 32

@@ -84,7 +84,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
 
 
 def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp_path):
-    from hubretrain.images import Augmentation
+    from hubretrain.augmentation import Augmentation
 
     run = copied(fitted, tmp_path)
     folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]

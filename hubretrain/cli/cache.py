@@ -1,23 +1,66 @@
-"""hubretrain cache: bottlenecks of every image."""
+"""hubretrain cache: bottlenecks of every image, and what can be done with the files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hubretrain.cli.options import augmentation_options, data_options, open_data
 
+if TYPE_CHECKING:
+    from hubretrain.augmentation import Augmentation
 
-@click.command()
+
+class _CacheGroup(click.Group):
+    """``cache [DATA] --module NAME`` fills; ``cache status`` and the others are named.
+
+    A folder that is called like one of these is given as ``./status``.
+    """
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Takes what does not begin with the name of a command to be for ``fill``."""
+        if not arguments or arguments[0] not in self.commands:
+            arguments = ["fill", *arguments]
+        return super().parse_args(context, arguments)
+
+
+class _Fill(click.Command):
+    """The command that is meant where none is named; its help shows those that are."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Leaves its own name out of what is shown."""
+        if parent is not None and parent.parent is not None:
+            info_name, parent = parent.info_name, parent.parent
+        return super().make_context(info_name, args, parent, **extra)
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the other commands of the group."""
+        del context
+        with formatter.section("Commands"):
+            shown = sorted((n, c) for n, c in cache.commands.items() if c is not self)
+            formatter.write_dl([(f"cache {n}", c.get_short_help_str(60)) for n, c in shown])
+
+
+@click.group(cls=_CacheGroup, short_help="Run modules over the images; keep the bottlenecks.")
+def cache() -> None:
+    """Run modules over the images and keep the bottlenecks."""
+
+
+@cache.command(cls=_Fill)
 @data_options
 @click.option(
     "--module",
     "-m",
     "names",
     multiple=True,
-    required=True,
     metavar="NAME",
     help="A name of the catalogue, a handle, or a folder; may be repeated.",
 )
@@ -26,6 +69,12 @@ from hubretrain.cli.options import augmentation_options, data_options, open_data
     default=4,
     show_default=True,
     help="Views of each image; the first is the image as it is, the others are augmented.",
+)
+@click.option(
+    "--minority-views",
+    type=int,
+    metavar="N",
+    help="Up to so many views of rarer classes, smoothly by their frequency.",
 )
 @augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of the augmentation.")
@@ -48,23 +97,39 @@ from hubretrain.cli.options import augmentation_options, data_options, open_data
     metavar="LOW HIGH",
     help="Input range of a module that does not take [0, 1].",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="How bottlenecks are stored; float16 halves the files.",
+)
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Only the I-th of N shares of the images, into a file for: hubretrain cache merge.",
+)
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Only draw the views of a few images into this picture.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
 @click.option(
     "--overwrite", is_flag=True, help="Compute anew what was computed with other settings."
 )
-def cache(
+def fill(
     names: tuple[str, ...],
     views: int,
-    seed: int,
-    batch_size: int,
+    minority_views: int | None,
+    augmentation: Augmentation,
     image_size: int | None,
     value_range: tuple[float, float] | None,
-    strict: bool,
-    overwrite: bool,
-    flip: bool,
-    crop: float,
+    part: str | None,
+    preview: Path | None,
     cache_folder: Path,
-    **data_options: Any,
+    **options: Any,
 ) -> None:
     """Run each module once over the images of DATA and keep the bottlenecks.
 
@@ -72,25 +137,31 @@ def cache(
     one data set in it. The same command again computes only what is missing.
     """
     from hubretrain.cache import cache_bottlenecks
-    from hubretrain.images import Augmentation
+    from hubretrain.cache_plan import Part
     from hubretrain.modules import resolve
 
-    dataset = open_data(data_options)
-    modules = [resolve(name, image_size=image_size, value_range=value_range) for name in names]
+    if not names and preview is None:
+        raise click.UsageError("Missing option '--module' / '-m'.")
+    dataset = open_data(options)
+    if preview is not None:
+        from hubretrain.preview import draw_preview
+
+        n_shown = draw_preview(dataset, preview, views, augmentation, options["seed"])
+        click.echo(f"{preview}: {views} views of {n_shown} images, as they are on the left.")
+        return
     found = cache_bottlenecks(
         dataset,
-        modules,
+        [resolve(name, image_size=image_size, value_range=value_range) for name in names],
         n_views=views,
+        minority_views=minority_views,
         folder=cache_folder,
-        augmentation=Augmentation(horizontal_flip=flip, crop=crop),
-        seed=seed,
-        batch_size=batch_size,
-        strict=strict,
-        overwrite=overwrite,
+        augmentation=augmentation,
+        part=Part.parse(part) if part else None,
+        **options,
     )
     for one in found:
         click.echo(
-            f"{one.file}: {one.n_images:,} images x {one.n_views} views, "
+            f"{one.file}: {one.n_images:,} images, {one.n_rows:,} bottlenecks, "
             f"{one.n_computed:,} computed now."
         )
     computed = sum(one.n_computed for one in found)
@@ -103,5 +174,103 @@ def cache(
         click.echo(
             f"{found[0].n_quarantined} images cannot be decoded; "
             f"see {found[0].file.parent / 'quarantine.csv'}",
+            err=True,
+        )
+
+
+@cache.command()
+@data_options
+@click.option("--views", type=int, help="Views that would be asked for; by default those there.")
+@click.option("--minority-views", type=int, help="Likewise, of the rarest class.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(
+    views: int | None,
+    minority_views: int | None,
+    as_json: bool,
+    cache_folder: Path,
+    **data_options: Any,
+) -> None:
+    """Show what is cached of DATA, and what the next run would compute and why."""
+    from hubretrain.cache_files import cache_status
+
+    table = cache_status(
+        open_data(data_options), cache_folder, n_views=views, minority_views=minority_views
+    )
+    if as_json:
+        click.echo(table.to_json(orient="records", indent=2))
+        return
+    for _, row in table.iterrows():
+        speed = row["images_per_second"]
+        rate = f", {speed:,.0f} images/s" if speed == speed and speed else ""
+        click.echo(
+            f"{row['file']}: {row['n_images']:,} images, {row['done']:,} of "
+            f"{row['done'] + row['todo']:,} bottlenecks, {row['bytes'] / 1e6:,.1f} MB{rate}"
+        )
+        by_view = " ".join(f"{n:,}" for n in row["done_by_view"])
+        click.echo(f"  done by view: {by_view}")
+        why = f" ({'; '.join(row['why'])})" if row["why"] else ""
+        click.echo(f"  the next run computes {row['to_compute']:,}{why}")
+
+
+@cache.command()
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--cache",
+    "cache_folder",
+    type=click.Path(path_type=Path),
+    default=Path("cache"),
+    show_default=True,
+    help="Where bottlenecks are, if no FILE is named.",
+)
+@click.pass_context
+def verify(context: click.Context, files: tuple[Path, ...], cache_folder: Path) -> None:
+    """Read every bottleneck again and compare digests; exit code 1 if one is wrong."""
+    from hubretrain.cache_files import bottleneck_files, verify_files
+
+    found = verify_files(files or bottleneck_files(cache_folder))
+    for file, wrong in found.items():
+        for sentence in wrong:
+            click.echo(f"{file}: {sentence}")
+        if not wrong:
+            click.echo(f"{file}: finished and undamaged")
+    if any(found.values()):
+        context.exit(1)
+
+
+@cache.command()
+@data_options
+@click.option("--views", type=click.IntRange(1), help="Keep so many views of each image.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(views: int | None, dry_run: bool, cache_folder: Path, **data_options: Any) -> None:
+    """Give back the room of images that are gone, of killed runs, of views beyond --views."""
+    from hubretrain.cache_files import collect_garbage
+
+    found = collect_garbage(open_data(data_options), cache_folder, n_views=views, dry_run=dry_run)
+    for file, what, n_bytes in found:
+        click.echo(f"{file}: {what}, {n_bytes / 1e6:,.1f} MB")
+    total = sum(n_bytes for _, _, n_bytes in found)
+    click.echo(f"{total / 1e6:,.1f} MB {'would be ' if dry_run else ''}given back.")
+
+
+@cache.command()
+@click.argument(
+    "parts", metavar="PART...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file to make; by default the name of the parts without the part.",
+)
+def merge(parts: tuple[Path, ...], output: Path | None) -> None:
+    """Make one file of the parts that several machines made with --part."""
+    from hubretrain.cache_files import merge_parts
+
+    file, n_images, missing = merge_parts(parts, output)
+    click.echo(f"{file}: {n_images:,} images of {len(parts)} parts.")
+    if missing:
+        numbers = ", ".join(map(str, missing))
+        click.echo(
+            f"Parts {numbers} are missing; hubretrain cache computes what they would hold.",
             err=True,
         )

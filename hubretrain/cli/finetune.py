@@ -31,9 +31,7 @@ from hubretrain.cli.options import RUNS, augmentation_options
 @click.option("--restart", is_flag=True, help="Forget an earlier fine-tuning.")
 @augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of order and augmentation.")
-def finetune(
-    run_folder: Path | None, data: Path | None, flip: bool, crop: float, **options: Any
-) -> None:
+def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None:
     """Fine-tune the shortlisted module of RUN, by default the latest run, and export it.
 
     The same command again goes on where it was stopped.
@@ -43,10 +41,8 @@ def finetune(
     run = Run(run_folder) if run_folder else latest_run(RUNS)
     dataset, cache_folder = _dataset_of(run, data)
     from hubretrain.finetune import finetune_module
-    from hubretrain.images import Augmentation
 
-    augmentation = Augmentation(horizontal_flip=flip, crop=crop)
-    found = finetune_module(dataset, run, cache=cache_folder, augmentation=augmentation, **options)
+    found = finetune_module(dataset, run, cache=cache_folder, **options)
     best = int(found.history.loc[found.history["kept"], "epoch"].iloc[0])
     click.echo(
         f"{found.module}: epoch {best} of {len(found.history) - 1} is kept."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,20 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Field of Augmentation: its default, and the option's help.
+_AUGMENTATION: dict[str, tuple[bool | float, str]] = {
+    "horizontal_flip": (True, "Mirror half of the augmented views; not for digits or text."),
+    "vertical_flip": (False, "Turn half of them upside down."),
+    "rotate90": (False, "Turn by 0, 90, 180 or 270 degrees, where no side is up."),
+    "crop": (0.5, "Least share of the area that a crop keeps, (0, 1]."),
+    "crop_ratio": (1.333, "Largest stretch of a crop's width against its height."),
+    "scale": (0.0, "Largest enlargement before the crop."),
+    "brightness": (0.1, "Largest shift of brightness, share of the range."),
+    "contrast": (0.1, "Largest relative change of contrast."),
+    "saturation": (0.0, "Largest relative change of saturation."),
+    "hue": (0.0, "Largest turn of the hue, share of the circle, up to 0.5."),
+}
 
 
 def data_options(command: F) -> F:
@@ -62,23 +77,23 @@ def data_options(command: F) -> F:
 
 
 def augmentation_options(command: F) -> F:
-    """The options that say how augmented views differ from their image."""
-    for option in (
-        click.option(
-            "--flip/--no-flip",
-            default=True,
-            help="Mirror half of the augmented views; not for digits or text.",
-        ),
-        click.option(
-            "--crop",
-            default=0.5,
-            show_default=True,
-            type=click.FloatRange(0.001, 1),
-            help="Least share of the area that a crop keeps.",
-        ),
-    ):
-        command = option(command)
-    return command
+    """The options that say how augmented views differ; ``command`` gets one ``augmentation``."""
+
+    @functools.wraps(command)
+    def with_augmentation(**options: Any) -> Any:
+        from hubretrain.augmentation import Augmentation
+
+        chosen = {field: options.pop(field) for field in _AUGMENTATION}
+        return command(augmentation=Augmentation(**chosen), **options)
+
+    for name, (default, text) in reversed(_AUGMENTATION.items()):
+        flags = "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            option = click.option(f"{flags}/--no-{flags[2:]}", name, default=default, help=text)
+        else:
+            option = click.option(flags, name, default=default, show_default=True, help=text)
+        with_augmentation = option(with_augmentation)
+    return with_augmentation  # type: ignore[return-value]
 
 
 def run_option(command: F) -> F:

@@ -4,6 +4,14 @@ This package is the one door to TensorFlow Hub. Importing it imports no TensorFl
 """
 
 from hubretrain.modules.catalogue import HubModule, catalogue
-from hubretrain.modules.store import StoredModule, is_stored, resolve, store_folder
+from hubretrain.modules.store import StoredModule, is_stored, present_digest, resolve, store_folder
 
-__all__ = ["HubModule", "StoredModule", "catalogue", "is_stored", "resolve", "store_folder"]
+__all__ = [
+    "HubModule",
+    "StoredModule",
+    "catalogue",
+    "is_stored",
+    "present_digest",
+    "resolve",
+    "store_folder",
+]

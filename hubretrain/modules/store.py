@@ -69,6 +69,15 @@ def is_stored(name: str) -> bool:
     return (store_folder() / name / _FACTS).is_file()
 
 
+def present_digest(name: str, handle: str) -> str | None:
+    """The digest that a module has now, or None if it is not here; fetches nothing."""
+    folder = Path(handle)
+    if "://" not in handle and (folder / "saved_model.pb").is_file():
+        return tree_sha256(folder)
+    stored = _from_store(name)
+    return stored.sha256 if stored is not None else None
+
+
 def resolve(
     name: str,
     *,

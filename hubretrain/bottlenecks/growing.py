@@ -1,0 +1,246 @@
+"""Making a bottleneck file, or making it anew with what can be kept of the one that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.bottlenecks.layout import CONTENT_FACTS, Fact, Rows, view_name
+from hubretrain.bottlenecks.reader import Bottlenecks
+from hubretrain.errors import CacheError
+from hubretrain.locks import only_writer
+
+_NAMES = {"about", "written_by", "module", "handle"}  # the digest says which module it is
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A bottleneck file against what is asked of it.
+
+    Attributes:
+        from_row: The file's row of each row asked for, int64; -1: it has none.
+        n_new: Rows asked for that the file has not.
+        n_edited: Those of them whose path the file knows with another content.
+        n_gone: Rows of the file that are not asked for.
+        differing: Facts that are not the same: name, the file's, the one asked for.
+        kept_views: How many views still hold: all, only view 0, or none.
+        rows: What is asked for; views that the file has finished beyond them stay, and what
+            it found undecodable stays so.
+    """
+
+    from_row: npt.NDArray[np.int64]
+    n_new: int
+    n_edited: int
+    n_gone: int
+    differing: tuple[tuple[str, Fact | None, Fact | None], ...]
+    kept_views: int
+    rows: Rows
+
+
+def compare(old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact]) -> Comparison:
+    """Says what a bottleneck file has of what is asked for."""
+    row_of = {sha256: row for row, sha256 in enumerate(old.sha256s)}
+    from_row = np.array([row_of.get(sha256, -1) for sha256 in rows.sha256], dtype=np.int64)
+    known, asked = set(old.paths), set(rows.sha256)
+    new = [path for path, row in zip(rows.path, from_row, strict=True) if row < 0]
+    differing = unequal_facts(old.facts, facts)
+    kept_views = 1 if differing else old.n_views
+    if any(name in CONTENT_FACTS for name, _, _ in differing):
+        kept_views = 0
+    n_views = rows.n_views.astype(np.int16)
+    if kept_views == old.n_views:
+        n_views = np.maximum(n_views, np.where(from_row < 0, 0, _finished(old, n_views)[from_row]))
+    if kept_views:
+        undecodable = (from_row >= 0) & (old.n_views_of[from_row] == 0)
+        n_views = np.where(undecodable | (rows.n_views == 0), 0, n_views)
+    return Comparison(
+        from_row,
+        n_new=len(new),
+        n_edited=sum(path in known for path in new),
+        n_gone=sum(sha256 not in asked for sha256 in old.sha256s),
+        differing=differing,
+        kept_views=kept_views,
+        rows=replace(rows, n_views=n_views.astype(np.int16)),
+    )
+
+
+def unequal_facts(
+    one: Mapping[str, Fact], two: Mapping[str, Fact]
+) -> tuple[tuple[str, Fact | None, Fact | None], ...]:
+    """Facts on which bottlenecks depend and that are not the same: name, the one, the other."""
+    names = [name for name in {**one, **two} if name not in _NAMES]
+    return tuple((n, one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n))
+
+
+def _finished(old: Bottlenecks, n_views: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """Leading views of each row of a file that are there, if some may be beyond those asked for."""
+    if old.n_views_of.max(initial=0) <= n_views.min(initial=0):
+        return np.zeros_like(old.n_views_of)
+    done = ~old.todo() & (np.arange(old.n_views) < old.n_views_of[:, None])
+    return np.cumprod(done, axis=1).sum(axis=1).astype(np.int16)
+
+
+def holds(
+    old: Bottlenecks, found: Comparison, facts: Mapping[str, Fact], dtype: np.dtype[Any]
+) -> bool:
+    """Whether the file has exactly these rows, views and facts, so that it needs only filling."""
+    rows = found.rows
+    return (
+        old.facts == dict(facts)
+        and old.n_views == int(rows.n_views.max(initial=1))
+        and old.view(0).dtype == dtype
+        and old.sha256s == list(rows.sha256)
+        and old.paths == list(rows.path)
+        and bool(np.array_equal(old.n_views_of, rows.n_views))
+    )
+
+
+def refuse_to_lose(old: Bottlenecks, found: Comparison) -> None:
+    """Raises where growing the file would drop what was computed with other facts.
+
+    Raises:
+        CacheError: The file is of another data set, or was made with other facts.
+    """
+    remedy = "use another --cache folder, or --overwrite to compute it again."
+    if old.n_images and found.n_gone == old.n_images:
+        raise CacheError(
+            f"{old.path} holds {old.n_images} images of another data set, "
+            f"none of this one; {remedy}"
+        )
+    if found.differing:
+        name, before, now = found.differing[0]
+        raise CacheError(
+            f"{old.path} was made with {name} = {before}, now {now} is asked for; {remedy}"
+        )
+
+
+def rebuild(
+    path: Path,
+    rows: Rows,
+    n_features: int,
+    facts: Mapping[str, Fact],
+    dtype: np.dtype[Any],
+    old: Bottlenecks | None = None,
+    found: Comparison | None = None,
+) -> None:
+    """Makes the file anew, with those rows of ``old`` that ``found`` says hold.
+
+    Raises:
+        CacheError: The disk is full, or the folder cannot be written.
+    """
+
+    def rows_of(v: int, first: int, last: int, values: npt.NDArray[Any]) -> None:
+        if old is None or found is None or v >= min(found.kept_views, old.n_views):
+            return
+        index = found.from_row[first:last]
+        kept = np.flatnonzero((index >= 0) & (rows.n_views[first:last] > v))
+        gather(old.view(v), index[kept], values, kept)
+
+    make(path, rows, n_features, facts, dtype, rows_of)
+
+
+def make(
+    path: Path,
+    rows: Rows,
+    n_features: int,
+    facts: Mapping[str, Fact],
+    dtype: np.dtype[Any],
+    rows_of: Callable[[int, int, int, npt.NDArray[Any]], None],
+) -> None:
+    """Writes a whole bottleneck file aside and moves it into place.
+
+    Args:
+        path: The file.
+        rows: Its rows.
+        n_features: Length of a bottleneck.
+        facts: Its root attributes.
+        dtype: Of the views.
+        rows_of: ``rows_of(view, first, last, values)`` puts what is known of the rows from
+            ``first`` to ``last`` into ``values``, (last - first, n_features), NaN before.
+
+    Raises:
+        CacheError: The disk is full, or the folder cannot be written.
+    """
+    n_views = int(rows.n_views.max(initial=1))
+    names = sum(len(name.encode()) + 128 for name in rows.path)
+    needed = len(rows) * n_views * n_features * dtype.itemsize + names + 2**16
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        _reserve(aside, needed)
+        with h5py.File(aside, "w", locking=False) as new:
+            for name, value in sorted(facts.items()):
+                new.attrs[name] = value
+            new["images/path"] = np.array(rows.path, dtype=h5py.string_dtype())
+            new["images/sha256"] = np.array(rows.sha256, dtype="S64")
+            new["images/n_views"] = rows.n_views.astype(np.int16)
+            new["digests"] = np.zeros(n_views, dtype="S64")
+            block = max(1, 2**24 // max(1, n_features * dtype.itemsize))
+            for v in range(n_views):
+                target = new.create_dataset(view_name(v), (len(rows), n_features), dtype)
+                for first in range(0, len(rows), block):
+                    last = min(first + block, len(rows))
+                    values = np.full((last - first, n_features), np.nan, dtype=dtype)
+                    rows_of(v, first, last, values)
+                    target[first:last] = values
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:  # HDF5 reports a failed close as the latter
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CacheError(
+            f"{path} ({needed / 1e6:,.1f} MB) cannot be written ({reason}); make room, mend its "
+            "rights, choose another --cache folder, or fewer --views."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Raises OSError if the disk has no room for so many bytes, before anything is computed."""
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+
+
+def gather(
+    source: h5py.Dataset,
+    index: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    into: npt.NDArray[np.int64],
+) -> None:
+    """Puts the rows ``index`` of a view into the rows ``into`` of ``values``."""
+    if not len(index):
+        return
+    first, last = int(index.min()), int(index.max())
+    if last - first < 4 * len(values):
+        values[into] = source[first : last + 1][index - first]
+    else:  # rows from all over: read them one by one, so that memory stays flat
+        for i, row in zip(into.tolist(), index.tolist(), strict=True):
+            values[i] = source[row]
+
+
+def shrink_file(path: Path, kept: npt.NDArray[np.bool_], n_views: npt.NDArray[np.int16]) -> None:
+    """Drops rows and views of a bottleneck file.
+
+    Args:
+        path: The file.
+        kept: Whether each row stays.
+        n_views: How many views of each row stay.
+
+    Raises:
+        CacheError: Another process is writing, or the file cannot be written.
+    """
+    with only_writer(path), Bottlenecks(path) as old:
+        rows = Rows(tuple(old.paths), tuple(old.sha256s), n_views).select(kept.tolist())
+        found = replace(compare(old, rows, old.facts), rows=rows)
+        dtype = old.view(0).dtype
+        rebuild(path, rows, old.n_features, old.facts, dtype, old, found)

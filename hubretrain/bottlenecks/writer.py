@@ -1,0 +1,161 @@
+"""The one writer of a bottleneck file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.bottlenecks.growing import compare, holds, rebuild, refuse_to_lose
+from hubretrain.bottlenecks.layout import (
+    Fact,
+    Rows,
+    digest_of,
+    open_file,
+    own_facts,
+    todo_of,
+    view_name,
+)
+from hubretrain.bottlenecks.reader import Bottlenecks
+from hubretrain.errors import CacheError
+from hubretrain.locks import only_writer
+
+
+class BottleneckWriter:
+    """The one writer of a bottleneck file: makes or grows it, then fills it.
+
+    Args:
+        path: The file; its folder is made.
+        rows: What the file is to hold.
+        n_features: Length of a bottleneck.
+        facts: What the features depend on; see :data:`CONTENT_FACTS`.
+        overwrite: Drop what was computed with other facts instead of refusing.
+        dtype: float32, or float16 to halve the file.
+
+    Attributes:
+        rows: What the file holds: ``rows``, and views beyond them that it had already.
+        todo: Which views of which rows are still to do: bool (n_images, n_views).
+
+    Raises:
+        CacheError: Another process is writing, the file was made with other facts, the disk is
+            full, or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rows: Rows,
+        n_features: int,
+        facts: Mapping[str, Fact],
+        *,
+        overwrite: bool = False,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        self.path = Path(path)
+        facts = {**own_facts(), **facts}
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(only_writer(self.path))
+        try:
+            self.rows = _brought_up(self.path, rows, n_features, facts, overwrite, np.dtype(dtype))
+            self._file = open_file(self.path, "r+")
+            self.todo = todo_of(self._file, self.rows.n_views)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> BottleneckWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            # A full disk was reported by write() already.
+            with contextlib.suppress(OSError, RuntimeError):
+                self._file.close()
+        finally:
+            self._lock.close()
+
+    def write(
+        self, views: Sequence[int], rows: Sequence[int], features: npt.NDArray[np.float32]
+    ) -> None:
+        """Writes a batch and flushes it, so that a kill loses at most this batch.
+
+        Args:
+            views: The view of each feature vector.
+            rows: The row of each feature vector.
+            features: float32 of shape (len(rows), n_features), finite.
+
+        Raises:
+            CacheError: The disk is full.
+        """
+        v, r = np.asarray(views), np.asarray(rows)
+        order = np.lexsort((r, v))
+        v, r, features = v[order], r[order], features[order]
+        # Neighbouring rows of a view go in one write: one HDF5 call costs as much as 20 rows.
+        breaks = np.flatnonzero((np.diff(v) != 0) | (np.diff(r) != 1)) + 1
+        try:
+            for start, stop in zip([0, *breaks], [*breaks, len(r)], strict=True):
+                self._file[view_name(v[start])][r[start] : r[stop - 1] + 1] = features[start:stop]
+            self._file.flush()
+            self.todo[r, v] = False
+        except (OSError, RuntimeError) as error:
+            raise CacheError(
+                f"{self.path} cannot be written ({error}); make room and run the same command "
+                "again: what is finished is kept."
+            ) from error
+
+    def quarantine(self, row: int) -> None:
+        """Marks a row as not decodable: nothing of it is wanted."""
+        self._file["images/n_views"][row] = 0
+        self.todo[row] = False
+
+    def seal(self) -> None:
+        """Stores the digest of each view that is finished."""
+        for v in range(self.todo.shape[1]):
+            if not self.todo[:, v].any():
+                self._file["digests"][v] = digest_of(self._file[view_name(v)]).encode()
+        self._file.flush()
+
+
+def _brought_up(
+    path: Path,
+    rows: Rows,
+    n_features: int,
+    facts: Mapping[str, Fact],
+    overwrite: bool,
+    dtype: np.dtype[Any],
+) -> Rows:
+    """Makes the file, or makes it anew where it does not have just these rows and facts."""
+    if not path.exists():
+        rebuild(path, rows, n_features, facts, dtype)
+        return rows
+    with Bottlenecks(path) as old:
+        found = compare(old, rows, facts)
+        if not holds(old, found, facts, dtype):
+            if not overwrite:
+                refuse_to_lose(old, found)
+            rebuild(path, found.rows, n_features, facts, dtype, old, found)
+    return found.rows
+
+
+def seal_file(path: Path) -> None:
+    """Stores the digests of a file that was made whole.
+
+    Raises:
+        CacheError: Another process is writing, or it is no bottleneck file.
+    """
+    with Bottlenecks(path) as made:
+        rows = Rows(tuple(made.paths), tuple(made.sha256s), made.n_views_of)
+        n_features, facts, dtype = made.n_features, made.facts, made.view(0).dtype
+    with BottleneckWriter(path, rows, n_features, facts, dtype=dtype) as writer:
+        writer.seal()

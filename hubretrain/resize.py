@@ -1,0 +1,56 @@
+"""Resizing: antialiased triangle filter in 8 bits, rows first, then columns.
+
+`fast_image_resize <https://crates.io/crates/fast_image_resize>`_ does it with the processor's
+vector instructions, the same bytes with any of them, four to six times as fast as Pillow. Where
+it has no wheel, Pillow sums the same filter in the same order; of its pixels, one in some
+hundreds differs, by one level.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+try:
+    import cykooz_resizer as fast
+except ImportError:  # no wheel for this platform
+    fast = None
+
+RESIZER = "fast_image_resize" if fast else "Pillow"
+Box = tuple[float, float, float, float]
+
+
+def resized(image: Image.Image, size: int, box: Box | None = None) -> Image.Image:
+    """One part of an image at a module's size; the aspect ratio is not kept.
+
+    The filter's support grows with the reduction, so that nothing aliases.
+
+    Args:
+        image: 8-bit RGB.
+        size: Height and width of the result, pixels.
+        box: Left, top, right and bottom of the part, pixels; by default the whole image.
+
+    Returns:
+        8-bit RGB of ``size`` x ``size`` pixels.
+    """
+    box = box or (0.0, 0.0, float(image.width), float(image.height))
+    return _with_pillow(image, size, box) if fast is None else _fast(image, size, box)
+
+
+def _fast(image: Image.Image, size: int, box: Box) -> Image.Image:
+    left, top, right, bottom = box
+    options = fast.ResizeOptions(
+        resize_alg=fast.ResizeAlg.convolution(fast.FilterType.bilinear),
+        crop_box=fast.CropBox(left, top, right - left, bottom - top),
+        use_alpha=False,
+    )
+    result = Image.new("RGB", (size, size))
+    fast.Resizer().resize_pil(image, result, options)
+    return result
+
+
+def _with_pillow(image: Image.Image, size: int, box: Box) -> Image.Image:
+    # Pillow does columns first: turning the image over its diagonal makes them its rows.
+    left, top, right, bottom = box
+    turned = image.transpose(Image.Transpose.TRANSPOSE)
+    small = turned.resize((size, size), Image.Resampling.BILINEAR, box=(top, left, bottom, right))
+    return small.transpose(Image.Transpose.TRANSPOSE)
