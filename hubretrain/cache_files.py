@@ -113,11 +113,11 @@ def _status_of(old: Bottlenecks, asked: Rows, images_per_second: float | None) -
     wanted = np.arange(old.n_views) < old.n_views_of[:, None]
     found = compare(old, asked, old.facts)
     done = wanted & ~todo
-    kept = np.where(found.from_row < 0, 0, done[found.from_row].sum(axis=1))
+    kept = found.of_rows(done.sum(axis=1), 0)
     to_compute = int(np.maximum(found.rows.n_views - kept, 0).sum())
     why = []
     new, edited = found.n_new - found.n_edited, found.n_edited
-    had = np.where(found.from_row < 0, np.iinfo(np.int16).max, old.n_views_of[found.from_row])
+    had = found.of_rows(old.n_views_of, np.iinfo(np.int16).max)
     more = int((found.rows.n_views > had).sum())
     for n, what in (
         (new, "new images"),

@@ -44,6 +44,12 @@ class Comparison:
     kept_views: int
     rows: Rows
 
+    def of_rows(self, values: npt.NDArray[Any], missing: int) -> npt.NDArray[Any]:
+        """What the file has for each row asked for, of one value for each row of the file."""
+        found = np.full(len(self.from_row), missing, dtype=values.dtype)
+        found[self.from_row >= 0] = values[self.from_row[self.from_row >= 0]]
+        return found
+
 
 def compare(old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact]) -> Comparison:
     """Says what a bottleneck file has of what is asked for."""
@@ -55,21 +61,22 @@ def compare(old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact]) -> Comparis
     kept_views = 1 if differing else old.n_views
     if any(name in CONTENT_FACTS for name, _, _ in differing):
         kept_views = 0
-    n_views = rows.n_views.astype(np.int16)
-    if kept_views == old.n_views:
-        n_views = np.maximum(n_views, np.where(from_row < 0, 0, _finished(old, n_views)[from_row]))
-    if kept_views:
-        undecodable = (from_row >= 0) & (old.n_views_of[from_row] == 0)
-        n_views = np.where(undecodable | (rows.n_views == 0), 0, n_views)
-    return Comparison(
+    found = Comparison(
         from_row,
         n_new=len(new),
         n_edited=sum(path in known for path in new),
         n_gone=sum(sha256 not in asked for sha256 in old.sha256s),
         differing=differing,
         kept_views=kept_views,
-        rows=replace(rows, n_views=n_views.astype(np.int16)),
+        rows=rows,
     )
+    n_views = rows.n_views.astype(np.int16)
+    if kept_views == old.n_views:
+        n_views = np.maximum(n_views, found.of_rows(_finished(old, n_views), 0))
+    if kept_views:
+        undecodable = found.of_rows(old.n_views_of, 1) == 0
+        n_views = np.where(undecodable | (rows.n_views == 0), 0, n_views)
+    return replace(found, rows=replace(rows, n_views=n_views.astype(np.int16)))
 
 
 def unequal_facts(

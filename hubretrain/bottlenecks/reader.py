@@ -97,6 +97,12 @@ class Bottlenecks:
         # One read of the span and a gather in memory: HDF5's own selections are far slower.
         first, last = (int(index.min()), int(index.max())) if len(index) else (0, -1)
         features = np.asarray(self._views[view][first : last + 1], dtype=np.float32)[index - first]
+        without = int((self.n_views_of[index] <= view).sum())
+        if without:
+            raise CacheError(
+                f"{self.path}: view {view} is not there for {without} of {len(index)} images; "
+                "n_views_of says how many each has."
+            )
         missing = int(np.isnan(features).any(axis=1).sum())
         if missing:
             raise CacheError(
