@@ -22,8 +22,9 @@ from hubretrain.contents import digests_of, folder_of
 from hubretrain.dataset import ImageDataset
 from hubretrain.engines import BATCH_SIZE, TensorFlowEngine
 from hubretrain.errors import DataError
-from hubretrain.extraction import Batch, Extractor, Recipe, Undecodable, Wanted
+from hubretrain.extraction import Batch, Recipe, Undecodable, Wanted, extract
 from hubretrain.modules import StoredModule
+from hubretrain.parallel import Cluster
 from hubretrain.passes import Passes
 from hubretrain.progress import Bar
 from hubretrain.quarantine import Quarantine
@@ -66,6 +67,7 @@ def cache_bottlenecks(
     batch_size: int = BATCH_SIZE,
     dtype: npt.DTypeLike = np.float32,
     part: Part | None = None,
+    cluster: Cluster | None = None,
     strict: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -83,6 +85,7 @@ def cache_bottlenecks(
         batch_size: Images a forward pass.
         dtype: float32, or float16 to halve the files.
         part: Only this share of the images, into a file of its own, to be merged.
+        cluster: Workers on Ray to do it; by default this process does.
         strict: Raise at the first image that cannot be decoded, instead of quarantining it.
         overwrite: Compute anew what was computed with other settings.
         quiet: Show no progress.
@@ -94,6 +97,7 @@ def cache_bottlenecks(
         CacheError: See :class:`BottleneckWriter`.
         DataError: ``strict`` and an image cannot be decoded, or none can.
         ModuleError: A module cannot be loaded.
+        WorkerError: The cluster cannot be used.
     """
     started = time.monotonic()
     place = folder_of(dataset, folder)
@@ -120,7 +124,7 @@ def cache_bottlenecks(
         filling = _Filling(dataset, rows, recipe, writers, quarantine, strict=strict)
         if any(writer.todo.any() for writer in writers):
             try:
-                filling.run(quiet=quiet)
+                filling.run(cluster, quiet=quiet)
             finally:
                 filling.note(Passes(place / "passes.csv"))
         for writer in writers:
@@ -160,15 +164,14 @@ class _Filling:
         self.n_computed = [0] * len(writers)
         self.seconds = [0.0] * len(writers)
 
-    def run(self, *, quiet: bool) -> None:
+    def run(self, cluster: Cluster | None, *, quiet: bool) -> None:
         """Computes everything that is to do."""
-        extractor = Extractor(self.recipe, self.needed)
         total = sum(int(writer.todo.sum()) for writer in self.writers)
         named = zip(self.recipe.modules, self.needed, strict=True)
         names = ", ".join(module.name for module, needed in named if needed)
         with Bar(names, total, quiet=quiet) as bar:
             try:
-                for found in extractor.run(self._wanted()):
+                for found in extract(self.recipe, self._wanted(), self.needed, cluster):
                     if isinstance(found, Batch):
                         self._write(found)
                         bar.advance(len(found.rows))

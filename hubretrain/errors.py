@@ -6,6 +6,7 @@ HubretrainError
 ├── ModuleError    a module that cannot be found, fetched, loaded or used
 ├── CacheError     a bottleneck file that is unfinished, foreign or damaged
 ├── HeadError      heads that cannot be fitted or read
+├── WorkerError    workers that cannot be started or reached, or that die
 └── RunError       a run folder that is missing, unfinished or cannot be written
 
 Each message is one sentence or two: where, what is, what was expected, what to do.
@@ -37,6 +38,10 @@ class CacheError(HubretrainError):
 
 class HeadError(HubretrainError):
     """Heads cannot be fitted to these features, or a head file cannot be read."""
+
+
+class WorkerError(HubretrainError):
+    """Workers cannot be started or reached, or die again and again."""
 
 
 class RunError(HubretrainError):

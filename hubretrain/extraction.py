@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain import __version__
 from hubretrain.augmentation import Augmentation
 from hubretrain.engines import BATCH_SIZE, TensorFlowEngine
-from hubretrain.errors import CacheError, DataError
+from hubretrain.errors import CacheError, DataError, WorkerError
 from hubretrain.images import Pixels, decode, view
 from hubretrain.modules import StoredModule
-from hubretrain.parallel import ahead
+from hubretrain.modules.archive import packed, unpacked
+from hubretrain.parallel import Cluster, ahead, on_ray
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Wanted:
         path: Its file.
         sha256: Its content.
         views: The views to compute with each module of the recipe.
+        data: The file's bytes, where they were read already.
     """
 
     row: int
     path: Path
     sha256: str
     views: tuple[tuple[int, ...], ...]
+    data: bytes | None = None
 
     @property
     def n_forward(self) -> int:
@@ -136,7 +141,7 @@ class Extractor:
         not depend on which modules travel together.
         """
         try:
-            image = decode(wanted.path.read_bytes())
+            image = decode(wanted.path.read_bytes() if wanted.data is None else wanted.data)
         except OSError as error:
             return DataError(f"cannot be read ({error.strerror})")
         except DataError as error:
@@ -173,3 +178,75 @@ class Extractor:
                 "is damaged."
             )
         return Batch(m, tuple(image.row for image in images), views, features, seconds)
+
+
+def extract(
+    recipe: Recipe,
+    images: Iterable[Wanted],
+    needed: Sequence[bool],
+    cluster: Cluster | None = None,
+) -> Iterator[Batch | Undecodable]:
+    """Computes what is wanted: in this process, or with workers on Ray, the very same bottlenecks.
+
+    Args:
+        recipe: The modules and all else that the bottlenecks depend on.
+        images: What to do.
+        needed: Of which modules something is wanted.
+        cluster: The workers, if not this process alone.
+
+    Yields:
+        The results, in any order.
+
+    Raises:
+        CacheError: A module gives NaN or infinite features.
+        ModuleError: A module cannot be loaded.
+        WorkerError: See :func:`hubretrain.parallel.on_ray`.
+    """
+    if cluster is None:
+        yield from Extractor(recipe, needed).run(images)
+        return
+    archives = [
+        packed(m) if asked else b"" for m, asked in zip(recipe.modules, needed, strict=True)
+    ]
+    make_worker = functools.partial(_worker, recipe, tuple(needed), archives, __version__)
+    for found in on_ray(make_worker, _jobs(images, recipe.batch_size), cluster):
+        yield from found
+
+
+def _worker(
+    recipe: Recipe, needed: Sequence[bool], archives: Sequence[bytes], version: str
+) -> Callable[[list[Wanted]], list[Batch | Undecodable]]:
+    """Makes what a worker does: it holds the modules, and decodes and forwards what it is given."""
+    if version != __version__:
+        raise WorkerError(
+            f"a worker runs hubretrain {__version__}, the command {version}; install the same "
+            "version on every machine."
+        )
+    modules = [
+        unpacked(module, archive) if asked else module
+        for module, archive, asked in zip(recipe.modules, archives, needed, strict=True)
+    ]
+    extractor = Extractor(replace(recipe, modules=tuple(modules)), needed)
+    return lambda images: list(extractor.run(images))
+
+
+def _jobs(images: Iterable[Wanted], batch_size: int) -> Iterator[list[Wanted]]:
+    """Cuts the images into jobs of whole batches, nearly: what is left over is padded."""
+    job: list[Wanted] = []
+    n_forward = 0
+    for wanted, data in ahead(_read, images):
+        job.append(replace(wanted, data=data))
+        n_forward += max(map(len, wanted.views))
+        if n_forward % batch_size == 0 or n_forward >= 8 * batch_size:
+            yield job
+            job, n_forward = [], 0
+    if job:
+        yield job
+
+
+def _read(wanted: Wanted) -> bytes | None:
+    """The file's bytes; a worker that gets none tries itself, and says what is wrong."""
+    try:
+        return wanted.path.read_bytes()
+    except OSError:
+        return None

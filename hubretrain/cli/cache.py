@@ -110,6 +110,17 @@ def cache() -> None:
     help="Only the I-th of N shares of the images, into a file for: hubretrain cache merge.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Compute with N processes on Ray (hubretrain[ray]); by default with this one.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Of a Ray cluster: auto, host:port or ray://host:port; by default this machine alone.",
+)
+@click.option(
     "--preview",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -127,6 +138,8 @@ def fill(
     image_size: int | None,
     value_range: tuple[float, float] | None,
     part: str | None,
+    workers: int | None,
+    ray_address: str | None,
     preview: Path | None,
     cache_folder: Path,
     **options: Any,
@@ -139,6 +152,7 @@ def fill(
     from hubretrain.cache import cache_bottlenecks
     from hubretrain.cache_plan import Part
     from hubretrain.modules import resolve
+    from hubretrain.parallel import Cluster
 
     if not names and preview is None:
         raise click.UsageError("Missing option '--module' / '-m'.")
@@ -157,6 +171,7 @@ def fill(
         folder=cache_folder,
         augmentation=augmentation,
         part=Part.parse(part) if part else None,
+        cluster=Cluster(workers or 2, ray_address) if workers or ray_address else None,
         **options,
     )
     for one in found:
