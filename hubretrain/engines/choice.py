@@ -135,4 +135,5 @@ def _suits_openvino(module: StoredModule | None) -> bool:
 
 
 def _has(library: str) -> bool:
-    return importlib.util.find_spec(library) is not None
+    spec = importlib.util.find_spec(library)
+    return spec is not None and spec.origin is not None  # not just a folder of that name
