@@ -20,7 +20,6 @@ from hubretrain.bottlenecks import BottleneckWriter, Rows
 from hubretrain.cache_plan import Part, facts_of, file_name, rows_of
 from hubretrain.contents import digests_of, folder_of
 from hubretrain.dataset import ImageDataset
-from hubretrain.engines import BATCH_SIZE, TensorFlowEngine
 from hubretrain.errors import DataError
 from hubretrain.extraction import Batch, Recipe, Undecodable, Wanted, extract
 from hubretrain.modules import StoredModule
@@ -28,6 +27,7 @@ from hubretrain.parallel import Cluster
 from hubretrain.passes import Passes
 from hubretrain.progress import Bar
 from hubretrain.quarantine import Quarantine
+from hubretrain.running import calibration_of, running_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ def cache_bottlenecks(
     folder: Path = Path("cache"),
     augmentation: Augmentation | None = None,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    engine: str = "auto",
+    precision: str = "f32",
+    augment_on: str = "auto",
+    batch_size: int | None = None,
     dtype: npt.DTypeLike = np.float32,
     part: Part | None = None,
     cluster: Cluster | None = None,
@@ -82,7 +85,12 @@ def cache_bottlenecks(
         folder: The cache.
         augmentation: How the augmented views differ.
         seed: Of the augmentation.
-        batch_size: Images a forward pass.
+        engine: ``auto``, ``tensorflow`` or ``openvino``; see
+            :func:`hubretrain.engines.choose_engine`.
+        precision: ``f32``; ``bf16`` or ``int8`` with OpenVINO.
+        augment_on: ``processor``, or ``gpu``: in batches, by TensorFlow; by default ``gpu`` where
+            one is in sight and TensorFlow is the engine.
+        batch_size: Images a forward pass; by default what the engine does best with.
         dtype: float32, or float16 to halve the files.
         part: Only this share of the images, into a file of its own, to be merged.
         cluster: Workers on Ray to do it; by default this process does.
@@ -106,20 +114,27 @@ def cache_bottlenecks(
     rows = rows_of(dataset, digests, quarantine, n_views, minority_views, part)
     augmentation = augmentation or Augmentation()
     modules = [m if m.probed else _probed(m) for m in modules]
-    recipe = Recipe(tuple(modules), augmentation, seed, batch_size)
+    running = [
+        running_of(m, place, part, engine, precision, augment_on, overwrite) for m in modules
+    ]
+    calibrations = [
+        calibration_of(one, dataset.root, rows, digests, seed, overwrite=overwrite, quiet=quiet)
+        for one in running
+    ]
+    recipe = Recipe(tuple(running), augmentation, seed, batch_size)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
                 BottleneckWriter(
-                    place / file_name(module.name, part),
+                    place / file_name(one.module.name, part),
                     rows,
-                    module.n_features,
-                    facts_of(module, augmentation, seed),
+                    one.module.n_features,
+                    facts_of(one, augmentation, seed, calibration),
                     overwrite=overwrite,
                     dtype=dtype,
                 )
             )
-            for module in modules
+            for one, calibration in zip(running, calibrations, strict=True)
         ]
         filling = _Filling(dataset, rows, recipe, writers, quarantine, strict=strict)
         if any(writer.todo.any() for writer in writers):
@@ -167,8 +182,8 @@ class _Filling:
     def run(self, cluster: Cluster | None, *, quiet: bool) -> None:
         """Computes everything that is to do."""
         total = sum(int(writer.todo.sum()) for writer in self.writers)
-        named = zip(self.recipe.modules, self.needed, strict=True)
-        names = ", ".join(module.name for module, needed in named if needed)
+        named = zip(self.recipe.running, self.needed, strict=True)
+        names = ", ".join(one.module.name for one, needed in named if needed)
         with Bar(names, total, quiet=quiet) as bar:
             try:
                 for found in extract(self.recipe, self._wanted(), self.needed, cluster):
@@ -189,13 +204,9 @@ class _Filling:
 
     def note(self, passes: Passes) -> None:
         """Notes what each module cost."""
-        for module, n, seconds in zip(
-            self.recipe.modules, self.n_computed, self.seconds, strict=True
-        ):
+        for one, n, seconds in zip(self.recipe.running, self.n_computed, self.seconds, strict=True):
             if n:
-                passes.add(
-                    module.name, TensorFlowEngine.name, TensorFlowEngine.precision, n, seconds
-                )
+                passes.add(one.module.name, one.engine, one.precision, n, seconds)
 
     def _wanted(self) -> Iterator[Wanted]:
         for row in np.flatnonzero(np.any([w.todo.any(axis=1) for w in self.writers], axis=0)):

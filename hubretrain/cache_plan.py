@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,13 +13,12 @@ import pandas as pd
 from hubretrain.augmentation import Augmentation
 from hubretrain.bottlenecks import Fact, Rows
 from hubretrain.dataset import ImageDataset
-from hubretrain.engines import TensorFlowEngine
 from hubretrain.errors import CacheError
-from hubretrain.modules import StoredModule
+from hubretrain.extraction import Running
 from hubretrain.quarantine import Quarantine
 from hubretrain.resize import RESIZER
 
-RESIZE = f"bilinear, antialiased, 8-bit, aspect ratio not kept, {RESIZER}"
+RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 MAX_VIEWS = 1000
 PARTS = "parts"  # the folder of parts, in the data set's folder
 
@@ -131,8 +130,14 @@ def file_name(module: str, part: Part | None = None) -> str:
     return f"{PARTS}/{module}.{part.number}-of-{part.n_parts}.h5"
 
 
-def facts_of(module: StoredModule, augmentation: Augmentation, seed: int) -> dict[str, Fact]:
+def facts_of(
+    running: Running,
+    augmentation: Augmentation,
+    seed: int,
+    calibration: Mapping[str, Fact] | None = None,
+) -> dict[str, Fact]:
     """What the features depend on, as flat attributes of the bottleneck file."""
+    module = running.module
     low, high = module.value_range
     return {
         "module": module.name,
@@ -140,9 +145,10 @@ def facts_of(module: StoredModule, augmentation: Augmentation, seed: int) -> dic
         "module_sha256": module.sha256,
         "image_size": module.image_size,
         "value_range": f"[{low:g}, {high:g}]",
-        "resize": RESIZE,
+        "resize": f"{RESIZE}, {'TensorFlow' if running.cuts_views else RESIZER}",
         **asdict(augmentation),
         "seed": seed,
-        "engine": TensorFlowEngine.name,
-        "precision": TensorFlowEngine.precision,
+        "engine": running.engine,
+        "precision": running.precision,
+        **(calibration or {}),
     }

@@ -4,6 +4,7 @@ HubretrainError
 ├── DataError      the images, their labels, or the files that name them
 ├── SplitError     a test split or folds that cannot be cut
 ├── ModuleError    a module that cannot be found, fetched, loaded or used
+├── EngineError    an engine that is missing, or cannot run a module as asked
 ├── CacheError     a bottleneck file that is unfinished, foreign or damaged
 ├── HeadError      heads that cannot be fitted or read
 ├── WorkerError    workers that cannot be started or reached, or that die
@@ -30,6 +31,10 @@ class SplitError(HubretrainError):
 
 class ModuleError(HubretrainError):
     """A module cannot be found, fetched, loaded or used."""
+
+
+class EngineError(HubretrainError):
+    """An engine is not installed, or cannot run a module as asked."""
 
 
 class CacheError(HubretrainError):

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hubretrain import __version__
 from hubretrain.augmentation import Augmentation
-from hubretrain.engines import BATCH_SIZE, TensorFlowEngine
+from hubretrain.engines import BATCH_SIZE, open_engine
 from hubretrain.errors import CacheError, DataError, WorkerError
-from hubretrain.images import Pixels, decode, view
+from hubretrain.images import decode, view
 from hubretrain.modules import StoredModule
 from hubretrain.modules.archive import packed, unpacked
 from hubretrain.parallel import Cluster, ahead, on_ray
+
+
+@dataclass(frozen=True)
+class Running:
+    """One module and how it is run.
+
+    Attributes:
+        module: The module, probed.
+        engine: ``tensorflow`` or ``openvino``.
+        precision: ``f32``, ``bf16`` or ``int8``.
+        quantised: The folder of the quantised model, for ``int8``.
+        cuts_views: Whether the engine cuts the views, in batches, from whole images.
+    """
+
+    module: StoredModule
+    engine: str = "tensorflow"
+    precision: str = "f32"
+    quantised: Path | None = None
+    cuts_views: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,16 +48,16 @@ class Recipe:
     """What the bottlenecks of an image depend on, besides the image.
 
     Attributes:
-        modules: The modules, probed.
+        running: The modules, and what runs them.
         augmentation: How augmented views differ from their image.
         seed: Of the augmentation.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass; by default what each engine does best with.
     """
 
-    modules: tuple[StoredModule, ...]
+    running: tuple[Running, ...]
     augmentation: Augmentation
     seed: int
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,42 +121,46 @@ class Extractor:
 
     Args:
         recipe: The modules and all else that the bottlenecks depend on.
-        needed: Which modules to load; by default all.
+        needed: Which modules to load.
 
     Raises:
+        EngineError: An engine cannot run its module.
         ModuleError: A module cannot be loaded.
     """
 
-    def __init__(self, recipe: Recipe, needed: Sequence[bool] | None = None) -> None:
-        from hubretrain.modules.backbone import Backbone  # imports TensorFlow
-
+    def __init__(self, recipe: Recipe, needed: Sequence[bool]) -> None:
         self.recipe = recipe
-        needed = needed or [True] * len(recipe.modules)
-        self.engines = [
-            TensorFlowEngine(Backbone(module), recipe.batch_size) if asked else None
-            for module, asked in zip(recipe.modules, needed, strict=True)
+        self._streams = [
+            _Stream(m, running, recipe.batch_size) if asked else None
+            for m, (running, asked) in enumerate(zip(recipe.running, needed, strict=True))
         ]
-        self._waiting: list[list[tuple[Wanted, int, Pixels]]] = [[] for _ in recipe.modules]
 
     def run(self, images: Iterable[Wanted]) -> Iterator[Batch | Undecodable]:
-        """Computes what is wanted, batch by batch, in the order of the images.
+        """Computes what is wanted, batch by batch, nearly in the order of the images.
 
         Raises:
             CacheError: A module gives NaN or infinite features.
+            EngineError: An engine fails.
         """
         for wanted, found in ahead(self._views_of, images):
             if isinstance(found, DataError):
                 yield Undecodable(wanted, str(found))
                 continue
             for m, v, pixels in found:
-                self._waiting[m].append((wanted, v, pixels))
-                if len(self._waiting[m]) == self.recipe.batch_size:
-                    yield self._forward(m)
-        for m, waiting in enumerate(self._waiting):
-            if waiting:
-                yield self._forward(m)
+                stream = self._streams[m]
+                assert stream is not None, "nothing is wanted of a module that is not needed"
+                yield from stream.add(wanted, v, pixels)
+        for last in self._streams:
+            if last is not None:
+                yield from last.finish()
 
-    def _views_of(self, wanted: Wanted) -> list[tuple[int, int, Pixels]] | DataError:
+    def close(self) -> None:
+        """Waits for what is being computed."""
+        for stream in self._streams:
+            if stream is not None:
+                stream.engine.close()
+
+    def _views_of(self, wanted: Wanted) -> list[tuple[int, int, Any]] | DataError:
         """Decodes one image and cuts every view that some module wants of it: (module, view, .).
 
         Every view is cut from the decoded image, never from another view, so that its pixels do
@@ -146,38 +172,88 @@ class Extractor:
             return DataError(f"cannot be read ({error.strerror})")
         except DataError as error:
             return error
-        cut: dict[tuple[int, int], Pixels] = {}
+        draw_of = functools.partial(
+            self.recipe.augmentation.draw, wanted.sha256, seed=self.recipe.seed
+        )
+        cut: dict[tuple[int, int], Any] = {}
         found = []
-        for m, module in enumerate(self.recipe.modules):
+        for m, running in enumerate(self.recipe.running):
             for v in wanted.views[m]:
-                key = (v, module.image_size)
+                key = (v, 0 if running.cuts_views else running.module.image_size)
                 if key not in cut:
-                    draw = (
-                        self.recipe.augmentation.draw(wanted.sha256, v, self.recipe.seed)
-                        if v
-                        else None
+                    draw = draw_of(view=v) if v else None
+                    cut[key] = (
+                        (np.asarray(image), draw)
+                        if running.cuts_views
+                        else view(image, running.module.image_size, draw)
                     )
-                    cut[key] = view(image, module.image_size, draw)
                 found.append((m, v, cut[key]))
         return found
 
-    def _forward(self, m: int) -> Batch:
-        """Runs the batch that module ``m`` has collected."""
-        waiting, self._waiting[m] = self._waiting[m], []
-        engine = self.engines[m]
-        assert engine is not None, "nothing is wanted of a module that is not needed"
-        images, views, pixels = zip(*waiting, strict=True)
-        started = time.perf_counter()
-        features = engine(list(pixels))
-        seconds = time.perf_counter() - started
+
+class _Stream:
+    """One module's views on their way through its engine, in batches."""
+
+    def __init__(self, m: int, running: Running, batch_size: int | None) -> None:
+        self.m, self.name = m, running.module.name
+        self.engine = open_engine(
+            running.module,
+            running.engine,
+            running.precision,
+            batch_size,
+            running.quantised,
+            cuts_views=running.cuts_views,
+        )
+        self._waiting: list[tuple[Wanted, int, Any]] = []
+        self._flying: collections.deque[_Flight] = collections.deque()
+        self._last_landing = 0.0
+
+    def add(self, wanted: Wanted, view: int, pixels: Any) -> Iterator[Batch]:
+        """Takes one view; yields the batches that are done, where the engine has enough."""
+        self._waiting.append((wanted, view, pixels))
+        if len(self._waiting) == self.engine.batch_size:
+            self._start()
+            while len(self._flying) >= self.engine.n_ahead:
+                yield self._landed()
+
+    def finish(self) -> Iterator[Batch]:
+        """Yields all that is left."""
+        if self._waiting:
+            self._start()
+        while self._flying:
+            yield self._landed()
+
+    def _start(self) -> None:
+        images, views, pixels = zip(*self._waiting, strict=True)
+        self._waiting = []
+        future = self.engine.submit(pixels)
+        self._flying.append(_Flight(images, views, future, time.perf_counter()))
+
+    def _landed(self) -> Batch:
+        flight = self._flying.popleft()
+        features = flight.features.result()
+        now = time.perf_counter()
+        seconds = now - max(flight.started, self._last_landing)
+        self._last_landing = now
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise CacheError(
-                f"{self.recipe.modules[m].name} gives NaN or infinite features for "
-                f"{images[int(np.argmin(finite))].path}; the module does not suit this image or "
-                "is damaged."
+                f"{self.name} gives NaN or infinite features for "
+                f"{flight.images[int(np.argmin(finite))].path}; the module does not suit this "
+                "image or is damaged."
             )
-        return Batch(m, tuple(image.row for image in images), views, features, seconds)
+        rows = tuple(image.row for image in flight.images)
+        return Batch(self.m, rows, flight.views, features, seconds)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A batch that an engine is computing."""
+
+    images: tuple[Wanted, ...]
+    views: tuple[int, ...]
+    features: Future[npt.NDArray[np.float32]]
+    started: float
 
 
 def extract(
@@ -199,22 +275,30 @@ def extract(
 
     Raises:
         CacheError: A module gives NaN or infinite features.
+        EngineError: An engine cannot run its module.
         ModuleError: A module cannot be loaded.
         WorkerError: See :func:`hubretrain.parallel.on_ray`.
     """
     if cluster is None:
-        yield from Extractor(recipe, needed).run(images)
+        extractor = Extractor(recipe, needed)
+        try:
+            yield from extractor.run(images)
+        finally:
+            extractor.close()
         return
     archives = [
-        packed(m) if asked else b"" for m, asked in zip(recipe.modules, needed, strict=True)
+        (packed(running.module.folder), packed(running.quantised) if running.quantised else b"")
+        if asked
+        else None
+        for running, asked in zip(recipe.running, needed, strict=True)
     ]
-    make_worker = functools.partial(_worker, recipe, tuple(needed), archives, __version__)
-    for found in on_ray(make_worker, _jobs(images, recipe.batch_size), cluster):
+    make_worker = functools.partial(_worker, recipe, archives, __version__)
+    for found in on_ray(make_worker, _jobs(images, recipe.batch_size or BATCH_SIZE), cluster):
         yield from found
 
 
 def _worker(
-    recipe: Recipe, needed: Sequence[bool], archives: Sequence[bytes], version: str
+    recipe: Recipe, archives: Sequence[tuple[bytes, bytes] | None], version: str
 ) -> Callable[[list[Wanted]], list[Batch | Undecodable]]:
     """Makes what a worker does: it holds the modules, and decodes and forwards what it is given."""
     if version != __version__:
@@ -222,11 +306,15 @@ def _worker(
             f"a worker runs hubretrain {__version__}, the command {version}; install the same "
             "version on every machine."
         )
-    modules = [
-        unpacked(module, archive) if asked else module
-        for module, archive, asked in zip(recipe.modules, archives, needed, strict=True)
-    ]
-    extractor = Extractor(replace(recipe, modules=tuple(modules)), needed)
+    here = []
+    for running, archive in zip(recipe.running, archives, strict=True):
+        if archive is not None:
+            module = replace(running.module, folder=unpacked(archive[0]))
+            quantised = unpacked(archive[1]) if archive[1] else None
+            running = replace(running, module=module, quantised=quantised)
+        here.append(running)
+    needed = [archive is not None for archive in archives]
+    extractor = Extractor(replace(recipe, running=tuple(here)), needed)
     return lambda images: list(extractor.run(images))
 
 

@@ -14,6 +14,8 @@ DOORS = {  # foreign library: the files that may import it
     "click": {f"cli.{command}" for command in COMMANDS} | {"cli", "cli.options"},
     "cykooz_resizer": {"resize"},
     "ray": {"parallel"},
+    "nncf": {"openvino_door"},
+    "openvino": {"openvino_door"},
     "tensorflow": {"tensorflow_door"},
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
     "tf_keras": {"modules.efficientnet_lite", "modules.keras_export", "training"},

@@ -28,7 +28,11 @@ def digits(tmp_path):
 
 def run(digits, module, folder, **options):
     (found,) = cache_bottlenecks(
-        open_dataset(digits), [resolve(str(module))], folder=folder, quiet=True, **options
+        open_dataset(digits),
+        [resolve(str(module))],
+        folder=folder,
+        quiet=True,
+        **{"engine": "tensorflow", **options},
     )
     return found
 
@@ -100,6 +104,7 @@ def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp
         quiet=True,
         folder=tmp_path / "both",
         n_views=2,
+        engine="tensorflow",
     )
     for found, module in zip(both, (small_module, other), strict=True):
         alone = run(digits, module, tmp_path / "alone", n_views=2)
@@ -183,6 +188,8 @@ def test_killed_again_and_again_the_cache_ends_bit_equal(digits, small_module, t
         small_module,
         "--views",
         "40",
+        "--engine",
+        "tensorflow",
         "--cache",
         tmp_path / "killed",
     ]
@@ -231,6 +238,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_pat
         small_module,
         "--views",
         "500",
+        "--engine",
+        "tensorflow",
         "--batch-size",
         "4",
         "--cache",

@@ -27,7 +27,7 @@ def run(digits, module, folder, **options):
         [resolve(str(module))],
         folder=folder,
         quiet=True,
-        **{"n_views": 2, **options},
+        **{"n_views": 2, "engine": "tensorflow", **options},
     )
     return found
 

@@ -71,7 +71,13 @@ def unbalanced(folder):
 
 def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_module, tmp_path):
     data = unbalanced(tmp_path / "data")
-    options = {"n_views": 1, "minority_views": 4, "folder": tmp_path / "cache", "quiet": True}
+    options = {
+        "n_views": 1,
+        "minority_views": 4,
+        "folder": tmp_path / "cache",
+        "quiet": True,
+        "engine": "tensorflow",
+    }
     (found,) = cache_bottlenecks(data, [resolve(str(small_module))], **options)
     assert (found.n_rows, found.n_computed, found.n_views) == (24 + 3 * 4, 36, 4)
     with Bottlenecks(found.file) as cached:

@@ -125,12 +125,21 @@ def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_
 ):
     pytest.importorskip("ray")
     digits = write_digits(tmp_path / "digits", 60)
-    options = {"n_views": 50, "minority_views": 60, "quiet": True}
+    options = {"n_views": 50, "minority_views": 60, "quiet": True, "engine": "tensorflow"}
     (serial,) = cache_bottlenecks(
         open_dataset(digits), [resolve(str(small_module))], folder=tmp_path / "serial", **options
     )
     command = [sys.executable, "-m", "hubretrain.cli", "cache", digits, "--module", small_module]
-    command += ["--views", "50", "--minority-views", "60", "--workers", "2"]
+    command += [
+        "--views",
+        "50",
+        "--minority-views",
+        "60",
+        "--workers",
+        "2",
+        "--engine",
+        "tensorflow",
+    ]
     command += ["--cache", tmp_path / "workers"]
     process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
     file = tmp_path / "workers" / "digits" / "small.h5"

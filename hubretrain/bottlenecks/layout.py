@@ -36,7 +36,18 @@ FORMAT_VERSION = 1
 Fact = str | int | float | bool
 
 # Facts that view 0 depends on; the others (augmentation, seed) concern augmented views alone.
-CONTENT_FACTS = ("module_sha256", "image_size", "value_range", "resize", "engine", "precision")
+CONTENT_FACTS = (
+    "module_sha256",
+    "image_size",
+    "value_range",
+    "resize",
+    "engine",
+    "precision",
+    "calibration_images",
+    "calibration_sha256",
+    "nncf",
+    "quantised_sha256",
+)
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,30 @@ def cache() -> None:
 @augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of the augmentation.")
 @click.option(
-    "--batch-size",
-    default=48,
+    "--engine",
+    type=click.Choice(["auto", "tensorflow", "openvino"]),
+    default="auto",
     show_default=True,
+    help="What runs the modules; auto: OpenVINO on a processor where it is installed.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "bf16", "int8"]),
+    default="f32",
+    show_default=True,
+    help="bf16 and int8 (OpenVINO) are faster and coarser, good enough to screen.",
+)
+@click.option(
+    "--augment-on",
+    type=click.Choice(["auto", "processor", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where views are cut; gpu: in batches, by TensorFlow.",
+)
+@click.option(
+    "--batch-size",
     type=click.IntRange(1, 4096),
-    help="Images a forward pass.",
+    help="Images a forward pass; by default what the engine does best with.",
 )
 @click.option(
     "--image-size",

@@ -1,35 +1,32 @@
-"""A module as bytes, for a machine that has not got it."""
+"""A folder as bytes, for a machine that has not got it."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from hubretrain.modules.store import StoredModule, tree_sha256
 
-
-def packed(module: StoredModule) -> bytes:
-    """The module's folder as a tar archive."""
+def packed(folder: Path) -> bytes:
+    """The folder's files as a tar archive: the same bytes for the same files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(module.folder, arcname=".")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                facts = tarfile.TarInfo(path.relative_to(folder).as_posix())
+                facts.size = path.stat().st_size
+                with path.open("rb") as file:
+                    archive.addfile(facts, file)
     return buffer.getvalue()
 
 
-def unpacked(module: StoredModule, data: bytes) -> StoredModule:
-    """The module, from its folder where that is here, else from its archive.
-
-    Args:
-        module: The module as it is where it was packed.
-        data: What :func:`packed` made of it.
-    """
-    if module.folder.is_dir() and tree_sha256(module.folder) == module.sha256:
-        return module
-    folder = Path(tempfile.gettempdir()) / f"hubretrain-{os.getuid()}" / module.sha256
+def unpacked(data: bytes) -> Path:
+    """A folder with what :func:`packed` took; unpacked once on each machine."""
+    name = hashlib.sha256(data).hexdigest()
+    folder = Path(tempfile.gettempdir()) / f"hubretrain-{os.getuid()}" / name
     if not folder.is_dir():
         folder.parent.mkdir(mode=0o700, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -40,4 +37,4 @@ def unpacked(module: StoredModule, data: bytes) -> StoredModule:
         except OSError:  # another worker was quicker
             if not folder.is_dir():
                 raise
-    return replace(module, folder=folder)
+    return folder

@@ -1,0 +1,27 @@
+"""What runs the frozen module over batches of pixels: TensorFlow, or OpenVINO on a processor.
+
+Importing this imports neither.
+"""
+
+from hubretrain.engines.calibration import calibrate
+from hubretrain.engines.choice import (
+    ENGINES,
+    PRECISIONS,
+    choose_engine,
+    gpu_in_sight,
+    open_engine,
+)
+from hubretrain.engines.engine import Engine
+from hubretrain.engines.tensorflow import BATCH_SIZE, TensorFlowEngine
+
+__all__ = [
+    "BATCH_SIZE",
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "TensorFlowEngine",
+    "calibrate",
+    "choose_engine",
+    "gpu_in_sight",
+    "open_engine",
+]

@@ -1,0 +1,107 @@
+"""What every engine is: batches of pixels in, bottlenecks out, several batches in flight."""
+
+from __future__ import annotations
+
+import abc
+import queue
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Features = npt.NDArray[np.float32]
+Slot = TypeVar("Slot")
+
+
+class Engine(abc.ABC, Generic[Slot]):
+    """A frozen module, ready to run over batches.
+
+    Every batch is padded to one fixed size, so that a feature vector depends neither on how many
+    images happened to travel with it nor on which. Each batch in flight has a slot of its own: a
+    buffer, and whatever else runs one batch.
+
+    Args:
+        image_size: Height and width of the module's input, pixels.
+        batch_size: Images a forward pass.
+        slots: One for each batch that can be computed at a time.
+
+    Attributes:
+        name: ``tensorflow`` or ``openvino``.
+        precision: ``f32``, ``bf16`` or ``int8``.
+        batch_size: Images a forward pass.
+        cuts_views: Whether it is given whole images with their draws instead of views.
+        n_ahead: Batches that may be submitted before the first result is taken, so that the
+            processor never waits and memory stays flat.
+    """
+
+    name: str
+    precision: str = "f32"
+    cuts_views: bool = False
+
+    def __init__(self, image_size: int, batch_size: int, slots: Sequence[Slot]) -> None:
+        self.image_size, self.batch_size = image_size, batch_size
+        self.n_ahead = len(slots) + 1
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in slots:
+            self._free.put(slot)
+        self._pool = ThreadPoolExecutor(len(slots), thread_name_prefix=self.name)
+
+    def submit(self, images: Sequence[Any]) -> Future[Features]:
+        """Starts a forward pass and returns at once.
+
+        Args:
+            images: At most ``batch_size``, each uint8 of shape (image_size, image_size, 3), RGB;
+                or, where the engine cuts the views, each a pair of a whole image, uint8 of shape
+                (height, width, 3), and its draw or None.
+
+        Returns:
+            A future of what a call returns; it raises EngineError where the engine fails.
+        """
+        if len(images) > self.batch_size:
+            raise ValueError(f"{len(images)} images in a batch of at most {self.batch_size}")
+        return self._pool.submit(self._with_slot, images)
+
+    def __call__(self, images: Sequence[Any]) -> Features:
+        """Bottlenecks of at most ``batch_size`` images, float32 of shape (len(images), n_features).
+
+        Raises:
+            EngineError: The engine cannot run the module, or not with so many images at once.
+        """
+        return self.submit(images).result()
+
+    def close(self) -> None:
+        """Waits for what is being computed and drops what is not begun."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Engine[Slot]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _with_slot(self, images: Sequence[Any]) -> Features:
+        slot = self._free.get()
+        try:
+            return self._forward(images, slot)
+        finally:
+            self._free.put(slot)
+
+    @abc.abstractmethod
+    def _forward(self, images: Sequence[Any], slot: Slot) -> Features:
+        """Computes one batch in a slot that nobody else uses now."""
+
+    @staticmethod
+    def _fill(buffer: Pixels, images: Sequence[Pixels]) -> None:
+        """Lays images into a batch and clears the rest of it."""
+        for place, image in zip(buffer, images, strict=False):
+            place[:] = image
+        buffer[len(images) :] = 0
