@@ -23,7 +23,20 @@ def running_of(
     augment_on: str,
     overwrite: bool,
 ) -> Running:
-    """What runs a module: as what is there was computed, where that is left open."""
+    """What runs a module: as what is there was computed, where that is left open.
+
+    Args:
+        module: The module, probed.
+        place: The data set's folder in the cache.
+        part: The part of the data set, if not all of it.
+        engine: ``auto``, ``tensorflow`` or ``openvino``.
+        precision: ``f32``, ``bf16`` or ``int8``.
+        augment_on: ``auto``, ``processor`` or ``gpu``.
+        overwrite: What is there does not count.
+
+    Raises:
+        EngineError: See :func:`hubretrain.engines.choose_engine`.
+    """
     file = place / file_name(module.name, part)
     before: dict[str, Fact] = {}
     if file.exists() and not overwrite:
