@@ -20,7 +20,7 @@ from hubretrain.bottlenecks import BottleneckWriter, Rows
 from hubretrain.cache_plan import Part, facts_of, file_name, rows_of
 from hubretrain.contents import digests_of, folder_of
 from hubretrain.dataset import ImageDataset
-from hubretrain.errors import DataError
+from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction import Batch, Recipe, Undecodable, Wanted, extract
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import Cluster
@@ -28,6 +28,7 @@ from hubretrain.passes import Passes
 from hubretrain.progress import Bar
 from hubretrain.quarantine import Quarantine
 from hubretrain.running import calibration_of, running_of
+from hubretrain.storage import located
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def cache_bottlenecks(
         One summary a module.
 
     Raises:
-        CacheError: See :class:`BottleneckWriter`.
+        CacheError: See :class:`BottleneckWriter`; or files could not be read.
         DataError: ``strict`` and an image cannot be decoded, or none can.
         ModuleError: A module cannot be loaded.
         WorkerError: The cluster cannot be used.
@@ -176,6 +177,7 @@ class _Filling:
         self.dataset, self.rows, self.recipe = dataset, rows, recipe
         self.writers, self.quarantine, self.strict = writers, quarantine, strict
         self.needed = [bool(writer.todo.any()) for writer in writers]
+        self.unread: list[Undecodable] = []
         self.n_computed = [0] * len(writers)
         self.seconds = [0.0] * len(writers)
 
@@ -192,9 +194,16 @@ class _Filling:
                         bar.advance(len(found.rows))
                     else:
                         bar.total -= found.wanted.n_forward
-                        self._put_aside(found)
+                        self._leave_out(found)
             finally:
                 self.quarantine.save()
+        if self.unread:
+            first = self.unread[0]
+            raise CacheError(
+                f"{len(self.unread)} images could not be read, the first {first.wanted.place}: "
+                f"{first.reason}; mend that and run the same command again: what is finished is "
+                "kept."
+            )
         if len(self.quarantine.reasons) == len(self.rows):
             reason = next(iter(self.quarantine.reasons.values()))
             raise DataError(
@@ -211,18 +220,21 @@ class _Filling:
     def _wanted(self) -> Iterator[Wanted]:
         for row in np.flatnonzero(np.any([w.todo.any(axis=1) for w in self.writers], axis=0)):
             views = tuple(tuple(np.flatnonzero(w.todo[row]).tolist()) for w in self.writers)
-            path = self.dataset.root / self.rows.path[row]
-            yield Wanted(int(row), path, self.rows.sha256[row], views)
+            place = located(self.dataset.root, self.rows.path[row])
+            yield Wanted(int(row), place, self.rows.sha256[row], views)
 
     def _write(self, batch: Batch) -> None:
         self.writers[batch.module].write(batch.views, batch.rows, batch.features)
         self.n_computed[batch.module] += len(batch.rows)
         self.seconds[batch.module] += batch.seconds
 
-    def _put_aside(self, found: Undecodable) -> None:
+    def _leave_out(self, found: Undecodable) -> None:
+        if found.unread:
+            self.unread.append(found)
+            return
         if self.strict:
             raise DataError(
-                f"{found.wanted.path}: {found.reason}; mend or remove it, or go on without "
+                f"{found.wanted.place}: {found.reason}; mend or remove it, or go on without "
                 "--strict, which quarantines it."
             )
         row = found.wanted.row

@@ -19,8 +19,10 @@ import pandas as pd
 
 from hubretrain.errors import DataError
 from hubretrain.files import write_table
+from hubretrain.storage import Stamp, is_remote, located, read_bytes, stamp_of
 
 _RACY_NANOSECONDS = 2_000_000_000
+_N_ASKING = 16  # servers that are asked for versions answer many at a time
 
 
 def image_digests(
@@ -42,14 +44,15 @@ def image_digests(
     """
     known = _read(table_file)
     now = time.time_ns()
-    facts = [_stat(root / path) for path in paths]
+    places = [located(root, path) for path in paths]
+    facts = _stamps(places)
     digests = [known.get((path, *fact), "") for path, fact in zip(paths, facts, strict=True)]
     todo = [i for i, digest in enumerate(digests) if not digest]
     if not todo:
         return digests
 
     def digest_of(i: int) -> tuple[int, str]:
-        return i, file_sha256(root / paths[i])
+        return i, file_sha256(places[i])
 
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
         for i, digest in pool.map(digest_of, todo):
@@ -60,25 +63,30 @@ def image_digests(
     return digests
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of one file's bytes, as lower-case hex.
+def file_sha256(place: str) -> str:
+    """The sha256 of one image file's bytes, as lower-case hex.
 
     Raises:
         DataError: The file cannot be read.
     """
     try:
         # hashlib lets other threads run while it digests, so a pool of them pays.
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(place)).hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; check its rights.") from error
+        raise DataError(f"{place} cannot be read: {error.strerror}; check its rights.") from error
 
 
-def _stat(path: Path) -> tuple[int, int, int]:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _stamps(places: Sequence[str]) -> list[Stamp]:
+    def stamp(place: str) -> Stamp:
+        try:
+            return stamp_of(place)
+        except OSError as error:
+            raise DataError(f"{place} cannot be read: {error.strerror}.") from error
+
+    if not any(map(is_remote, places)):
+        return [stamp(place) for place in places]
+    with ThreadPoolExecutor(_N_ASKING) as pool:
+        return list(pool.map(stamp, places))
 
 
 def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:

@@ -22,6 +22,7 @@ from hubretrain.images import decode, view
 from hubretrain.modules import StoredModule
 from hubretrain.modules.archive import packed, unpacked
 from hubretrain.parallel import Cluster, ahead, on_ray
+from hubretrain.storage import is_remote, read_bytes
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class Wanted:
 
     Attributes:
         row: Its row in the bottleneck files.
-        path: Its file.
+        place: Its file or URL.
         sha256: Its content.
         views: The views to compute with each module of the recipe.
         data: The file's bytes, where they were read already.
     """
 
     row: int
-    path: Path
+    place: str
     sha256: str
     views: tuple[tuple[int, ...], ...]
     data: bytes | None = None
@@ -110,10 +111,12 @@ class Undecodable:
     Attributes:
         wanted: The image.
         reason: Why.
+        unread: Whether its file could not be read, now; else its content is no image, for good.
     """
 
     wanted: Wanted
     reason: str
+    unread: bool = False
 
 
 class Extractor:
@@ -143,8 +146,8 @@ class Extractor:
             EngineError: An engine fails.
         """
         for wanted, found in ahead(self._views_of, images):
-            if isinstance(found, DataError):
-                yield Undecodable(wanted, str(found))
+            if isinstance(found, Undecodable):
+                yield found
                 continue
             for m, v, pixels in found:
                 stream = self._streams[m]
@@ -160,18 +163,18 @@ class Extractor:
             if stream is not None:
                 stream.engine.close()
 
-    def _views_of(self, wanted: Wanted) -> list[tuple[int, int, Any]] | DataError:
+    def _views_of(self, wanted: Wanted) -> list[tuple[int, int, Any]] | Undecodable:
         """Decodes one image and cuts every view that some module wants of it: (module, view, .).
 
         Every view is cut from the decoded image, never from another view, so that its pixels do
         not depend on which modules travel together.
         """
         try:
-            image = decode(wanted.path.read_bytes() if wanted.data is None else wanted.data)
+            image = decode(read_bytes(wanted.place) if wanted.data is None else wanted.data)
         except OSError as error:
-            return DataError(f"cannot be read ({error.strerror})")
+            return Undecodable(wanted, f"cannot be read ({error.strerror})", unread=True)
         except DataError as error:
-            return error
+            return Undecodable(wanted, str(error))
         draw_of = functools.partial(
             self.recipe.augmentation.draw, wanted.sha256, seed=self.recipe.seed
         )
@@ -239,7 +242,7 @@ class _Stream:
         if not finite.all():
             raise CacheError(
                 f"{self.name} gives NaN or infinite features for "
-                f"{flight.images[int(np.argmin(finite))].path}; the module does not suit this "
+                f"{flight.images[int(np.argmin(finite))].place}; the module does not suit this "
                 "image or is damaged."
             )
         rows = tuple(image.row for image in flight.images)
@@ -333,8 +336,10 @@ def _jobs(images: Iterable[Wanted], batch_size: int) -> Iterator[list[Wanted]]:
 
 
 def _read(wanted: Wanted) -> bytes | None:
-    """The file's bytes; a worker that gets none tries itself, and says what is wrong."""
+    """The file's bytes; a worker that gets none reads itself, as what is elsewhere."""
+    if is_remote(wanted.place):
+        return None
     try:
-        return wanted.path.read_bytes()
+        return read_bytes(wanted.place)
     except OSError:
         return None

@@ -12,6 +12,7 @@ from hubretrain.augmentation import Augmentation
 from hubretrain.dataset import ImageDataset
 from hubretrain.errors import DataError
 from hubretrain.images import Pixels, decode, view
+from hubretrain.storage import located, read_bytes
 
 N_IMAGES = 8
 MAX_COLUMNS = 12
@@ -42,7 +43,7 @@ def draw_preview(
     rows: list[list[Pixels]] = []
     for path in dataset.images["path"][in_turn]:
         try:
-            data = (dataset.root / path).read_bytes()
+            data = read_bytes(located(dataset.root, path))
             image = decode(data)
         except (OSError, DataError):
             continue

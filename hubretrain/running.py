@@ -12,6 +12,7 @@ from hubretrain.errors import DataError, EngineError
 from hubretrain.extraction import Running
 from hubretrain.images import Pixels, decode, view
 from hubretrain.modules import StoredModule
+from hubretrain.storage import located, read_bytes
 
 
 def running_of(
@@ -76,7 +77,7 @@ def calibration_of(
 
     def first_view(sha256: str) -> Pixels | None:
         try:
-            return view(decode((root / path_of[sha256]).read_bytes()), size)
+            return view(decode(read_bytes(located(root, path_of[sha256]))), size)
         except (OSError, KeyError, DataError):
             return None
 

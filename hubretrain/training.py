@@ -26,6 +26,7 @@ from hubretrain.images import decode, view
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 from hubretrain.schedule import Schedule
+from hubretrain.storage import located, read_bytes
 from hubretrain.tensorflow_door import tf
 
 Pixels = npt.NDArray[np.uint8]
@@ -321,7 +322,7 @@ class FineTuning:
             if epoch is not None:
                 number = _FIRST_EPOCH_VIEW + epoch
                 draw = self.augmentation.draw(images.sha256s[i], number, self.seed)
-            return view(decode((images.root / images.paths[i]).read_bytes()), size, draw)
+            return view(decode(read_bytes(located(images.root, images.paths[i]))), size, draw)
 
         batch: list[int] = []
         pixels: list[Pixels] = []

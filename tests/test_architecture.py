@@ -13,6 +13,7 @@ COMMANDS = {"cache", "fit", "finetune", "predict", "modules"}
 DOORS = {  # foreign library: the files that may import it
     "click": {f"cli.{command}" for command in COMMANDS} | {"cli", "cli.options"},
     "cykooz_resizer": {"resize"},
+    "fsspec": {"storage"},
     "ray": {"parallel"},
     "nncf": {"openvino_door"},
     "openvino": {"openvino_door"},

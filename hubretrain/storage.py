@@ -1,0 +1,98 @@
+"""Image files, here or elsewhere: below the data set's folder, or at a URL.
+
+A path with ``://`` in it (``https://``, ``s3://``, ``gs://``, ``memory://`` ...) is read through
+`fsspec <https://filesystem-spec.readthedocs.io>`_, an extra: ``hubretrain[remote]``. This is the
+one door to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from hubretrain.errors import DataError
+
+Stamp = tuple[int, int, int]
+_VERSION = ("ETag", "etag", "LastModified", "mtime", "updated", "created", "version_id")
+_importing = threading.Lock()
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
+def located(root: Path, path: str) -> str:
+    """Where an image is: its URL, or its file below ``root``."""
+    return path if is_remote(path) else str(root / path)
+
+
+def read_bytes(place: str) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        place: What :func:`located` gives.
+
+    Raises:
+        OSError: It cannot be read.
+        DataError: Nothing that is installed reads such a URL.
+    """
+    if not is_remote(place):
+        return Path(place).read_bytes()
+    files, path = _file_system(place)
+    try:
+        return bytes(files.cat_file(path))
+    except Exception as error:  # each kind of storage raises types of its own
+        raise _unreadable(error) from error
+
+
+def stamp_of(place: str) -> Stamp:
+    """Size and two times of a file, which change when its bytes do, as git's index takes it.
+
+    Of a URL the times are a hash of what the server tells of its version.
+
+    Raises:
+        OSError: It cannot be asked.
+        DataError: Nothing that is installed reads such a URL.
+    """
+    if not is_remote(place):
+        status = os.stat(place)
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    files, path = _file_system(place)
+    try:
+        facts = files.info(path)
+    except Exception as error:
+        raise _unreadable(error) from error
+    version = repr([facts.get(name) for name in _VERSION]).encode()
+    number = int.from_bytes(hashlib.sha256(version).digest()[:6], "big")
+    return int(facts.get("size") or 0), number, 0
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The storage of a URL, and the path in it."""
+    with _importing:
+        try:
+            import fsspec
+
+            files, path = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            needed = (
+                "s3fs" if url.startswith("s3:") else "gcsfs" if url.startswith("g") else "fsspec"
+            )
+            raise DataError(
+                f"{url} cannot be read without {needed} ({error}); install it with: "
+                "pip install 'hubretrain[remote]'"
+            ) from error
+        except ValueError as error:
+            raise DataError(
+                f"{url} is no URL that can be read ({error}); expected s3://, gs:// or https://."
+            ) from error
+    return files, str(path)
+
+
+def _unreadable(error: Exception) -> OSError:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return OSError(0, reason if len(reason) > 3 else type(error).__name__)
