@@ -16,7 +16,7 @@ from hubretrain.augmentation import Augmentation
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.cache import cache_bottlenecks
 from hubretrain.dataset import open_dataset
-from hubretrain.errors import CacheError, DataError, ModuleError
+from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
 from hubretrain.images import decode, view
 from hubretrain.modules import resolve
 
@@ -225,6 +225,44 @@ def test_views_of_a_real_module_do_not_depend_on_what_shares_their_batch(real_mo
     for i in (0, 1, 30, 47):
         assert np.array_equal(engine([images[i]])[0], together[i])
     assert np.array_equal(engine(images[::-1])[::-1], together)
+
+
+def test_views_cut_by_tensorflow_in_batches_give_nearly_the_same_features(
+    digits, small_module, tmp_path
+):
+    options = {"n_views": 3, "augmentation": Augmentation(rotate90=True, hue=0.1)}
+    one = run(digits, small_module, tmp_path / "one", **options)
+    other = run(digits, small_module, tmp_path / "other", augment_on="gpu", **options)
+    with Bottlenecks(one.file) as here, Bottlenecks(other.file) as there:
+        assert str(there.facts["resize"]).endswith("TensorFlow")
+        for v in range(3):
+            assert np.allclose(there.view(v)[:], here.view(v)[:], atol=0.02)
+            assert not np.array_equal(there.view(v)[:], np.zeros_like(there.view(v)[:]))
+    again = run(digits, small_module, tmp_path / "other", **options)  # auto: as it was begun
+    assert again.n_computed == 0
+    with pytest.raises(CacheError, match=r"was made with resize = .*TensorFlow, now .* is asked"):
+        run(digits, small_module, tmp_path / "other", augment_on="processor", **options)
+
+
+def test_openvino_does_not_cut_views(digits, small_module, tmp_path):
+    pytest.importorskip("openvino")
+    with pytest.raises(EngineError, match=r"--augment-on gpu needs the TensorFlow engine"):
+        run(digits, small_module, tmp_path / "one", augment_on="gpu", engine="openvino")
+
+
+def test_another_engine_is_taken_up_where_it_began_and_refused_when_asked_for(
+    digits, pooled_module, tmp_path
+):
+    pytest.importorskip("openvino")
+    one = run(digits, pooled_module, tmp_path / "one", engine="openvino")
+    assert run(digits, pooled_module, tmp_path / "one", engine="auto", n_views=5).n_computed == 60
+    with Bottlenecks(one.file) as found:
+        assert (found.facts["engine"], found.facts["precision"]) == ("openvino", "f32")
+    with pytest.raises(CacheError, match=r"made with engine = openvino, now tensorflow is asked"):
+        run(digits, pooled_module, tmp_path / "one")
+    other = run(digits, pooled_module, tmp_path / "other")
+    with Bottlenecks(one.file) as found, Bottlenecks(other.file) as expected:
+        assert np.allclose(found.view(3)[:], expected.view(3)[:], rtol=1e-4, atol=1e-5)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_path):

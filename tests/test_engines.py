@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_module
+from conftest import write_module, write_pooled
 
 from hubretrain.engines import calibrate, choice, choose_engine, open_engine
 from hubretrain.engines.calibration import N_IMAGES, adds_8_bits, sample
@@ -20,29 +20,6 @@ needs_openvino = pytest.mark.skipif(
     not (choice._has("openvino") and choice._has("nncf")), reason="no OpenVINO"
 )
 RANDOM = np.random.default_rng(0)
-
-
-def write_pooled(folder: Path, size: int | None = 8, seed: int = 0) -> Path:
-    """A small but real module of operations that both engines know."""
-    from hubretrain.tensorflow_door import tf
-
-    random = np.random.default_rng(seed)
-    pooled = tf.Module()
-    pooled.kernels = [
-        tf.Variable(random.normal(0, 0.3, shape), dtype=tf.float32)
-        for shape in ((3, 3, 3, 16), (3, 3, 16, 32), (32, 20))
-    ]
-
-    def features(images: tf.Tensor) -> tf.Tensor:
-        first, second, last = pooled.kernels
-        x = tf.nn.relu6(tf.nn.conv2d(images - 0.5, first, 2, "SAME"))
-        x = tf.nn.relu6(tf.nn.conv2d(x, second, 1, "SAME"))
-        return tf.reduce_mean(x, (1, 2)) @ last
-
-    spec = tf.TensorSpec((None, size, size, 3), tf.float32)
-    pooled.__call__ = tf.function(features, input_signature=[spec])
-    tf.saved_model.save(pooled, str(folder))
-    return folder
 
 
 @pytest.fixture(scope="session")
