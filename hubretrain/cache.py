@@ -119,7 +119,7 @@ def cache_bottlenecks(
         running_of(m, place, part, engine, precision, augment_on, overwrite) for m in modules
     ]
     calibrations = [
-        calibration_of(one, dataset.root, rows, digests, seed, overwrite=overwrite, quiet=quiet)
+        calibration_of(one, dataset, digests, seed, overwrite=overwrite, quiet=quiet)
         for one in running
     ]
     recipe = Recipe(tuple(running), augmentation, seed, batch_size)
@@ -130,7 +130,7 @@ def cache_bottlenecks(
                     place / file_name(one.module.name, part),
                     rows,
                     one.module.n_features,
-                    facts_of(one, augmentation, seed, calibration),
+                    facts_of(one, augmentation, seed, batch_size, calibration),
                     overwrite=overwrite,
                     dtype=dtype,
                 )

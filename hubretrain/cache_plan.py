@@ -13,6 +13,7 @@ import pandas as pd
 from hubretrain.augmentation import Augmentation
 from hubretrain.bottlenecks import Fact, Rows
 from hubretrain.dataset import ImageDataset
+from hubretrain.engines import BATCH_SIZE, OPENVINO_BATCH_SIZE
 from hubretrain.errors import CacheError
 from hubretrain.extraction import Running
 from hubretrain.quarantine import Quarantine
@@ -134,10 +135,18 @@ def facts_of(
     running: Running,
     augmentation: Augmentation,
     seed: int,
+    batch_size: int | None = None,
     calibration: Mapping[str, Fact] | None = None,
 ) -> dict[str, Fact]:
-    """What the features depend on, as flat attributes of the bottleneck file."""
+    """What the features depend on, as flat attributes of the bottleneck file.
+
+    The batch size is one of them only if the last bits of features depend on it: not with
+    TensorFlow on a processor if it is a multiple of 48, nor if it is the engine's own.
+    """
     module = running.module
+    own = BATCH_SIZE if running.engine == "tensorflow" else OPENVINO_BATCH_SIZE
+    given = batch_size or own
+    size_matters = given % own != 0 if running.engine == "tensorflow" else given != own
     low, high = module.value_range
     return {
         "module": module.name,
@@ -150,5 +159,6 @@ def facts_of(
         "seed": seed,
         "engine": running.engine,
         "precision": running.precision,
+        **({"batch_size": given} if size_matters else {}),
         **(calibration or {}),
     }

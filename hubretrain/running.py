@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hubretrain.bottlenecks import Bottlenecks, Fact, Rows
+from hubretrain.bottlenecks import Bottlenecks, Fact
 from hubretrain.cache_plan import Part, file_name
+from hubretrain.dataset import ImageDataset
 from hubretrain.engines import calibrate, choose_engine, gpu_in_sight
 from hubretrain.errors import DataError, EngineError
 from hubretrain.extraction import Running
@@ -56,8 +57,7 @@ def running_of(
 
 def calibration_of(
     running: Running,
-    root: Path,
-    rows: Rows,
+    dataset: ImageDataset,
     digests: Sequence[str],
     seed: int,
     *,
@@ -72,13 +72,14 @@ def calibration_of(
     """
     if running.quantised is None:
         return {}
-    path_of = dict(zip(rows.sha256, rows.path, strict=True))
+    # All images, also where only a part is cached: every part must come from one model.
+    path_of = dict(zip(digests, dataset.images["path"], strict=True))
     size = running.module.image_size
 
     def first_view(sha256: str) -> Pixels | None:
         try:
-            return view(decode(read_bytes(located(root, path_of[sha256]))), size)
-        except (OSError, KeyError, DataError):
+            return view(decode(read_bytes(located(dataset.root, path_of[sha256]))), size)
+        except (OSError, DataError):
             return None
 
     facts = calibrate(

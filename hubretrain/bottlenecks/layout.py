@@ -43,6 +43,7 @@ CONTENT_FACTS = (
     "resize",
     "engine",
     "precision",
+    "batch_size",
     "calibration_images",
     "calibration_sha256",
     "nncf",

@@ -6,6 +6,7 @@ Importing this imports neither.
 from hubretrain.engines.calibration import calibrate
 from hubretrain.engines.choice import (
     ENGINES,
+    OPENVINO_BATCH_SIZE,
     PRECISIONS,
     choose_engine,
     gpu_in_sight,
@@ -17,6 +18,7 @@ from hubretrain.engines.tensorflow import BATCH_SIZE, TensorFlowEngine
 __all__ = [
     "BATCH_SIZE",
     "ENGINES",
+    "OPENVINO_BATCH_SIZE",
     "PRECISIONS",
     "Engine",
     "TensorFlowEngine",

@@ -14,6 +14,10 @@ from hubretrain.modules import StoredModule
 ENGINES = ("auto", "tensorflow", "openvino")
 PRECISIONS = ("f32", "bf16", "int8")
 
+# Small, for two or more batches are in flight; the fastest of 1 to 48 or as fast on every module
+# tried (benchmarks/bench_engines.py).
+OPENVINO_BATCH_SIZE = 8
+
 
 def choose_engine(
     name: str = "auto",
@@ -101,7 +105,7 @@ def open_engine(
         from hubretrain.engines import openvino
 
         return openvino.OpenVINOEngine(
-            module, precision, batch_size or openvino.BATCH_SIZE, quantised
+            module, precision, batch_size or OPENVINO_BATCH_SIZE, quantised
         )
     from hubretrain.engines import tensorflow
     from hubretrain.modules.backbone import Backbone

@@ -21,14 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from hubretrain.engines.choice import OPENVINO_BATCH_SIZE
 from hubretrain.engines.engine import Engine, Features, Pixels
 from hubretrain.errors import EngineError
 from hubretrain.modules import StoredModule, store_folder
 from hubretrain.openvino_door import ov
 
-# Small, for two or more batches are in flight; the fastest of 1 to 48 or as fast on every module
-# tried (benchmarks/bench_engines.py).
-BATCH_SIZE = 8
 MODEL = "model.xml"
 
 
@@ -55,7 +53,7 @@ class OpenVINOEngine(Engine[Any]):
         self,
         module: StoredModule,
         precision: str = "f32",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = OPENVINO_BATCH_SIZE,
         quantised: Path | None = None,
     ) -> None:
         self.precision, self._handle = precision, module.handle
