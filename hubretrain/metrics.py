@@ -22,25 +22,24 @@ Every metric takes and raises what `check_predictions` does. It returns float64 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from scipy import sparse
 
 from hubretrain.errors import DataError
+from hubretrain.predictions import (
+    AnyArray,
+    FloatArray,
+    check_predictions,
+    mean_over_present,
+    ratio,
+)
+from hubretrain.rankings import mean_average_precision, roc_auc
 
-FloatArray: TypeAlias = npt.NDArray[np.float64]
-AnyArray: TypeAlias = npt.NDArray[Any]
 MetricFunction: TypeAlias = Callable[[AnyArray, AnyArray, AnyArray | None], FloatArray]
 
 # Rows of weights that are turned into floats at once: 256 x 8,000 images is 16 MB.
 CHUNK = 256
-# Weights that are ranked at once: running totals are fastest while they stay in the cache.
-RANKING_CELLS = 2**18
-# Rows rounded for a CSV, or softmax in half precision, may miss 1 by this much.
-SUM_TOLERANCE = 0.01
-TINY = float(np.finfo(np.float64).tiny)
 
 
 class Metric(NamedTuple):
@@ -53,84 +52,15 @@ class Metric(NamedTuple):
             points (hundredths); False for the log loss, in nats.
         is_mean_over_classes: True when rare classes count as much as frequent ones, so that its
             interval rests on their few groups.
+        is_of_decision: True when only the class decided on counts, so that a decision rule such
+            as logit adjustment changes it; False when the probabilities themselves are judged.
     """
 
     function: MetricFunction
     higher_is_better: bool
     is_share: bool = True
     is_mean_over_classes: bool = False
-
-
-def check_predictions(
-    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
-) -> tuple[AnyArray, npt.NDArray[np.int64], AnyArray]:
-    """Returns probabilities, labels and weights as arrays that every metric can rely on.
-
-    Args:
-        probabilities: Floating, shape (n_images, n_classes), in [0, 1], rows summing to 1.
-        labels: Integer, shape (n_images,), in [0, n_classes).
-        weights: None for one of each image, or non-negative numbers, shape (n_images,) or
-            (n_resamples, n_images).
-
-    Raises:
-        DataError: Not finite, outside its range, of a wrong shape, or empty.
-    """
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    if probabilities.ndim != 2 or 0 in probabilities.shape:
-        raise DataError(
-            f"Probabilities have shape {probabilities.shape}; expected (n_images, n_classes), "
-            "neither of them 0."
-        )
-    if not np.issubdtype(probabilities.dtype, np.floating):
-        raise DataError(f"Probabilities are {probabilities.dtype}; expected floats.")
-    if not np.isfinite(probabilities).all():
-        rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-        raise DataError(
-            f"Probabilities of {len(rows)} images are NaN or infinite, image {rows[0]} first."
-        )
-    if probabilities.min() < 0 or probabilities.max() > 1:
-        raise DataError(
-            f"Probabilities lie in [{probabilities.min():.6g}, {probabilities.max():.6g}]; "
-            "expected [0, 1], so apply the softmax first."
-        )
-    excess = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
-    if excess.max() > SUM_TOLERANCE:
-        row = int(excess.argmax())
-        raise DataError(
-            f"Probabilities of image {row} sum to {probabilities[row].sum():.6g}; expected 1."
-        )
-    return probabilities, _checked_labels(labels, probabilities), _checked_weights(weights, labels)
-
-
-def _checked_labels(labels: AnyArray, probabilities: AnyArray) -> npt.NDArray[np.int64]:
-    n_images, n_classes = probabilities.shape
-    if labels.shape != (n_images,):
-        raise DataError(
-            f"Labels have shape {labels.shape}; expected ({n_images},), one for each image."
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"Labels are {labels.dtype}; expected integers from 0 to {n_classes - 1}.")
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise DataError(
-            f"Labels run from {labels.min()} to {labels.max()}; "
-            f"expected 0 to {n_classes - 1}, the columns of the probabilities."
-        )
-    return labels.astype(np.int64, copy=False)
-
-
-def _checked_weights(weights: AnyArray | None, labels: AnyArray) -> AnyArray:
-    n_images = len(labels)
-    weights = np.ones(n_images, np.uint8) if weights is None else np.asarray(weights)
-    if weights.ndim not in (1, 2) or weights.shape[-1] != n_images or weights.size == 0:
-        raise DataError(
-            f"Weights have shape {weights.shape}; "
-            f"expected ({n_images},) or (n_resamples, {n_images})."
-        )
-    if not (np.isfinite(weights).all() and weights.min() >= 0):
-        raise DataError("Weights are negative or not finite; expected how often an image counts.")
-    if not (weights.max(axis=-1) > 0).all():
-        raise DataError("Weights are 0 for every image; expected at least one image that counts.")
-    return weights
+    is_of_decision: bool = False
 
 
 def _totals(weights: AnyArray, terms: AnyArray) -> FloatArray:
@@ -143,19 +73,6 @@ def _totals(weights: AnyArray, terms: AnyArray) -> FloatArray:
         for start in range(0, len(rows), CHUNK)
     ]
     return np.concatenate(chunks).reshape(*weights.shape[:-1], terms.shape[1])
-
-
-def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    """Returns the quotient, NaN where the denominator is 0."""
-    quotient = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-    return quotient
-
-
-def _mean_over_present(per_class: FloatArray) -> FloatArray:
-    """Returns the mean of the last axis without its NaN; NaN where there is nothing else."""
-    defined = ~np.isnan(per_class)
-    return _ratio(np.where(defined, per_class, 0.0).sum(axis=-1), 1.0 * defined.sum(axis=-1))
 
 
 def _weighted_mean(weights: AnyArray, terms: AnyArray) -> FloatArray:
@@ -205,7 +122,7 @@ def recall_per_class(
     is_class = np.eye(n_classes)[labels]
     right = probabilities.argmax(axis=1) == labels
     totals = _totals(weights, np.hstack([is_class * right[:, None], is_class]))
-    return _ratio(totals[..., :n_classes], totals[..., n_classes:])
+    return ratio(totals[..., :n_classes], totals[..., n_classes:])
 
 
 def balanced_accuracy(
@@ -216,7 +133,7 @@ def balanced_accuracy(
     Brodersen, Ong, Stephan and Buhmann (2010), The balanced accuracy and its posterior
     distribution, ICPR, https://doi.org/10.1109/ICPR.2010.764.
     """
-    return _mean_over_present(recall_per_class(probabilities, labels, weights))
+    return mean_over_present(recall_per_class(probabilities, labels, weights))
 
 
 def macro_f1(
@@ -234,8 +151,8 @@ def macro_f1(
     is_class, is_predicted = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
     totals = _totals(weights, np.hstack([is_class * is_predicted, is_class, is_predicted]))
     hits, of_class, predicted = np.split(totals, 3, axis=-1)
-    f1 = _ratio(2 * hits, of_class + predicted)
-    return _mean_over_present(np.where(of_class > 0, f1, np.nan))
+    f1 = ratio(2 * hits, of_class + predicted)
+    return mean_over_present(np.where(of_class > 0, f1, np.nan))
 
 
 def log_loss(
@@ -286,133 +203,15 @@ def calibration_error(
     return np.asarray(np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1])
 
 
-def roc_auc_per_class(
-    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
-) -> FloatArray:
-    """Returns, for each class against the rest, the area under the ROC curve.
-
-    The chance that an image of the class gets a higher probability of it than an image of another
-    class, ties counting half: Hanley and McNeil (1982), Radiology 143:29,
-    https://doi.org/10.1148/radiology.143.1.7063747.
-
-    Returns:
-        float64, shape (n_classes,) or (n_resamples, n_classes), in [0, 1]; NaN for a class that
-        is not present, or that every image belongs to.
-    """
-    return _rank_per_class(probabilities, labels, weights, _area_under_roc)
-
-
-def roc_auc(
-    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
-) -> FloatArray:
-    """Returns the mean over present classes of `roc_auc_per_class`: macro, one against the rest.
-
-    NaN with only one class present.
-    """
-    return _mean_over_present(roc_auc_per_class(probabilities, labels, weights))
-
-
-def average_precision_per_class(
-    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
-) -> FloatArray:
-    """Returns, for each class against the rest, the average precision.
-
-    The sum over thresholds of (rise of recall) x precision, equal probabilities sharing one
-    threshold and nothing interpolated, as in scikit-learn's `average_precision_score`; Boyd, Eng
-    and Page (2013), Area under the precision-recall curve, ECML,
-    https://doi.org/10.1007/978-3-642-40994-3_29.
-
-    Returns:
-        float64, shape (n_classes,) or (n_resamples, n_classes), in [0, 1]; NaN for a class that
-        is not present.
-    """
-    return _rank_per_class(probabilities, labels, weights, _average_precision)
-
-
-def mean_average_precision(
-    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
-) -> FloatArray:
-    """Returns the mean over present classes of `average_precision_per_class`."""
-    return _mean_over_present(average_precision_per_class(probabilities, labels, weights))
-
-
-# In one class's ranking only blocks count, runs of equal scores with an image of the class. For
-# each block `hits` is the weight of the class in it, `block` of all images in it, and `until` of
-# all images from the top of the ranking to its end: (n_blocks, n_resamples).
-RankingValue: TypeAlias = Callable[[AnyArray, AnyArray, AnyArray, FloatArray], FloatArray]
-
-
-def _area_under_roc(
-    hits: AnyArray, block: AnyArray, until: AnyArray, total: FloatArray
-) -> FloatArray:
-    # The rank-sum form: among itself, the class wins exactly half of its own pairs.
-    n_class = hits.sum(axis=0, dtype=np.float64)
-    ranks = (hits * (2.0 * until - block)).sum(axis=0) / 2
-    return _ratio(n_class * (total - n_class / 2) - ranks, n_class * (total - n_class))
-
-
-def _average_precision(
-    hits: AnyArray,
-    block: AnyArray,  # noqa: ARG001 - the signature that ROC AUC needs
-    until: AnyArray,
-    total: FloatArray,  # noqa: ARG001
-) -> FloatArray:
-    found = np.cumsum(hits, axis=0, dtype=hits.dtype)
-    # A block without weight has no precision and no hits: 0, not NaN.
-    gained = (hits * (found / np.maximum(until, TINY))).sum(axis=0)
-    return _ratio(gained, found[-1].astype(np.float64))
-
-
-def _ranking(scores: AnyArray, is_class: AnyArray) -> sparse.csr_matrix:
-    """Returns (3 n_blocks, n_images): times weights, `hits`, `block` and the steps of `until`."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
-    ends = np.append(begins[1:], len(order))
-    of_class = np.flatnonzero(is_class[order])
-    blocks, n_hits = np.unique(
-        np.searchsorted(begins, of_class, side="right") - 1, return_counts=True
-    )
-    begins, ends = begins[blocks], ends[blocks]
-    sizes = ends - begins
-    inside = np.arange(sizes.sum()) + np.repeat(ends - np.cumsum(sizes), sizes)
-    columns = np.concatenate([order[of_class], order[inside], order[: ends[-1]]])
-    n_columns = np.concatenate([n_hits, sizes, np.diff(ends, prepend=0)])
-    return sparse.csr_matrix(
-        (np.ones(len(columns), np.int32), columns, np.append(0, np.cumsum(n_columns))),
-        shape=(len(n_columns), len(order)),
-    )
-
-
-def _rank_per_class(
-    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None, value: RankingValue
-) -> FloatArray:
-    """Returns `value` of each class's ranking, float64 (..., n_classes); NaN without images."""
-    probabilities, labels, weights = check_predictions(probabilities, labels, weights)
-    present = np.unique(labels)
-    rankings = [_ranking(probabilities[:, c], labels == c) for c in present]
-    rows = np.atleast_2d(weights)
-    # Whole counts add up twice as fast as floats, and no total reaches 2**31 images.
-    kind = np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float64
-    values = np.full((len(rows), probabilities.shape[1]), np.nan)
-    step = max(1, RANKING_CELLS // len(labels))
-    for start in range(0, len(rows), step):
-        chunk = np.ascontiguousarray(rows[start : start + step].T, dtype=kind)
-        total = chunk.sum(axis=0, dtype=np.float64)
-        for c, ranking in zip(present, rankings, strict=True):
-            hits, block, steps = np.split(ranking @ chunk, 3)
-            until = np.cumsum(steps, axis=0, dtype=kind)
-            values[start : start + step, c] = value(hits, block, until, total)
-    return values.reshape(*weights.shape[:-1], -1)
-
-
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy, higher_is_better=True),
+    "accuracy": Metric(accuracy, higher_is_better=True, is_of_decision=True),
     "balanced_accuracy": Metric(
-        balanced_accuracy, higher_is_better=True, is_mean_over_classes=True
+        balanced_accuracy, higher_is_better=True, is_mean_over_classes=True, is_of_decision=True
     ),
     "top_3": Metric(top_k, higher_is_better=True),
-    "macro_f1": Metric(macro_f1, higher_is_better=True, is_mean_over_classes=True),
+    "macro_f1": Metric(
+        macro_f1, higher_is_better=True, is_mean_over_classes=True, is_of_decision=True
+    ),
     "roc_auc": Metric(roc_auc, higher_is_better=True, is_mean_over_classes=True),
     "mean_average_precision": Metric(
         mean_average_precision, higher_is_better=True, is_mean_over_classes=True

@@ -10,17 +10,19 @@ from hubretrain.errors import DataError
 from hubretrain.metrics import (
     METRICS,
     accuracy,
-    average_precision_per_class,
     balanced_accuracy,
     calibration_error,
-    check_predictions,
     log_loss,
     macro_f1,
-    mean_average_precision,
     recall_per_class,
+    top_k,
+)
+from hubretrain.predictions import check_predictions
+from hubretrain.rankings import (
+    average_precision_per_class,
+    mean_average_precision,
     roc_auc,
     roc_auc_per_class,
-    top_k,
 )
 
 SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
