@@ -27,9 +27,15 @@ from hubretrain.heads import Heads, probabilities
 from hubretrain.problems import Kind, Problems
 from hubretrain.rows import Rows
 from hubretrain.solver import Objective, Path, Solution
+from hubretrain.training_data import (
+    ClassWeight,
+    TrainingData,
+    called,
+    checked_l2,
+    weights_by_class,
+)
 
 Array = npt.NDArray[Any]
-ClassWeight = str | Mapping[int, float] | Sequence[float] | None
 
 DEFAULT_MEMORY = 1 << 30
 
@@ -114,7 +120,8 @@ def fit_path(
         n_classes: How many classes there are; each must be present in each fold's training.
         l2: Penalties, see the top of this file; 1 / C of scikit-learn.
         folds: int (n_images,), the fold that validates each image; below 0: the image takes no
-            part at all, not even in the standardisation. None: fit on all images.
+            part at all, not even in the standardisation; ``TRAIN_ONLY``: every fold trains on
+            it, none validates it. None: fit on all images.
         class_weights: Each None, ``balanced`` (every class counts the same; logistic: a class
             as much as all others), or a weight for each class.
         sample_weight: float (n_images,), at least 0.
@@ -137,164 +144,42 @@ def fit_path(
     Raises:
         HeadError: The input cannot be fitted: NaN, an absent class, shapes that do not agree.
     """
-    if kind not in ("softmax", "logistic"):
-        raise HeadError(f"kind is {kind!r}; expected softmax or logistic.")
-    data = _Data.checked(features, labels, n_classes, folds, sample_weight, rows, class_names)
-    levels = _checked_l2(l2)
+    asked = (folds, sample_weight, rows, class_names)
+    data = TrainingData.checked(features, labels, n_classes, *asked)
+    levels = checked_l2(l2)
     standard = Rows(data.parts, data.row_image, standardize=standardize, memory=memory)
     options = {"tol": tol, "max_iter": max_iter, "pace": pace}
-    fitting = _Fitting(data, kind, class_weights, standard, options)
+    fitting = Fitting(data, standard, kind, class_weights, options)
     found = fitting.folds(levels, patience, mean_over_views=mean_over_views)
     if refit is None:
         return found
     return replace(found, refitted=fitting.refit(found, refit))
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Checked input; images that take no part have ``fold`` below 0."""
-
-    parts: tuple[Any, ...]
-    row_image: Array
-    labels: Array
-    fold: Array
-    folds: Array
-    weight: Array
-    names: tuple[str, ...]
-    n_classes: int
-
-    @classmethod
-    def checked(
-        cls,
-        features: Any,
-        labels: npt.ArrayLike,
-        n_classes: int,
-        folds: npt.ArrayLike | None,
-        sample_weight: npt.ArrayLike | None,
-        rows: npt.ArrayLike | None,
-        class_names: Sequence[str],
-    ) -> _Data:
-        label = np.asarray(labels, dtype=np.int64)
-        n_images = len(label)
-        parts = tuple(features) if getattr(features, "ndim", 3) != 2 else (features,)
-        fold = np.zeros(n_images) if folds is None else np.asarray(folds)
-        weight = np.ones(n_images) if sample_weight is None else np.asarray(sample_weight)
-        for name, values in ("folds", fold), ("sample_weight", weight):
-            if values.shape != (n_images,):
-                raise HeadError(f"{name} is of shape {values.shape}; expected ({n_images},).")
-        if rows is None:
-            row_image = np.tile(np.arange(n_images), len(parts))
-        else:
-            row_image = np.array(rows, dtype=np.int64)
-        n_rows = sum(len(part) for part in parts)
-        if len(row_image) != n_rows or row_image.max(initial=-1) >= n_images:
-            raise HeadError(
-                f"there are {n_rows:,} feature rows for {len(row_image):,} expected ones of "
-                f"{n_images:,} images; say which image each row is of with rows."
-            )
-        row_image[fold[row_image] < 0] = -1
-        takes_part = fold >= 0
-        without = takes_part & (np.bincount(row_image[row_image >= 0], minlength=n_images) == 0)
-        if without.any():
-            raise HeadError(
-                f"{int(without.sum()):,} of {n_images:,} images have no feature row; finish the "
-                "cache with: hubretrain cache"
-            )
-        used = label[takes_part]
-        if not len(used):
-            raise HeadError("there is no image to fit on; expected folds of 0 and above.")
-        if n_classes < 2 or used.min() < 0 or used.max() >= n_classes:
-            raise HeadError(
-                f"labels go from {used.min()} to {used.max()}; expected 0 to {n_classes - 1}, "
-                "and at least 2 classes."
-            )
-        if not (np.isfinite(weight).all() and (weight >= 0).all()):
-            raise HeadError("sample_weight holds values below 0 or NaN; expected at least 0.")
-        names = tuple(class_names) or tuple(f"number {k}" for k in range(n_classes))
-        fold = fold.astype(np.int64)
-        present = np.unique(fold[takes_part]) if folds is not None else np.array([-1])
-        return cls(parts, row_image, label, fold, present, weight, names, n_classes)
-
-    def class_mass(self, folds: Array) -> Array:
-        """Weight of each class in each fold's training images: float64 (n_folds, n_classes).
-
-        Raises:
-            HeadError: A class is absent.
-        """
-        mass = np.zeros((len(folds), self.n_classes))
-        for f, fold in enumerate(folds):
-            training = (self.fold >= 0) & (self.fold != fold)
-            mass[f] = np.bincount(
-                self.labels[training], self.weight[training], minlength=self.n_classes
-            )
-            if (mass[f] <= 0).any():
-                name = self.names[int(np.argmin(mass[f] > 0))]
-                where = f"when fold {fold} is left out" if fold >= 0 else "at all"
-                raise HeadError(
-                    f"class {name} has no training image {where}; "
-                    "use fewer folds, or merge or drop the class."
-                )
-        return mass
-
-
-def _checked_l2(l2: Sequence[float]) -> Array:
-    levels = np.atleast_1d(np.asarray(l2, dtype=np.float64))
-    if not len(levels) or not (np.isfinite(levels).all() and (levels >= 0).all()):
-        raise HeadError(f"l2 is {list(l2)}; expected one number or more, each at least 0.")
-    return levels
-
-
-def _class_weights(asked: ClassWeight, mass: Array, kind: Kind) -> Array:
-    """The weight of a row by its class.
+class Fitting:
+    """The heads of one kind: first along the path over the folds, then on all of them.
 
     Args:
-        asked: As :func:`fit_path` takes it.
-        mass: float64 (n_folds, n_classes), the weight of each class's training images.
-        kind: Of head.
+        data: Labels, folds and weights.
+        rows: Their standardised features; several fittings may share them.
+        kind: ``softmax`` or ``logistic``.
+        class_weights: As :func:`fit_path` takes them.
+        path_options: ``tol``, ``max_iter`` and ``pace`` of :func:`fit_path`.
 
-    Returns:
-        float64 (n_folds, n_problems, n_classes); n_problems is 1, or n_classes for logistic.
+    Raises:
+        HeadError: There is no such kind.
     """
-    n_folds, n_classes = mass.shape
-    total = mass.sum(axis=1, keepdims=True)
-    n_problems = n_classes if kind == "logistic" else 1
-    if asked is None or (isinstance(asked, str) and asked == "none"):
-        return np.ones((n_folds, n_problems, n_classes))
-    if isinstance(asked, str) and asked == "balanced":
-        if kind == "softmax":
-            return (total / (n_classes * mass))[:, None]
-        rest = np.repeat((total / (2 * (total - mass)))[:, :, None], n_classes, axis=2)
-        diagonal = np.arange(n_classes)
-        rest[:, diagonal, diagonal] = total / (2 * mass)
-        return rest
-    if isinstance(asked, Mapping):
-        asked = [asked.get(k, 1.0) for k in range(n_classes)]
-    weight = np.zeros(0) if isinstance(asked, str) else np.asarray(asked, dtype=np.float64)
-    if weight.shape != (n_classes,) or not (weight > 0).all():
-        raise HeadError(
-            f"class weight is {asked!r}; expected none, balanced, or {n_classes} numbers above 0."
-        )
-    return np.broadcast_to(weight, (n_folds, n_problems, n_classes))
-
-
-def _called(asked: ClassWeight) -> str:
-    if asked is None or isinstance(asked, str):
-        return asked or "none"
-    items = asked.items() if isinstance(asked, Mapping) else enumerate(asked)
-    return ", ".join(f"{k}: {float(weight):g}" for k, weight in items)
-
-
-class _Fitting:
-    """What the path over the folds and the refit share."""
 
     def __init__(
         self,
-        data: _Data,
+        data: TrainingData,
+        rows: Rows,
         kind: Kind,
         class_weights: Sequence[ClassWeight],
-        rows: Rows,
         path_options: Mapping[str, Any],
     ) -> None:
+        if kind not in ("softmax", "logistic"):
+            raise HeadError(f"kind is {kind!r}; expected softmax or logistic.")
         self.data, self.kind, self.rows = data, kind, rows
         self.class_weights, self._path_options = tuple(class_weights), path_options
         self._basis = rows.eigenbasis()
@@ -308,7 +193,7 @@ class _Fitting:
         """Problems for class weights x folds (x classes, for logistic heads), in C order."""
         data, image, dtype = self.data, self.rows.image, self.rows.dtype
         mass = data.class_mass(folds)
-        tables = np.stack([_class_weights(one, mass, self.kind) for one in self.class_weights])
+        tables = np.stack([weights_by_class(one, mass, self.kind) for one in self.class_weights])
         n_weights, n_folds, per_head, n_classes = tables.shape
         problems = Problems(
             self.kind,
@@ -322,8 +207,18 @@ class _Fitting:
         objective = Objective(self.rows, problems, *self._basis)
         return objective, Path(objective, **self._path_options)
 
-    def folds(self, l2: Array, patience: int | None, *, mean_over_views: bool) -> HeadPath:
-        """The path over all folds, from the largest l2 to the least."""
+    def folds(
+        self,
+        l2: Array,
+        patience: int | None,
+        *,
+        mean_over_views: bool = False,
+        done: Callable[[int], None] | None = None,
+    ) -> HeadPath:
+        """The path over all folds, from the largest l2 to the least; see :func:`fit_path`.
+
+        ``done`` is called with the number of heads that each l2 brought.
+        """
         folds, n_weights = self.data.folds, len(self.class_weights)
         objective, path = self._path(folds)
         found = self._blank(l2, mean_over_views=mean_over_views)
@@ -338,6 +233,8 @@ class _Fitting:
             if folds[0] < 0:
                 continue
             self._validate(found, at, objective, solution.place)
+            if done:
+                done(int(alive.sum()) * len(folds) * len(at))
             loss = self._pooled(found.validation_loss[:, :, at[0]])
             since_best = np.where(loss < best, 0, since_best + 1)
             best = np.fmin(best, loss)
@@ -355,7 +252,7 @@ class _Fitting:
             pooled = [self._pooled(found.validation_loss[:, :, i]) for i in range(len(found.l2))]
             wanted = found.l2[np.nanargmin(np.stack(pooled), axis=0)][:, None]
         else:
-            wanted = np.tile(_checked_l2(asked), (n_weights, 1))
+            wanted = np.tile(checked_l2(asked), (n_weights, 1))
         objective, path = self._path(np.array([-1]))
         per_weight = len(objective.problems) // n_weights
         weight = np.empty((self.rows.n_features, *wanted.shape, n_classes), self.rows.dtype)
@@ -389,14 +286,14 @@ class _Fitting:
         """A result with nothing in it yet: NaN."""
         n_weights, folds, n_classes = len(self.class_weights), self.data.folds, self.data.n_classes
         grid, dtype = (n_weights, len(folds), len(l2)), self.rows.dtype
-        called = tuple(_called(one) for one in self.class_weights)
-        which = np.meshgrid(called, folds, l2, indexing="ij")
+        names = tuple(called(one) for one in self.class_weights)
+        which = np.meshgrid(names, folds, l2, indexing="ij")
         weight = np.full((self.rows.n_features, *grid, n_classes), np.nan, dtype)
         said = (len(self.data.labels), n_weights, len(l2), n_classes)
         return HeadPath(
             kind=self.kind,
             l2=l2,
-            class_weights=called,
+            class_weights=names,
             folds=folds,
             heads=self._heads(
                 weight,
@@ -444,7 +341,7 @@ class _Fitting:
                 if found.out_of_fold_mean is not None:
                     share = scores[:, f, :, here] / self._n_views[images[here], None, None]
                     np.add.at(mean, images[here], share.astype(np.float32))
-        part = data.fold >= 0
+        part = np.isin(data.fold, folds)
         found.out_of_fold[np.ix_(part, np.arange(head_shape[0]), at)] = said[part][:, :, None]
         if found.out_of_fold_mean is not None:
             found.out_of_fold_mean[np.ix_(part, np.arange(head_shape[0]), at)] = mean[part][

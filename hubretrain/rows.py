@@ -47,6 +47,7 @@ class Rows:
         row_bytes = self.n_features * self.dtype.itemsize
         self._block_rows = max(64, BLOCK_BYTES // row_bytes)
         self.mean, self.scale = self._moments(standardize)
+        self._eigenbasis: tuple[Array, Array] | None = None
         self._kept: Array | None = None
         if self.n_rows * row_bytes <= memory:
             kept = np.empty((self.n_rows, self.n_features), self.dtype)
@@ -118,6 +119,11 @@ class Rows:
             basis float (n_features, rank) with rank = min(n_rows, n_features), which spans
             every row; and the mean square along each of its columns, float64 (rank,).
         """
+        if self._eigenbasis is None:
+            self._eigenbasis = self._decomposed()
+        return self._eigenbasis
+
+    def _decomposed(self) -> tuple[Array, Array]:
         if self.n_rows < self.n_features:
             rows = np.concatenate([block.astype(np.float64) for _, block in self.blocks()])
             span, triangle = np.linalg.qr(rows.T)
