@@ -101,23 +101,14 @@ def finetune_module(
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
     which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
-    balanced = heads.facts["class_weight"][which] == "balanced"
+    class_weight = heads.facts["weight_of_class"][which].astype(np.float32)
     classifier = Classifier(backbone, heads.kind, heads.weight[:, which], heads.bias[which])
-    n_classes = len(dataset.class_names)
     train = _training_images(
-        dataset,
-        images[~images["fold"].isin([TEST, VALIDATION_FOLD])],
-        n_classes,
-        balanced=balanced,
+        dataset, images[~images["fold"].isin([TEST, VALIDATION_FOLD])], class_weight
     )
-    validation = _training_images(
-        dataset,
-        images[images["fold"] == VALIDATION_FOLD],
-        n_classes,
-        balanced=balanced,
-    )
+    validation = _training_images(dataset, images[images["fold"] == VALIDATION_FOLD], class_weight)
     test_images = images[images["fold"] == TEST]
-    test = _training_images(dataset, test_images, n_classes, balanced=False)
+    test = _training_images(dataset, test_images, np.ones_like(class_weight))
     schedule = schedule_for(
         len(train), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
     )
@@ -201,16 +192,12 @@ def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 
 def _training_images(
-    dataset: ImageDataset, images: pd.DataFrame, n_classes: int, *, balanced: bool
+    dataset: ImageDataset, images: pd.DataFrame, class_weight: npt.NDArray[np.float32]
 ) -> TrainingImages:
+    """Images that weigh what an image of their class weighed when the head was fitted."""
     labels = images["class_index"].to_numpy(dtype=np.int64)
-    weights = np.ones(len(labels), dtype=np.float32)
-    if balanced:  # the weights that the head was fitted with: each class counts the same
-        counts = np.bincount(labels, minlength=n_classes)
-        weights = (len(labels) / (n_classes * np.maximum(counts, 1)))[labels].astype(np.float32)
-    return TrainingImages(
-        dataset.root, images["path"].tolist(), images["sha256"].tolist(), labels, weights
-    )
+    paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
+    return TrainingImages(dataset.root, paths, sha256s, labels, class_weight[labels])
 
 
 def _judged(

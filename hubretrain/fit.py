@@ -2,16 +2,15 @@
 
 Every head is fitted on all folds but one and scores that one, so each image gets probabilities
 from heads that never saw it, nor any image of its group. The test split takes no part in any
-choice; it is looked at once, for the shortlist, when all is chosen.
+choice; it is looked at once, for the shortlist, when all is chosen. What a module came to is kept,
+so a fit that was stopped goes on, and a later one adds modules to the same run.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,18 @@ from hubretrain import intervals
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.contents import folder_of, usable_images
 from hubretrain.dataset import ImageDataset
-from hubretrain.errors import CacheError, HeadError
+from hubretrain.decisions import STRENGTHS, adjusted
+from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.files import write_table
-from hubretrain.fitting import HeadPath, fit_path
-from hubretrain.heads import Heads, probabilities
+from hubretrain.heads import Heads
+from hubretrain.judged import N_RESAMPLES, Judged
+from hubretrain.leaderboard import Judge, per_class
 from hubretrain.metrics import METRICS
-from hubretrain.problems import Kind
-from hubretrain.progress import Bar
 from hubretrain.runs import Run
+from hubretrain.screened import Screened
+from hubretrain.screening import L2, Sweep, identity_of, screen
 from hubretrain.splits import (
+    NEW,
     TEST,
     leaked_images,
     previous_parts,
@@ -39,39 +41,10 @@ from hubretrain.splits import (
     worst_deviation,
     write_folds,
 )
+from hubretrain.training_data import ClassWeight
 
-N_RESAMPLES = 1000
 UNBALANCED = 1.5  # the largest class has this many times an equal share
-KINDS: tuple[Kind, ...] = ("softmax", "logistic")
-CLASS_WEIGHTS = (None, "balanced")
-L2 = tuple(float(l2) for l2 in np.logspace(0, 5, 11))  # 1 / C of scikit-learn
-
-
-@dataclass(frozen=True)
-class Screened:
-    """The best head of one module, by cross-validation.
-
-    Attributes:
-        module: The module's name.
-        kind: ``softmax`` or ``logistic``.
-        class_weight: ``none`` or ``balanced``.
-        l2: Strength of the penalty, 1 / C of scikit-learn.
-        probabilities: Its out-of-fold probabilities, float32 (n_images, n_classes), for the
-            images that some fold validates.
-        heads: Two of this kind: fitted on all but the test split (fold -1), and without
-            fold 0 too (fold 0), for fine-tuning to start from and validate on.
-        n_heads: How many heads were fitted to find it.
-        seconds: How long that took.
-    """
-
-    module: str
-    kind: str
-    class_weight: str
-    l2: float
-    probabilities: npt.NDArray[np.float32]
-    heads: Heads
-    n_heads: int
-    seconds: float
+ClassWeightByName = str | dict[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -81,13 +54,15 @@ class Screening:
     Attributes:
         run: Where it is kept.
         metric: The metric of choice.
-        leaderboard: One row a module, best first.
+        leaderboard: A row a module, the ensemble, and the references; best first.
+        effects: A row a question: effect, metric, estimate, low, high, p, n_modules, sentence.
         notes: Sentences that a reader of the leaderboard should know.
     """
 
     run: Run
     metric: str
     leaderboard: pd.DataFrame
+    effects: pd.DataFrame
     notes: tuple[str, ...]
 
 
@@ -98,6 +73,10 @@ def screen_modules(
     cache: Path = Path("cache"),
     modules: Sequence[str] = (),
     metric: str | None = None,
+    class_weights: Sequence[ClassWeightByName] = (None, "balanced"),
+    l2: Sequence[float] = L2,
+    adjust: Sequence[float] = STRENGTHS,
+    views: bool = True,
     n_folds: int = 5,
     test_fraction: float = 0.2,
     top: int = 3,
@@ -108,11 +87,15 @@ def screen_modules(
 
     Args:
         dataset: The labelled images.
-        run: Where to keep what is found; a run with folds keeps them.
+        run: Where to keep what is found; a run with folds keeps them, and its modules.
         cache: Where the bottlenecks are.
         modules: Which cached modules; by default all of them.
         metric: A name of :data:`METRICS` to choose by. By default balanced accuracy where the
             classes are unbalanced, else accuracy.
+        class_weights: What to compare: None, ``balanced``, weights by class name (1 for others).
+        l2: Penalties to compare, 1 / C of scikit-learn.
+        adjust: Strengths of logit adjustment to choose from; (0,) for none.
+        views: Whether to train on all cached views too, besides view 0 only.
         n_folds: Folds of the cross-validation.
         test_fraction: Share of the images kept for the test split.
         top: At most so many modules are shortlisted.
@@ -123,31 +106,30 @@ def screen_modules(
         CacheError: Nothing is cached, or what is cached is not finished.
         HeadError: The heads cannot be fitted.
         SplitError: A class is too small for the folds.
-        RunError: The run folder cannot be written.
+        RunError: The run folder cannot be written, or belongs to another data set.
     """
-    files = _bottleneck_files(dataset, cache, modules)
+    files = _bottleneck_files(dataset, cache, modules, run)
     images = usable_images(dataset, cache, quiet=quiet)
-    images["fold"] = _parts(images, run, n_folds, test_fraction, seed)
+    images["fold"], notes = _parts(images, run, n_folds, test_fraction, seed)
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     development = images[images["fold"] != TEST].reset_index(drop=True)
     test = images[images["fold"] == TEST].reset_index(drop=True)
     largest = development["class_index"].value_counts().max() / len(development)
-    unbalanced = bool(largest * len(dataset.class_names) > UNBALANCED)
-    metric = _metric(metric, unbalanced)
-    screened = [
-        _screen(file, development, dataset.class_names, metric, quiet=quiet) for file in files
-    ]
-    validated = development[development["fold"] >= 0].reset_index(drop=True)
-    weights = intervals.group_resamples(
-        validated["cluster"].to_numpy(), n_resamples=N_RESAMPLES, seed=seed
+    sweep = Sweep(
+        _metric(metric, bool(largest * len(dataset.class_names) > UNBALANCED)),
+        dataset.class_names,
+        _class_weights(class_weights, dataset.class_names),
+        tuple(float(one) for one in l2),
+        tuple(sorted({0.0, *map(float, adjust)})),
+        views,
     )
-    board = _leaderboard(screened, validated, weights, metric, top)
-    for file, one in zip(files, screened, strict=True):
-        one.heads.save(run.heads_file(one.module), _module_facts(file))
-    board = _with_test(board, run, files, test, weights_seed=seed)
-    write_table(run.leaderboard_file, board)
-    write_table(run.out_of_fold_file, _out_of_fold_table(screened, validated, dataset))
-    notes = _notes(images, dataset, metric, board)
+    screened = [_screened(file, development, sweep, run, quiet=quiet) for file in files]
+    judged = Judged(development, screened, sweep, seed)
+    board, effects = judged.leaderboard(top), judged.effects()
+    board = _with_test(board, run, files, test, seed)
+    shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
+    _write(run, board, effects, judged, dataset)
+    notes = (*_notes(images, dataset, board, sweep.metric), *judged.notes(), *notes)
     run.record(
         "fit",
         {
@@ -155,20 +137,26 @@ def screen_modules(
             "data_options": dataset.opened_with,
             "cache": str(cache.resolve()),
             "class_names": list(dataset.class_names),
-            "metric": metric,
+            "metric": sweep.metric,
+            "class_weights": [one or "none" for one in class_weights],
+            "l2": list(sweep.l2),
+            "adjust": list(sweep.strengths),
             "n_folds": n_folds,
             "test_fraction": test_fraction,
             "seed": seed,
-            "shortlist": board.loc[board["shortlist"], "module"].tolist(),
-            "test_looked_at": True,
-            "modules": {f.stem: _module_facts(f) for f in files},
+            "shortlist": shortlist,
+            "test_looked_at": _looks(run, shortlist, screened, test),
+            "modules": {one.module: one.about["module"] for one in screened},
             "notes": list(notes),
         },
     )
-    return Screening(run, metric, board, notes)
+    return Screening(run, sweep.metric, board, effects, notes)
 
 
-def _bottleneck_files(dataset: ImageDataset, cache: Path, modules: Sequence[str]) -> list[Path]:
+def _bottleneck_files(
+    dataset: ImageDataset, cache: Path, modules: Sequence[str], run: Run
+) -> list[Path]:
+    """The caches to fit on: those asked for, and those that the run has already."""
     place = folder_of(dataset, cache)
     files = {path.stem: path for path in sorted(place.glob("*.h5"))}
     if not files:
@@ -181,23 +169,35 @@ def _bottleneck_files(dataset: ImageDataset, cache: Path, modules: Sequence[str]
                 f"{name} is not cached in {place}/ (there are: {', '.join(files)}); "
                 f"cache it with: hubretrain cache --module {name}"
             )
-    return [files[name] for name in modules] if modules else list(files.values())
-
-
-def _module_facts(file: Path) -> dict[str, Any]:
-    with Bottlenecks(file) as bottlenecks:
-        return dict(bottlenecks.facts)
+    earlier = run.facts().get("fit")
+    if earlier is not None and earlier["class_names"] != list(dataset.class_names):
+        raise RunError(
+            f"{run.folder} was fitted on the classes {', '.join(earlier['class_names'])}, the data "
+            f"set has {', '.join(dataset.class_names)}; choose another folder with --run."
+        )
+    wanted = set(modules) | set(earlier["modules"] if earlier else ()) if modules else set(files)
+    return [path for name, path in files.items() if name in wanted]
 
 
 def _parts(
     images: pd.DataFrame, run: Run, n_folds: int, test_fraction: float, seed: int
-) -> npt.NDArray[np.int8]:
+) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
     """The part of each image: as in the run's ``folds.csv`` where it is there, else newly cut."""
-    previous = None
+    previous, notes = None, []
     if run.folds_file.exists():
         earlier = read_folds(run.folds_file)
         previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
-    return split_images(
+        if (previous == NEW).all():
+            raise RunError(
+                f"{run.folds_file} holds none of these images, so the run belongs to another data "
+                "set; choose another folder with --run."
+            )
+        labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
+        if n := int((labels.notna() & (labels != images["label"])).sum()):
+            notes.append(
+                f"{n:,} labels have changed since the folds were cut; images keep their folds."
+            )
+    parts = split_images(
         images["label"],
         images["cluster"],
         n_folds=n_folds,
@@ -206,6 +206,7 @@ def _parts(
         previous=previous,
         given=images["split"] if (images["split"] != "").any() else None,
     )
+    return parts, tuple(notes)
 
 
 def _metric(metric: str | None, unbalanced: bool) -> str:
@@ -216,126 +217,100 @@ def _metric(metric: str | None, unbalanced: bool) -> str:
     return "balanced_accuracy" if unbalanced else "accuracy"
 
 
-def _screen(
-    file: Path, images: pd.DataFrame, class_names: Sequence[str], metric: str, *, quiet: bool
-) -> Screened:
-    """Fits every head of one module on every fold and keeps the best."""
-    started = time.monotonic()
-    with Bottlenecks(file) as bottlenecks:
-        views = _views(bottlenecks, images)
-    labels, parts = images["class_index"].to_numpy(), images["fold"].to_numpy()
-    validated = parts >= 0
-    # Images that every fold trains on are a fold of their own, whose predictions nobody reads.
-    folds = np.where(validated, parts, parts.max() + 1)
-    function, higher, *_ = METRICS[metric]
-    options: dict[str, Any] = {"n_classes": len(class_names), "class_names": class_names}
-    best: tuple[float, HeadPath, int, int] | None = None
-    n_heads = 0
-    n_per_kind = len(CLASS_WEIGHTS) * len(set(folds.tolist())) * len(L2)
-    with Bar(f"fitting {file.stem}", len(KINDS) * n_per_kind, "heads", quiet=quiet) as bar:
-        for kind in KINDS:
-            path = fit_path(
-                views, labels, kind=kind, l2=L2, folds=folds, class_weights=CLASS_WEIGHTS, **options
-            )
-            for w, i in np.argwhere(~path.stopped_early.any(axis=1)).tolist():
-                said = probabilities(path.out_of_fold[:, w, i], kind)
-                value = float(function(said[validated], labels[validated], None))
-                value = value if higher else -value
-                if best is None or value > best[0]:
-                    best = (value, path, w, i)
-            n_heads += int((~path.stopped_early).sum())
-            bar.advance(n_per_kind)
-    assert best is not None
-    _, path, w, i = best
-    weight, l2 = CLASS_WEIGHTS[w], L2[i]
-    said = probabilities(path.out_of_fold[validated, w, i], path.kind)
-    whole = fit_path(views, labels, kind=path.kind, l2=[l2], class_weights=[weight], **options)
-    of_fold_0 = path.heads.select([w * len(path.folds) * len(L2) + i])
-    heads = whole.heads.joined(of_fold_0)
-    seconds = time.monotonic() - started
-    return Screened(file.stem, path.kind, path.class_weights[w], l2, said, heads, n_heads, seconds)
+def _class_weights(
+    asked: Sequence[ClassWeightByName], class_names: Sequence[str]
+) -> tuple[ClassWeight, ...]:
+    """Weights by class name become weights by class number, 1 for a class that is not named."""
+    found: list[ClassWeight] = []
+    for one in asked:
+        if isinstance(one, dict):
+            for name, weight in one.items():
+                if name not in class_names:
+                    raise HeadError(
+                        f"--class-weight names the class {name!r}; expected one of "
+                        f"{', '.join(class_names)}."
+                    )
+                if not 0 < weight < np.inf:
+                    raise HeadError(f"--class-weight of {name} is {weight:g}; expected above 0.")
+            found.append(tuple(float(one.get(name, 1.0)) for name in class_names))
+        else:
+            found.append(one)
+    return tuple(found)
 
 
-def _views(bottlenecks: Bottlenecks, images: pd.DataFrame) -> npt.NDArray[np.float32]:
-    """All cached views of the images: float32 (n_views, n_images, n_features)."""
-    sha256s = images["sha256"].tolist()
-    return np.stack([bottlenecks.rows(sha256s, v) for v in range(bottlenecks.n_views)])
-
-
-def _leaderboard(
-    screened: Sequence[Screened],
-    images: pd.DataFrame,
-    weights: npt.NDArray[np.uint8],
-    metric: str,
-    top: int,
-) -> pd.DataFrame:
-    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
-    rows, resampled = [], []
-    for one in screened:
-        row: dict[str, Any] = {
-            "module": one.module,
-            "head": one.kind,
-            "l2": one.l2,
-            "class_weight": one.class_weight,
-        }
-        for name in METRICS:
-            result = intervals.resample(name, one.probabilities, labels, groups, weights)
-            estimate, low, high = intervals.interval(result)
-            row |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
-            if name == metric:
-                resampled.append(result)
-        row |= {"n_heads": one.n_heads, "seconds_to_fit": round(one.seconds, 2)}
-        rows.append(row)
-    board = pd.DataFrame(rows)
-    board["tied"] = intervals.tied_with_best(resampled)
-    board = board.sort_values(
-        [metric, "module"], ascending=[not METRICS[metric].higher_is_better, True], kind="stable"
-    ).reset_index(drop=True)
-    board["shortlist"] = board["tied"] & (board["tied"].cumsum() <= top)
-    board.insert(0, "rank", np.arange(1, len(board) + 1))
-    return board
+def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run, *, quiet: bool) -> Screened:
+    """What the module comes to: read where an earlier fit left it, else fitted and kept."""
+    place, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
+    known = Screened.load(place, identity) if run.heads_file(file.stem).exists() else None
+    if known is not None:
+        return known
+    found, heads = screen(file, images, sweep, quiet=quiet)
+    heads.save(run.heads_file(file.stem), found.about["module"])
+    found.save(place)
+    return found
 
 
 def _with_test(
-    board: pd.DataFrame, run: Run, files: Sequence[Path], test: pd.DataFrame, weights_seed: int
+    board: pd.DataFrame, run: Run, files: Sequence[Path], test: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
     """Adds the test split's figures of the shortlist, and of nothing else."""
     if test["cluster"].nunique() < 2:
         return board
     labels, groups = test["class_index"].to_numpy(), test["cluster"].to_numpy()
-    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=weights_seed)
+    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
+    judge = Judge(labels, groups, weights, "accuracy")
     of = {file.stem: file for file in files}
-    for index in board.index[board["shortlist"]]:
+    for index in board.index[board["shortlist"].notna()]:
         module = str(board.loc[index, "module"])
         heads = Heads.load(run.heads_file(module))
         with Bottlenecks(of[module]) as bottlenecks:
             features = bottlenecks.rows(test["sha256"].tolist())
-        probabilities = heads.probabilities(features)[:, 0]
-        for name in ("balanced_accuracy", "accuracy", "top_3"):
-            result = intervals.resample(name, probabilities, labels, groups, weights)
-            estimate, low, high = intervals.interval(result)
-            board.loc[index, f"test_{name}"] = estimate
-            board.loc[index, f"test_{name}_low"] = low
-            board.loc[index, f"test_{name}_high"] = high
+        plain = heads.select([0]).probabilities(features)[:, 0]
+        decided = adjusted(plain, heads.facts["priors"][0], float(heads.facts["adjust"][0]))
+        found = judge.columns("top_3", plain, "test_") | judge.columns(
+            "accuracy", plain, "test_plain_"
+        )
+        for name in ("balanced_accuracy", "accuracy"):
+            found |= judge.columns(name, decided, "test_")
+        for column, value in found.items():
+            board.loc[index, column] = value
     return board
 
 
-def _out_of_fold_table(
-    screened: Sequence[Screened], images: pd.DataFrame, dataset: ImageDataset
-) -> pd.DataFrame:
-    """Long table: module, image, and one column of probabilities a class."""
+def _looks(
+    run: Run, shortlist: Sequence[str], screened: Sequence[Screened], test: pd.DataFrame
+) -> list[dict[str, str]]:
+    """Each different look at the test split so far: module to the identity of what was judged."""
+    looks: list[dict[str, str]] = list(run.facts().get("fit", {}).get("test_looked_at") or [])
+    identities = {one.module: one.identity for one in screened}
+    look = {name: identities[name] for name in shortlist}
+    return looks if look in looks or not len(test) else [*looks, look]
+
+
+def _write(
+    run: Run, board: pd.DataFrame, effects: pd.DataFrame, judged: Judged, dataset: ImageDataset
+) -> None:
+    write_table(run.leaderboard_file, board)
+    write_table(run.effects_file, effects)
+    write_table(run.heads_table_file, pd.concat([one.candidates for one in judged.screened]))
+    said = judged.said()
+    write_table(run.per_class_file, per_class(dataset.class_names, said, judged.judge))
     tables = []
-    for one in screened:
-        table = images[["path", "sha256", "label", "fold"]].copy()
-        table.insert(0, "module", one.module)
+    names = np.array(dataset.class_names)
+    for module, (plain, decided) in said.items():
+        table = judged.images[["path", "sha256", "label", "fold"]].copy()
+        table.insert(0, "module", module)
+        table["decision"] = names[decided.argmax(axis=1)]
         for c, name in enumerate(dataset.class_names):
-            table[f"p({name})"] = one.probabilities[:, c].round(6)
+            table[f"p({name})"] = plain[:, c].round(6)
         tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    write_table(run.out_of_fold_file, pd.concat(tables, ignore_index=True))
+    if judged.ensemble is not None:
+        judged.ensemble.save(run.ensemble_file, dataset.class_names)
 
 
 def _notes(
-    images: pd.DataFrame, dataset: ImageDataset, metric: str, board: pd.DataFrame
+    images: pd.DataFrame, dataset: ImageDataset, board: pd.DataFrame, metric: str
 ) -> tuple[str, ...]:
     parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
     n_test = int((parts == TEST).sum())
@@ -361,5 +336,5 @@ def _notes(
         notes.append(f"{n} images are left out because they cannot be decoded.")
     n_tied = int(board["tied"].sum())
     if n_tied > 1:
-        notes.append(f"The first {n_tied} cannot be told apart from the best at 95 %.")
+        notes.append(f"{n_tied} modules cannot be told apart from the best at 95 %.")
     return tuple(notes)

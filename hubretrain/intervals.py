@@ -1,4 +1,4 @@
-"""How sure a leaderboard is: intervals, differences, ties and the optimism of choosing the best.
+"""How sure a leaderboard is: intervals, differences and ties.
 
 Everything rests on one draw of resamples: whole groups, drawn with replacement, as weights per
 image. All models of a leaderboard share it, so their differences are paired.
@@ -8,7 +8,6 @@ image. All models of a leaderboard share it, so their differences are paired.
     interval(rows[0])               one model                  -> estimate, low, high
     difference(rows[0], rows[1])    two models, paired         -> estimate, low, high, p
     tied_with_best(rows)            which may be the best      -> True or False for each
-    corrected_best(...)             the best, less its luck    -> which, estimate, low, high
 
 Everywhere `metric` is a name in `METRICS`, `labels` are integers (n_images,), `groups` say which
 group each image belongs to (n_images,), `weights` come from `group_resamples` (n_resamples,
@@ -23,6 +22,9 @@ accuracy and the log loss of 1,000 images.
 Measured so (benchmarks/bench_intervals.py), intervals hold the truth 93 to 97 times in 100, with
 seven groups in the rarest class. They do less well for the macro F1 of so few (93), a ROC AUC of
 0.995 (92), and the calibration error of 1,000 images (90), which is biased.
+
+The luck of having been chosen is not in these intervals either; :mod:`hubretrain.choosing` takes it
+out of the predictions before they come here.
 
 What none of this sees is that other training images would have given other heads. An interval is
 about these predictions on new groups, not about training again: Bates, Hastie and Tibshirani
@@ -40,7 +42,9 @@ import pandas as pd
 from scipy import special, stats
 
 from hubretrain.errors import DataError
-from hubretrain.metrics import METRICS, TINY, AnyArray, FloatArray, Metric
+from hubretrain.metrics import METRICS, Metric
+from hubretrain.predictions import AnyArray, FloatArray
+from hubretrain.rankings import TINY
 
 
 class Resampled(NamedTuple):
@@ -85,24 +89,6 @@ class Difference(NamedTuple):
     high: float
     p: float
     confidence: float
-
-
-class Best(NamedTuple):
-    """The configuration with the best value, and what that value is worth.
-
-    Attributes:
-        chosen: Its place among the configurations.
-        naive: Its value, which is optimistic because it was chosen for it.
-        estimate: The value corrected for the choice.
-        low: Lower end of the interval around the corrected value.
-        high: Upper end of the interval around the corrected value.
-    """
-
-    chosen: int
-    naive: float
-    estimate: float
-    low: float
-    high: float
 
 
 def group_resamples(
@@ -342,60 +328,6 @@ def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95) -> npt.N
             critical = wider * np.quantile(luckiest, confidence)
             tied[i] = (ahead[other] / error[other]).max() <= critical
     return tied
-
-
-def corrected_best(
-    metric: str,
-    probabilities: Sequence[AnyArray] | AnyArray,
-    labels: AnyArray,
-    groups: AnyArray,
-    weights: AnyArray,
-    confidence: float = 0.95,
-) -> Best:
-    """Returns the best of many configurations and its metric without the luck of being chosen.
-
-    Each resample chooses the best configuration by the groups drawn and values it by the groups
-    not drawn; the mean of those values is the estimate. This is bootstrap bias corrected
-    cross-validation: Tsamardinos, Greasidou and Borboudakis (2018), Bootstrapping the
-    out-of-sample predictions for efficient and accurate cross-validation, Machine Learning
-    107:1895, https://doi.org/10.1007/s10994-018-5714-4, with groups in place of samples.
-
-    The interval is not theirs. They take quantiles of those values, each of which rests on the
-    37 % of groups left out and so spreads sqrt(0.63 / 0.37) = 1.31 times as far as an estimate
-    from all groups does (a share f drawn without replacement from n groups has a mean of variance
-    (1 - f) / (f n)). Here that is divided out, and the interval formed as in `interval`: it then
-    holds the value of the chosen one 95 times in 100 with a clear winner, and up to 99 among
-    equals. Mind that macro F1 and average precision of few groups are themselves biased, so with
-    classes of ten groups their correction is off by about a point.
-
-    `probabilities` are out of fold, (n_configs, n_images, n_classes) or one configuration after
-    the other. Sums over images cost some 20 ms per configuration, rankings ten times that.
-
-    Raises:
-        DataError: No configurations; so few groups that no resample leaves one out; see
-            `metrics.check_predictions`.
-    """
-    function, sign = _metric(metric).function, 1 if _metric(metric).higher_is_better else -1
-    left_out = weights == 0
-    usable = left_out.any(axis=1)
-    if len(probabilities) == 0:
-        raise DataError("There are no configurations to choose from; expected at least one.")
-    if not usable.any():
-        raise DataError("Every resample holds all images; expected more groups to leave some out.")
-    weights, left_out = weights[usable], left_out[usable].astype(np.uint8)
-    both = np.concatenate([weights, left_out])
-    naive = np.array([function(config, labels, None) for config in probabilities])
-    values = np.stack([function(config, labels, both) for config in probabilities])
-    drawn, others = np.split(values, 2, axis=1)
-    # Undefined, as ROC AUC of one class is, must never be chosen.
-    chosen = np.nan_to_num(sign * drawn, nan=-np.inf).argmax(axis=0)
-    outcomes = others[chosen, np.arange(len(chosen))]
-    outcomes = outcomes[~np.isnan(outcomes)]
-    estimate, share = float(outcomes.mean()), float(left_out.mean())
-    error = float(outcomes.std() * np.sqrt(share / (1 - share)))
-    low, high = _ends(metric, estimate, error, effective_groups(groups, labels, metric), confidence)
-    best = int((sign * naive).argmax())
-    return Best(best, float(naive[best]), estimate, low, high)
 
 
 def effect(name: str, change: Difference) -> str:

@@ -54,6 +54,30 @@ class Run:
         """``heads/<module>.h5``: the fitted heads."""
         return self.folder / "heads" / f"{module}.h5"
 
+    @property
+    def heads_table_file(self) -> Path:
+        """``heads.csv``: every head that was fitted, one row a candidate."""
+        return self.folder / "heads.csv"
+
+    @property
+    def per_class_file(self) -> Path:
+        """``per_class.csv``: recall and average precision of each class."""
+        return self.folder / "per_class.csv"
+
+    @property
+    def effects_file(self) -> Path:
+        """``effects.csv``: what views, class weights and the like were worth."""
+        return self.folder / "effects.csv"
+
+    @property
+    def ensemble_file(self) -> Path:
+        """``ensemble.json``: members and weights of the ensemble."""
+        return self.folder / "ensemble.json"
+
+    def screened_file(self, module: str) -> Path:
+        """``screened/<module>.h5``: what fitting a module found, to be read again."""
+        return self.folder / "screened" / f"{module}.h5"
+
     def finetune_folder(self, module: str) -> Path:
         """``finetune/<module>/``: history, checkpoints, predictions."""
         return self.folder / "finetune" / module

@@ -14,7 +14,6 @@ from hubretrain.intervals import (
     Difference,
     Resampled,
     compare,
-    corrected_best,
     difference,
     effect,
     effective_groups,
@@ -366,72 +365,6 @@ def test_a_copy_of_a_model_ties_with_it_and_shares_its_fate():
         tied_with_best([])
     with pytest.raises(DataError, match="expected above 0"):
         tied_with_best(rows, confidence=0.05)
-
-
-# ---------------------------------------------------------------------- choosing the best
-
-
-def configurations(qualities, seed, n_groups=80):
-    """Returns predictions that are right with the probabilities asked, and their groups."""
-    rng = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(n_groups), rng.integers(1, 4, n_groups))
-    labels = rng.integers(0, 7, n_groups)[groups]
-    right = rng.random((len(qualities), len(groups))) < np.asarray(qualities)[:, None]
-    return np.eye(7)[np.where(right, labels, (labels + 1) % 7)], labels, groups
-
-
-def test_the_best_of_100_equally_bad_is_optimistic_until_it_is_corrected():
-    optimism = []
-    for seed in range(60):
-        models, labels, groups = configurations(np.full(100, 0.3), seed)
-        weights = group_resamples(groups, n_resamples=100, seed=seed)
-        best = corrected_best("accuracy", models, labels, groups, weights)
-        optimism.append([best.naive - 0.3, best.estimate - 0.3, best.low < 0.3 < best.high])
-    naive, corrected, covered = np.transpose(optimism)
-    assert naive.mean() > 0.06
-    assert abs(corrected.mean()) < 3 * corrected.std() / np.sqrt(60)
-    assert corrected.std() / np.sqrt(60) < 0.005
-    assert covered.mean() > 0.93
-
-
-def test_a_clear_winner_needs_no_correction_and_keeps_its_interval():
-    models, labels, groups = configurations([0.9, *[0.3] * 20], 1, n_groups=300)
-    weights = group_resamples(groups, n_resamples=1000)
-    best = corrected_best("accuracy", models, labels, groups, weights)
-    alone = interval(resample("accuracy", models[0], labels, groups, weights))
-    assert best.chosen == 0
-    assert best.naive == pytest.approx(alone.estimate)
-    assert best.estimate == pytest.approx(alone.estimate, abs=0.002)
-    assert best.high - best.low == pytest.approx(alone.high - alone.low, rel=0.1)
-
-
-def test_the_correction_is_choosing_on_the_drawn_and_valuing_on_the_others():
-    models, labels, groups = configurations([0.5, 0.5, 0.5], 2, n_groups=15)
-    weights = group_resamples(groups, n_resamples=30)
-    values = []
-    for counts in weights:
-        drawn = np.repeat(np.arange(len(labels)), counts)
-        right = models.argmax(axis=2) == labels
-        values.append(right[right[:, drawn].mean(axis=1).argmax()][counts == 0].mean())
-    best = corrected_best("accuracy", models, labels, groups, weights)
-    assert best.estimate == pytest.approx(np.mean(values), abs=1e-12)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_every_metric_chooses_the_better_of_two(name):
-    models, labels, groups = configurations([0.4, 0.95], 3)
-    sure = 0.9 * models + 0.1 / 7
-    best = corrected_best(name, sure, labels, groups, group_resamples(groups, n_resamples=50))
-    assert best.chosen == 1
-    assert best.low <= best.estimate <= best.high
-
-
-def test_choosing_from_nothing_or_leaving_nothing_out_is_refused():
-    models, labels, groups = configurations([0.5], 4)
-    with pytest.raises(DataError, match="no configurations to choose from"):
-        corrected_best("accuracy", [], labels, groups, group_resamples(groups, n_resamples=5))
-    with pytest.raises(DataError, match="Every resample holds all images"):
-        corrected_best("accuracy", models, labels, groups, np.ones((3, len(labels)), np.uint8))
 
 
 # ---------------------------------------------------------------------- sentences

@@ -11,6 +11,41 @@ import click
 from hubretrain.cli.options import RUNS, data_options, open_data, run_option
 
 
+def _class_weights(_context: Any, _parameter: Any, values: tuple[str, ...]) -> list[Any]:
+    """Each ``none``, ``balanced``, or ``NAME=WEIGHT,NAME=WEIGHT``."""
+    return [_class_weight(value) for value in values]
+
+
+def _class_weight(value: str) -> str | dict[str, float] | None:
+    if value in ("none", "balanced"):
+        return None if value == "none" else value
+    weights = {}
+    for pair in value.split(","):
+        name, _, number = pair.rpartition("=")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError:
+            name = ""
+        if not name:
+            raise click.BadParameter(
+                f"{value!r} is none of: none, balanced, NAME=WEIGHT,NAME=WEIGHT"
+            )
+    return weights
+
+
+def _numbers(_context: Any, _parameter: Any, value: str | None) -> tuple[float, ...] | None:
+    """Numbers of at least 0, separated by commas."""
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(one) for one in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers, such as 1,10,100") from None
+    if not all(0 <= one < float("inf") for one in numbers):
+        raise click.BadParameter(f"{value!r}: expected numbers of at least 0")
+    return numbers
+
+
 @click.command()
 @data_options
 @run_option
@@ -20,7 +55,8 @@ from hubretrain.cli.options import RUNS, data_options, open_data, run_option
     "names",
     multiple=True,
     metavar="NAME",
-    help="Only this cached module; may be repeated. By default all that are cached.",
+    help="Only this cached module, and those that the run has already; may be repeated. By "
+    "default all that are cached.",
 )
 @click.option(
     "--metric",
@@ -28,92 +64,106 @@ from hubretrain.cli.options import RUNS, data_options, open_data, run_option
     help="What to choose by; by default balanced accuracy "
     "where the classes are unbalanced, else accuracy.",
 )
-@click.option("--folds", "n_folds", default=5, show_default=True, help="Folds to validate on.")
+@click.option(
+    "--class-weight",
+    "class_weights",
+    callback=_class_weights,
+    multiple=True,
+    default=("none", "balanced"),
+    metavar="WEIGHT",
+    help="To compare: none, balanced, or NAME=2,OTHER=0.5 by class (1 where not named); may be "
+    "repeated. By default none and balanced.",
+)
+@click.option(
+    "--adjust",
+    callback=_numbers,
+    metavar="STRENGTHS",
+    help="Strengths of logit adjustment to choose from, such as 0,0.5,1; 0: the likeliest class "
+    "decides. By default 0 to 1.5, for metrics of decisions.",
+)
+@click.option(
+    "--l2",
+    callback=_numbers,
+    metavar="L2",
+    help="Penalties to compare, 1 / C of scikit-learn. By default 11 from 1 to 100,000.",
+)
+@click.option(
+    "--views/--no-views",
+    default=True,
+    help="Compare training on all cached views with view 0 only.",
+)
+@click.option(
+    "--folds",
+    "n_folds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(2, 100),
+    help="Folds to validate on.",
+)
 @click.option(
     "--test-fraction",
     default=0.2,
     show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
     help="Share of the images kept for the test split.",
 )
-@click.option("--top", default=3, show_default=True, help="Longest shortlist.")
+@click.option(
+    "--top", default=3, show_default=True, type=click.IntRange(1), help="Longest shortlist."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the split and the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(
     names: tuple[str, ...],
-    metric: str | None,
-    n_folds: int,
-    test_fraction: float,
-    top: int,
-    seed: int,
-    as_json: bool,
-    cache_folder: Path,
     run_folder: Path | None,
-    **data_options: Any,
+    cache_folder: Path,
+    as_json: bool,
+    adjust: tuple[float, ...] | None,
+    l2: tuple[float, ...] | None,
+    **options: Any,
 ) -> None:
-    """Fit softmax and logistic heads on every cached module of DATA and rank the modules."""
+    """Fit softmax and logistic heads on every cached module of DATA and rank the modules.
+
+    A run keeps its folds and what its modules came to: the same command again goes on where it
+    was stopped, and a later one adds modules.
+    """
     from hubretrain.fit import screen_modules
     from hubretrain.runs import Run
 
-    dataset = open_data(data_options)
-    found = screen_modules(
-        dataset,
-        Run(run_folder or RUNS / dataset.name),
-        cache=cache_folder,
-        modules=names,
-        metric=metric,
-        n_folds=n_folds,
-        test_fraction=test_fraction,
-        top=top,
-        seed=seed,
-    )
+    dataset = open_data(options)
+    for name, value in (("adjust", adjust), ("l2", l2)):
+        if value is not None:
+            options[name] = value
+    run = Run(run_folder or RUNS / dataset.name)
+    found = screen_modules(dataset, run, cache=cache_folder, modules=names, **options)
     if as_json:
-        rows = json.loads(found.leaderboard.to_json(orient="records"))
-        click.echo(
-            json.dumps(
-                {
-                    "run": str(found.run.folder),
-                    "metric": found.metric,
-                    "leaderboard": rows,
-                    "notes": found.notes,
-                },
-                indent=2,
-            )
-        )
+        click.echo(_as_json(found))
         return
+    from hubretrain.cli.leaderboard import print_leaderboard
+
     for note in found.notes:
         click.echo(note)
-    _print_leaderboard(found.leaderboard, found.metric)
+    print_leaderboard(found.leaderboard, found.metric)
+    for sentence in found.effects["sentence"]:
+        click.echo(f"{sentence[0].upper()}{sentence[1:]}")
     click.echo(f"Kept in {found.run.folder}/. Next: hubretrain finetune {found.run.folder}")
 
 
-def _print_leaderboard(board: Any, metric: str) -> None:
-    """The leaderboard as a table: estimates in percent with their 95 % intervals."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = list(dict.fromkeys((metric, "balanced_accuracy", "accuracy", "top_3")))
-    table = Table(box=None)
-    table.add_column("")
-    table.add_column("module", no_wrap=True, overflow="fold")
-    for name in shown:
-        table.add_column(name.replace("_", " "))
-    table.add_column("head")
-
-    def cell(row: Any, name: str) -> str:
-        estimate, low, high = (100 * row[name + end] for end in ("", "_low", "_high"))
-        return f"{estimate:.1f} ({low:.1f}-{high:.1f})"
-
-    for _, row in board.iterrows():
-        mark = "*" if row["shortlist"] else "=" if row["tied"] else ""
-        balanced = ", balanced" if row["class_weight"] == "balanced" else ""
-        head = f"{row['head']}, l2 {row['l2']:.3g}{balanced}"
-        table.add_row(mark, row["module"], *(cell(row, name) for name in shown), head)
-    Console().print(table)
-    click.echo("Percent, with 95 % intervals. *: shortlist. =: tied with the best too.")
-    for _, row in board[board["shortlist"]].iterrows():
-        if "test_accuracy" in row and row["test_accuracy"] == row["test_accuracy"]:
-            figures = ", ".join(
-                f"{name.replace('_', ' ')} {cell(row, 'test_' + name)}"
-                for name in ("balanced_accuracy", "accuracy", "top_3")
-            )
-            click.echo(f"Test split, {row['module']}: {figures}")
+def _as_json(found: Any) -> str:
+    """Notes, leaderboard and effects; null where there is no value."""
+    rows = json.loads(found.leaderboard.to_json(orient="records"))
+    effects = json.loads(found.effects.to_json(orient="records"))
+    return json.dumps(
+        {
+            "run": str(found.run.folder),
+            "metric": found.metric,
+            "shortlist": [
+                row["module"]
+                for row in sorted(rows, key=lambda row: row["shortlist"] or 0)
+                if row["shortlist"]
+            ],
+            "leaderboard": rows,
+            "effects": effects,
+            "notes": found.notes,
+        },
+        indent=2,
+    )
