@@ -95,7 +95,7 @@ class Run:
         """
         try:
             facts = json.loads(self.facts_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as error:
             raise RunError(

@@ -34,8 +34,9 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
     assert "images leaked: 0" in fitted.stdout
     assert "Next: hubretrain finetune runs/digits" in fitted.stdout
     board = pd.read_csv("runs/digits/leaderboard.csv")
-    assert board["module"].tolist() == ["small"]
-    assert board["shortlist"].tolist() == [True]
+    assert board["module"][0] == "small"
+    assert board["shortlist"].tolist()[0] == 1
+    assert set(board["kind"][1:]) == {"reference"}
     assert 0.3 < board["accuracy_low"][0] <= board["accuracy"][0] <= board["accuracy_high"][0]
     tuned = invoke("finetune", "--epochs", 2)
     assert "Exported to runs/digits/export/" in tuned.stdout
@@ -46,6 +47,24 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
     assert sum(said[0]["classes"].values()) == pytest.approx(1, abs=1e-5)
     again = invoke("predict", "runs/digits/export", image)
     assert again.stdout.startswith(f"{image}: ")
+
+
+def test_fit_as_json_holds_what_the_table_shows(place, small_module):
+    invoke("cache", "--module", small_module, "--views", 2)
+    options = ["--class-weight", "none", "--class-weight", "2=3", "--l2", "1,10", "--adjust", "0,1"]
+    said = json.loads(invoke("fit", "--json", "--metric", "macro_f1", *options).stdout)
+    assert said["metric"] == "macro_f1"
+    assert said["shortlist"] == ["small"]
+    row = said["leaderboard"][0]
+    assert row["kind"] == "module"
+    assert row["macro_f1_low"] <= row["macro_f1"] <= row["macro_f1_high"]
+    assert row["gflops"] is None
+    assert row["class_weight"] in ("none", "0: 1, 1: 1, 2: 3")
+    assert any(effect["effect"] == "augmented views" for effect in said["effects"])
+    shown = invoke("fit", "--metric", "macro_f1", *options).stdout
+    assert f"{100 * row['macro_f1']:.1f}" in shown
+    assert "Augmented views: " in shown
+    assert "Class weights: " in shown
 
 
 def test_a_broken_image_does_not_keep_predict_from_the_others(place, small_module):
@@ -88,7 +107,19 @@ def test_foreseen_errors_are_one_sentence_and_exit_code_1(place, arguments, sent
     assert ran.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["cache"], ["fit", "--nonsense"], ["predict", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cache"],
+        ["fit", "--nonsense"],
+        ["fit", "--class-weight", "heavy"],
+        ["fit", "--class-weight", "0=two"],
+        ["fit", "--l2", "1,-1"],
+        ["fit", "--adjust", "some"],
+        ["fit", "--top", "0"],
+        ["predict", "x"],
+    ],
+)
 def test_usage_errors_exit_with_2(place, arguments):
     invoke(*arguments, code=2)
 

@@ -318,7 +318,9 @@ def test_a_run_of_other_data_is_refused(place):
     write_digits(place / "digits", 90)
     for folder in (place / "digits").iterdir():
         for image in sorted(folder.iterdir()):
-            Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+            other = image.with_name(f"other_{image.name}")
+            Image.fromarray(255 - np.asarray(Image.open(image))).save(other)
+            image.unlink()
     write_cache(place / "digits", place / "other")
     with pytest.raises(RunError, match="holds none of these images"):
         fit(place, cache=place / "other")

@@ -478,3 +478,46 @@ def test_fitting_heads_needs_no_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "False"
+
+
+def test_on_real_cached_features_every_fold_and_l2_is_as_exact_as_scikit_learn(
+    real_data, real_models, tmp_path
+):
+    from hubretrain.bottlenecks import Bottlenecks
+    from hubretrain.cache import cache_bottlenecks
+    from hubretrain.dataset import open_dataset
+    from hubretrain.modules import resolve
+
+    for folder in sorted((real_data / "flowers").iterdir()):
+        if folder.is_dir():
+            (tmp_path / "flowers" / folder.name).mkdir(parents=True)
+            for image in sorted(folder.iterdir())[:24]:
+                (tmp_path / "flowers" / folder.name / image.name).symlink_to(image)
+    dataset = open_dataset(tmp_path / "flowers")
+    module = resolve(str(real_models / "mobilenet_v2_035_224"))
+    (cached,) = cache_bottlenecks(
+        dataset, [module], n_views=1, folder=tmp_path / "cache", quiet=True
+    )
+    with Bottlenecks(cached.file) as bottlenecks:
+        features = bottlenecks.view(0)[:]
+        of = {path: i for i, path in enumerate(bottlenecks.paths)}
+    chosen = [i for i, path in enumerate(dataset.images["path"]) if path in of]
+    features = features[[of[dataset.images["path"][i]] for i in chosen]]
+    labels = dataset.labels[chosen]
+    folds = np.arange(len(labels)) % 2
+    n_classes = len(dataset.class_names)
+    options = {"kind": "softmax", "n_classes": n_classes, "folds": folds, "patience": None}
+    path = fit_path(features, labels, l2=1 / C[1:3], **options)
+    scaled = StandardScaler().fit_transform(features.astype(np.float64))
+    said = path.out_of_fold_probabilities()
+    for i, c in enumerate(C[1:3]):
+        for fold in range(2):
+            train, held = folds != fold, folds == fold
+            model = exact("softmax", C=c).fit(scaled[train], labels[train])
+            ones = np.ones(train.sum())
+            best = objective_of(model, scaled[train], labels[train], 1 / c, ones)
+            expected = model.predict_proba(scaled[held])
+            loss = log_loss(labels[held], expected, labels=range(n_classes))
+            assert abs(path.objective[0, fold, i] / best - 1) < 1e-5
+            assert abs(path.validation_loss[0, fold, i] - loss) < 1e-3
+            assert np.abs(said[held, 0, i] - expected).max() < 2e-2
