@@ -9,7 +9,7 @@ so a fit that was stopped goes on, and a later one adds modules to the same run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from hubretrain.heads import Heads
 from hubretrain.judged import N_RESAMPLES, Judged
 from hubretrain.leaderboard import Judge, per_class
 from hubretrain.metrics import METRICS
+from hubretrain.passes import Passes
 from hubretrain.runs import Run
 from hubretrain.screened import Screened
 from hubretrain.screening import L2, Sweep, identity_of, screen
@@ -242,12 +243,17 @@ def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run, *, quiet
     """What the module comes to: read where an earlier fit left it, else fitted and kept."""
     place, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
     known = Screened.load(place, identity) if run.heads_file(file.stem).exists() else None
-    if known is not None:
-        return known
-    found, heads = screen(file, images, sweep, quiet=quiet)
-    heads.save(run.heads_file(file.stem), found.about["module"])
-    found.save(place)
-    return found
+    if known is None:
+        known, heads = screen(file, images, sweep, quiet=quiet)
+        heads.save(run.heads_file(file.stem), known.about["module"])
+        known.save(place)
+    passes = Passes(file.parent / "passes.csv")
+    mine = passes.table[passes.table["module"] == known.about["module"]["module"]]
+    costs = {
+        "images_per_second": passes.images_per_second(str(known.about["module"]["module"])),
+        "seconds_to_cache": float(mine["seconds"].sum()),
+    }
+    return replace(known, about={**known.about, **costs})
 
 
 def _with_test(

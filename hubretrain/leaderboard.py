@@ -104,12 +104,12 @@ def costs(about: Mapping[str, Any]) -> dict[str, float]:
         machine that cached), n_parameters, n_features, seconds_to_fit.
     """
     module = about["module"]
-    speed = float(module.get("images_per_second") or np.nan)
+    speed = float(about.get("images_per_second") or np.nan)
     return {
         "n_parameters": float(module.get("n_parameters") or np.nan),
         "gflops": float(module.get("gflops") or np.nan),
         "ms_an_image": 1000 / speed,
-        "seconds_to_cache": about["n_rows"] / speed,
+        "seconds_to_cache": float(about.get("seconds_to_cache") or np.nan),
         "n_features": about["n_features"],
         "seconds_to_fit": about["seconds_to_fit"],
     }

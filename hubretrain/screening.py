@@ -161,13 +161,11 @@ def screen(
         if (nearest := module.nearest()) is not None:
             predictions["nearest"] = nearest
         facts = dict(bottlenecks.facts)
-        n_views = int(bottlenecks.n_views_of.sum())
     about = {
         "chosen": chosen.describe(chosen.by_metric.best),
         "likeliest": chosen.describe(chosen.by_log_loss.best),
         "naive": float(chosen.measured[sweep.metric][0, chosen.by_metric.best]),
         "n_heads": sum(int((~path.stopped_early).sum()) for path in paths.values()),
-        "n_rows": n_views,
         "n_features": module.rows[VIEW_0].n_features,
         "seconds_to_fit": round(time.monotonic() - started, 2),
         "hints": module.hints(),

@@ -22,6 +22,7 @@ from hubretrain.ensemble import Ensemble
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.fit import screen_modules
 from hubretrain.heads import Heads
+from hubretrain.passes import Passes
 from hubretrain.runs import Run
 from hubretrain.splits import TEST, read_folds
 
@@ -245,13 +246,15 @@ def test_a_random_twin_is_a_reference_and_its_module_is_compared_with_it(place):
 def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
     shutil.rmtree(place / "cache")
     for name, speed in (("slow", 10.0), ("fast", 1000.0)):
-        facts = {"images_per_second": speed, "n_parameters": int(1e6)}
-        write_cache(place / "digits", place / "cache", name, facts=facts)
+        facts = {"n_parameters": int(1e6)}
+        file = write_cache(place / "digits", place / "cache", name, facts=facts)
+        Passes(file.parent / "passes.csv").add(name, "tensorflow", "float32", 500, 500 / speed)
     found = fit(place)
     modules = rows_of(found, "module").set_index("module")
     assert modules["tied"].all()
     assert modules["shortlist"].to_dict() == {"fast": 1, "slow": 2}
     assert modules.loc["slow", "ms_an_image"] == pytest.approx(100)
+    assert modules.loc["slow", "seconds_to_cache"] == pytest.approx(50)
     assert rows_of(found, "ensemble")["ms_an_image"].iloc[0] <= 101
     assert json.loads(found.run.facts_file.read_text())["fit"]["shortlist"] == ["fast", "slow"]
     only = fit(place, "one", top=1)
