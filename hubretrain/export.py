@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,48 @@ from hubretrain.files import write_json
 from hubretrain.tensorflow_door import tf
 
 
-class _Served(tf.Module):  # type: ignore[misc]
-    """What is exported: the classifier behind a decoder, and its class names."""
+@dataclass(frozen=True)
+class Member:
+    """One classifier of what is exported.
 
-    def __init__(self, classifier: Classifier, class_names: Sequence[str]) -> None:
+    Attributes:
+        classifier: The model.
+        weight: Of its probabilities in the mean; all members' weights sum to 1.
+    """
+
+    classifier: Classifier
+    weight: float = 1.0
+
+
+class _Served(tf.Module):  # type: ignore[misc]
+    """What is exported: the classifiers behind a decoder, and their class names."""
+
+    def __init__(self, members: Sequence[Member], class_names: Sequence[str]) -> None:
         super().__init__(name="served")
-        self.classifier = classifier
-        self.backbone_object = classifier.backbone.saved_object
+        self.classifiers = [member.classifier for member in members]
+        self.weights = [member.weight for member in members]
+        self.backbone_objects = [one.backbone.saved_object for one in self.classifiers]
         self.class_names = tf.constant(list(class_names))
-        self.size = classifier.backbone.stored.image_size
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
     def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Probabilities of a batch of encoded images."""
-        pixels = tf.map_fn(
-            lambda data: resized(decoded(data), self.size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((self.size, self.size, 3), tf.float32),
+        sizes = sorted({one.backbone.stored.image_size for one in self.classifiers})
+
+        def pixels_of(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            image = decoded(data)
+            return tuple(resized(image, size) for size in sizes)
+
+        specs = tuple(tf.TensorSpec((size, size, 3), tf.float32) for size in sizes)
+        pixels = dict(
+            zip(sizes, tf.map_fn(pixels_of, image_bytes, fn_output_signature=specs), strict=True)
         )
-        probabilities = self.classifier.probabilities(pixels / 255.0)
+        probabilities = tf.add_n(
+            [
+                weight * one.probabilities(pixels[one.backbone.stored.image_size] / 255.0)
+                for one, weight in zip(self.classifiers, self.weights, strict=True)
+            ]
+        )
         names = tf.tile(self.class_names[tf.newaxis], [tf.shape(image_bytes)[0], 1])
         return {"probabilities": probabilities, "class_names": names}
 
@@ -78,7 +102,7 @@ def resized(image: tf.Tensor, size: int) -> tf.Tensor:
 def export_saved_model(
     classifier: Classifier, class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
 ) -> None:
-    """Writes the export folder, whole or not at all.
+    """Writes the export folder of one model, whole or not at all.
 
     Args:
         classifier: The trained model.
@@ -89,7 +113,53 @@ def export_saved_model(
     Raises:
         RunError: The folder cannot be written.
     """
-    served = _Served(classifier, class_names)
+    stored = classifier.backbone.stored
+    known = {
+        "module": stored.name,
+        "module_sha256": stored.sha256,
+        "image_size": stored.image_size,
+        "head": classifier.kind,
+    }
+    _export([Member(classifier)], class_names, folder, {**known, **facts})
+
+
+def export_ensemble(
+    members: Sequence[Member], class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
+) -> None:
+    """Writes the export folder of an ensemble: the weighted mean of its members' probabilities.
+
+    It is served as one model is: image bytes in, probabilities out; each member gets the image in
+    its own size.
+
+    Args:
+        members: Classifiers and their weights.
+        class_names: In class order.
+        folder: Where to; what is there is replaced.
+        facts: What else ``export.json`` is to hold.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    known = {
+        "module": "ensemble",
+        "members": [
+            {
+                "module": one.classifier.backbone.stored.name,
+                "module_sha256": one.classifier.backbone.stored.sha256,
+                "image_size": one.classifier.backbone.stored.image_size,
+                "head": one.classifier.kind,
+                "weight": one.weight,
+            }
+            for one in members
+        ],
+    }
+    _export(members, class_names, folder, {**known, **facts})
+
+
+def _export(
+    members: Sequence[Member], class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
+) -> None:
+    served = _Served(members, class_names)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -101,18 +171,7 @@ def export_saved_model(
         tf.saved_model.save(served, str(aside / "new"), {"serving_default": served.serve})
         text = "".join(f"{name}\n" for name in class_names)
         (aside / "new" / "labels.txt").write_text(text, encoding="utf-8")
-        stored = classifier.backbone.stored
-        write_json(
-            aside / "new" / FACTS,
-            {
-                "class_names": list(class_names),
-                "module": stored.name,
-                "module_sha256": stored.sha256,
-                "image_size": stored.image_size,
-                "head": classifier.kind,
-                **facts,
-            },
-        )
+        write_json(aside / "new" / FACTS, {"class_names": list(class_names), **facts})
         if folder.exists():
             os.replace(folder, aside / "old")
         os.replace(aside / "new", folder)

@@ -90,3 +90,33 @@ def test_half_an_export_is_refused(tmp_path):
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(RunError, match=r"names no classes; export again"):
         read_facts(tmp_path)
+
+
+def test_an_ensemble_is_exported_as_one_model_of_bytes(tmp_path):
+    from conftest import write_module
+
+    from hubretrain.classifier import Classifier
+    from hubretrain.export import Member, export_ensemble
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.predict import predict_images
+    from hubretrain.tensorflow_door import tf
+
+    random = np.random.default_rng(0)
+    members, expected = [], 0
+    for seed, (size, kind, share) in enumerate(((8, "softmax", 0.25), (12, "logistic", 0.75))):
+        backbone = Backbone(resolve(str(write_module(tmp_path / kind, size=size, seed=seed))))
+        weight, bias = random.normal(size=(5, 3)), random.normal(size=3)
+        members.append(
+            Member(Classifier(backbone, kind, weight.astype("f4"), bias.astype("f4")), share)
+        )
+        pixels = np.stack([view(decode(data), size) for data in pictures()]).astype("f4") / 255
+        expected = expected + share * members[-1].classifier.probabilities(tf.constant(pixels))
+    export_ensemble(members, ["a", "b", "c"], tmp_path / "export", {"run": "x"})
+    serve = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    said = serve(image_bytes=tf.constant(pictures()))["probabilities"].numpy()
+    assert np.abs(said - expected.numpy()).max() < 0.005
+    facts = read_facts(tmp_path / "export")
+    assert [one["weight"] for one in facts["members"]] == [0.25, 0.75]
+    (tmp_path / "photo.jpg").write_bytes(pictures()[0])
+    (found,) = predict_images(tmp_path / "export", [tmp_path / "photo.jpg"])
+    assert sum(p for _, p in found.classes) == pytest.approx(1, abs=1e-5)
