@@ -14,6 +14,7 @@ Array = npt.NDArray[Any]
 
 BLOCK_BYTES = 1 << 24  # a block of rows stays in the processor's cache between its two products
 SAMPLE_ROWS_PER_FEATURE = 16  # rows that the eigenbasis is taken from
+FEW_ROWS_PER_FEATURE = 4  # up to so many, turning the heads at each pass costs more than a copy
 
 
 class Rows:
@@ -48,6 +49,7 @@ class Rows:
         self._block_rows = max(64, BLOCK_BYTES // row_bytes)
         self.mean, self.scale = self._moments(standardize)
         self._eigenbasis: tuple[Array, Array] | None = None
+        self._turned: Array | None = None
         self._kept: Array | None = None
         if self.n_rows * row_bytes <= memory:
             kept = np.empty((self.n_rows, self.n_features), self.dtype)
@@ -67,6 +69,18 @@ class Rows:
             block = raw - mean
             block *= stretch
             yield rows, block
+
+    def turned_blocks(self) -> Iterator[tuple[slice, Array]] | None:
+        """The blocks in the eigenbasis, (m, rank); None where heads had better be turned instead.
+
+        A copy of few rows is small; of many it would double the memory to save a tenth of a pass.
+        """
+        if self._kept is None or self.n_rows > FEW_ROWS_PER_FEATURE * self.n_features:
+            return None
+        if self._turned is None:
+            self._turned = self._kept @ self.eigenbasis()[0]
+        rows = [slice(at, at + self._block_rows) for at in range(0, self.n_rows, self._block_rows)]
+        return iter([(one, self._turned[one]) for one in rows])
 
     def _raw_blocks(self) -> Iterator[tuple[slice, Array]]:
         """The features as they came, perhaps the caller's own memory: not to be written to."""

@@ -27,7 +27,8 @@ lowers its objective and halves it where not. Along a path of falling l2,
     pairs       (s, y) of the last l2 stay true of the loss:  y += (l2 - l2_before) s
 
 Q is any orthonormal matrix as far as the solution is concerned, so it may come from a sample of
-the rows. Rows are never rotated, the heads are: it costs d/n of a pass and needs no second copy.
+the rows. Of many rows the heads are turned, which costs d/n of a pass and needs no second copy; of
+few rows, a copy of the rows.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from hubretrain.problems import Problems
 from hubretrain.rows import Rows
@@ -47,6 +49,7 @@ Array = npt.NDArray[Any]
 N_PAIRS = 20  # of L-BFGS; 10 need a third more iterations at weak l2
 SMALL = 128  # unknowns of a problem; Newton's exact Hessian costs about so many passes / 4
 SHORTEST = 0.5**30  # of a step
+FEW_PRODUCTS = 1e7  # of numbers in a pass: threads of BLAS would cost more than they bring
 NEGLIGIBLE = 1e-3  # an objective below this share of the best constant's counts as this share
 
 
@@ -69,6 +72,7 @@ class Objective:
     def __init__(self, rows: Rows, problems: Problems, basis: Array, spectrum: Array) -> None:
         self.rows, self.problems = rows, problems
         self.basis, self.spectrum, self.rank = basis, spectrum, basis.shape[1]
+        self._are_turned = rows.turned_blocks() is not None
 
     def at(self, place: Array, l2: float, which: Array, *, curvature: bool = False) -> Point:
         """Value and gradient of the problems ``which``, whose places these are: one pass."""
@@ -76,7 +80,7 @@ class Objective:
         shape = place.shape[:2]
         n_columns, n_outputs = shape[0] * shape[1], shape[1]
         value = np.zeros(len(which))
-        slope = np.zeros((n_columns, self.rows.n_features))
+        slope = np.zeros((n_columns, self.rank if self._are_turned else self.rows.n_features))
         bias = np.zeros(shape)
         bend = np.zeros((*shape, n_outputs)) if curvature else None
         for rows, block, scores in self.scores(place):
@@ -87,7 +91,9 @@ class Objective:
             slope += scores.reshape(n_columns, -1) @ block
             bias += scores.sum(axis=2, dtype=np.float64)
         gradient = np.empty_like(place)
-        gradient[..., :-1] = (slope.astype(place.dtype) @ self.basis).reshape(*shape, self.rank)
+        slope = slope.astype(place.dtype)
+        slope = slope if self._are_turned else slope @ self.basis
+        gradient[..., :-1] = slope.reshape(*shape, self.rank)
         gradient[..., :-1] += l2 * place[..., :-1]
         gradient[..., -1] = bias
         penalty = np.einsum("pkj,pkj->p", place[..., :-1], place[..., :-1], dtype=np.float64)
@@ -100,7 +106,8 @@ class Objective:
         size = n_outputs * width
         found: Array = np.zeros((n_problems, n_outputs, width, n_outputs, width))
         for rows, block, scores in self.scores(place):
-            turned = np.append(block @ self.basis, np.ones((len(block), 1), block.dtype), axis=1)
+            turned = block if self._are_turned else block @ self.basis
+            turned = np.append(turned, np.ones((len(block), 1), block.dtype), axis=1)
             bends = problems.bends(rows, scores)
             for p, k, other in np.ndindex(n_problems, n_outputs, n_outputs):
                 if k <= other:
@@ -117,10 +124,13 @@ class Objective:
         return found
 
     def scores(self, place: Array) -> Iterator[tuple[slice, Array, Array]]:
-        """For each block: its rows, features, and scores (n_problems, n_outputs, m)."""
+        """For each block: its rows, features (perhaps turned), scores (P, n_outputs, m)."""
         shape = place.shape[:2]
-        weight = place[..., :-1].reshape(-1, self.rank) @ self.basis.T
-        for rows, block in self.rows.blocks():
+        weight = place[..., :-1].reshape(-1, self.rank)
+        blocks = self.rows.turned_blocks()
+        if blocks is None:
+            weight, blocks = weight @ self.basis.T, self.rows.blocks()
+        for rows, block in blocks:
             scores = (weight @ block.T).reshape(*shape, -1)
             scores += place[..., -1:]
             yield rows, block, scores
@@ -176,6 +186,7 @@ class Path:
         self._place[..., -1] = bias
         self._before: list[tuple[float, Array]] = []
         self._pairs = _Pairs(self._place)
+        self._is_small = objective.rows.n_rows * self._place.size < FEW_PRODUCTS
 
     def advance(self, l2: float, alive: Array, start: Array | None = None) -> Solution:
         """Solves the problems ``alive`` (bool) at ``l2``; from ``start`` where that is given."""
@@ -185,7 +196,8 @@ class Path:
             self._place = _extrapolated(self._before, l2).astype(self._place.dtype)
         if self._before:
             self._pairs.change_l2(l2 - self._before[-1][0])
-        solution = self._minimise(l2, alive)
+        with threadpool_limits(1 if self._is_small else None):
+            solution = self._minimise(l2, alive)
         self._before = [*self._before[-2:], (l2, solution.place)]
         return solution
 

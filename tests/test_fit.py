@@ -14,6 +14,7 @@ from conftest import write_digits
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score
+from threadpoolctl import threadpool_limits
 
 from hubretrain.bottlenecks import BottleneckWriter, Rows
 from hubretrain.cli.leaderboard import print_leaderboard
@@ -27,6 +28,13 @@ from hubretrain.runs import Run
 from hubretrain.splits import TEST, read_folds
 
 L2 = (1.0, 10.0, 100.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products are fastest on one thread, above all while others use the machine."""
+    with threadpool_limits(1):
+        yield
 
 
 def pixels_of(data, path, view):

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from hubretrain.errors import HeadError
 from hubretrain.fitting import fit_path, l2_of
@@ -24,6 +25,13 @@ from hubretrain.rows import Rows
 from hubretrain.solver import Objective
 
 C = np.logspace(-4, -1, 4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products are fastest on one thread, above all while others use the machine."""
+    with threadpool_limits(1):
+        yield
 
 
 def digits(n_images=600):
