@@ -76,7 +76,7 @@ def screen_modules(
     metric: str | None = None,
     class_weights: Sequence[ClassWeightByName] = (None, "balanced"),
     l2: Sequence[float] = L2,
-    adjust: Sequence[float] = STRENGTHS,
+    adjust: Sequence[float] | None = None,
     views: bool = True,
     n_folds: int = 5,
     test_fraction: float = 0.2,
@@ -95,7 +95,9 @@ def screen_modules(
             classes are unbalanced, else accuracy.
         class_weights: What to compare: None, ``balanced``, weights by class name (1 for others).
         l2: Penalties to compare, 1 / C of scikit-learn.
-        adjust: Strengths of logit adjustment to choose from; (0,) for none.
+        adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
+            for decisions whose metric is a mean over classes, else none: the likeliest class is
+            the rule of the best accuracy.
         views: Whether to train on all cached views too, besides view 0 only.
         n_folds: Folds of the cross-validation.
         test_fraction: Share of the images kept for the test split.
@@ -116,8 +118,12 @@ def screen_modules(
     development = images[images["fold"] != TEST].reset_index(drop=True)
     test = images[images["fold"] == TEST].reset_index(drop=True)
     largest = development["class_index"].value_counts().max() / len(development)
+    metric = _metric(metric, bool(largest * len(dataset.class_names) > UNBALANCED))
+    if adjust is None:
+        facts = METRICS[metric]
+        adjust = STRENGTHS if facts.is_of_decision and facts.is_mean_over_classes else (0.0,)
     sweep = Sweep(
-        _metric(metric, bool(largest * len(dataset.class_names) > UNBALANCED)),
+        metric,
         dataset.class_names,
         _class_weights(class_weights, dataset.class_names),
         tuple(float(one) for one in l2),

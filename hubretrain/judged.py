@@ -175,8 +175,8 @@ class Judged:
             f"{scale * estimate:.{digits}f} ({scale * low:.{digits}f}-{scale * high:.{digits}f})"
         )
         sentence = (
-            f"The best of {n_candidates:,} candidates would show a {name} of "
-            f"{scale * top:.{digits}f}; chosen without the images that it is judged on, it is "
+            f"The best of {n_candidates:,} candidates shows {scale * top:.{digits}f} by its own "
+            f"{name}; chosen without the images that it is judged on, it is "
             f"worth {worth}. The table is of such choices within each module."
         )
         return (sentence,)

@@ -86,7 +86,7 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     "adjustment": Effect(
         "logit adjustment instead of class weights",
-        lambda t: t["class_weight"] == "none",
+        lambda t: (t["class_weight"] == "none") & (t["adjust"].max() > 0),
         lambda t: t["adjust"] == 0,
     ),
     "softmax": Effect(

@@ -236,6 +236,10 @@ def test_weights_by_class_name_are_compared_named_and_kept(place):
 def test_a_metric_of_probabilities_is_chosen_without_adjustment(place):
     found = fit(place, metric="log_loss")
     assert set(pd.read_csv(found.run.heads_table_file)["adjust"]) == {0.0}
+    by_accuracy = fit(place, "accuracy", metric="accuracy")
+    assert set(pd.read_csv(by_accuracy.run.heads_table_file)["adjust"]) == {0.0}
+    assert not by_accuracy.effects["effect"].str.contains("adjustment").any()
+    assert fit(place, "balanced").effects["effect"].str.contains("adjustment").any()
     with pytest.raises(HeadError, match="--metric is 'auc'; expected one of accuracy"):
         fit(place, metric="auc")
 
