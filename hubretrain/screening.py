@@ -160,7 +160,7 @@ def screen(
         predictions = chosen.predictions()
         if (nearest := module.nearest()) is not None:
             predictions["nearest"] = nearest
-        facts = dict(bottlenecks.facts)
+        facts, hints = dict(bottlenecks.facts), module.hints()
     about = {
         "chosen": chosen.describe(chosen.by_metric.best),
         "likeliest": chosen.describe(chosen.by_log_loss.best),
@@ -168,7 +168,7 @@ def screen(
         "n_heads": sum(int((~path.stopped_early).sum()) for path in paths.values()),
         "n_features": module.rows[VIEW_0].n_features,
         "seconds_to_fit": round(time.monotonic() - started, 2),
-        "hints": module.hints(),
+        "hints": hints,
         "module": {str(name): value for name, value in facts.items()},
     }
     table = chosen.table()
