@@ -17,6 +17,7 @@ from hubretrain.augmentation import Augmentation
 from hubretrain.classifier import Classifier
 from hubretrain.contents import usable_images
 from hubretrain.dataset import ImageDataset
+from hubretrain.decisions import adjusted
 from hubretrain.errors import DataError, RunError
 from hubretrain.export import export_saved_model
 from hubretrain.files import write_table
@@ -50,6 +51,14 @@ class FineTuned:
     test: dict[str, tuple[float, float, float]]
     head_test: dict[str, tuple[float, float, float]]
     export: Path
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How probabilities become decisions: logit adjustment by the priors."""
+
+    strength: float
+    priors: npt.NDArray[np.float64]
 
 
 def finetune_module(
@@ -102,6 +111,7 @@ def finetune_module(
         shutil.rmtree(folder, ignore_errors=True)
     which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
     class_weight = heads.facts["weight_of_class"][which].astype(np.float32)
+    rule = _Rule(float(heads.facts["adjust"][which]), heads.facts["priors"][which])
     classifier = Classifier(backbone, heads.kind, heads.weight[:, which], heads.bias[which])
     train = _training_images(
         dataset, images[~images["fold"].isin([TEST, VALIDATION_FOLD])], class_weight
@@ -130,23 +140,31 @@ def finetune_module(
             test.labels,
             groups,
             seed,
+            rule,
         )
     history = tuning.fit(train, validation, quiet=quiet)
     found = {}
     if len(test):
         probabilities = tuning.probabilities(test, what="testing", quiet=quiet)
-        found = _judged(probabilities, test.labels, groups, seed)
+        found = _judged(probabilities, test.labels, groups, seed, rule)
         _keep_predictions(folder, test_images, probabilities, dataset.class_names)
     export_saved_model(
         classifier,
         dataset.class_names,
         run.export_folder,
-        {"run": run.name, "fine_tuned": True, "test": found},
+        {
+            "run": run.name,
+            "fine_tuned": True,
+            "test": found,
+            "adjust": rule.strength,
+            "priors": rule.priors.tolist(),
+        },
     )
     record: dict[str, Any] = {
         "module": name,
         "test": found,
         "head_test": head_test,
+        "adjust": rule.strength,
         "identity": tuning.identity,
     }
     run.record("finetune", record)
@@ -205,15 +223,23 @@ def _judged(
     labels: npt.NDArray[np.int64],
     groups: npt.NDArray[Any],
     seed: int,
+    rule: _Rule,
 ) -> dict[str, tuple[float, float, float]]:
-    """Every metric on the test split, with its interval; one that is undefined there is absent."""
+    """Every metric on the test split, with its interval; one that is undefined there is absent.
+
+    Metrics of decisions are those of the head's decision rule, as on the leaderboard;
+    ``plain_accuracy`` is that of the likeliest class.
+    """
     if len(set(groups.tolist())) < 2:
         return {}
     weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
+    decided = adjusted(probabilities, rule.priors, rule.strength)
+    said = {name: decided if METRICS[name].is_of_decision else probabilities for name in METRICS}
     found = {}
-    for name in METRICS:
+    for name, model in {**said, "plain_accuracy": probabilities}.items():
         try:
-            result = intervals.resample(name, probabilities, labels, groups, weights)
+            metric = name.removeprefix("plain_")
+            result = intervals.resample(metric, model, labels, groups, weights)
         except DataError:  # such as ROC AUC of a test split with one class
             continue
         estimate, low, high = intervals.interval(result)

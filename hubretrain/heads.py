@@ -20,7 +20,7 @@ from hubretrain.errors import HeadError
 from hubretrain.files import whole_file
 
 Array = npt.NDArray[Any]
-FORMAT = "hubretrain heads"
+FORMAT = "hubretrain heads 2"  # 2: with decision rules and the weight of each class
 LARGEST_EXPONENT = 60.0  # exp(-60) is 9e-27: nothing smaller matters, and denormals are slow
 
 

@@ -171,6 +171,24 @@ def test_a_damaged_result_is_fitted_anew(place):
     pd.testing.assert_frame_equal(first.leaderboard[columns], again.leaderboard[columns])
 
 
+def test_a_fit_that_fails_at_the_second_module_keeps_the_first(place):
+    file = write_cache(place / "digits", place / "cache", "second")
+    import h5py
+
+    with h5py.File(file, "r+") as opened:
+        whole = opened["view_000"][:]
+        opened["view_000"][7] = np.nan
+    with pytest.raises(CacheError, match=r"second\.h5: view 0 is not finished"):
+        fit(place)
+    kept = Run(place / "run").heads_file("pixels")
+    before = kept.stat().st_mtime_ns
+    with h5py.File(file, "r+") as opened:
+        opened["view_000"][:] = whole
+    found = fit(place)
+    assert kept.stat().st_mtime_ns == before
+    assert set(rows_of(found, "module")["module"]) == {"pixels", "second"}
+
+
 def test_a_later_fit_adds_a_module_to_the_folds_and_modules_of_the_run(place):
     first = fit(place, modules=["pixels"])
     folds = first.run.folds_file.read_bytes()

@@ -49,11 +49,16 @@ def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None
         if best
         else f"{found.module}: no epoch beat the head that training started from; it is kept."
     )
-    for name in ("balanced_accuracy", "accuracy", "top_3"):
+    names = {
+        "balanced_accuracy": "balanced accuracy by the head's decision rule",
+        "plain_accuracy": "accuracy of the likeliest class",
+        "top_3": "top 3",
+    }
+    for name, called in names.items():
         if name in found.test:
             now, before = found.test[name], found.head_test[name]
             click.echo(
-                f"Test split, {name.replace('_', ' ')}: {100 * now[0]:.1f} "
+                f"Test split, {called}: {100 * now[0]:.1f} "
                 f"({100 * now[1]:.1f}-{100 * now[2]:.1f}); "
                 f"its head alone: {100 * before[0]:.1f}."
             )
