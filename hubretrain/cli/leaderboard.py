@@ -40,8 +40,6 @@ def print_leaderboard(board: Any, metric: str, console: Console | None = None) -
     table.add_column("module", overflow="fold")
     for name in names:
         table.add_column(name.replace("_", " "), no_wrap=roomy)
-    if "accuracy" in names and metric != "accuracy" and roomy:
-        table.add_column("accuracy, likeliest class")
     table.add_column("head")
     for name in known:
         table.add_column(COSTS[name][0], justify="right")
@@ -49,21 +47,24 @@ def print_leaderboard(board: Any, metric: str, console: Console | None = None) -
     for index, row in board.iterrows():
         if index in nearest[1:]:  # the best of them is the one to beat
             continue
-        cells = [_cell(row, name) for name in names]
-        if "accuracy" in names and metric != "accuracy" and roomy:
-            cells.append(_cell(row, "plain_accuracy"))
+        cells = [_cell(row, _column(row, name, metric)) for name in names]
         costs = [COSTS[n][1].format(row[n]) if _there(row, n) else "" for n in known]
         table.add_row(_mark(row), _name(row), *cells, _head(row), *costs)
     console.print(table)
-    console.print(
+    legend = (
         "Percent, with 95 % intervals; log loss in nats. 1, 2, ...: shortlist, the cheapest of the "
-        "tied first. =: tied with the best too.",
-        highlight=False,
+        "tied first. =: tied with the best too."
     )
+    if metric != "accuracy":
+        legend += " Accuracy is that of the likeliest class, whatever the decision rule."
+    console.print(legend, highlight=False)
+    for _, row in board[board["kind"] == "ensemble"].iterrows():
+        console.print(f"The ensemble: {row['module']}", highlight=False)
     for _, row in board[board["shortlist"].notna()].sort_values("shortlist").iterrows():
         if _there(row, "test_accuracy"):
             figures = ", ".join(
-                f"{name.replace('_', ' ')} {_cell(row, 'test_' + name)}" for name in SHOWN
+                f"{name.replace('_', ' ')} {_cell(row, _column(row, name, metric, 'test_'))}"
+                for name in SHOWN
             )
             console.print(f"Test split, {row['module']}: {figures}", highlight=False)
 
@@ -71,6 +72,12 @@ def print_leaderboard(board: Any, metric: str, console: Console | None = None) -
 def _there(row: Any, name: str) -> bool:
     value = row.get(name)
     return isinstance(value, int | float) and not math.isnan(value)
+
+
+def _column(row: Any, name: str, metric: str, prefix: str = "") -> str:
+    """The column to show: accuracy is the likeliest class's, unless it is the metric of choice."""
+    plain = f"{prefix}plain_{name}"
+    return plain if name == "accuracy" != metric and _there(row, plain) else prefix + name
 
 
 def _cell(row: Any, name: str) -> str:
@@ -89,7 +96,9 @@ def _mark(row: Any) -> str:
 
 
 def _name(row: Any) -> str:
-    return f"ensemble of {row['module']}" if row["kind"] == "ensemble" else str(row["module"])
+    if row["kind"] == "ensemble":
+        return f"ensemble of {str(row['module']).count(' + ') + 1}"
+    return str(row["module"])
 
 
 def _head(row: Any) -> str:
@@ -98,7 +107,8 @@ def _head(row: Any) -> str:
         return ""
     parts = [str(row["head"])]
     if _there(row, "l2"):
-        parts.append(f"l2 {row['l2']:.3g}")
+        l2 = row["l2"]
+        parts.append(f"l2 {l2:,.0f}" if l2 >= 10 else f"l2 {l2:.3g}")
     if row.get("trained_on") == "all views":
         parts.append("all views")
     if isinstance(row.get("class_weight"), str) and row["class_weight"] != "none":
