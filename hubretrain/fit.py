@@ -90,7 +90,8 @@ def screen_modules(
         dataset: The labelled images.
         run: Where to keep what is found; a run with folds keeps them, and its modules.
         cache: Where the bottlenecks are.
-        modules: Which cached modules; by default all of them.
+        modules: Which cached modules; by default all of them. ``NAME_random`` is taken for the
+            twin of ``NAME`` with random weights: a reference.
         metric: A name of :data:`METRICS` to choose by. By default balanced accuracy where the
             classes are unbalanced, else accuracy.
         class_weights: What to compare: None, ``balanced``, weights by class name (1 for others).

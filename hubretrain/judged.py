@@ -149,16 +149,17 @@ class Judged:
 
     def _best(self) -> dict[str, Any]:
         """The best module's predictions, the module chosen without the images it is judged on."""
-        parts = self._parts
-        names = ("decided", "plain")
-        name = "decided" if METRICS[self.sweep.metric].is_of_decision else "plain"
-        every = [one.predictions[name] for one in self.modules]
-        values = candidate_values(self.sweep.metric, every, self.judge.labels, parts)
+        is_of_decision = METRICS[self.sweep.metric].is_of_decision
+        of_choice = "decided" if is_of_decision else "plain"
+        every = [one.predictions for one in self.modules]
+        candidates = [said[of_choice] for said in every]
+        values = candidate_values(self.sweep.metric, candidates, self.judge.labels, self._parts)
         choice = choose(values, self.sweep.metric)
-        return {
-            n: crossfitted(choice, parts, lambda i, n=n: self.modules[i].predictions[n])  # type: ignore[misc]
-            for n in names
-        }
+
+        def crossed(name: str) -> Any:
+            return crossfitted(choice, self._parts, lambda i: every[i][name])
+
+        return {name: crossed(name) for name in ("decided", "plain")}
 
     def notes(self) -> tuple[str, ...]:
         """What choosing the best of many adds by luck, said aloud."""

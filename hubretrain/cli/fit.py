@@ -123,6 +123,8 @@ def fit(
 ) -> None:
     """Fit softmax and logistic heads on every cached module of DATA and rank the modules.
 
+    A cached module called NAME_random counts as the twin of NAME with random weights: a reference.
+
     A run keeps its folds and what its modules came to: the same command again goes on where it
     was stopped, and a later one adds modules.
     """
