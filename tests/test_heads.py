@@ -521,7 +521,8 @@ def test_on_real_cached_features_every_fold_and_l2_is_as_exact_as_scikit_learn(
     for i, c in enumerate(C[1:3]):
         for fold in range(2):
             train, held = folds != fold, folds == fold
-            model = exact("softmax", C=c).fit(scaled[train], labels[train])
+            model = LogisticRegression(C=c, tol=1e-5, max_iter=2000)
+            model.fit(scaled[train], labels[train])
             ones = np.ones(train.sum())
             best = objective_of(model, scaled[train], labels[train], 1 / c, ones)
             expected = model.predict_proba(scaled[held])
