@@ -31,6 +31,8 @@ from scipy.spatial import cKDTree
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Source = str | os.PathLike[str] | bytes
+Progress = Callable[[str, int, int], object]
+"""Called with what is going on, how many are done, and of how many."""
 
 THUMBNAIL = 32  # pixels a side, as in pHash
 N_FREQUENCIES = 8  # along each axis, that tell how to turn
@@ -119,7 +121,7 @@ def sketch_images(
     pool: ThreadPoolExecutor,
     images: Sequence[Source],
     rows: Ints,
-    progress: Callable[[int], object] | None,
+    progress: Progress | None,
 ) -> tuple[Sketches, dict[int, str]]:
     """Read and sketch some rows of the images; what cannot be read is returned with the reason."""
 
@@ -132,10 +134,10 @@ def sketch_images(
 
     batches = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
     found = []
-    for batch, result in zip(batches, pool.map(sketch, batches), strict=True):
+    for result in pool.map(sketch, batches):
         found.append(result)
         if progress is not None:
-            progress(len(batch))
+            progress("looking at images", min(BATCH * len(found), len(rows)), len(rows))
     parts = [_sketch(np.zeros(0, np.int64), NO_PIXELS), *(part for part, _ in found)]
     sketches = Sketches(
         np.concatenate([part.rows for part in parts]),
@@ -177,9 +179,15 @@ def _unturned(waves: Floats) -> Floats:
 
 
 def candidate_pairs(
-    sketches: Sketches, features: npt.NDArray[np.floating[Any]] | None, workers: int
+    sketches: Sketches,
+    features: npt.NDArray[np.floating[Any]] | None,
+    known: npt.NDArray[np.bool_],
+    workers: int,
 ) -> Pairs:
-    """Each image's nearest neighbours, the few that look most like it, placed roughly."""
+    """Each image's nearest neighbours, the few that look most like it, placed roughly.
+
+    Pairs of two sketches that are ``known``, bool ``(n,)``, are left out.
+    """
     n = len(sketches.rows)
     if n < 2:
         none = np.zeros((0, 2), np.int64)
@@ -193,7 +201,7 @@ def candidate_pairs(
         one, other = np.repeat(np.arange(n), near.shape[1]), near.ravel()
         a, b = np.concatenate([a, one, one, other]), np.concatenate([b, other, other, one])
         view = np.concatenate([view, np.repeat([0, 1, 1], len(one))])
-    apart = a != b
+    apart = (a != b) & ~(known[a] & known[b])
     a, b, view = a[apart], b[apart], view[apart]
     likeness, turn = _likeness(sketches.waves, a, b, view)
     # The best few of each first image, then each pair once.

@@ -96,6 +96,17 @@ def augmentation_options(command: F) -> F:
     return with_augmentation  # type: ignore[return-value]
 
 
+def duplicates_option(command: F) -> F:
+    """The option that keeps near duplicates in one part of a split."""
+    return click.option(
+        "--keep-duplicates-together/--no-keep-duplicates-together",
+        default=True,
+        show_default=True,
+        help="Look for near duplicates and keep them on one side of every split. Files with the "
+        "same bytes always are.",
+    )(command)
+
+
 def run_option(command: F) -> F:
     """The option that names a run."""
     return click.option(
