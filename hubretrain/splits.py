@@ -112,7 +112,7 @@ def split_images(
 
 def cut_parts(
     images: pd.DataFrame,
-    folds_file: Path,
+    folds_file: Path | None,
     *,
     n_folds: int = 5,
     test_fraction: float = 0.2,
@@ -122,7 +122,7 @@ def cut_parts(
 
     Args:
         images: columns path, sha256, label, cluster, split (blank where none was given).
-        folds_file: an earlier split; images that it holds keep their part.
+        folds_file: an earlier split, if there is one; images that it holds keep their part.
         n_folds: see :func:`split_images`, as for the rest.
         test_fraction: of the images.
         seed: of the split.
@@ -131,7 +131,7 @@ def cut_parts(
         SplitError: see :func:`split_images`.
     """
     previous = None
-    if folds_file.exists():
+    if folds_file is not None and folds_file.exists():
         earlier = read_folds(folds_file)
         previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
         _check_clusters(images, previous, folds_file)

@@ -34,12 +34,12 @@ def data_options(command: F) -> F:
     """The options that say where the images and their labels are."""
     for option in reversed(
         (
-            click.argument("data", required=False, type=click.Path(path_type=Path)),
+            click.argument("data", nargs=-1, type=click.Path(path_type=Path)),
             click.option(
                 "--labels",
                 type=click.Path(path_type=Path),
                 metavar="FILE",
-                help="A CSV or TSV that labels the images.",
+                help="A CSV, TSV, JSON lines or parquet file that labels the images.",
             ),
             click.option(
                 "--image-column",
@@ -50,12 +50,12 @@ def data_options(command: F) -> F:
             click.option(
                 "--group-column",
                 metavar="NAME",
-                help="Its column with what must stay together: a lesion, a patient.",
+                help="Its column with what must stay together: a lesion, a patient; or none.",
             ),
             click.option(
                 "--split-column",
                 metavar="NAME",
-                help="Its column with a given split: train, validation, test.",
+                help="Its column with a given split: train, validation, test; or none.",
             ),
             click.option(
                 "--skip-unmatched",
@@ -137,4 +137,5 @@ def open_data(options: dict[str, Any]) -> ImageDataset:
         "split_column",
         "skip_unmatched",
     )
-    return open_dataset(options.pop("data"), **{name: options.pop(name) for name in names})
+    data, *more_roots = options.pop("data") or (None,)
+    return open_dataset(data, more_roots=more_roots, **{name: options.pop(name) for name in names})
