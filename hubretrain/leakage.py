@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.errors import SplitError
-from hubretrain.folds import TRAIN, Column
+from hubretrain.folds import TEST, TRAIN, Column
 from hubretrain.splits import check_length, codes
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +32,26 @@ def worst_deviation(parts: Column, labels: Column) -> float:
     np.add.at(counts, (part_codes, label_codes), 1)
     shares = counts / counts.sum(axis=1, keepdims=True)
     return float(100 * np.abs(shares - counts.sum(axis=0) / counts.sum()).max())
+
+
+def part_table(parts: Column, labels: Column) -> pd.DataFrame:
+    """How many images of each class each part holds.
+
+    Args:
+        parts: the part of each image, shape ``(n_images,)``.
+        labels: the class of each image, shape ``(n_images,)``.
+
+    Returns:
+        int64 (n_parts, n_classes): rows ``test``, ``train``, ``fold 0``, ... as far as they are
+        there, columns the classes.
+    """
+    counts = pd.crosstab(np.asarray(parts), np.asarray(labels))
+    order = [p for p in (TEST, TRAIN) if p in counts.index] + [p for p in counts.index if p >= 0]
+    counts = counts.loc[order]
+    names = {TEST: "test", TRAIN: "train"}
+    counts.index = pd.Index([names.get(part, f"fold {part}") for part in order])
+    counts.columns.name = None
+    return counts
 
 
 def leaked_images(parts: Column, groups: Column) -> int:

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from hubretrain.cli.options import RUNS, data_options, duplicates_option, open_data, run_option
+from hubretrain.cli.options import (
+    RUNS,
+    data_options,
+    duplicates_option,
+    folds_options,
+    open_data,
+    run_option,
+)
 
 
 @click.command()
@@ -28,13 +35,7 @@ from hubretrain.cli.options import RUNS, data_options, duplicates_option, open_d
     help="What to choose by; by default balanced accuracy "
     "where the classes are unbalanced, else accuracy.",
 )
-@click.option("--folds", "n_folds", default=5, show_default=True, help="Folds to validate on.")
-@click.option(
-    "--test-fraction",
-    default=0.2,
-    show_default=True,
-    help="Share of the images kept for the test split.",
-)
+@folds_options
 @click.option("--top", default=3, show_default=True, help="Longest shortlist.")
 @duplicates_option
 @click.option("--seed", default=0, show_default=True, help="Of the split and the resamples.")

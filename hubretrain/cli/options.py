@@ -96,6 +96,23 @@ def augmentation_options(command: F) -> F:
     return with_augmentation  # type: ignore[return-value]
 
 
+def folds_options(command: F) -> F:
+    """The options that say how a data set is split."""
+    for option in (
+        click.option(
+            "--test-fraction",
+            default=0.2,
+            show_default=True,
+            help="Share of the images kept for the test split.",
+        ),
+        click.option(
+            "--folds", "n_folds", default=5, show_default=True, help="Folds to validate on."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def duplicates_option(command: F) -> F:
     """The option that keeps near duplicates in one part of a split."""
     return click.option(
