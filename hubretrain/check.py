@@ -123,7 +123,7 @@ def _image_table(
     doubtful = {*copies.unreadable, *quarantine.reasons, *headers.index[headers["format"] == ""]}
     doubtful |= set(headers.index[headers["width"] * headers["height"] > MAX_PIXELS])
     reasons = {s: _why_unreadable(dataset.root / first[s]) for s in doubtful & set(first.index)}
-    images["unreadable"] = images["sha256"].map(reasons).fillna("").astype(object)
+    images["unreadable"] = [reasons.get(sha256, "") for sha256 in images["sha256"]]
     return images, copies.pairs
 
 

@@ -110,6 +110,36 @@ def split_images(
     return parts
 
 
+def check_class_sizes(
+    labels: Column,
+    groups: Column,
+    *,
+    n_folds: int = 5,
+    test_fraction: float = 0.2,
+    given: Column | None = None,
+) -> None:
+    """Refuses what :func:`split_images` would refuse, without cutting anything.
+
+    Args:
+        labels: as there, for the rest too.
+        groups: of each image.
+        n_folds: of the cross-validation.
+        test_fraction: of the images.
+        given: a split that the data set came with.
+
+    Raises:
+        SplitError: a class has fewer groups than there are parts.
+    """
+    label_codes, class_names = codes(labels, "label")
+    group_codes, _ = codes(groups, "group")
+    parts = _given_parts(given, len(label_codes))
+    in_play = parts == NEW
+    open_parts, _ = _open_parts(
+        0 if (parts == 0).any() else n_folds, 0.0 if (parts == TEST).any() else test_fraction
+    )
+    _check_class_sizes(label_codes[in_play], group_codes[in_play], class_names, open_parts)
+
+
 def cut_parts(
     images: pd.DataFrame,
     folds_file: Path | None,
