@@ -17,7 +17,7 @@ from hubretrain.contents import usable_images
 from hubretrain.errors import DataError
 from hubretrain.layouts import IMAGE_SUFFIXES, Place, class_folders, default_folder, places_of
 from hubretrain.splits import cut_parts
-from hubretrain.tables import labelled_by
+from hubretrain.tables import NO_COLUMN, labelled_by
 
 Folder = str | os.PathLike[str]
 Options = dict[str, str | bool | list[str]]
@@ -184,7 +184,7 @@ def open_dataset(
         image_column: The column that names the image.
         label_column: The column that names the class.
         group_column: The column that names what must stay together.
-        split_column: The column with a given split.
+        split_column: The column with a given split; ``none`` forgets that of folders too.
         skip_unmatched: Go on without rows that have no file and files that have no row.
 
     Raises:
@@ -203,8 +203,9 @@ def open_dataset(
             root, labels, more_roots=more_roots, skip_unmatched=skip_unmatched, **asked
         )
     places = places_of([root, *map(Path, more_roots)])
-    if asked and not any(place.table for place in places):
-        name, value = next(iter(asked.items()))
+    needed = {name: value for name, value in asked.items() if value != NO_COLUMN}
+    if needed and not any(place.table for place in places):
+        name, value = next(iter(needed.items()))
         option = name.replace("_", "-")
         raise DataError(f"{root}: --{option} {value} needs a table; name it with --labels FILE.")
     tables, grouped = [], False
@@ -216,7 +217,10 @@ def open_dataset(
         table, taken = labelled_by(place.table, [place], roles, skip_unmatched=skip_unmatched)
         grouped = grouped or taken["group"] is not None
         tables.append(table.assign(split=place.split) if place.split else table)
-    dataset = _checked(places, pd.concat(tables), grouped=grouped)
+    table = pd.concat(tables)
+    if split_column == NO_COLUMN:  # nor those of folders
+        table["split"] = ""
+    dataset = _checked(places, table, grouped=grouped)
     options: Options = {**asked, "skip_unmatched": skip_unmatched}
     return replace(dataset, opened_with=dataset.opened_with | options)
 

@@ -339,6 +339,8 @@ def _notes(
     notes = [size, together, chosen]
     if (n := len(dataset.images) - len(images)) > 0:
         notes.append(f"{n} images are left out because they cannot be decoded.")
+    if (n := int((images.groupby("sha256")["label"].transform("nunique") > 1).sum())) > 0:
+        notes.append(f"{n} images are copies under different classes; see: hubretrain data check.")
     n_tied = int(board["tied"].sum())
     if n_tied > 1:
         notes.append(f"The first {n_tied} cannot be told apart from the best at 95 %.")

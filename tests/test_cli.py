@@ -106,7 +106,8 @@ def test_help_and_import_load_neither_tensorflow_nor_pandas():
     script = (
         "import sys, hubretrain, hubretrain.cli\n"
         "from click.testing import CliRunner\n"
-        "for c in ([], ['cache'], ['fit'], ['finetune'], ['predict'], ['modules']):\n"
+        "for c in ([], ['data'], ['data', 'check'], ['cache'], ['fit'], ['finetune'],\n"
+        "          ['predict'], ['modules']):\n"
         "    assert CliRunner().invoke(hubretrain.cli.main, [*c, '--help']).exit_code == 0\n"
         "print([m for m in ('tensorflow', 'pandas', 'h5py', 'sklearn') if m in sys.modules])"
     )

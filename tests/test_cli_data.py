@@ -97,6 +97,17 @@ def test_fit_seeks_near_duplicates_once_and_only_if_they_are_to_be_kept_together
     assert "looking at images" not in invoke("data", "check").stderr
 
 
+def test_fit_says_so_where_copies_stand_under_different_classes(
+    place: Path, small_module: Path
+) -> None:
+    image = sorted((place / "data" / "digits" / "0").iterdir())[0]
+    (place / "data" / "digits" / "1" / "copy.png").write_bytes(image.read_bytes())
+    invoke("cache", "--module", small_module, "--views", 1)
+    assert (
+        "2 images are copies under different classes; see: hubretrain data" in invoke("fit").stdout
+    )
+
+
 def test_split_adds_new_images_and_moves_none_unless_told_to(place: Path) -> None:
     invoke("data", "split")
     first = pd.read_csv("runs/digits/folds.csv", dtype=str).set_index("path")["fold"]

@@ -41,6 +41,16 @@ def test_hugging_face_splits_with_a_table_each_are_read_with_their_splits(tmp_pa
     ]
 
 
+def test_the_split_that_folders_give_can_be_declined(tmp_path: Path) -> None:
+    write(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
+    assert set(open_dataset(tmp_path).images["split"]) == {"train", "test"}
+    declined = open_dataset(tmp_path, split_column="none")
+    assert set(declined.images["split"]) == {""}
+    assert declined.class_names == ("cat", "dog")
+    again = open_dataset(tmp_path, **declined.opened_with)
+    pd.testing.assert_frame_equal(again.images, declined.images)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_hugging_face_tables_of_every_kind_are_recognised(tmp_path: Path, suffix: str) -> None:
     if suffix == "parquet":
