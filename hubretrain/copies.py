@@ -8,6 +8,7 @@ earlier way of seeking found it and everything is sought again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ def _seek(
         known=np.array([sha256 in sought for sha256 in contents], bool),
         features=features(contents) if features is not None else None,
         progress=progress,
+        workers=max(2, os.cpu_count() or 1),
     )
     pairs = found.pairs
     rows = pd.DataFrame(
