@@ -35,6 +35,7 @@ Progress = Callable[[str, int, int], object]
 """Called with what is going on, how many are done, and of how many."""
 
 THUMBNAIL = 32  # pixels a side, as in pHash
+MIDWAY = 100  # pixels a side, that views are cut from: their edges are whole pixels
 N_FREQUENCIES = 8  # along each axis, that tell how to turn
 N_UNTURNED = 6  # along each axis, of the light, that find neighbours
 N_COLOURS = 3  # along each axis, of two differences of colours, that do too
@@ -111,9 +112,11 @@ def _thumbnails(source: Source) -> npt.NDArray[np.uint8] | str:
         image = open_image(source)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         return f"{type(error).__name__}: {error}"
+    # All views from one small image: a third of the time, and a fifth of a grey level off.
+    small = image.resize((MIDWAY, MIDWAY), Image.Resampling.LANCZOS)
     size = (THUMBNAIL, THUMBNAIL)
-    boxes = (VIEWS * np.tile(image.size, 2)).tolist()
-    views = [image.resize(size, Image.Resampling.LANCZOS, box=tuple(box)) for box in boxes]
+    boxes = (VIEWS * MIDWAY).tolist()
+    views = [small.resize(size, Image.Resampling.LANCZOS, box=tuple(box)) for box in boxes]
     return np.stack([np.asarray(view) for view in views])
 
 

@@ -32,6 +32,7 @@ def test_check_prints_what_it_writes_and_exits_with_0(place: Path) -> None:
     ran = invoke("data", "check", "--strict")
     assert "digits: 180 images, " in ran.stdout
     assert "180 groups (none are given)" in ran.stdout
+    assert "180 PNG; L; 8 x 8 pixels" in ran.stdout
     assert "████" in ran.stdout
     assert "note  No groups are given." in ran.stdout
     assert "With pictures: runs/digits/data_check.html" in ran.stdout

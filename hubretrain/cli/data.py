@@ -77,8 +77,9 @@ def _print_check(found: Any) -> None:
     console.print(
         f"[bold]{escape(facts['name'])}[/]: {facts['n_images']:,} images, {size}, "
         f"{facts['n_classes']} classes, {facts['groups']['n_groups']:,} groups"
-        f"{'' if facts['groups']['given'] else ' (none are given)'}\n"
+        f"{'' if facts['groups']['given'] else ' (none are given)'}"
     )
+    console.print(f"[dim]{_files_line(facts['sizes'])}[/]\n")
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     table.add_column("", no_wrap=True, min_width=BAR)
@@ -103,6 +104,17 @@ def _print_check(found: Any) -> None:
         console.print(f"{MARKS[one.level]} {escape(one.what)} [dim]{escape(one.advice)}[/]")
     if not found.findings:
         console.print("[green]Nothing to mend.[/]")
+
+
+def _files_line(sizes: dict[str, Any]) -> str:
+    """Formats, colour modes and sizes in a line, such as: 8,017 JPEG, RGB, 200 x 150 pixels."""
+    formats = ", ".join(f"{n:,} {name}" for name, n in sizes["formats"].items())
+    if not formats:
+        return "no image can be decoded"
+    sides = (sizes["width"], sizes["height"])
+    ranges = (sorted({side["least"], side["most"]}) for side in sides)
+    pixels = " x ".join(" to ".join(map(str, ends)) for ends in ranges)
+    return f"{formats}; {', '.join(sizes['modes'])}; {pixels} pixels"
 
 
 @data.command()
