@@ -17,7 +17,7 @@ from hubretrain.contents import usable_images
 from hubretrain.errors import DataError
 from hubretrain.layouts import IMAGE_SUFFIXES, Place, class_folders, default_folder, places_of
 from hubretrain.splits import cut_parts
-from hubretrain.tables import NO_COLUMN, labelled_by
+from hubretrain.tables import NO_COLUMN, labelled_by, labels_images
 
 Folder = str | os.PathLike[str]
 Options = dict[str, str | bool | list[str]]
@@ -211,7 +211,7 @@ def open_dataset(
     tables, grouped = [], False
     roles = {name.removesuffix("_column"): value for name, value in columns.items()}
     for place in places:
-        if place.table is None:
+        if place.table is None or (image_column is None and not labels_images(place.table)):
             tables.append(class_folders(place))
             continue
         table, taken = labelled_by(place.table, [place], roles, skip_unmatched=skip_unmatched)

@@ -65,6 +65,16 @@ def labelled_by(
     return _one_row_an_image(table.astype(object), labels), taken
 
 
+def labels_images(known: Path) -> bool:
+    """Whether a table that was recognised by its name is one: others have a ``metadata.csv`` too.
+
+    Raises:
+        DataError: See :func:`read_table`.
+    """
+    generic = known.stem == "metadata"
+    return not generic or "file_name" in read_table(known).columns
+
+
 def read_table(labels: Path) -> pd.DataFrame:
     """Reads a table as text: a cell of a CSV stays as it is written, an empty cell is ''.
 

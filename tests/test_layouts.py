@@ -41,6 +41,17 @@ def test_hugging_face_splits_with_a_table_each_are_read_with_their_splits(tmp_pa
     ]
 
 
+def test_a_metadata_table_that_names_no_files_leaves_the_class_folders_alone(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "mel/1.png", "nv/2.png")
+    (tmp_path / "metadata.csv").write_text("isic_id,age\nISIC_1,50\n")
+    assert open_dataset(tmp_path).class_names == ("mel", "nv")
+    (tmp_path / "metadata.csv").write_text("file_name,age\nmel/1.png,50\nnv/2.png,51\n")
+    with pytest.raises(DataError, match=r"metadata.csv has no label column \(looked for label, cl"):
+        open_dataset(tmp_path)
+
+
 def test_the_split_that_folders_give_can_be_declined(tmp_path: Path) -> None:
     write(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
     assert set(open_dataset(tmp_path).images["split"]) == {"train", "test"}
