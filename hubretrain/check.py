@@ -27,6 +27,7 @@ from hubretrain.leakage import worst_deviation
 from hubretrain.progress import Bar
 from hubretrain.quarantine import Quarantine
 from hubretrain.splits import cut_parts
+from hubretrain.storage import located, read_bytes
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,17 @@ def _image_table(
     quarantine = Quarantine(folder_of(dataset, cache) / "quarantine.csv")
     doubtful = {*copies.unreadable, *quarantine.reasons, *headers.index[headers["format"] == ""]}
     doubtful |= set(headers.index[headers["width"] * headers["height"] > MAX_PIXELS])
-    reasons = {s: _why_unreadable(dataset.root / first[s]) for s in doubtful & set(first.index)}
+    reasons = {
+        s: _why_unreadable(located(dataset.root, first[s])) for s in doubtful & set(first.index)
+    }
     images["unreadable"] = [reasons.get(sha256, "") for sha256 in images["sha256"]]
     return images, copies.pairs
 
 
-def _why_unreadable(file: Path) -> str:
+def _why_unreadable(place: str) -> str:
     """Why an image cannot be decoded as ``hubretrain cache`` decodes it, or blank if it can."""
     try:
-        decode(file.read_bytes())
+        decode(read_bytes(place))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except DataError as error:

@@ -13,6 +13,7 @@ from hubretrain.facts import Facts
 from hubretrain.findings import Finding
 from hubretrain.images import decode
 from hubretrain.pages import thumbnail, write_page
+from hubretrain.storage import located, read_bytes
 
 MAX_PAIRS = 24
 MAX_GROUPS = 8
@@ -80,7 +81,7 @@ class _Thumbnails:
         found = []
         for i in sorted(order[:at_most]):
             try:
-                picture = thumbnail(decode((self.root / paths[i]).read_bytes()))
+                picture = thumbnail(decode(read_bytes(located(self.root, paths[i]))))
             except (OSError, DataError):  # gone since it was looked at
                 picture = ""
             found.append({"path": paths[i], "label": labels[i], "picture": picture})

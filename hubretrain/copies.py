@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.files import write_table
+from hubretrain.storage import located
 
 SEARCH = 1
 """Raise it when ``duplicates`` finds other pairs than before."""
@@ -96,7 +97,7 @@ def _seek(
 
     contents = list(path_of)
     found = find_duplicates(
-        [root / path for path in path_of.values()],
+        [located(root, path) for path in path_of.values()],
         contents,
         known=np.array([sha256 in sought for sha256 in contents], bool),
         features=features(contents) if features is not None else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from hubretrain.parallel import ahead
+from hubretrain.storage import is_remote, located, read_bytes, stamp_of
 
 COLUMNS = ("n_bytes", "format", "mode", "width", "height")
 SUFFIXES_OF = {
@@ -40,7 +42,7 @@ def read_headers(
         may turn them; 0 where unknown).
     """
     rows = []
-    for _, row in ahead(lambda path: _header(root / path), paths):
+    for _, row in ahead(lambda path: _header(located(root, path)), paths):
         rows.append(row)
         if progress is not None:
             progress(1)
@@ -48,11 +50,11 @@ def read_headers(
     return table.astype({"n_bytes": "int64", "width": "int64", "height": "int64"})
 
 
-def _header(file: Path) -> tuple[int, str, str, int, int]:
+def _header(place: str) -> tuple[int, str, str, int, int]:
     n_bytes = 0
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        n_bytes = file.stat().st_size
-        with Image.open(file) as image:
+        n_bytes = stamp_of(place)[0]
+        with Image.open(io.BytesIO(read_bytes(place)) if is_remote(place) else place) as image:
             return n_bytes, image.format or "", image.mode, *image.size
     return n_bytes, "", "", 0, 0

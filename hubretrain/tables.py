@@ -12,6 +12,7 @@ import pandas as pd
 
 from hubretrain.errors import DataError
 from hubretrain.layouts import SPLIT_NAMES, Place, find_images
+from hubretrain.storage import is_remote
 
 USUAL_COLUMNS = {
     "image": ("path", "file_name", "image_id", "filename", "image"),
@@ -166,6 +167,8 @@ def _column(rows: pd.DataFrame, labels: Path, asked: str | None, role: str) -> s
 def _match(cells: pd.Series, paths: dict[str, str], labels: Path) -> pd.Series:
     """The path that each cell names: by path, else by file name, else by stem; '' for none.
 
+    A URL is its own path.
+
     ``paths`` has each image's path in the data set, and within its own folder.
     """
     by_path: dict[str, list[str]] = {}
@@ -178,6 +181,8 @@ def _match(cells: pd.Series, paths: dict[str, str], labels: Path) -> pd.Series:
         by_stem.setdefault(os.path.splitext(name)[0], []).append(path)
 
     def find(cell: str) -> str:
+        if is_remote(cell):
+            return cell
         relative = os.path.normpath(cell).replace(os.sep, "/") if cell else ""
         if relative in paths and len(by_path.get(relative, ())) <= 1:
             return relative

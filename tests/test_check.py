@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from messy import SCRIPT, write_messy
+from messy import SCRIPT, photograph, recompressed, write_messy
 
 from hubretrain.check import Checked, check_dataset, write_facts
 from hubretrain.dataset import open_dataset
@@ -174,3 +174,24 @@ def test_ham10000_is_found_as_published(real_data: Path, tmp_path: Path) -> None
     assert groups["n_with_several_images"] == (sizes > 1).sum()
     assert groups["largest"][0]["n_images"] == sizes.max()
     assert groups["mixed_classes"] == []
+
+
+def test_images_at_urls_that_a_table_names_are_checked_too(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    rows = []
+    for i in range(16):
+        name = f"memory://check/{i}.jpg"
+        data = photograph(i % 2, 40 * (i // 2)) if i < 15 else b"broken"
+        files.pipe_file(f"/check/{i}.jpg", data)
+        rows.append((name, "ab"[i % 2]))
+    files.pipe_file("/check/again.jpg", recompressed(photograph(0, 0)))
+    rows.append(("memory://check/again.jpg", "a"))
+    (tmp_path / "d").mkdir()
+    pd.DataFrame(rows, columns=["path", "label"]).to_csv(tmp_path / "l.csv", index=False)
+    dataset = open_dataset(tmp_path / "d", labels=tmp_path / "l.csv")
+    checked = check_dataset(dataset, cache=tmp_path / "cache", quiet=True)
+    assert checked.facts["n_images"] == 17
+    assert [one["path"] for one in checked.facts["unreadable"]] == ["memory://check/15.jpg"]
+    near = [set(one["paths"]) for one in checked.facts["duplicates"]["near"]]
+    assert {"memory://check/0.jpg", "memory://check/again.jpg"} in near
