@@ -24,21 +24,14 @@ from hubretrain.dataset import ImageDataset
 from hubretrain.errors import CacheError, HeadError
 from hubretrain.files import write_table
 from hubretrain.fitting import HeadPath, fit_path
+from hubretrain.folds import TEST, write_folds
 from hubretrain.heads import Heads, probabilities
+from hubretrain.leakage import kept_together, worst_deviation
 from hubretrain.metrics import METRICS
 from hubretrain.problems import Kind
 from hubretrain.progress import Bar
 from hubretrain.runs import Run
-from hubretrain.splits import (
-    TEST,
-    leaked_images,
-    previous_parts,
-    random_split_leak,
-    read_folds,
-    split_images,
-    worst_deviation,
-    write_folds,
-)
+from hubretrain.splits import cut_parts
 
 N_RESAMPLES = 1000
 UNBALANCED = 1.5  # the largest class has this many times an equal share
@@ -101,6 +94,7 @@ def screen_modules(
     n_folds: int = 5,
     test_fraction: float = 0.2,
     top: int = 3,
+    keep_duplicates_together: bool = True,
     seed: int = 0,
     quiet: bool = False,
 ) -> Screening:
@@ -116,6 +110,7 @@ def screen_modules(
         n_folds: Folds of the cross-validation.
         test_fraction: Share of the images kept for the test split.
         top: At most so many modules are shortlisted.
+        keep_duplicates_together: Look for near duplicates and keep them in one part.
         seed: Of the split and the resamples.
         quiet: Show no progress.
 
@@ -126,8 +121,10 @@ def screen_modules(
         RunError: The run folder cannot be written.
     """
     files = _bottleneck_files(dataset, cache, modules)
-    images = usable_images(dataset, cache, quiet=quiet)
-    images["fold"] = _parts(images, run, n_folds, test_fraction, seed)
+    images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together, quiet=quiet)
+    images["fold"] = cut_parts(
+        images, run.folds_file, n_folds=n_folds, test_fraction=test_fraction, seed=seed
+    )
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     development = images[images["fold"] != TEST].reset_index(drop=True)
     test = images[images["fold"] == TEST].reset_index(drop=True)
@@ -147,7 +144,7 @@ def screen_modules(
     board = _with_test(board, run, files, test, weights_seed=seed)
     write_table(run.leaderboard_file, board)
     write_table(run.out_of_fold_file, _out_of_fold_table(screened, validated, dataset))
-    notes = _notes(images, dataset, metric, board)
+    notes = _notes(images, dataset, metric, board, keep_duplicates_together)
     run.record(
         "fit",
         {
@@ -158,6 +155,7 @@ def screen_modules(
             "metric": metric,
             "n_folds": n_folds,
             "test_fraction": test_fraction,
+            "duplicates_kept_together": keep_duplicates_together,
             "seed": seed,
             "shortlist": board.loc[board["shortlist"], "module"].tolist(),
             "test_looked_at": True,
@@ -187,25 +185,6 @@ def _bottleneck_files(dataset: ImageDataset, cache: Path, modules: Sequence[str]
 def _module_facts(file: Path) -> dict[str, Any]:
     with Bottlenecks(file) as bottlenecks:
         return dict(bottlenecks.facts)
-
-
-def _parts(
-    images: pd.DataFrame, run: Run, n_folds: int, test_fraction: float, seed: int
-) -> npt.NDArray[np.int8]:
-    """The part of each image: as in the run's ``folds.csv`` where it is there, else newly cut."""
-    previous = None
-    if run.folds_file.exists():
-        earlier = read_folds(run.folds_file)
-        previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
-    return split_images(
-        images["label"],
-        images["cluster"],
-        n_folds=n_folds,
-        test_fraction=test_fraction,
-        seed=seed,
-        previous=previous,
-        given=images["split"] if (images["split"] != "").any() else None,
-    )
 
 
 def _metric(metric: str | None, unbalanced: bool) -> str:
@@ -335,12 +314,14 @@ def _out_of_fold_table(
 
 
 def _notes(
-    images: pd.DataFrame, dataset: ImageDataset, metric: str, board: pd.DataFrame
+    images: pd.DataFrame,
+    dataset: ImageDataset,
+    metric: str,
+    board: pd.DataFrame,
+    keep_duplicates_together: bool,
 ) -> tuple[str, ...]:
     parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
     n_test = int((parts == TEST).sum())
-    what = "groups and copies" if dataset.grouped else "copies of a file"
-    leak = random_split_leak(clusters)
     majority = images["class_index"].value_counts(normalize=True).max()
     size = (
         f"{len(images):,} images, {len(dataset.class_names)} classes, "
@@ -348,9 +329,8 @@ def _notes(
         f"{len(set(parts[parts >= 0]))} folds over the rest."
     )
     together = (
-        f"{what.capitalize()} kept together; images leaked: {leaked_images(parts, clusters)} "
-        f"(a random split would have leaked {leak:.1%}). Worst deviation of a class share: "
-        f"{worst_deviation(parts, images['label']):.2f} points."
+        f"{kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)} "
+        f"Worst deviation of a class share: {worst_deviation(parts, images['label']):.2f} points."
     )
     chosen = (
         f"Chosen by {metric.replace('_', ' ')}; always guessing the largest class is right for "
@@ -359,6 +339,8 @@ def _notes(
     notes = [size, together, chosen]
     if (n := len(dataset.images) - len(images)) > 0:
         notes.append(f"{n} images are left out because they cannot be decoded.")
+    if (n := int((images.groupby("sha256")["label"].transform("nunique") > 1).sum())) > 0:
+        notes.append(f"{n} images are copies under different classes; see: hubretrain data check.")
     n_tied = int(board["tied"].sum())
     if n_tied > 1:
         notes.append(f"The first {n_tied} cannot be told apart from the best at 95 %.")

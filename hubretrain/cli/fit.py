@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from hubretrain.cli.options import RUNS, data_options, open_data, run_option
+from hubretrain.cli.options import (
+    RUNS,
+    data_options,
+    duplicates_option,
+    folds_options,
+    open_data,
+    run_option,
+)
 
 
 @click.command()
@@ -28,14 +35,9 @@ from hubretrain.cli.options import RUNS, data_options, open_data, run_option
     help="What to choose by; by default balanced accuracy "
     "where the classes are unbalanced, else accuracy.",
 )
-@click.option("--folds", "n_folds", default=5, show_default=True, help="Folds to validate on.")
-@click.option(
-    "--test-fraction",
-    default=0.2,
-    show_default=True,
-    help="Share of the images kept for the test split.",
-)
+@folds_options
 @click.option("--top", default=3, show_default=True, help="Longest shortlist.")
+@duplicates_option
 @click.option("--seed", default=0, show_default=True, help="Of the split and the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(
@@ -44,6 +46,7 @@ def fit(
     n_folds: int,
     test_fraction: float,
     top: int,
+    keep_duplicates_together: bool,
     seed: int,
     as_json: bool,
     cache_folder: Path,
@@ -64,6 +67,7 @@ def fit(
         n_folds=n_folds,
         test_fraction=test_fraction,
         top=top,
+        keep_duplicates_together=keep_duplicates_together,
         seed=seed,
     )
     if as_json:
