@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hubretrain.augmentation import Augmentation as Augmentation
     from hubretrain.bottlenecks import Bottlenecks as Bottlenecks
     from hubretrain.cache import cache_bottlenecks as cache_bottlenecks
+    from hubretrain.check import check_dataset as check_dataset
     from hubretrain.dataset import ImageDataset as ImageDataset
     from hubretrain.dataset import open_dataset as open_dataset
     from hubretrain.errors import HubretrainError as HubretrainError
@@ -37,6 +38,7 @@ _HOME = {
     "ImageDataset": "hubretrain.dataset",
     "Run": "hubretrain.runs",
     "cache_bottlenecks": "hubretrain.cache",
+    "check_dataset": "hubretrain.check",
     "finetune_module": "hubretrain.finetune",
     "screen_modules": "hubretrain.fit",
     "open_dataset": "hubretrain.dataset",

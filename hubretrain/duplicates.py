@@ -20,13 +20,12 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 from scipy.ndimage import uniform_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hubretrain.alignment import IDENTITY, align, compose, correlation, windows
 from hubretrain.sketches import (
     BATCH,
     Pairs,
+    Progress,
     Source,
     candidate_pairs,
     open_image,
@@ -59,7 +58,7 @@ class Duplicates:
             ``near``), ``similarity`` (correlation of the details, 0.92 to 1; 1 if exact) and,
             where features were given, ``cosine`` (of the features, -1 to 1). Sorted by a, b.
             Of n exact duplicates the n - 1 pairs with the first are listed, and only the first
-            is looked up for near ones: see ``clusters``.
+            is looked up for near ones.
         unreadable: row of each image that Pillow cannot read, with the reason.
     """
 
@@ -72,7 +71,8 @@ def find_duplicates(
     sha256s: Sequence[str],
     *,
     features: npt.NDArray[np.floating] | None = None,
-    progress: Callable[[int], object] | None = None,
+    known: npt.NDArray[np.bool_] | None = None,
+    progress: Progress | None = None,
     workers: int = 2,
 ) -> Duplicates:
     """Find exact and near duplicates among images.
@@ -80,14 +80,15 @@ def find_duplicates(
     Near duplicates are copies re-encoded, resized, cropped by up to some 10 % at a side, mirrored,
     turned by quarters, darkened, or brightened as long as most detail is left, and combinations.
     Another photograph of the same thing is none, nor is an image without texture. Where an image
-    has more than some 20 copies, not each pair is found, but enough for ``clusters``.
+    has more than some 20 copies, not each pair is found, but enough to join them all.
 
     Args:
         images: a path or an encoded file's bytes for each image, ``(n_images,)``.
         sha256s: of the files, ``(n_images,)``; blank where unknown.
         features: bottlenecks, ``(n_images, n_features)``: pairs with a high cosine similarity are
             looked at too. Pixels decide all the same.
-        progress: called with the number of images that were read since the last call.
+        known: bool ``(n_images,)``: near pairs of two such images are known already and left out.
+        progress: called with what is going on, how many are done, and of how many.
         workers: threads, 1 or more.
 
     Returns:
@@ -100,10 +101,11 @@ def find_duplicates(
     kept = np.setdiff1d(np.arange(len(images)), exact[:, 1])
     with ThreadPoolExecutor(workers) as pool:
         sketches, unreadable = sketch_images(pool, images, kept, progress)
-        pairs = candidate_pairs(sketches, features, workers)
+        old = np.zeros(len(sketches.rows), bool) if known is None else known[sketches.rows]
+        pairs = candidate_pairs(sketches, features, old, workers)
         pairs = _sieve(pool, partial(_fit_thumbnails, sketches.grey), pairs, BATCH)
         sources = [images[row] for row in sketches.rows]
-        pairs = _sieve(pool, partial(_compare_pixels, sources), pairs, BATCH // 8)
+        pairs = _sieve(pool, partial(_compare_pixels, sources), pairs, BATCH // 8, progress)
     near = np.sort(sketches.rows[pairs.images], axis=1)
     table = pd.DataFrame(np.concatenate([exact, near]), columns=["a", "b"])
     table["kind"] = ["exact"] * len(exact) + ["near"] * len(near)
@@ -113,45 +115,21 @@ def find_duplicates(
     return Duplicates(table.sort_values(["a", "b"], ignore_index=True), unreadable)
 
 
-def clusters(n_images: int, pairs: pd.DataFrame) -> Ints:
-    """Number images so that those joined by pairs, directly or through others, share a number.
-
-    Args:
-        n_images: of the data set.
-        pairs: columns ``a`` and ``b``, rows of images.
-
-    Returns:
-        int64 ``(n_images,)``: 0, 1, ... in the order of each cluster's first image.
-    """
-    graph = coo_array((np.ones(len(pairs)), (pairs["a"], pairs["b"])), shape=(n_images, n_images))
-    _, numbers = connected_components(graph, directed=False)
-    _, first, codes = np.unique(numbers, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[codes], np.int64)
-
-
-def join_groups(groups: Sequence[str], pairs: pd.DataFrame) -> list[str]:
-    """Merge groups that duplicates tie together, so that no copy straddles two splits.
-
-    Args:
-        groups: the group of each image, ``(n_images,)``.
-        pairs: columns ``a`` and ``b``, rows of images.
-
-    Returns:
-        The new group of each image: of the groups merged, the name that sorts first.
-    """
-    codes, names = pd.factorize(np.asarray(groups, dtype=object), sort=True)
-    ties = pd.DataFrame({"a": codes[pairs["a"]], "b": codes[pairs["b"]]})
-    merged = clusters(len(names), ties)
-    _, first = np.unique(merged, return_index=True)
-    return [str(names[first[merged[code]]]) for code in codes]
-
-
 def _sieve(
-    pool: ThreadPoolExecutor, sieve: Callable[[Pairs], Pairs], pairs: Pairs, size: int
+    pool: ThreadPoolExecutor,
+    sieve: Callable[[Pairs], Pairs],
+    pairs: Pairs,
+    size: int,
+    progress: Progress | None = None,
 ) -> Pairs:
     """What a sieve lets through, batch by batch."""
-    batches = [pairs[first : first + size] for first in range(0, len(pairs.images), size)]
-    left = [pairs[:0], *pool.map(sieve, batches)]
+    n = len(pairs.images)
+    batches = [pairs[first : first + size] for first in range(0, n, size)]
+    left = [pairs[:0]]
+    for batch in pool.map(sieve, batches):
+        left.append(batch)
+        if progress is not None:
+            progress("comparing pairs", min(size * (len(left) - 1), n), n)
     return Pairs(
         np.concatenate([batch.images for batch in left]),
         np.concatenate([batch.turn for batch in left]),

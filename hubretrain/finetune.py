@@ -21,13 +21,13 @@ from hubretrain.decisions import adjusted
 from hubretrain.errors import DataError, RunError
 from hubretrain.export import export_saved_model
 from hubretrain.files import write_table
+from hubretrain.folds import TEST, previous_parts, read_folds
 from hubretrain.heads import Heads
 from hubretrain.metrics import METRICS
 from hubretrain.modules import StoredModule, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.runs import Run
 from hubretrain.schedule import schedule_for
-from hubretrain.splits import TEST, previous_parts, read_folds
 from hubretrain.training import FineTuning, TrainingImages
 
 N_RESAMPLES = 1000
@@ -105,7 +105,9 @@ def finetune_module(
     name = module or facts["shortlist"][0]
     heads = Heads.load(run.heads_file(name))
     backbone = Backbone(_module(name, facts))
-    images = _with_folds(usable_images(dataset, cache, quiet=quiet), run)
+    together = facts.get("duplicates_kept_together", True)
+    images = usable_images(dataset, cache, near_duplicates=together, quiet=quiet)
+    images = _with_folds(images, run)
     folder = run.finetune_folder(name)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)

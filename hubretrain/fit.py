@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from hubretrain import intervals
@@ -23,25 +22,17 @@ from hubretrain.dataset import ImageDataset
 from hubretrain.decisions import STRENGTHS, adjusted
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.files import write_table
+from hubretrain.folds import NEW, TEST, previous_parts, read_folds, write_folds
 from hubretrain.heads import Heads
 from hubretrain.judged import N_RESAMPLES, Judged
 from hubretrain.leaderboard import Judge, per_class
+from hubretrain.leakage import kept_together, worst_deviation
 from hubretrain.metrics import METRICS
 from hubretrain.passes import Passes
 from hubretrain.runs import Run
 from hubretrain.screened import Screened
 from hubretrain.screening import L2, Sweep, identity_of, screen
-from hubretrain.splits import (
-    NEW,
-    TEST,
-    leaked_images,
-    previous_parts,
-    random_split_leak,
-    read_folds,
-    split_images,
-    worst_deviation,
-    write_folds,
-)
+from hubretrain.splits import cut_parts
 from hubretrain.training_data import ClassWeight
 
 UNBALANCED = 1.5  # the largest class has this many times an equal share
@@ -81,6 +72,7 @@ def screen_modules(
     n_folds: int = 5,
     test_fraction: float = 0.2,
     top: int = 3,
+    keep_duplicates_together: bool = True,
     seed: int = 0,
     quiet: bool = False,
 ) -> Screening:
@@ -103,6 +95,7 @@ def screen_modules(
         n_folds: Folds of the cross-validation.
         test_fraction: Share of the images kept for the test split.
         top: At most so many modules are shortlisted.
+        keep_duplicates_together: Look for near duplicates and keep them in one part.
         seed: Of the split and the resamples.
         quiet: Show no progress.
 
@@ -113,8 +106,11 @@ def screen_modules(
         RunError: The run folder cannot be written, or belongs to another data set.
     """
     files = _bottleneck_files(dataset, cache, modules, run)
-    images = usable_images(dataset, cache, quiet=quiet)
-    images["fold"], notes = _parts(images, run, n_folds, test_fraction, seed)
+    images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together, quiet=quiet)
+    notes = _changes(images, run)
+    images["fold"] = cut_parts(
+        images, run.folds_file, n_folds=n_folds, test_fraction=test_fraction, seed=seed
+    )
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     development = images[images["fold"] != TEST].reset_index(drop=True)
     test = images[images["fold"] == TEST].reset_index(drop=True)
@@ -137,7 +133,11 @@ def screen_modules(
     board = _with_test(board, run, files, test, seed)
     shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
     _write(run, board, effects, judged, dataset)
-    notes = (*_notes(images, dataset, board, sweep.metric), *judged.notes(), *notes)
+    notes = (
+        *_notes(images, dataset, board, sweep.metric, keep_duplicates_together),
+        *judged.notes(),
+        *notes,
+    )
     run.record(
         "fit",
         {
@@ -151,6 +151,7 @@ def screen_modules(
             "adjust": list(sweep.strengths),
             "n_folds": n_folds,
             "test_fraction": test_fraction,
+            "duplicates_kept_together": keep_duplicates_together,
             "seed": seed,
             "shortlist": shortlist,
             "test_looked_at": _looks(run, shortlist, screened, test),
@@ -187,34 +188,25 @@ def _bottleneck_files(
     return [path for name, path in files.items() if name in wanted]
 
 
-def _parts(
-    images: pd.DataFrame, run: Run, n_folds: int, test_fraction: float, seed: int
-) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
-    """The part of each image: as in the run's ``folds.csv`` where it is there, else newly cut."""
-    previous, notes = None, []
-    if run.folds_file.exists():
-        earlier = read_folds(run.folds_file)
-        previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
-        if (previous == NEW).all():
-            raise RunError(
-                f"{run.folds_file} holds none of these images, so the run belongs to another data "
-                "set; choose another folder with --run."
-            )
-        labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
-        if n := int((labels.notna() & (labels != images["label"])).sum()):
-            notes.append(
-                f"{n:,} labels have changed since the folds were cut; images keep their folds."
-            )
-    parts = split_images(
-        images["label"],
-        images["cluster"],
-        n_folds=n_folds,
-        test_fraction=test_fraction,
-        seed=seed,
-        previous=previous,
-        given=images["split"] if (images["split"] != "").any() else None,
-    )
-    return parts, tuple(notes)
+def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
+    """What differs from the images that the run's folds were cut for.
+
+    Raises:
+        RunError: Everything: the run is of another data set.
+    """
+    if not run.folds_file.exists():
+        return ()
+    earlier = read_folds(run.folds_file)
+    previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
+    if (previous == NEW).all():
+        raise RunError(
+            f"{run.folds_file} holds none of these images, so the run belongs to another data "
+            "set; choose another folder with --run."
+        )
+    labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
+    n = int((labels.notna() & (labels != images["label"])).sum())
+    sentence = f"{n:,} labels have changed since the folds were cut; images keep their folds."
+    return (sentence,) if n else ()
 
 
 def _metric(metric: str | None, unbalanced: bool) -> str:
@@ -323,12 +315,14 @@ def _write(
 
 
 def _notes(
-    images: pd.DataFrame, dataset: ImageDataset, board: pd.DataFrame, metric: str
+    images: pd.DataFrame,
+    dataset: ImageDataset,
+    board: pd.DataFrame,
+    metric: str,
+    keep_duplicates_together: bool,
 ) -> tuple[str, ...]:
     parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
     n_test = int((parts == TEST).sum())
-    what = "groups and copies" if dataset.grouped else "copies of a file"
-    leak = random_split_leak(clusters)
     majority = images["class_index"].value_counts(normalize=True).max()
     size = (
         f"{len(images):,} images, {len(dataset.class_names)} classes, "
@@ -336,9 +330,8 @@ def _notes(
         f"{len(set(parts[parts >= 0]))} folds over the rest."
     )
     together = (
-        f"{what.capitalize()} kept together; images leaked: {leaked_images(parts, clusters)} "
-        f"(a random split would have leaked {leak:.1%}). Worst deviation of a class share: "
-        f"{worst_deviation(parts, images['label']):.2f} points."
+        f"{kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)} "
+        f"Worst deviation of a class share: {worst_deviation(parts, images['label']):.2f} points."
     )
     chosen = (
         f"Chosen by {metric.replace('_', ' ')}; always guessing the largest class is right for "
@@ -347,6 +340,8 @@ def _notes(
     notes = [size, together, chosen]
     if (n := len(dataset.images) - len(images)) > 0:
         notes.append(f"{n} images are left out because they cannot be decoded.")
+    if (n := int((images.groupby("sha256")["label"].transform("nunique") > 1).sum())) > 0:
+        notes.append(f"{n} images are copies under different classes; see: hubretrain data check.")
     n_tied = int(board["tied"].sum())
     if n_tied > 1:
         notes.append(f"{n_tied} modules cannot be told apart from the best at 95 %.")

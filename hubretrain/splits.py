@@ -1,45 +1,42 @@
-"""A test split and folds over images: whole groups, stratified classes, and their file.
+"""A test split and folds over images: whole groups, stratified classes.
 
 A split gives every image one part: a fold 0 .. n_folds - 1, ``TEST``, or ``TRAIN`` (trained on by
 every fold and validated by none, which only a given validation split brings about). Fold f is
 validated on ``parts == f`` and trained on ``(parts != f) & (parts != TEST)``.
 
 The split is keyed on (seed, group): the order of the rows changes nothing. How the groups are
-dealt out is in ``stratify``; here is what is asked of it, what is kept of an earlier or a given
-split, and the file ``folds.csv``.
+dealt out is in ``stratify``; here is what is asked of it, and what is kept of an earlier or a given
+split.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.errors import SplitError
-from hubretrain.files import whole_file
+from hubretrain.folds import (
+    N_FOLDS_LIMIT,
+    NEW,
+    PARTS,
+    TEST,
+    TRAIN,
+    Column,
+    Parts,
+    part_name,
+    previous_parts,
+    read_folds,
+)
 from hubretrain.stratify import place_groups
 
-TEST = -1
-TRAIN = -2
-NEW = -3
-"""In ``previous`` only: an image that the earlier split did not hold."""
-
-COLUMNS = ("path", "sha256", "label", "group", "fold")
 GIVEN_PARTS = {"train": NEW, "val": 0, "valid": 0, "validation": 0, "test": TEST, "": NEW}
-N_FOLDS_LIMIT = 100
-PARTS = f"{TRAIN} (train), {TEST} (test), or a fold from 0 to {N_FOLDS_LIMIT - 1}"
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Parts = npt.NDArray[np.int8]
-Column = Sequence[Any] | npt.NDArray[Any] | pd.Series
 
 
 def split_images(
@@ -78,9 +75,9 @@ def split_images(
         SplitError: a class has fewer groups than there are parts, a value is missing or out of
             range, or the earlier split does not fit this one.
     """
-    label_codes, class_names = _codes(labels, "label")
-    group_codes, group_names = _codes(groups, "group")
-    _check_length("groups", groups, len(label_codes))
+    label_codes, class_names = codes(labels, "label")
+    group_codes, group_names = codes(groups, "group")
+    check_length("groups", groups, len(label_codes))
     if not 2 <= n_folds <= N_FOLDS_LIMIT:
         raise SplitError(f"n_folds is {n_folds}: expected 2 to {N_FOLDS_LIMIT}.")
     if not 0 <= test_fraction < 1:
@@ -113,150 +110,89 @@ def split_images(
     return parts
 
 
-def worst_deviation(parts: Column, labels: Column) -> float:
-    """Largest gap between a class's share of one part and its share of all images.
+def check_class_sizes(
+    labels: Column,
+    groups: Column,
+    *,
+    n_folds: int = 5,
+    test_fraction: float = 0.2,
+    given: Column | None = None,
+) -> None:
+    """Refuses what :func:`split_images` would refuse, without cutting anything.
 
     Args:
-        parts: the part of each image, shape ``(n_images,)``.
-        labels: the class of each image, shape ``(n_images,)``.
+        labels: as there, for the rest too.
+        groups: of each image.
+        n_folds: of the cross-validation.
+        test_fraction: of the images.
+        given: a split that the data set came with.
 
-    Returns:
-        Percentage points, 0 to 100; 0 without images.
+    Raises:
+        SplitError: a class has fewer groups than there are parts.
     """
-    label_codes, class_names = _codes(labels, "label")
-    part_codes, part_names = _codes(parts, "part")
-    _check_length("parts", parts, len(label_codes))
-    if not len(label_codes):
-        return 0.0
-    counts = np.zeros((len(part_names), len(class_names)))
-    np.add.at(counts, (part_codes, label_codes), 1)
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return float(100 * np.abs(shares - counts.sum(axis=0) / counts.sum()).max())
+    label_codes, class_names = codes(labels, "label")
+    group_codes, _ = codes(groups, "group")
+    parts = _given_parts(given, len(label_codes))
+    in_play = parts == NEW
+    open_parts, _ = _open_parts(
+        0 if (parts == 0).any() else n_folds, 0.0 if (parts == TEST).any() else test_fraction
+    )
+    _check_class_sizes(label_codes[in_play], group_codes[in_play], class_names, open_parts)
 
 
-def leaked_images(parts: Column, groups: Column) -> int:
-    """Number of validation and test images whose group also stands in another part.
-
-    Args:
-        parts: the part of each image, ``TEST``, ``TRAIN`` or a fold, shape ``(n_images,)``.
-        groups: the group of each image, shape ``(n_images,)``.
-    """
-    group_codes, _ = _codes(groups, "group")
-    _check_length("parts", parts, len(group_codes))
-    table = pd.DataFrame({"part": np.asarray(parts), "group": group_codes})
-    torn = table.groupby("group")["part"].transform("nunique") > 1
-    return int((torn & (table["part"] != TRAIN)).sum())
-
-
-def random_split_leak(groups: Column, fraction: float = 0.2, seed: int = 0) -> float:
-    """Share of validation images leaked by a split that ignores the groups.
-
-    Args:
-        groups: the group of each image, shape ``(n_images,)``.
-        fraction: share of the images drawn for validation, in (0, 1).
-        seed: of the draw, 0 or more.
-
-    Returns:
-        0 to 1: of the images drawn, those with an image of the same group among the others.
-    """
-    group_codes, group_names = _codes(groups, "group")
-    n_drawn = round(fraction * len(group_codes))
-    if not 0 < n_drawn < len(group_codes):
-        raise SplitError(
-            f"A share of {fraction} of {len(group_codes)} images leaves one side empty: "
-            "expected images on both."
-        )
-    drawn = np.zeros(len(group_codes), bool)
-    drawn[np.random.default_rng(seed).permutation(len(drawn))[:n_drawn]] = True
-    stays = np.bincount(group_codes[~drawn], minlength=len(group_names)) > 0
-    return float(stays[group_codes[drawn]].mean())
-
-
-def previous_parts(
-    earlier: pd.DataFrame, paths: Sequence[str], sha256s: Sequence[str] | None = None
+def cut_parts(
+    images: pd.DataFrame,
+    folds_file: Path | None,
+    *,
+    n_folds: int = 5,
+    test_fraction: float = 0.2,
+    seed: int = 0,
 ) -> Parts:
-    """Look up the parts of images in an earlier split, for ``split_images(previous=...)``.
+    """The part of each image: as an earlier ``folds.csv`` says where there is one, else newly cut.
 
     Args:
-        earlier: a table as ``read_folds`` returns it.
-        paths: of the images, shape ``(n_images,)``.
-        sha256s: of the images, shape ``(n_images,)``. An image is found by its content first, so
-            that a renamed file keeps its part, then by its path.
-
-    Returns:
-        int8 ``(n_images,)``: the earlier part, or ``NEW``.
-    """
-    folds = earlier["fold"].tolist()
-    by_path = dict(zip(earlier["path"], folds, strict=True))
-    if sha256s is None:
-        return np.array([by_path.get(path, NEW) for path in paths], np.int8)
-    by_content = dict(zip(earlier["sha256"], folds, strict=True))
-    by_content.pop("", None)
-    # Copies of one file may stand in several parts: the same path with the same content is first.
-    by_both = dict(zip(zip(earlier["path"], earlier["sha256"], strict=True), folds, strict=True))
-    found = [
-        by_both.get((path, sha256), by_content.get(sha256, by_path.get(path, NEW)))
-        for path, sha256 in zip(paths, sha256s, strict=True)
-    ]
-    return np.array(found, np.int8)
-
-
-def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write ``folds.csv``: one row an image, ``fold`` one of ``test``, ``train``, 0, 1, ...
-
-    Args:
-        path: of the file, replaced as a whole.
-        table: columns path, label, group, fold (the parts of ``split_images``) and, where known,
-            sha256. Other columns are left out.
+        images: columns path, sha256, label, cluster, split (blank where none was given).
+        folds_file: an earlier split, if there is one; images that it holds keep their part.
+        n_folds: see :func:`split_images`, as for the rest.
+        test_fraction: of the images.
+        seed: of the split.
 
     Raises:
-        SplitError: a column is missing, or a part is none of ``split_images``'.
-        RunError: the file cannot be written.
+        SplitError: see :func:`split_images`.
     """
-    _check_columns("the table of folds", table, set(COLUMNS) - {"sha256"})
-    parts = table["fold"].to_numpy(int)
-    if len(parts) and (parts.min() < TRAIN or parts.max() >= N_FOLDS_LIMIT):
-        raise SplitError(f"The folds run from {parts.min()} to {parts.max()}: expected {PARTS}.")
-    out = table.reindex(columns=list(COLUMNS), fill_value="")
-    names = {TEST: "test", TRAIN: "train"}
-    out["fold"] = [names.get(part, str(part)) for part in parts.tolist()]
-    # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
-    returns = any("\r" in str(value) for name in COLUMNS for value in out[name])
-    with whole_file(Path(path)) as aside:
-        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-        out.to_csv(aside, index=False, lineterminator="\n", quoting=quoting)
+    previous = None
+    if folds_file is not None and folds_file.exists():
+        earlier = read_folds(folds_file)
+        previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
+        _check_clusters(images, previous, folds_file)
+    return split_images(
+        images["label"],
+        images["cluster"],
+        n_folds=n_folds,
+        test_fraction=test_fraction,
+        seed=seed,
+        previous=previous,
+        given=images["split"] if (images["split"] != "").any() else None,
+    )
 
 
-def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read ``folds.csv`` as ``write_folds`` wrote it.
-
-    Returns:
-        Columns path, sha256 (blank where unknown), label, group: text; fold: int8, ``TEST``,
-        ``TRAIN`` or a fold.
-
-    Raises:
-        SplitError: no such file, a column is missing, or a fold is not one.
-    """
-    table: pd.DataFrame
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError as error:
-        raise SplitError(f"{path}: no such file of folds.") from error
-    except ValueError as error:
-        raise SplitError(f"{path} is not a CSV file of folds: {error}") from error
-    _check_columns(str(path), table, set(COLUMNS) - {"sha256"})
-    table = table.reindex(columns=list(COLUMNS), fill_value="")
-    parts = {"test": TEST, "train": TRAIN} | {str(i): i for i in range(N_FOLDS_LIMIT)}
-    for row, fold in enumerate(table["fold"], start=2):
-        if fold not in parts:
-            raise SplitError(
-                f"{path}, line {row}: fold is {fold!r}, expected test, train or a number from 0."
-            )
-    table["fold"] = np.array([parts[fold] for fold in table["fold"]], np.int8)
-    return table
+def _check_clusters(images: pd.DataFrame, previous: Parts, folds_file: Path) -> None:
+    """Refuses an earlier split that parts what is known today to belong together."""
+    old = images.assign(part=previous)[previous != NEW]
+    given = old["split"].isin(["validation", "test"])
+    torn = old[~given].groupby("cluster")["part"].transform("nunique") > 1
+    if torn.any():
+        cluster = old.loc[torn.index[torn], "cluster"].iloc[0]
+        apart = old[~given & (old["cluster"] == cluster)].drop_duplicates("part")
+        (one, in_one), (other, in_other) = list(zip(apart["path"], apart["part"], strict=True))[:2]
+        raise SplitError(
+            f"{folds_file}: {one} stands in {part_name(in_one)} and {other} in "
+            f"{part_name(in_other)}, but they belong together, being of one group or copies; "
+            "remove the file to cut a new split."
+        )
 
 
-def _codes(values: Column, what: str) -> tuple[Ints, list[str]]:
+def codes(values: Column, what: str) -> tuple[Ints, list[str]]:
     """Number values 0, 1, ... in the order of their names; the order of rows plays no part."""
     codes, uniques = pd.factorize(np.asarray(values))
     if (codes < 0).any():
@@ -268,25 +204,16 @@ def _codes(values: Column, what: str) -> tuple[Ints, list[str]]:
     return place[codes].astype(np.int64), list(names[order])
 
 
-def _check_length(what: str, values: Column, n_images: int) -> None:
+def check_length(what: str, values: Column, n_images: int) -> None:
+    """Refuses a column that is not one value an image."""
     if len(values) != n_images:
         raise SplitError(f"{len(values)} {what} for {n_images} images: expected one an image.")
-
-
-def _check_columns(where: str, table: pd.DataFrame, expected: set[str]) -> None:
-    missing = sorted(expected - set(table.columns))
-    if missing:
-        raise SplitError(f"{where}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}.")
-
-
-def _part_name(part: int) -> str:
-    return {TEST: "the test split", TRAIN: "the training part"}.get(part, f"fold {part}")
 
 
 def _given_parts(given: Column | None, n_images: int) -> Parts:
     if given is None:
         return np.full(n_images, NEW, np.int8)
-    _check_length("given splits", given, n_images)
+    check_length("given splits", given, n_images)
     names: list[str] = ["" if pd.isna(value) else str(value).strip().lower() for value in given]
     unknown = sorted(set(names) - set(GIVEN_PARTS))
     if unknown:
@@ -300,7 +227,7 @@ def _given_parts(given: Column | None, n_images: int) -> Parts:
 def _earlier_parts(previous: Column | None, n_images: int) -> Parts:
     if previous is None:
         return np.full(n_images, NEW, np.int8)
-    _check_length("earlier parts", previous, n_images)
+    check_length("earlier parts", previous, n_images)
     old = np.asarray(previous).astype(np.int64)
     if ((old < NEW) | (old >= N_FOLDS_LIMIT)).any():
         raise SplitError(
@@ -323,13 +250,13 @@ def _check_earlier(old: Parts, open_parts: Ints) -> None:
     fixed = {TEST, 0} if TRAIN in open_parts else {TEST}
     for part in sorted(known - fixed - set(open_parts.tolist())):
         raise SplitError(
-            f"The earlier split has {_part_name(part)}, which this one lacks: "
+            f"The earlier split has {part_name(part)}, which this one lacks: "
             "ask for the parts that it has, or cut a new split."
         )
     for part in open_parts.tolist():
         if known and part not in known:
             raise SplitError(
-                f"The earlier split lacks {_part_name(part)}: "
+                f"The earlier split lacks {part_name(part)}: "
                 "ask for the parts that it has, or cut a new split."
             )
 
@@ -344,8 +271,8 @@ def _join_groups(old: Parts, group_codes: Ints, group_names: list[str]) -> Parts
         group = group_codes[torn.argmax()]
         both = sorted(set(old[known & (group_codes == group)].tolist()))
         raise SplitError(
-            f"Group {group_names[group]!r} stands in {_part_name(both[0])} and "
-            f"{_part_name(both[1])} of the earlier split: cut a new split, or part the group."
+            f"Group {group_names[group]!r} stands in {part_name(both[0])} and "
+            f"{part_name(both[1])} of the earlier split: cut a new split, or part the group."
         )
     return part_of_group[group_codes]
 

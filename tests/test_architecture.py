@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).resolve().parent.parent / "hubretrain"
-STAGES = {"cache", "cache_files", "fit", "finetune", "predict", "preview"}
-COMMANDS = {"cache", "fit", "finetune", "predict", "modules"}
+STAGES = {"cache", "cache_files", "check", "fit", "finetune", "predict", "prepare", "preview"}
+COMMANDS = {"cache", "data", "fit", "finetune", "predict", "modules"}
 DOORS = {  # foreign library: the files that may import it
     "click": {f"cli.{command}" for command in COMMANDS} | {"cli", "cli.options"},
     "cykooz_resizer": {"resize"},
@@ -17,6 +17,7 @@ DOORS = {  # foreign library: the files that may import it
     "ray": {"parallel"},
     "nncf": {"openvino_door"},
     "openvino": {"openvino_door"},
+    "jinja2": {"pages"},
     "tensorflow": {"tensorflow_door"},
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
     "tf_keras": {"modules.efficientnet_lite", "modules.keras_export", "training"},

@@ -137,7 +137,8 @@ def test_help_and_import_load_neither_tensorflow_nor_pandas():
     script = (
         "import sys, hubretrain, hubretrain.cli\n"
         "from click.testing import CliRunner\n"
-        "for c in ([], ['cache'], ['fit'], ['finetune'], ['predict'], ['modules']):\n"
+        "for c in ([], ['data'], ['data', 'check'], ['cache'], ['fit'], ['finetune'],\n"
+        "          ['predict'], ['modules']):\n"
         "    assert CliRunner().invoke(hubretrain.cli.main, [*c, '--help']).exit_code == 0\n"
         "print([m for m in ('tensorflow', 'pandas', 'h5py', 'sklearn') if m in sys.modules])"
     )
@@ -154,6 +155,12 @@ def test_help_and_import_load_neither_tensorflow_nor_pandas():
 def test_a_class_too_small_for_the_folds_is_named(place, small_module):
     for image in sorted((place / "data" / "digits" / "2").iterdir())[3:]:
         image.unlink()
-    invoke("cache", "--module", small_module, "--views", 1)
-    ran = invoke("fit", code=1)
-    assert "'2'" in ran.stderr or "class 2" in ran.stderr
+    sentence = (
+        "hubretrain: Class '2' has 3 groups of images, too few for 5 folds and a test split: ask "
+        "for at most 2 folds, merge the class with another or drop it.\n"
+    )
+    assert invoke("cache", "--module", small_module, code=1).stderr == sentence
+    assert not (place / "cache").exists()
+    invoke("cache", "--module", small_module, "--views", 1, "--folds", 0)
+    assert sentence in invoke("fit", code=1).stderr
+    invoke("fit", "--folds", 2)

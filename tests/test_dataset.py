@@ -9,6 +9,7 @@ from conftest import encoded, write_digits
 
 from hubretrain.dataset import ImageDataset, default_folder, open_dataset, sorted_classes
 from hubretrain.errors import DataError
+from hubretrain.folds import write_folds
 
 PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
 
@@ -228,3 +229,42 @@ def test_the_published_ham10000_layout_opens_whole(real_data):
     assert len(data.images) == len(metadata)
     assert data.images["label"].value_counts().to_dict() == metadata["dx"].value_counts().to_dict()
     assert data.images["group"].nunique() == metadata["lesion_id"].nunique()
+
+
+def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_one(tmp_path):
+    data = ImageDataset.from_folder(write_digits(tmp_path / "digits", 180))
+    options = {"n_folds": 3, "cache": tmp_path / "cache", "quiet": True}
+    images = data.split(seed=1, **options)
+    assert {"path", "label", "group", "split", "sha256", "class_index", "cluster"} < set(images)
+    assert set(images["fold"]) == {-1, 0, 1, 2}
+    pd.testing.assert_frame_equal(data.split(seed=1, **options), images)
+    assert (data.split(seed=2, **options)["fold"] != images["fold"]).any()
+    share = images["label"].value_counts(normalize=True)
+    for _, part in images.groupby("fold"):
+        assert (part["label"].value_counts(normalize=True) - share).abs().max() < 0.05
+
+    write_folds(tmp_path / "folds.csv", images.assign(group=images["cluster"]))
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 8, 8)).astype(np.uint8)
+    for i, picture in enumerate(pixels):
+        (tmp_path / "digits" / str(i % 3) / f"new{i}.png").write_bytes(encoded(picture))
+    more = ImageDataset.from_folder(tmp_path / "digits")
+    extended = more.split(seed=9, folds_file=tmp_path / "folds.csv", **options)
+    old = extended.set_index("path")["fold"][images["path"]]
+    assert len(extended) == 210
+    assert old.tolist() == images["fold"].tolist()
+
+
+def test_split_honours_groups_and_splits_of_a_table(tmp_path):
+    write_digits(tmp_path / "d", 90)
+    paths = ImageDataset.from_folder(tmp_path / "d").images["path"].tolist()
+    labels = table(
+        tmp_path / "l.csv",
+        path=paths,
+        label=[path[0] for path in paths],
+        who=[f"{path[0]} {i // 2}" for i, path in enumerate(paths)],
+        split=["test" if i % 10 < 2 else "" for i in range(len(paths))],
+    )
+    data = ImageDataset.from_csv(tmp_path / "d", labels, group_column="who")
+    images = data.split(n_folds=2, cache=tmp_path / "cache", quiet=True)
+    assert ((images["fold"] == -1) == (images["split"] == "test")).all()
+    assert images.groupby("cluster")["fold"].nunique().max() == 1

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits, load_sample_images
 
 from hubretrain.alignment import IDENTITY, align, compose, correlation, windows
-from hubretrain.duplicates import Duplicates, clusters, find_duplicates, join_groups
+from hubretrain.duplicates import Duplicates, find_duplicates
 
 
 def saved(image: Image.Image, form: str = "JPEG", **options: int) -> bytes:
@@ -174,7 +174,6 @@ def test_a_near_copy_of_exact_duplicates_is_tied_to_the_first(photographs: list[
     found = found_in([photographs[0], photographs[1], photographs[0], copy])
     assert pairs_of(found) == {(0, 2), (0, 3)}
     assert list(found.pairs.kind) == ["exact", "near"]
-    assert list(clusters(4, found.pairs)) == [0, 1, 0, 0]
 
 
 def test_unreadable_images_are_skipped_and_listed(tmp_path: Path, photographs: list[bytes]) -> None:
@@ -216,10 +215,27 @@ def test_threads_and_runs_change_nothing(photographs: list[bytes]) -> None:
     assert len(one.pairs) == 9
 
 
-def test_progress_counts_every_image_once(photographs: list[bytes]) -> None:
-    read: list[int] = []
-    found_in(photographs, progress=read.append)
-    assert sum(read) == len(photographs)
+def test_progress_counts_every_image_once_and_then_the_pairs(photographs: list[bytes]) -> None:
+    told: list[tuple[str, int, int]] = []
+    copy = COPIES["darkened"](Image.open(io.BytesIO(photographs[4])))
+    found_in([*photographs, copy], progress=lambda *said: told.append(said))
+    n = len(photographs) + 1
+    assert told[0] == ("looking at images", n, n)
+    assert told[-1][0] == "comparing pairs"
+    assert told[-1][1] == told[-1][2] >= 1
+
+
+def test_pairs_of_known_images_are_left_out_and_all_others_are_found(
+    photographs: list[bytes],
+) -> None:
+    copies = [COPIES["cropped"](Image.open(io.BytesIO(image))) for image in photographs[:9]]
+    images = photographs + copies
+    all_pairs = pairs_of(found_in(images))
+    known = np.ones(len(images), bool)
+    known[[2, len(photographs) + 5]] = False
+    new = {(a, b) for a, b in all_pairs if not (known[a] and known[b])}
+    assert pairs_of(found_in(images, known=known)) == new
+    assert len(new) == 2
 
 
 def test_features_propose_pairs_and_their_cosine_is_told(photographs: list[bytes]) -> None:
@@ -235,19 +251,6 @@ def test_none_or_one_image_has_no_duplicates(photographs: list[bytes]) -> None:
     assert list(found_in([]).pairs.columns) == ["a", "b", "kind", "similarity"]
     assert len(found_in(photographs[:1]).pairs) == 0
     assert len(found_in(photographs[:2]).pairs) == 0
-
-
-def test_clusters_number_what_pairs_tie_together_in_the_order_of_the_images() -> None:
-    pairs = pd.DataFrame({"a": [5, 1, 2], "b": [6, 3, 5]})
-    assert list(clusters(8, pairs)) == [0, 1, 2, 1, 3, 2, 2, 4]
-    assert list(clusters(3, pairs.iloc[:0])) == [0, 1, 2]
-
-
-def test_groups_tied_by_a_copy_become_one_under_the_name_that_sorts_first() -> None:
-    groups = ["d", "c", "b", "a", "b", "e"]
-    pairs = pd.DataFrame({"a": [0, 1], "b": [2, 5]})  # d-b and c-e
-    assert join_groups(groups, pairs) == ["b", "c", "b", "a", "b", "c"]
-    assert join_groups(groups, pairs.iloc[:0]) == groups
 
 
 @pytest.fixture(scope="module")

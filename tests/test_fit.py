@@ -22,10 +22,10 @@ from hubretrain.dataset import open_dataset
 from hubretrain.ensemble import Ensemble
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.fit import screen_modules
+from hubretrain.folds import TEST, read_folds
 from hubretrain.heads import Heads
 from hubretrain.passes import Passes
 from hubretrain.runs import Run
-from hubretrain.splits import TEST, read_folds
 
 L2 = (1.0, 10.0, 100.0)
 

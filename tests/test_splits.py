@@ -5,23 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
+from hubretrain.contents import cluster_names
 from hubretrain.errors import SplitError
-from hubretrain.splits import (
-    NEW,
-    TEST,
-    TRAIN,
-    leaked_images,
-    previous_parts,
-    random_split_leak,
-    read_folds,
-    split_images,
-    worst_deviation,
-    write_folds,
-)
+from hubretrain.folds import NEW, TEST, TRAIN, previous_parts, write_folds
+from hubretrain.leakage import leaked_images, worst_deviation
+from hubretrain.splits import cut_parts, split_images
 
 # One tuple a group: its class and its number of images.
 GROUPS = st.lists(
@@ -148,14 +140,6 @@ def test_ham10000_with_a_test_split_is_even_to_a_tenth_of_a_point(real_data: Pat
     assert leaked_images(parts, table.group) == 0
 
 
-def test_a_random_split_of_ham10000_leaks_more_than_a_third_of_its_validation_images(
-    real_data: Path,
-) -> None:
-    groups = ham10000(real_data).group
-    leaks = [random_split_leak(groups, 0.2, seed) for seed in range(10)]
-    assert 0.36 < np.mean(leaks) < 0.41
-
-
 def test_another_seed_is_another_split() -> None:
     table = table_of([("a", 1)] * 30 + [("b", 2)] * 30)
     splits = {split_images(table.label, table.group, seed=s).tobytes() for s in range(5)}
@@ -254,65 +238,6 @@ def test_a_given_validation_split_can_be_carried_on() -> None:
     np.testing.assert_array_equal(again, first)
 
 
-def test_leaked_images_counts_validation_and_test_images_only() -> None:
-    parts = [0, 1, TEST, TRAIN, TRAIN, TEST, 0]
-    groups = ["x", "x", "y", "y", "z", "v", "w"]
-    assert leaked_images(parts, groups) == 3  # both of x, and y in the test split
-
-
-def test_random_split_leak_has_a_closed_form_for_pairs() -> None:
-    n_pairs = 2000
-    leak = random_split_leak(np.arange(2 * n_pairs) // 2, 0.2, seed=1)
-    assert leak == pytest.approx((0.8 * 2 * n_pairs) / (2 * n_pairs - 1), abs=0.03)
-    assert random_split_leak(np.arange(100), 0.2) == 0
-    assert random_split_leak(np.zeros(100), 0.2) == 1
-
-
-def test_worst_deviation_is_in_percentage_points() -> None:
-    labels = ["a"] * 6 + ["b"] * 4
-    parts = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]  # shares of a: 100 %, 20 %; overall 60 %
-    assert worst_deviation(parts, labels) == pytest.approx(40)
-    assert worst_deviation([], []) == 0
-
-
-NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=8)
-
-
-@given(st.lists(st.tuples(NAMES, NAMES, st.integers(TRAIN, 99)), max_size=8))
-@settings(max_examples=30, deadline=None)
-def test_folds_read_back_as_they_were_written(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int]]
-) -> None:
-    table = pd.DataFrame(rows, columns=["path", "label", "fold"])
-    table = table.assign(group=table.path, sha256="0" * 64).astype({"fold": np.int8})
-    path = tmp_path_factory.mktemp("folds") / "folds.csv"
-    write_folds(path, table)
-    again = read_folds(path)
-    assert list(again.columns) == ["path", "sha256", "label", "group", "fold"]
-    for column in again.columns:
-        assert list(again[column]) == list(table[column])
-
-
-def test_folds_csv_is_readable_by_people(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {"path": list("abc"), "label": 1, "group": 2, "fold": [TEST, 3, TRAIN], "more": 0}
-    )
-    write_folds(tmp_path / "folds.csv", table)
-    assert (tmp_path / "folds.csv").read_text() == (
-        "path,sha256,label,group,fold\na,,1,2,test\nb,,1,2,3\nc,,1,2,train\n"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["folds.csv"]
-
-
-def test_an_earlier_part_is_found_by_content_first_then_by_path() -> None:
-    earlier = pd.DataFrame(
-        {"path": list("abcd"), "sha256": ["1", "2", "3", "3"], "fold": [0, 1, 2, TEST]}
-    )
-    paths, sha256s = ["renamed", "b", "edited", "c", "d"], ["1", "9", "8", "3", "3"]
-    assert list(previous_parts(earlier, paths, sha256s)) == [0, 1, NEW, 2, TEST]
-    assert list(previous_parts(earlier, ["a", "z"])) == [0, NEW]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -363,39 +288,57 @@ def test_what_cannot_be_split_is_an_error_that_says_why(
     assert str(caught.value) == message
 
 
-def test_a_random_split_with_an_empty_side_is_an_error() -> None:
-    with pytest.raises(SplitError, match=r"0\.01 of 10 images leaves one side empty"):
-        random_split_leak(range(10), 0.01)
+@st.composite
+def images_with_copies(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """An image table with groups, files with the same bytes, and pairs of near duplicates."""
+    table = table_of(draw(GROUPS)).assign(split="")
+    rows = st.integers(0, len(table) - 1)
+    table["sha256"] = [f"content {i:04d}" for i in range(len(table))]
+    for a, b in draw(st.lists(st.tuples(rows, rows), max_size=4)):
+        table.loc[a, "sha256"] = table.loc[b, "sha256"]
+    near = draw(st.lists(st.tuples(rows, rows), max_size=6))
+    ends = [table["sha256"][list(pair)].tolist() for pair in near]
+    pairs = pd.DataFrame(ends, columns=["a", "b"])
+    # Copies may join so many groups that a class is left with too few for two folds and a test.
+    clusters = cluster_names(table["group"], table["sha256"], pairs)
+    assume(table.assign(cluster=clusters).groupby("label")["cluster"].nunique().min() >= 3)
+    return table, pairs
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "no such file of folds."),
-        ("path,label\n", "no column fold, group; expected path, sha256, label, group, fold."),
-        (
-            "path,label,group,fold\na,b,c,0\na,b,c,first\n",
-            "line 3: fold is 'first', expected test, train or a number from 0.",
-        ),
-        ("", "is not a CSV file of folds"),
-    ],
-)
-def test_a_file_that_is_not_folds_is_an_error_that_says_where(
-    tmp_path: Path, text: str | None, message: str
+@given(images_with_copies(), st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_no_group_and_no_duplicate_straddles_two_parts(
+    tmp_path_factory: pytest.TempPathFactory,
+    made: tuple[pd.DataFrame, pd.DataFrame],
+    seed: int,
 ) -> None:
-    path = tmp_path / "folds.csv"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(SplitError) as caught:
-        read_folds(path)
-    assert str(path) in str(caught.value)
-    assert message in str(caught.value)
+    table, pairs = made
+    table["cluster"] = cluster_names(table["group"], table["sha256"], pairs)
+    folds_file = tmp_path_factory.mktemp("split") / "folds.csv"
+    parts = cut_parts(table, folds_file, n_folds=2, seed=seed)
+    part_of = dict(zip(table["sha256"], parts, strict=True))
+    for column in ("group", "sha256"):
+        assert len(set(zip(table[column], parts, strict=True))) == table[column].nunique()
+    assert all(part_of[a] == part_of[b] for a, b in zip(pairs["a"], pairs["b"], strict=True))
+    # The same again from the file that was kept, whatever the order of the rows and the seed.
+    write_folds(folds_file, table.assign(fold=parts))
+    shuffled = table.sample(frac=1, random_state=seed)
+    again = cut_parts(shuffled, folds_file, n_folds=2, seed=seed + 1)
+    np.testing.assert_array_equal(again, parts[shuffled.index])
 
 
-def test_a_table_without_parts_cannot_be_written(tmp_path: Path) -> None:
-    table = pd.DataFrame({"path": ["a"], "label": ["b"], "group": ["c"]})
-    with pytest.raises(SplitError, match="the table of folds: no column fold"):
-        write_folds(tmp_path / "folds.csv", table)
-    with pytest.raises(SplitError, match=r"The folds run from -3 to -3: expected -2 \(train\)"):
-        write_folds(tmp_path / "folds.csv", table.assign(fold=NEW))
-    assert list(tmp_path.iterdir()) == []
+def test_an_earlier_split_that_parts_copies_is_refused_with_their_names(tmp_path: Path) -> None:
+    table = table_of([("a", 1)] * 20 + [("b", 1)] * 20).assign(split="")
+    table["sha256"] = [f"{i:064d}" for i in range(len(table))]
+    table["cluster"] = cluster_names(table["group"], table["sha256"])
+    parts = cut_parts(table, tmp_path / "folds.csv", n_folds=2)
+    write_folds(tmp_path / "folds.csv", table.assign(fold=parts))
+    one, other = (table["sha256"][parts == part].iloc[0] for part in (0, TEST))
+    pairs = pd.DataFrame({"a": [one], "b": [other]})
+    table["cluster"] = cluster_names(table["group"], table["sha256"], pairs)
+    with pytest.raises(
+        SplitError,
+        match=r"folds\.csv: image_\d+\.jpg stands in .* and image_\d+\.jpg in .*, but they belong "
+        r"together, being of one group or copies; remove the file to cut a new split\.$",
+    ):
+        cut_parts(table, tmp_path / "folds.csv", n_folds=2)

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -126,14 +127,21 @@ def todo_of(file: h5py.File, n_views_of: npt.NDArray[np.int16]) -> npt.NDArray[n
     n_views_of = np.minimum(n_views_of, file["images/n_views"][:] if n_views else 0)
     for v in range(n_views):
         if not file["digests"][v]:
-            todo[:, v] = np.isnan(file[view_name(v)][:]).any(axis=1)
+            for first, rows in blocks_of(file[view_name(v)]):
+                todo[first : first + len(rows), v] = np.isnan(rows).any(axis=1)
     return todo & (np.arange(n_views) < n_views_of[:, None])
 
 
 def digest_of(dataset: h5py.Dataset) -> str:
     """The sha256 of a view's rows, as lower-case hex."""
     digest = hashlib.sha256()
-    block = max(1, 2**24 // max(1, dataset.shape[1] * dataset.dtype.itemsize))
-    for start in range(0, dataset.shape[0], block):
-        digest.update(np.ascontiguousarray(dataset[start : start + block]).tobytes())
+    for _, rows in blocks_of(dataset):
+        digest.update(np.ascontiguousarray(rows).tobytes())
     return digest.hexdigest()
+
+
+def blocks_of(dataset: h5py.Dataset) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Reads a view in blocks of 16 MiB: the number of the first row, and the rows."""
+    block = max(1, 2**24 // max(1, dataset.shape[1] * dataset.dtype.itemsize))
+    for first in range(0, dataset.shape[0], block):
+        yield first, dataset[first : first + block]

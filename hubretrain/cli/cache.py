@@ -145,6 +145,15 @@ def cache() -> None:
     metavar="FILE",
     help="Only draw the views of a few images into this picture.",
 )
+@click.option(
+    "--folds",
+    "n_folds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(0, 100),
+    help="Folds that fit will be asked for: a class too small for them and a test split is an "
+    "error before anything is computed. 0: do not look.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
 @click.option(
     "--overwrite", is_flag=True, help="Compute anew what was computed with other settings."
@@ -160,6 +169,7 @@ def fill(
     workers: int | None,
     ray_address: str | None,
     preview: Path | None,
+    n_folds: int,
     cache_folder: Path,
     **options: Any,
 ) -> None:
@@ -172,6 +182,7 @@ def fill(
     from hubretrain.cache_plan import Part
     from hubretrain.modules import resolve
     from hubretrain.parallel import Cluster
+    from hubretrain.splits import check_class_sizes
 
     if not names and preview is None:
         raise click.UsageError("Missing option '--module' / '-m'.")
@@ -182,6 +193,9 @@ def fill(
         n_shown = draw_preview(dataset, preview, views, augmentation, options["seed"])
         click.echo(f"{preview}: {views} views of {n_shown} images, as they are on the left.")
         return
+    if n_folds:
+        images = dataset.images
+        check_class_sizes(images["label"], images["group"], n_folds=n_folds, given=images["split"])
     found = cache_bottlenecks(
         dataset,
         [resolve(name, image_size=image_size, value_range=value_range) for name in names],

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from hubretrain.cli.options import RUNS, data_options, open_data, run_option
+from hubretrain.cli.options import (
+    RUNS,
+    data_options,
+    duplicates_option,
+    folds_options,
+    open_data,
+    run_option,
+)
 
 
 def _class_weights(_context: Any, _parameter: Any, values: tuple[str, ...]) -> list[Any]:
@@ -92,24 +99,11 @@ def _numbers(_context: Any, _parameter: Any, value: str | None) -> tuple[float, 
     default=True,
     help="Compare training on all cached views with view 0 only.",
 )
-@click.option(
-    "--folds",
-    "n_folds",
-    default=5,
-    show_default=True,
-    type=click.IntRange(2, 100),
-    help="Folds to validate on.",
-)
-@click.option(
-    "--test-fraction",
-    default=0.2,
-    show_default=True,
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Share of the images kept for the test split.",
-)
+@folds_options
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(1), help="Longest shortlist."
 )
+@duplicates_option
 @click.option("--seed", default=0, show_default=True, help="Of the split and the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(

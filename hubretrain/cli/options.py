@@ -34,12 +34,12 @@ def data_options(command: F) -> F:
     """The options that say where the images and their labels are."""
     for option in reversed(
         (
-            click.argument("data", required=False, type=click.Path(path_type=Path)),
+            click.argument("data", nargs=-1, type=click.Path(path_type=Path)),
             click.option(
                 "--labels",
                 type=click.Path(path_type=Path),
                 metavar="FILE",
-                help="A CSV or TSV that labels the images.",
+                help="A CSV, TSV, JSON lines or parquet file that labels the images.",
             ),
             click.option(
                 "--image-column",
@@ -50,12 +50,12 @@ def data_options(command: F) -> F:
             click.option(
                 "--group-column",
                 metavar="NAME",
-                help="Its column with what must stay together: a lesion, a patient.",
+                help="Its column with what must stay together: a lesion, a patient; or none.",
             ),
             click.option(
                 "--split-column",
                 metavar="NAME",
-                help="Its column with a given split: train, validation, test.",
+                help="Its column with a given split: train, validation, test; or none.",
             ),
             click.option(
                 "--skip-unmatched",
@@ -96,6 +96,34 @@ def augmentation_options(command: F) -> F:
     return with_augmentation  # type: ignore[return-value]
 
 
+def folds_options(command: F) -> F:
+    """The options that say how a data set is split."""
+    for option in (
+        click.option(
+            "--test-fraction",
+            default=0.2,
+            show_default=True,
+            help="Share of the images kept for the test split.",
+        ),
+        click.option(
+            "--folds", "n_folds", default=5, show_default=True, help="Folds to validate on."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def duplicates_option(command: F) -> F:
+    """The option that keeps near duplicates in one part of a split."""
+    return click.option(
+        "--keep-duplicates-together/--no-keep-duplicates-together",
+        default=True,
+        show_default=True,
+        help="Look for near duplicates and keep them on one side of every split. Files with the "
+        "same bytes always are.",
+    )(command)
+
+
 def run_option(command: F) -> F:
     """The option that names a run."""
     return click.option(
@@ -126,4 +154,5 @@ def open_data(options: dict[str, Any]) -> ImageDataset:
         "split_column",
         "skip_unmatched",
     )
-    return open_dataset(options.pop("data"), **{name: options.pop(name) for name in names})
+    data, *more_roots = options.pop("data") or (None,)
+    return open_dataset(data, more_roots=more_roots, **{name: options.pop(name) for name in names})

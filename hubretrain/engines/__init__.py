@@ -6,13 +6,12 @@ Importing this imports neither.
 from hubretrain.engines.calibration import calibrate
 from hubretrain.engines.choice import (
     ENGINES,
-    OPENVINO_BATCH_SIZE,
     PRECISIONS,
     choose_engine,
     gpu_in_sight,
     open_engine,
 )
-from hubretrain.engines.engine import Engine
+from hubretrain.engines.engine import OPENVINO_BATCH_SIZE, Engine
 from hubretrain.engines.tensorflow import BATCH_SIZE, TensorFlowEngine
 
 __all__ = [

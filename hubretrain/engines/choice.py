@@ -7,16 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hubretrain.engines.engine import Engine
+from hubretrain.engines.engine import OPENVINO_BATCH_SIZE, Engine
 from hubretrain.errors import EngineError
 from hubretrain.modules import StoredModule
 
 ENGINES = ("auto", "tensorflow", "openvino")
 PRECISIONS = ("f32", "bf16", "int8")
-
-# Small, for two or more batches are in flight; the fastest of 1 to 48 or as fast on every module
-# tried (benchmarks/bench_engines.py).
-OPENVINO_BATCH_SIZE = 8
 
 
 def choose_engine(

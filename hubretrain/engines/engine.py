@@ -16,6 +16,10 @@ Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
 Slot = TypeVar("Slot")
 
+# Small, for two or more batches are in flight; the fastest of 1 to 48 or as fast on every module
+# tried (benchmarks/bench_engines.py).
+OPENVINO_BATCH_SIZE = 8
+
 
 class Engine(abc.ABC, Generic[Slot]):
     """A frozen module, ready to run over batches.

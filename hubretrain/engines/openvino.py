@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.engines.choice import OPENVINO_BATCH_SIZE
-from hubretrain.engines.engine import Engine, Features, Pixels
+from hubretrain.engines.engine import OPENVINO_BATCH_SIZE, Engine, Features, Pixels
 from hubretrain.errors import EngineError
 from hubretrain.modules import StoredModule, store_folder
 from hubretrain.openvino_door import ov

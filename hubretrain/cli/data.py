@@ -1,0 +1,229 @@
+"""hubretrain data: look at a data set, split it, lay out a published one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hubretrain.cli.options import (
+    RUNS,
+    data_options,
+    duplicates_option,
+    folds_options,
+    open_data,
+    run_option,
+)
+
+BAR = 16  # characters
+MARKS = {"error": "[bold red]error[/]", "wrong": "[yellow]wrong[/]", "note": "[cyan]note[/] "}
+
+
+@click.group()
+def data() -> None:
+    """Check a data set, split it, or lay out a published one."""
+
+
+@data.command()
+@data_options
+@run_option
+@folds_options
+@click.option("--strict", is_flag=True, help="Exit with 1 where something is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(
+    n_folds: int,
+    test_fraction: float,
+    strict: bool,
+    as_json: bool,
+    cache_folder: Path,
+    run_folder: Path | None,
+    **data_options: Any,
+) -> None:
+    """Show what a careful person would look at first, and write it to data_check.html and .json.
+
+    Classes, files, sizes, groups, duplicates, copies under different classes, leaks of a given
+    split and of a random one. Exits with 1 where a class is too small for the folds and, with
+    --strict, where anything is wrong.
+    """
+    from hubretrain.check import check_dataset, write_facts
+    from hubretrain.check_page import write_check_page
+
+    dataset = open_data(data_options)
+    found = check_dataset(dataset, cache=cache_folder, n_folds=n_folds, test_fraction=test_fraction)
+    folder = run_folder or RUNS / dataset.name
+    write_facts(found, folder / "data_check.json")
+    page = folder / "data_check.html"
+    write_check_page(page, found.facts, found.findings, found.images, dataset.root)
+    if as_json:
+        facts = {"findings": [asdict(one) for one in found.findings], **found.facts}
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        _print_check(found)
+        click.echo(f"\nWith pictures: {page}")
+    if found.worst == "error" or (strict and found.worst == "wrong"):
+        raise click.exceptions.Exit(1)
+
+
+def _print_check(found: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, facts = Console(highlight=False), found.facts
+    size = f"{facts['n_bytes'] / 1e6:,.1f} MB"
+    console.print(
+        f"[bold]{escape(facts['name'])}[/]: {facts['n_images']:,} images, {size}, "
+        f"{facts['n_classes']} classes, {facts['groups']['n_groups']:,} groups"
+        f"{'' if facts['groups']['given'] else ' (none are given)'}"
+    )
+    console.print(f"[dim]{_files_line(facts['sizes'])}[/]\n")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    table.add_column("", no_wrap=True, min_width=BAR)
+    for name in ("images", "share", "groups", "MB", "broken", "random leak"):
+        table.add_column(name, justify="right")
+    largest = max(one["n_images"] for one in facts["classes"])
+    for one in facts["classes"]:
+        leak = one["random_split_leak"]
+        table.add_row(
+            escape(one["name"]),
+            "[cyan]" + "█" * max(1, round(BAR * one["n_images"] / largest)) + "[/]",
+            f"{one['n_images']:,}",
+            f"{one['share']:.1%}",
+            f"{one['n_clusters']:,}",
+            f"{one['n_bytes'] / 1e6:,.1f}",
+            f"{one['n_unreadable']:,}",
+            "" if leak is None else f"{leak:.1%}",
+        )
+    console.print(table)
+    console.print()
+    for one in found.findings:
+        console.print(f"{MARKS[one.level]} {escape(one.what)} [dim]{escape(one.advice)}[/]")
+    if not found.findings:
+        console.print("[green]Nothing to mend.[/]")
+
+
+def _files_line(sizes: dict[str, Any]) -> str:
+    """Formats, colour modes and sizes in a line, such as: 8,017 JPEG, RGB, 200 x 150 pixels."""
+    formats = ", ".join(f"{n:,} {name}" for name, n in sizes["formats"].items())
+    if not formats:
+        return "no image can be decoded"
+    sides = (sizes["width"], sizes["height"])
+    ranges = (sorted({side["least"], side["most"]}) for side in sides)
+    pixels = " x ".join(" to ".join(map(str, ends)) for ends in ranges)
+    return f"{formats}; {', '.join(sizes['modes'])}; {pixels} pixels"
+
+
+@data.command()
+@data_options
+@run_option
+@folds_options
+@duplicates_option
+@click.option("--seed", default=0, show_default=True, help="Another seed is another split.")
+@click.option(
+    "--overwrite", is_flag=True, help="Cut a new split where the run has one, instead of adding."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def split(
+    n_folds: int,
+    test_fraction: float,
+    keep_duplicates_together: bool,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    cache_folder: Path,
+    run_folder: Path | None,
+    **data_options: Any,
+) -> None:
+    """Cut a test split and folds of DATA and keep them in folds.csv, where fit finds them.
+
+    Classes are stratified; whole groups and duplicates stay together; a given split is honoured.
+    Images that an earlier folds.csv holds keep their place, and new ones are added.
+    """
+    from hubretrain.folds import write_folds
+    from hubretrain.leakage import kept_together, part_table, worst_deviation
+    from hubretrain.runs import Run
+
+    dataset = open_data(data_options)
+    file = Run(run_folder or RUNS / dataset.name).folds_file
+    images = dataset.split(
+        n_folds=n_folds,
+        test_fraction=test_fraction,
+        seed=seed,
+        keep_duplicates_together=keep_duplicates_together,
+        folds_file=None if overwrite else file,
+        cache=cache_folder,
+    )
+    write_folds(file, images.assign(group=images["cluster"]))
+    counts = part_table(images["fold"], images["label"])
+    deviation = worst_deviation(images["fold"], images["label"])
+    sentence = kept_together(
+        images["fold"], images["cluster"], dataset.grouped, keep_duplicates_together
+    )
+    if as_json:
+        facts = {
+            "file": str(file),
+            "counts": counts.to_dict(orient="index"),
+            "worst_deviation_points": round(deviation, 4),
+            "note": sentence,
+        }
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    _print_parts(counts, dataset.class_names)
+    click.echo(sentence)
+    click.echo(f"Worst deviation of a class share: {deviation:.2f} points.")
+    click.echo(f"Kept in {file}; hubretrain fit takes it from there.")
+
+
+def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for part in counts.index:
+        table.add_column(part, justify="right")
+    for name in class_names:
+        table.add_row(escape(name), *(f"{n:,}" for n in counts.get(name, 0 * counts.iloc[:, 0])))
+    table.add_section()
+    table.add_row("all", *(f"{n:,}" for n in counts.sum(axis=1)))
+    Console(highlight=False).print(table)
+
+
+@data.command()
+@click.argument("name", type=click.Choice(["ham10000"]))
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR|ZIP",
+    help="What was downloaded: a folder or an archive, zips within it too.",
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("data/ham10000"),
+    show_default=True,
+    help="Where to.",
+)
+@click.option("--partial", is_flag=True, help="Lay out what is there, whatever the counts.")
+def prepare(name: str, source: Path, folder: Path, partial: bool) -> None:  # noqa: ARG001
+    """Lay out a published data set from its downloaded files, and check it against its counts.
+
+    ham10000: Tschandl et al. 2018, https://doi.org/10.7910/DVN/DBW86T, as it comes from Harvard
+    Dataverse or Kaggle: 10,015 images of 7,470 lesions.
+    """
+    from hubretrain.prepare import prepare_ham10000
+
+    found = prepare_ham10000(source, folder, partial=partial)
+    click.echo(
+        f"{folder}/: {found.n_images:,} images of {found.n_lesions:,} lesions, "
+        f"{found.n_copied:,} copied now."
+    )
+    click.echo(f"Next: hubretrain data check {folder}")

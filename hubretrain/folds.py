@@ -1,0 +1,127 @@
+"""The parts of a split, and ``folds.csv``, their file.
+
+A split gives every image one part: a fold 0, 1, ..., ``TEST``, or ``TRAIN`` (trained on by every
+fold and validated by none).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hubretrain.errors import SplitError
+from hubretrain.files import whole_file
+
+TEST = -1
+TRAIN = -2
+NEW = -3
+"""In ``previous`` only: an image that the earlier split did not hold."""
+
+COLUMNS = ("path", "sha256", "label", "group", "fold")
+N_FOLDS_LIMIT = 100
+PARTS = f"{TRAIN} (train), {TEST} (test), or a fold from 0 to {N_FOLDS_LIMIT - 1}"
+
+Parts = npt.NDArray[np.int8]
+Column = Sequence[Any] | npt.NDArray[Any] | pd.Series
+
+
+def part_name(part: int) -> str:
+    """What a part is called in a sentence."""
+    return {TEST: "the test split", TRAIN: "the training part"}.get(part, f"fold {part}")
+
+
+def previous_parts(
+    earlier: pd.DataFrame, paths: Sequence[str], sha256s: Sequence[str] | None = None
+) -> Parts:
+    """Look up the parts of images in an earlier split, for ``split_images(previous=...)``.
+
+    Args:
+        earlier: a table as ``read_folds`` returns it.
+        paths: of the images, shape ``(n_images,)``.
+        sha256s: of the images, shape ``(n_images,)``. An image is found by its content first, so
+            that a renamed file keeps its part, then by its path.
+
+    Returns:
+        int8 ``(n_images,)``: the earlier part, or ``NEW``.
+    """
+    folds = earlier["fold"].tolist()
+    by_path = dict(zip(earlier["path"], folds, strict=True))
+    if sha256s is None:
+        return np.array([by_path.get(path, NEW) for path in paths], np.int8)
+    by_content = dict(zip(earlier["sha256"], folds, strict=True))
+    by_content.pop("", None)
+    # Copies of one file may stand in several parts: the same path with the same content is first.
+    by_both = dict(zip(zip(earlier["path"], earlier["sha256"], strict=True), folds, strict=True))
+    found = [
+        by_both.get((path, sha256), by_content.get(sha256, by_path.get(path, NEW)))
+        for path, sha256 in zip(paths, sha256s, strict=True)
+    ]
+    return np.array(found, np.int8)
+
+
+def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
+    """Write ``folds.csv``: one row an image, ``fold`` one of ``test``, ``train``, 0, 1, ...
+
+    Args:
+        path: of the file, replaced as a whole.
+        table: columns path, label, group, fold (the parts of ``split_images``) and, where known,
+            sha256. Other columns are left out.
+
+    Raises:
+        SplitError: a column is missing, or a part is none of ``split_images``'.
+        RunError: the file cannot be written.
+    """
+    _check_columns("the table of folds", table, set(COLUMNS) - {"sha256"})
+    parts = table["fold"].to_numpy(int)
+    if len(parts) and (parts.min() < TRAIN or parts.max() >= N_FOLDS_LIMIT):
+        raise SplitError(f"The folds run from {parts.min()} to {parts.max()}: expected {PARTS}.")
+    out = table.reindex(columns=list(COLUMNS), fill_value="")
+    names = {TEST: "test", TRAIN: "train"}
+    out["fold"] = [names.get(part, str(part)) for part in parts.tolist()]
+    # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
+    returns = any("\r" in str(value) for name in COLUMNS for value in out[name])
+    with whole_file(Path(path)) as aside:
+        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        out.to_csv(aside, index=False, lineterminator="\n", quoting=quoting)
+
+
+def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read ``folds.csv`` as ``write_folds`` wrote it.
+
+    Returns:
+        Columns path, sha256 (blank where unknown), label, group: text; fold: int8, ``TEST``,
+        ``TRAIN`` or a fold.
+
+    Raises:
+        SplitError: no such file, a column is missing, or a fold is not one.
+    """
+    table: pd.DataFrame
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SplitError(f"{path}: no such file of folds.") from error
+    except ValueError as error:
+        raise SplitError(f"{path} is not a CSV file of folds: {error}") from error
+    _check_columns(str(path), table, set(COLUMNS) - {"sha256"})
+    table = table.reindex(columns=list(COLUMNS), fill_value="")
+    parts = {"test": TEST, "train": TRAIN} | {str(i): i for i in range(N_FOLDS_LIMIT)}
+    for row, fold in enumerate(table["fold"], start=2):
+        if fold not in parts:
+            raise SplitError(
+                f"{path}, line {row}: fold is {fold!r}, expected test, train or a number from 0."
+            )
+    table["fold"] = np.array([parts[fold] for fold in table["fold"]], np.int8)
+    return table
+
+
+def _check_columns(where: str, table: pd.DataFrame, expected: set[str]) -> None:
+    missing = sorted(expected - set(table.columns))
+    if missing:
+        raise SplitError(f"{where}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}.")
