@@ -31,18 +31,20 @@ def ahead(
     Args:
         function: What to do; it should spend its time where Python lets other threads run.
         items: What to do it to.
-        n_ahead: Results that may wait to be taken; by default 8 a processor.
+        n_ahead: Results that may wait to be taken; by default 16 a thread.
 
     Yields:
         Each item with its result.
     """
-    n_threads = max(2, os.cpu_count() or 1)
+    # Half of the processors: with more, the forward pass that goes on beside them is slowed by
+    # more than they gain (0.94 instead of 1.01 of its speed on two processors).
+    n_threads = max(1, (os.cpu_count() or 1) // 2)
     waiting: collections.deque[tuple[T, Future[R]]] = collections.deque()
     pool = ThreadPoolExecutor(n_threads)
     try:
         for item in items:
             waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > (n_ahead or 8 * n_threads):
+            if len(waiting) > (n_ahead or 16 * n_threads):
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:

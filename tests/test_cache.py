@@ -95,6 +95,16 @@ def test_an_edited_image_is_computed_anew_and_a_moved_one_is_not(digits, small_m
     assert run(digits, small_module, tmp_path / "cache", n_views=2).n_computed == 2
 
 
+def test_a_hundred_new_images_cost_a_hundred_forward_passes_a_view(digits, small_module, tmp_path):
+    run(digits, small_module, tmp_path / "cache", n_views=3)
+    random = np.random.default_rng(0)
+    for i in range(100):
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (digits / "012"[i % 3] / f"new{i}.png").write_bytes(encoded(pixels))
+    grown = run(digits, small_module, tmp_path / "cache", n_views=3)
+    assert (grown.n_images, grown.n_computed) == (160, 300)
+
+
 def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp_path):
     other = write_module(tmp_path / "other", size=12, n_features=3, seed=1)
     data = open_dataset(digits)

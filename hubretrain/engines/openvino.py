@@ -61,9 +61,10 @@ class OpenVINOEngine(Engine[Any]):
         hint = "bf16" if precision == "bf16" else "f32"  # f32 even where bf16 is the default
         try:
             model.reshape([batch_size, size, size, 3])
-            compiled = ov.Core().compile_model(
-                model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-            )
+            settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+            if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+                settings["INFERENCE_NUM_THREADS"] = threads  # a worker's share of the processors
+            compiled = ov.Core().compile_model(model, "CPU", settings)
             n = max(2, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
             requests = [compiled.create_infer_request() for _ in range(n)]
         except RuntimeError as error:
