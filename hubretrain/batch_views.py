@@ -42,7 +42,7 @@ def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Floats:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def batch_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: int) -> tf.Tensor:
+def batch_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: int) -> Pixels:
     """One view of each image.
 
     Args:
@@ -53,6 +53,18 @@ def batch_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: in
     Returns:
         uint8 of shape (len(images), size, size, 3).
     """
+    # As many at a time as fit into 512 MiB of float32, padded to the largest.
+    at_once = max(1, 2**27 // max(image.size for image in images))
+    views = [
+        _some_views(images[i : i + at_once], draws[i : i + at_once], size).numpy()
+        for i in range(0, len(images), at_once)
+    ]
+    found: Pixels = np.concatenate(views)
+    return found
+
+
+def _some_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: int) -> tf.Tensor:
+    """One view of each image, on one canvas."""
     height = max(image.shape[0] for image in images)
     width = max(image.shape[1] for image in images)
     canvas = np.zeros((len(images), height, width, 3), dtype=np.uint8)

@@ -43,6 +43,7 @@ class Cached:
         n_rows: Bottlenecks in it: views of all images together.
         n_computed: Forward passes of this run.
         n_quarantined: Contents that cannot be decoded.
+        quarantine: The table that names them.
         seconds: Time that all modules of this run took together.
     """
 
@@ -53,6 +54,7 @@ class Cached:
     n_rows: int
     n_computed: int
     n_quarantined: int
+    quarantine: Path
     seconds: float
 
 
@@ -69,7 +71,7 @@ def cache_bottlenecks(
     precision: str = "f32",
     augment_on: str = "auto",
     batch_size: int | None = None,
-    dtype: npt.DTypeLike = np.float32,
+    dtype: npt.DTypeLike | None = None,
     part: Part | None = None,
     cluster: Cluster | None = None,
     strict: bool = False,
@@ -92,7 +94,7 @@ def cache_bottlenecks(
         augment_on: ``processor``, or ``gpu``: in batches, by TensorFlow; by default ``gpu`` where
             one is in sight and TensorFlow is the engine.
         batch_size: Images a forward pass; by default what the engine does best with.
-        dtype: float32, or float16 to halve the files.
+        dtype: float32, or float16 to halve the files; by default that of the file, else float32.
         part: Only this share of the images, into a file of its own, to be merged.
         cluster: Workers on Ray to do it; by default this process does.
         strict: Raise at the first image that cannot be decoded, instead of quarantining it.
@@ -109,6 +111,12 @@ def cache_bottlenecks(
         WorkerError: The cluster cannot be used.
     """
     started = time.monotonic()
+    names = [module.name for module in modules]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise CacheError(
+            f"two modules are called {twice.pop()}, which is also the name of the file; name each "
+            "module once, or rename a folder."
+        )
     place = folder_of(dataset, folder)
     quarantine = Quarantine(place / "quarantine.csv")
     digests = digests_of(dataset, folder, quiet=quiet)
@@ -145,6 +153,7 @@ def cache_bottlenecks(
                 filling.note(Passes(place / "passes.csv"))
         for writer in writers:
             writer.seal()
+    _refuse_all_broken(dataset, rows, quarantine, strict=strict)
     seconds = time.monotonic() - started
     return [
         Cached(
@@ -155,6 +164,7 @@ def cache_bottlenecks(
             int(writer.rows.n_views.sum()),
             n_computed,
             len(quarantine.reasons),
+            quarantine.file,
             seconds,
         )
         for module, writer, n_computed in zip(modules, writers, filling.n_computed, strict=True)
@@ -187,28 +197,19 @@ class _Filling:
         named = zip(self.recipe.running, self.needed, strict=True)
         names = ", ".join(one.module.name for one, needed in named if needed)
         with Bar(names, total, quiet=quiet) as bar:
-            try:
-                for found in extract(self.recipe, self._wanted(), self.needed, cluster):
-                    if isinstance(found, Batch):
-                        self._write(found)
-                        bar.advance(len(found.rows))
-                    else:
-                        bar.total -= found.wanted.n_forward
-                        self._leave_out(found)
-            finally:
-                self.quarantine.save()
+            for found in extract(self.recipe, self._wanted(), self.needed, cluster):
+                if isinstance(found, Batch):
+                    self._write(found)
+                    bar.advance(len(found.rows))
+                else:
+                    bar.total -= found.wanted.n_forward
+                    self._leave_out(found)
         if self.unread:
             first = self.unread[0]
             raise CacheError(
                 f"{len(self.unread)} images could not be read, the first {first.wanted.place}: "
                 f"{first.reason}; mend that and run the same command again: what is finished is "
                 "kept."
-            )
-        if len(self.quarantine.reasons) == len(self.rows):
-            reason = next(iter(self.quarantine.reasons.values()))
-            raise DataError(
-                f"{self.dataset.root}: none of its {len(self.rows)} images can be decoded "
-                f"(first: {reason})."
             )
 
     def note(self, passes: Passes) -> None:
@@ -239,8 +240,28 @@ class _Filling:
             )
         row = found.wanted.row
         self.quarantine.add(found.wanted.sha256, self.rows.path[row], found.reason)
+        self.quarantine.save()  # at once: the file alone does not say why a row is empty
         for writer in self.writers:
             writer.quarantine(row)
+
+
+def _refuse_all_broken(
+    dataset: ImageDataset, rows: Rows, quarantine: Quarantine, *, strict: bool
+) -> None:
+    """Raises if no image can be decoded, or if one cannot where that is not suffered."""
+    broken = [row for row, sha256 in enumerate(rows.sha256) if sha256 in quarantine.reasons]
+    if not broken:
+        return
+    path, reason = rows.path[broken[0]], quarantine.reasons[rows.sha256[broken[0]]]
+    if len(broken) == len(rows):
+        raise DataError(
+            f"{dataset.root}: none of its {len(rows)} images can be decoded (first: {reason})."
+        )
+    if strict:
+        raise DataError(
+            f"{located(dataset.root, path)}: {reason}; mend or remove it, or go on without "
+            "--strict, which quarantines it."
+        )
 
 
 def _probed(module: StoredModule) -> StoredModule:

@@ -181,22 +181,15 @@ def collect_garbage(
                 left.unlink()
     present = set(digests_of(dataset, cache, quiet=True))
     for file in sorted(place.rglob("[!.]*.h5")):
-        with Bottlenecks(file) as old:
-            kept = np.array([sha256 in present for sha256 in old.sha256s])
-            views = np.minimum(old.n_views_of, n_views or old.n_views)
-            n_before, n_after = old.n_views, int(views[kept].max(initial=1))
-        n_gone = int((~kept).sum())
-        if not n_gone and n_after == n_before:
+        shrunk = shrink_file(file, present, n_views, dry_run=dry_run)
+        if shrunk is None:
             continue
-        what = [f"{n_gone:,} images that are gone"] * bool(n_gone)
-        what += [f"views {n_after} to {n_before - 1}"] * (n_after < n_before)
-        before = file.stat().st_size
-        share = 1 - kept.sum() * n_after / (len(kept) * n_before)
         if not dry_run:
-            shrink_file(file, kept, views)
             seal_file(file)
-        freed = round(before * share) if dry_run else before - file.stat().st_size
-        found.append((file, ", ".join(what), freed))
+        what = [f"{shrunk.n_gone:,} images that are gone"] * bool(shrunk.n_gone)
+        if shrunk.n_after < shrunk.n_before:
+            what.append(f"views {shrunk.n_after} to {shrunk.n_before - 1}")
+        found.append((file, ", ".join(what), shrunk.n_bytes))
     return found
 
 

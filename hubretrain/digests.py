@@ -22,6 +22,7 @@ from hubretrain.files import write_table
 from hubretrain.storage import Stamp, is_remote, located, read_bytes, stamp_of
 
 _RACY_NANOSECONDS = 2_000_000_000
+_SECONDS_TO_KEEP = 30.0
 _N_ASKING = 16  # servers that are asked for versions answer many at a time
 
 
@@ -54,12 +55,19 @@ def image_digests(
     def digest_of(i: int) -> tuple[int, str]:
         return i, file_sha256(places[i])
 
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
+    pool = ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2))
+    kept_at = time.monotonic()
+    try:
         for i, digest in pool.map(digest_of, todo):
             digests[i] = digest
             if progress is not None:
                 progress(1)
-    _write(table_file, paths, facts, digests, now)
+            if time.monotonic() - kept_at > _SECONDS_TO_KEEP:  # a kill costs no more than these
+                _write(table_file, paths, facts, digests, now)
+                kept_at = time.monotonic()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _write(table_file, paths, facts, digests, now)
     return digests
 
 
@@ -108,7 +116,7 @@ def _write(
     rows = [
         (path, *fact, digest)
         for path, fact, digest in zip(paths, facts, digests, strict=True)
-        if max(fact[1:]) < read_at - _RACY_NANOSECONDS
+        if digest and max(fact[1:]) < read_at - _RACY_NANOSECONDS
     ]
     columns = ["path", "size", "mtime_ns", "ctime_ns", "sha256"]
     write_table(table_file, pd.DataFrame(rows, columns=columns))

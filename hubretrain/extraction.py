@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -170,9 +171,14 @@ class Extractor:
         not depend on which modules travel together.
         """
         try:
-            image = decode(read_bytes(wanted.place) if wanted.data is None else wanted.data)
-        except OSError as error:
-            return Undecodable(wanted, f"cannot be read ({error.strerror})", unread=True)
+            data = read_bytes(wanted.place) if wanted.data is None else wanted.data
+        except (OSError, DataError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return Undecodable(wanted, f"cannot be read ({reason})", unread=True)
+        if hashlib.sha256(data).hexdigest() != wanted.sha256:
+            return Undecodable(wanted, "was changed after the run began", unread=True)
+        try:
+            image = decode(data)
         except DataError as error:
             return Undecodable(wanted, str(error))
         draw_of = functools.partial(

@@ -42,6 +42,7 @@ def decode(data: bytes) -> Image.Image:
             # The bound below is an error, so Pillow need not also warn of it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(data))
+            form = image.format
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are read"
@@ -55,6 +56,11 @@ def decode(data: bytes) -> Image.Image:
         raise DataError(what) from None
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
         raise DataError(f"a damaged image ({error})") from error
+    if image.mode == "F" or (image.mode == "I" and form != "PNG"):
+        raise DataError(
+            f"pixels of 32 bits (mode {image.mode}), whose range nothing tells; save it with 8 or "
+            "16 bits a channel"
+        )
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -172,8 +172,7 @@ class _Workers(Generic[T, R]):
 
     def __init__(self, ray: Any, make_worker: Callable[[], Callable[[T], R]], cluster: Cluster):
         self.ray = ray
-        processors = int(ray.cluster_resources().get("CPU", 1))
-        self._n_processors = max(1, processors // cluster.n_workers)
+        self._n_processors = _share(ray.nodes(), cluster.n_workers)
         self._make_worker = ray.put(make_worker)  # once for all of them
         self._actor = ray.remote(_Worker)
         self.workers = [self._started() for _ in range(cluster.n_workers)]
@@ -209,6 +208,9 @@ class _Workers(Generic[T, R]):
                 raise cause from None
             raise
         except self.ray.exceptions.RayActorError as error:
+            if getattr(error, "actor_init_failed", False):
+                reason = str(error).strip().splitlines()[-1]
+                raise WorkerError(f"a worker cannot begin: {reason}") from error
             if job.n_deaths + 1 == MAX_DEATHS:
                 raise WorkerError(
                     f"{MAX_DEATHS} workers died of the same job ({str(error).splitlines()[0]}); "
@@ -217,6 +219,17 @@ class _Workers(Generic[T, R]):
             if job.worker in self.workers:
                 self.workers[self.workers.index(job.worker)] = self._started()
             self.give(job.content, job.n_deaths + 1)
+
+
+def _share(nodes: Sequence[dict[str, Any]], n_workers: int) -> int:
+    """The most processors that each worker can have, if every one is to fit on some machine."""
+    processors = [int(n["Resources"].get("CPU", 0)) for n in nodes if n["Alive"]]
+    for share in range(max(processors, default=0), 0, -1):
+        if sum(n // share for n in processors) >= n_workers:
+            return share
+    raise WorkerError(
+        f"--workers is {n_workers}, but Ray has {sum(processors)} processors; ask for fewer."
+    )
 
 
 class _Worker:

@@ -28,7 +28,7 @@ def draw_preview(
     Args:
         dataset: The images; one of each class in turn is shown.
         file: The picture; its ending says the format.
-        n_views: How many views, at most ``MAX_COLUMNS`` are drawn.
+        n_views: How many views, 1 to ``MAX_COLUMNS``.
         augmentation: How the views differ.
         seed: Of the augmentation.
 
@@ -38,7 +38,9 @@ def draw_preview(
     Raises:
         DataError: No image can be decoded, or the picture cannot be written.
     """
-    n_columns = min(n_views, MAX_COLUMNS)
+    if not 1 <= n_views <= MAX_COLUMNS:
+        raise DataError(f"--views is {n_views}; a preview shows 1 to {MAX_COLUMNS}.")
+    n_columns = n_views
     in_turn = dataset.images.groupby("label").cumcount().sort_values(kind="stable").index
     rows: list[list[Pixels]] = []
     for path in dataset.images["path"][in_turn]:

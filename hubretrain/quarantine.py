@@ -22,13 +22,9 @@ class Quarantine:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.reasons: dict[str, str] = {}
-        self._paths: dict[str, str] = {}
         self._changed = False
-        with contextlib.suppress(OSError, KeyError, ValueError):
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-            self._paths = dict(zip(table["sha256"], table["path"], strict=True))
-            self.reasons = dict(zip(table["sha256"], table["reason"], strict=True))
+        self._gone: set[str] = set()
+        self.reasons, self._paths = self._read()
 
     def add(self, sha256: str, path: str, reason: str) -> None:
         """Notes one image."""
@@ -37,6 +33,7 @@ class Quarantine:
     def keep(self, present: dict[str, str]) -> None:
         """Drops what is no longer in the data set, and takes up where the rest is now."""
         gone = [sha256 for sha256 in self.reasons if sha256 not in present]
+        self._gone.update(gone)
         for sha256 in gone:
             del self.reasons[sha256], self._paths[sha256]
         moved = {s: present[s] for s in self.reasons if present[s] != self._paths[s]}
@@ -47,9 +44,21 @@ class Quarantine:
         """Writes the table if it changed; an empty one is removed."""
         if not self._changed:
             return
+        reasons, paths = self._read()  # another run may have added to it
+        self.reasons = {s: r for s, r in reasons.items() if s not in self._gone} | self.reasons
+        self._paths = paths | self._paths
         rows = sorted((self._paths[s], self.reasons[s], s) for s in self.reasons)
         if rows:
             write_table(self.file, pd.DataFrame(rows, columns=["path", "reason", "sha256"]))
         else:
             self.file.unlink(missing_ok=True)
         self._changed = False
+
+    def _read(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Reason and path of each content in the file."""
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            table = pd.read_csv(self.file, dtype=str, keep_default_na=False)
+            columns = table["sha256"], table["reason"], table["path"]
+            sha256s, reasons, paths = (column.tolist() for column in columns)
+            return dict(zip(sha256s, reasons, strict=True)), dict(zip(sha256s, paths, strict=True))
+        return {}, {}

@@ -17,7 +17,7 @@ EVERYTHING = Augmentation(
 def in_batch(images, draws, size):
     from hubretrain.batch_views import batch_views
 
-    return batch_views(images, draws, size).numpy()
+    return batch_views(images, draws, size)
 
 
 @pytest.mark.parametrize("size", [32, 224])

@@ -94,7 +94,12 @@ def test_verify_finds_a_flipped_bit_and_what_is_not_finished(digits, small_modul
     with h5py.File(file, "r+") as opened:
         opened["view_001"][7, 3] += np.float32(1e-6)
     (wrong,) = verify_files([file], quiet=True)[file]
-    assert wrong == "view_001: its bytes are not those that were written"
+    said = "view_001: its bytes are not those that were written; remove the file and cache again"
+    assert wrong == said
+    assert run(digits, small_module, tmp_path / "cache").n_computed == 0
+    assert verify_files([file], quiet=True)[file] == [said]  # a run does not certify the damage
+    with pytest.raises(CacheError, match=r"small.h5: view_001: its bytes are not those that were"):
+        run(digits, small_module, tmp_path / "cache", n_views=3)
     (file.parent / "text.h5").write_text("no HDF5")
     found = verify_files([file.parent / "text.h5", tmp_path / "nothing.h5"], quiet=True)
     assert "cannot be opened as HDF5" in found[file.parent / "text.h5"][0]
@@ -156,6 +161,32 @@ def test_garbage_is_what_nothing_needs(digits, small_module, tmp_path):
     fresh = run(digits, small_module, tmp_path / "fresh", n_views=2)
     assert file.read_bytes() == fresh.file.read_bytes()
     assert collect_garbage(data, cache, n_views=2) == []
+
+
+def test_garbage_is_not_looked_for_in_the_cache_of_another_data_set(digits, small_module, tmp_path):
+    file = run(digits, small_module, tmp_path / "cache").file
+    before = file.read_bytes()
+    other = write_digits(tmp_path / "elsewhere" / "digits", 9)
+    for image in other.rglob("*.png"):
+        image.write_bytes(
+            encoded(
+                np.random.default_rng(len(image.name)).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            )
+        )
+    with pytest.raises(CacheError, match=r"holds 60 images of another data set, none of this one"):
+        collect_garbage(open_dataset(other), tmp_path / "cache")
+    assert file.read_bytes() == before
+
+
+def test_a_broken_image_is_known_again_when_only_the_file_knew_it(digits, small_module, tmp_path):
+    (digits / "0" / "broken.png").write_bytes(b"no image")
+    once = run(digits, small_module, tmp_path / "cache")
+    before = once.file.read_bytes()
+    once.quarantine.unlink()  # as after a kill before it was written, or in a merged file
+    again = run(digits, small_module, tmp_path / "cache")
+    assert (again.n_computed, again.n_quarantined) == (0, 1)
+    assert again.quarantine.exists()
+    assert again.file.read_bytes() == before
 
 
 def test_garbage_is_not_what_another_process_writes(digits, small_module, tmp_path):

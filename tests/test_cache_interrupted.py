@@ -114,7 +114,9 @@ def test_a_file_killed_at_any_line_again_and_again_ends_bit_equal(kills, seeds, 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("images") / "digits", 30)
+    folder = write_digits(tmp_path_factory.mktemp("images") / "digits", 30)
+    (folder / "1" / "broken.png").write_bytes(b"no image")
+    return folder
 
 
 @settings(

@@ -98,16 +98,42 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
     files = {}
     for dtype in ("float32", "float16"):
         folder = tmp_path / dtype
-        (one,) = cache_bottlenecks(data, modules, n_views=2, folder=folder, dtype=dtype, quiet=True)
+        options = {"folder": folder, "dtype": dtype, "quiet": True, "engine": "tensorflow"}
+        (one,) = cache_bottlenecks(data, modules, n_views=2, **options)
         files[dtype] = one.file
     with Bottlenecks(files["float32"]) as whole, Bottlenecks(files["float16"]) as half:
         assert half.view(1).dtype == np.float16
         assert half.rows(half.sha256s, 1).dtype == np.float32
         assert np.allclose(half.view(1)[:], whole.view(1)[:], rtol=1e-3, atol=1e-4)
         assert half.verify() == []
-    options = {"n_views": 2, "folder": tmp_path / "float16", "dtype": "float16", "quiet": True}
-    (again,) = cache_bottlenecks(data, modules, **options)
-    assert again.n_computed == 0
+    options = {"folder": tmp_path / "float16", "quiet": True, "engine": "tensorflow"}
+    (again,) = cache_bottlenecks(data, modules, n_views=3, **options)
+    assert again.n_computed == 27
+    with Bottlenecks(again.file) as half:  # as it was begun, where nothing is asked for
+        assert half.view(2).dtype == np.float16
+    with pytest.raises(CacheError, match=r"made with dtype = float16, now float32 is asked for"):
+        cache_bottlenecks(data, modules, n_views=3, dtype="float32", **options)
+    (wide,) = cache_bottlenecks(
+        data, modules, n_views=2, dtype="float32", overwrite=True, **options
+    )
+    assert wide.n_computed == 54
+    assert wide.file.read_bytes() == files["float32"].read_bytes()
+
+
+def test_an_image_that_changes_during_a_run_is_not_taken_for_the_old_one(small_module, tmp_path):
+    from hubretrain.extraction import Recipe, Running, Wanted, extract
+
+    place = tmp_path / "x.png"
+    place.write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
+    recipe = Recipe((Running(resolve(str(small_module), image_size=8)),), Augmentation(), 0)
+    (found,) = extract(recipe, [Wanted(0, str(place), "ab" * 32, ((0,),))], [True])
+    assert (found.reason, found.unread) == ("was changed after the run began", True)
+
+
+def test_two_modules_of_one_name_are_refused(small_module, tmp_path):
+    module = resolve(str(small_module))
+    with pytest.raises(CacheError, match=r"two modules are called small, which is also the name"):
+        cache_bottlenecks(unbalanced(tmp_path / "data"), [module, module], folder=tmp_path / "c")
 
 
 @given(n_parts=st.integers(1, 40), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
@@ -134,6 +160,9 @@ def test_a_preview_that_cannot_be_drawn_says_why(tmp_path):
     data = unbalanced(tmp_path / "data")
     with pytest.raises(DataError, match=r"sheet.xyz cannot be written \(unknown file extension"):
         draw_preview(data, tmp_path / "sheet.xyz", 3, Augmentation(), 0)
+    for n_views in (-3, 0, 13):
+        with pytest.raises(DataError, match=rf"--views is {n_views}; a preview shows 1 to 12"):
+            draw_preview(data, tmp_path / "sheet.png", n_views, Augmentation(), 0)
     for file in (tmp_path / "data").rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"no image can be decoded, so there are no views"):

@@ -187,6 +187,14 @@ def test_what_is_no_whole_image_is_refused_with_the_reason():
             decode(data)
 
 
+def test_pixels_of_32_bits_are_refused_for_nothing_tells_their_range():
+    for pixels in (np.random.default_rng(0).random((8, 8), np.float32), np.eye(8, dtype=np.int32)):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "TIFF")
+        with pytest.raises(DataError, match=r"pixels of 32 bits \(mode [FI]\), whose range"):
+            decode(buffer.getvalue())
+
+
 def test_a_decompression_bomb_is_refused_before_its_pixels_are_made():
     side = int(MAX_PIXELS**0.5) + 10
     buffer = io.BytesIO()

@@ -129,3 +129,12 @@ def test_a_module_from_a_package_is_the_same_bytes_whatever_was_built_before():
     write_module(store_folder() / "other")
     shutil.rmtree(first.folder)
     assert resolve("efficientnet_lite0").sha256 == first.sha256
+
+
+def test_an_image_size_that_was_asked_for_once_is_not_remembered(small_module):
+    from hubretrain.modules.backbone import Backbone
+
+    own = Backbone(resolve(str(small_module))).stored
+    with pytest.raises(ModuleError, match=r"refuses float32 images of shape \(2, 12, 12, 3\)"):
+        Backbone(resolve(str(small_module), image_size=12))
+    assert resolve(str(small_module)) == own

@@ -101,6 +101,26 @@ def test_what_a_worker_raises_on_purpose_arrives_as_it_is(here_on_workers):
         list(on_ray(refusing, [1], Cluster(1)))
 
 
+def refusing_to_begin():
+    raise HeadError("this worker does not begin.")
+
+
+def test_a_worker_that_cannot_begin_says_why_at_once(here_on_workers):
+    with pytest.raises(WorkerError, match=r"a worker cannot begin: .*this worker does not begin"):
+        list(on_ray(refusing_to_begin, [1], Cluster(1)))
+
+
+def test_workers_fit_on_the_machines_of_a_cluster():
+    from hubretrain.parallel import _share
+
+    four = [{"Alive": True, "Resources": {"CPU": 8.0}}] * 4
+    assert _share(four, 2) == 8
+    assert _share(four, 5) == 4
+    assert _share([*four, {"Alive": False, "Resources": {"CPU": 64.0}}], 32) == 1
+    with pytest.raises(WorkerError, match=r"--workers is 33, but Ray has 32 processors; ask for"):
+        _share(four, 33)
+
+
 def test_an_address_where_nobody_speaks_ray_is_a_sentence_within_seconds():
     pytest.importorskip("ray")
     with socket.socket() as silent:

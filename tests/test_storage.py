@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import sys
 import threading
 
@@ -76,6 +77,10 @@ def test_what_http_serves_is_read(served):
     assert size == image.stat().st_size
     image.write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
     assert stamp_of(place) != (size, version, 0)
+    before = stamp_of(place)
+    os.utime(image, (1, 1))
+    assert stamp_of(place)[0] == before[0]
+    assert stamp_of(place) != before  # of the same size, changed at another time
     with pytest.raises(OSError, match=r"nothing.png"):
         read_bytes(f"{url}/nothing.png")
 

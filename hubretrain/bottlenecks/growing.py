@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,7 @@ class Comparison:
         n_gone: Rows of the file that are not asked for.
         differing: Facts that are not the same: name, the file's, the one asked for.
         kept_views: How many views still hold: all, only view 0, or none.
-        rows: What is asked for; views that the file has finished beyond them stay, and what
-            it found undecodable stays so.
+        rows: What is asked for, and views that the file has finished beyond that.
     """
 
     from_row: npt.NDArray[np.int64]
@@ -51,15 +50,23 @@ class Comparison:
         return found
 
 
-def compare(old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact]) -> Comparison:
-    """Says what a bottleneck file has of what is asked for."""
+def compare(
+    old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact], dtype: np.dtype[Any] | None = None
+) -> Comparison:
+    """Says what a bottleneck file has of what is asked for.
+
+    A wider dtype than the file's counts as a fact that differs: what was rounded stays so.
+    """
     row_of = {sha256: row for row, sha256 in enumerate(old.sha256s)}
     from_row = np.array([row_of.get(sha256, -1) for sha256 in rows.sha256], dtype=np.int64)
     known, asked = set(old.paths), set(rows.sha256)
     new = [path for path, row in zip(rows.path, from_row, strict=True) if row < 0]
     differing = unequal_facts(old.facts, facts)
+    has = old.view(0).dtype
+    if dtype is not None and dtype.itemsize > has.itemsize:
+        differing = (("dtype", has.name, dtype.name), *differing)
     kept_views = 1 if differing else old.n_views
-    if any(name in CONTENT_FACTS for name, _, _ in differing):
+    if any(name in (*CONTENT_FACTS, "dtype") for name, _, _ in differing):
         kept_views = 0
     found = Comparison(
         from_row,
@@ -73,9 +80,7 @@ def compare(old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact]) -> Comparis
     n_views = rows.n_views.astype(np.int16)
     if kept_views == old.n_views:
         n_views = np.maximum(n_views, found.of_rows(_finished(old, n_views), 0))
-    if kept_views:
-        undecodable = found.of_rows(old.n_views_of, 1) == 0
-        n_views = np.where(undecodable | (rows.n_views == 0), 0, n_views)
+    n_views = np.where(rows.n_views == 0, 0, n_views)  # quarantine.csv alone says what is
     return replace(found, rows=replace(rows, n_views=n_views.astype(np.int16)))
 
 
@@ -141,8 +146,12 @@ def rebuild(
     """Makes the file anew, with those rows of ``old`` that ``found`` says hold.
 
     Raises:
-        CacheError: The disk is full, or the folder cannot be written.
+        CacheError: The disk is full, the folder cannot be written, or ``old`` is damaged.
     """
+    if old is not None and found is not None:
+        damaged = old.damaged(range(min(found.kept_views, old.n_views)))
+        if damaged:
+            raise CacheError(f"{path}: {damaged[0]}")
 
     def rows_of(v: int, first: int, last: int, values: npt.NDArray[Any]) -> None:
         if old is None or found is None or v >= min(found.kept_views, old.n_views):
@@ -235,19 +244,57 @@ def gather(
             values[i] = source[row]
 
 
-def shrink_file(path: Path, kept: npt.NDArray[np.bool_], n_views: npt.NDArray[np.int16]) -> None:
-    """Drops rows and views of a bottleneck file.
+@dataclass(frozen=True)
+class Shrinking:
+    """What a bottleneck file is rid of.
+
+    Attributes:
+        n_gone: Rows of images that are gone.
+        n_before: Most views of an image, before.
+        n_after: And after.
+        n_bytes: Room that it gives back; an estimate before it is done.
+    """
+
+    n_gone: int
+    n_before: int
+    n_after: int
+    n_bytes: int
+
+
+def shrink_file(
+    path: Path, present: Set[str], n_views: int | None, *, dry_run: bool
+) -> Shrinking | None:
+    """Drops the rows of contents that are gone, and views beyond a number.
 
     Args:
         path: The file.
-        kept: Whether each row stays.
-        n_views: How many views of each row stay.
+        present: The contents that are there.
+        n_views: How many views of each image stay; by default all.
+        dry_run: Only say what would go.
+
+    Returns:
+        What goes, or None if nothing does.
 
     Raises:
-        CacheError: Another process is writing, or the file cannot be written.
+        CacheError: Another process is writing, the file cannot be written, or it is of another
+            data set.
     """
-    with only_writer(path), Bottlenecks(path) as old:
-        rows = Rows(tuple(old.paths), tuple(old.sha256s), n_views).select(kept.tolist())
+    with contextlib.ExitStack() as stack:
+        if not dry_run:
+            stack.enter_context(only_writer(path))
+        old = stack.enter_context(Bottlenecks(path))
+        kept = np.array([sha256 in present for sha256 in old.sha256s], dtype=bool)
+        views = np.minimum(old.n_views_of, n_views or old.n_views)
+        n_after = int(views[kept].max(initial=1))
+        rows = Rows(tuple(old.paths), tuple(old.sha256s), views).select(kept.tolist())
         found = replace(compare(old, rows, old.facts), rows=rows)
-        dtype = old.view(0).dtype
-        rebuild(path, rows, old.n_features, old.facts, dtype, old, found)
+        if found.n_gone == old.n_images > 0:
+            refuse_to_lose(old, found)
+        if kept.all() and n_after == old.n_views:
+            return None
+        before = path.stat().st_size
+        n_bytes = round(before * (1 - kept.sum() * n_after / (len(kept) * old.n_views)))
+        if not dry_run:
+            rebuild(path, rows, old.n_features, old.facts, old.view(0).dtype, old, found)
+            n_bytes = before - path.stat().st_size
+        return Shrinking(int((~kept).sum()), old.n_views, n_after, n_bytes)

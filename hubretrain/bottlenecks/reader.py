@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -117,14 +117,28 @@ class Bottlenecks:
 
     def verify(self) -> list[str]:
         """What is wrong with the file, a sentence each; empty if it is finished and undamaged."""
-        wrong = []
         todo = self.todo()
-        for v, dataset in enumerate(self._views):
+        unfinished = [
+            f"{view_name(v)}: {int(todo[:, v].sum())} of {self.n_images} rows to do; run the same "
+            "hubretrain cache command again"
+            for v in np.flatnonzero(todo.any(axis=0)).tolist()
+        ]
+        finished = np.flatnonzero(~todo.any(axis=0)).tolist()
+        return unfinished + self.damaged(finished, sealed=True)
+
+    def damaged(self, views: Iterable[int], *, sealed: bool = False) -> list[str]:
+        """Which of some views do not have the bytes that were written, a sentence each.
+
+        Args:
+            views: Numbers of views.
+            sealed: A view without a digest is damaged too; otherwise it is not finished.
+        """
+        wrong = []
+        for v in views:
             stored = self._file["digests"][v].decode()
-            if todo[:, v].any():
+            if (stored or sealed) and stored != digest_of(self._views[v]):
                 wrong.append(
-                    f"{view_name(v)}: {int(todo[:, v].sum())} of {self.n_images} rows to do"
+                    f"{view_name(v)}: its bytes are not those that were written; remove the file "
+                    "and cache again"
                 )
-            elif stored != digest_of(dataset):
-                wrong.append(f"{view_name(v)}: its bytes are not those that were written")
         return wrong

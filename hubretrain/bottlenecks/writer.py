@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,7 @@ class BottleneckWriter:
         n_features: Length of a bottleneck.
         facts: What the features depend on; see :data:`CONTENT_FACTS`.
         overwrite: Drop what was computed with other facts instead of refusing.
-        dtype: float32, or float16 to halve the file.
+        dtype: float32, or float16 to halve the file; by default that of the file, else float32.
 
     Attributes:
         rows: What the file holds: ``rows``, and views beyond them that it had already.
@@ -55,14 +54,14 @@ class BottleneckWriter:
         facts: Mapping[str, Fact],
         *,
         overwrite: bool = False,
-        dtype: npt.DTypeLike = np.float32,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
         self.path = Path(path)
         facts = {**own_facts(), **facts}
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(only_writer(self.path))
         try:
-            self.rows = _brought_up(self.path, rows, n_features, facts, overwrite, np.dtype(dtype))
+            self.rows = _brought_up(self.path, rows, n_features, facts, overwrite, dtype)
             self._file = open_file(self.path, "r+")
             self.todo = todo_of(self._file, self.rows.n_views)
         except BaseException:
@@ -100,7 +99,13 @@ class BottleneckWriter:
         """
         v, r = np.asarray(views), np.asarray(rows)
         order = np.lexsort((r, v))
-        v, r, features = v[order], r[order], features[order]
+        stored = self._file[view_name(0)].dtype
+        v, r, features = v[order], r[order], features[order].astype(stored)
+        if not np.isfinite(features).all():
+            raise CacheError(
+                f"{self.path}: a feature is beyond the range of {stored}; cache with "
+                "--dtype float32 --overwrite."
+            )
         # Neighbouring rows of a view go in one write: one HDF5 call costs as much as 20 rows.
         breaks = np.flatnonzero((np.diff(v) != 0) | (np.diff(r) != 1)) + 1
         try:
@@ -122,7 +127,7 @@ class BottleneckWriter:
     def seal(self) -> None:
         """Stores the digest of each view that is finished."""
         for v in range(self.todo.shape[1]):
-            if not self.todo[:, v].any():
+            if not self._file["digests"][v] and not self.todo[:, v].any():
                 self._file["digests"][v] = digest_of(self._file[view_name(v)]).encode()
         self._file.flush()
 
@@ -133,18 +138,19 @@ def _brought_up(
     n_features: int,
     facts: Mapping[str, Fact],
     overwrite: bool,
-    dtype: np.dtype[Any],
+    dtype: npt.DTypeLike | None,
 ) -> Rows:
     """Makes the file, or makes it anew where it does not have just these rows and facts."""
     if not path.exists():
-        rebuild(path, rows, n_features, facts, dtype)
+        rebuild(path, rows, n_features, facts, np.dtype(dtype or np.float32))
         return rows
     with Bottlenecks(path) as old:
-        found = compare(old, rows, facts)
-        if not holds(old, found, facts, dtype):
+        wide = old.view(0).dtype if dtype is None else np.dtype(dtype)
+        found = compare(old, rows, facts, wide)
+        if not holds(old, found, facts, wide):
             if not overwrite:
                 refuse_to_lose(old, found)
-            rebuild(path, found.rows, n_features, facts, dtype, old, found)
+            rebuild(path, found.rows, n_features, facts, wide, old, found)
     return found.rows
 
 

@@ -77,7 +77,13 @@ def cache() -> None:
     help="Up to so many views of rarer classes, smoothly by their frequency.",
 )
 @augmentation_options
-@click.option("--seed", default=0, show_default=True, help="Of the augmentation.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    help="Of the augmentation.",
+)
 @click.option(
     "--engine",
     type=click.Choice(["auto", "tensorflow", "openvino"]),
@@ -119,9 +125,7 @@ def cache() -> None:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="How bottlenecks are stored; float16 halves the files.",
+    help="How bottlenecks are stored: float32, unless the file is there; float16 halves it.",
 )
 @click.option(
     "--part",
@@ -220,8 +224,7 @@ def fill(
         )
     if found[0].n_quarantined:
         click.echo(
-            f"{found[0].n_quarantined} images cannot be decoded; "
-            f"see {found[0].file.parent / 'quarantine.csv'}",
+            f"{found[0].n_quarantined} images cannot be decoded; see {found[0].quarantine}",
             err=True,
         )
 

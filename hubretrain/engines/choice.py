@@ -110,7 +110,11 @@ def open_engine(
     backbone = Backbone(module)
     engine = tensorflow.ViewCuttingEngine if cuts_views else tensorflow.TensorFlowEngine
     if batch_size is None and tf.config.list_physical_devices("GPU"):
-        batch_size = tensorflow.best_batch_size(lambda n: tensorflow.TensorFlowEngine(backbone, n))
+        # Whole images wait for an engine that cuts views, so few of them may.
+        most = (2 if cuts_views else 16) * tensorflow.BATCH_SIZE
+        batch_size = tensorflow.best_batch_size(
+            lambda n: tensorflow.TensorFlowEngine(backbone, n), last=most
+        )
     return engine(backbone, batch_size or tensorflow.BATCH_SIZE)
 
 

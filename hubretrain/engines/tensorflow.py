@@ -55,12 +55,15 @@ class TensorFlowEngine(Engine[Pixels]):
         try:
             features: Features = self._run(slot).numpy()
         except self._failures as error:
-            reason = (str(error.message).strip().splitlines() or [type(error).__name__])[0]
-            raise EngineError(
-                f"TensorFlow cannot run {self._handle} on {self.batch_size} images at once "
-                f"({reason}); if memory is short, choose a smaller --batch-size."
-            ) from error
+            raise self._failed(error) from error
         return features[: len(images)]
+
+    def _failed(self, error: Any) -> EngineError:
+        reason = (str(error.message).strip().splitlines() or [type(error).__name__])[0]
+        return EngineError(
+            f"TensorFlow cannot run {self._handle} on {self.batch_size} images at once "
+            f"({reason}); if memory is short, choose a smaller --batch-size."
+        )
 
 
 class ViewCuttingEngine(TensorFlowEngine):
@@ -75,7 +78,10 @@ class ViewCuttingEngine(TensorFlowEngine):
         from hubretrain.batch_views import batch_views
 
         pixels, draws = zip(*images, strict=True)
-        views = batch_views(pixels, draws, self.image_size).numpy()
+        try:
+            views = batch_views(pixels, draws, self.image_size)
+        except self._failures as error:
+            raise self._failed(error) from error
         return super()._forward(list(views), slot)
 
 

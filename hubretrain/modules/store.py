@@ -40,6 +40,7 @@ class StoredModule:
         image_size: Height and width of its input, pixels; 0 until it was probed.
         n_features: Length of its bottleneck; 0 until it was probed.
         value_range: Least and largest input value.
+        to_remember: Whether what a probe finds is the module's own, not what was asked for once.
     """
 
     name: str
@@ -49,6 +50,7 @@ class StoredModule:
     image_size: int = 0
     n_features: int = 0
     value_range: tuple[float, float] = (0.0, 1.0)
+    to_remember: bool = True
 
     @property
     def probed(self) -> bool:
@@ -107,15 +109,19 @@ def resolve(
     else:
         raise unknown(name)
     if image_size is not None and image_size != module.image_size:
-        module = replace(module, image_size=image_size, n_features=0)
+        own = module.image_size == 0  # it fixes none, so that is as good as its own
+        module = replace(module, image_size=image_size, n_features=0, to_remember=own)
     if value_range is not None and value_range != module.value_range:
-        module = replace(module, value_range=value_range)
+        module = replace(module, value_range=value_range, to_remember=False)
     return module
 
 
 def remember(module: StoredModule) -> None:
     """Keeps what a probe found, so that the next command need not load the module."""
+    if not module.to_remember:
+        return
     facts = asdict(module)
+    facts.pop("to_remember")
     folder = facts.pop("folder")
     if folder.parent == store_folder():
         write_json(folder / _FACTS, facts)
