@@ -179,19 +179,21 @@ def test_a_flipped_bit_is_found(tmp_path):
     data[offset + 21] ^= 1
     path.write_bytes(data)
     with Bottlenecks(path) as found:
-        assert found.verify() == ["view_001: its bytes are not those that were written"]
+        (wrong,) = found.verify()
+    assert wrong.startswith("view_001: its bytes are not those that were written; remove the file")
 
 
-def test_an_undecodable_image_is_not_to_do_and_stays_out_for_good(tmp_path):
+def test_an_undecodable_image_is_not_to_do_as_long_as_that_is_said(tmp_path):
     path = tmp_path / "small.h5"
     with BottleneckWriter(path, rows_of("abc"), N_FEATURES, FACTS) as writer:
         writer.quarantine(1)
         assert fill(writer) == 4
-    assert make(path, "abc") == 0
-    assert make(path, "abcd") == 2
+    assert make(path, "abc", [2, 0, 2]) == 0
+    assert make(path, "abcd", [2, 0, 2, 2]) == 2
     with Bottlenecks(path) as found:
         assert found.n_views_of.tolist() == [2, 0, 2, 2]
         assert found.verify() == []
+    assert make(path, "abcd") == 2  # nobody says so any more: it is tried again
 
 
 def _fill_slowly(path):

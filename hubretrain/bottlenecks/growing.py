@@ -252,7 +252,7 @@ class Shrinking:
         n_gone: Rows of images that are gone.
         n_before: Most views of an image, before.
         n_after: And after.
-        n_bytes: Room that it gives back; an estimate before it is done.
+        n_bytes: Room of the bottlenecks that it gives back.
     """
 
     n_gone: int
@@ -279,22 +279,28 @@ def shrink_file(
         CacheError: Another process is writing, the file cannot be written, or it is of another
             data set.
     """
-    with contextlib.ExitStack() as stack:
-        if not dry_run:
-            stack.enter_context(only_writer(path))
-        old = stack.enter_context(Bottlenecks(path))
-        kept = np.array([sha256 in present for sha256 in old.sha256s], dtype=bool)
-        views = np.minimum(old.n_views_of, n_views or old.n_views)
-        n_after = int(views[kept].max(initial=1))
-        rows = Rows(tuple(old.paths), tuple(old.sha256s), views).select(kept.tolist())
-        found = replace(compare(old, rows, old.facts), rows=rows)
-        if found.n_gone == old.n_images > 0:
-            refuse_to_lose(old, found)
-        if kept.all() and n_after == old.n_views:
-            return None
-        before = path.stat().st_size
-        n_bytes = round(before * (1 - kept.sum() * n_after / (len(kept) * old.n_views)))
-        if not dry_run:
-            rebuild(path, rows, old.n_features, old.facts, old.view(0).dtype, old, found)
-            n_bytes = before - path.stat().st_size
-        return Shrinking(int((~kept).sum()), old.n_views, n_after, n_bytes)
+    with Bottlenecks(path) as old:
+        _, shrinking = _shrunk(old, present, n_views)
+    if shrinking is None or dry_run:
+        return shrinking
+    with only_writer(path), Bottlenecks(path) as old:  # it may have grown before the lock
+        found, shrinking = _shrunk(old, present, n_views)
+        rebuild(path, found.rows, old.n_features, old.facts, old.view(0).dtype, old, found)
+    return shrinking
+
+
+def _shrunk(
+    old: Bottlenecks, present: Set[str], n_views: int | None
+) -> tuple[Comparison, Shrinking | None]:
+    kept = np.array([sha256 in present for sha256 in old.sha256s], dtype=bool)
+    views = np.minimum(old.n_views_of, n_views or old.n_views)
+    rows = Rows(tuple(old.paths), tuple(old.sha256s), views).select(kept.tolist())
+    found = replace(compare(old, rows, old.facts), rows=rows)
+    if found.n_gone == old.n_images > 0:
+        refuse_to_lose(old, found)
+    n_after = int(rows.n_views.max(initial=1))
+    if kept.all() and n_after == old.n_views:
+        return found, None
+    of_bytes = old.n_images * old.n_views - len(rows) * n_after
+    n_bytes = of_bytes * old.n_features * old.view(0).dtype.itemsize
+    return found, Shrinking(int((~kept).sum()), old.n_views, n_after, n_bytes)
