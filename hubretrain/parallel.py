@@ -37,7 +37,7 @@ def ahead(
         Each item with its result.
     """
     # Half of the processors: with more, the forward pass that goes on beside them is slowed by
-    # more than they gain (0.94 instead of 1.01 of its speed on two processors).
+    # more than they gain (seen on two processors, in few and noisy rounds).
     n_threads = max(1, (os.cpu_count() or 1) // 2)
     waiting: collections.deque[tuple[T, Future[R]]] = collections.deque()
     pool = ThreadPoolExecutor(n_threads)
