@@ -154,6 +154,7 @@ def cache_bottlenecks(
         for writer in writers:
             writer.seal()
     _refuse_all_broken(dataset, rows, quarantine, strict=strict)
+    decodable = np.array([sha256 not in quarantine.reasons for sha256 in rows.sha256], dtype=bool)
     seconds = time.monotonic() - started
     return [
         Cached(
@@ -161,7 +162,7 @@ def cache_bottlenecks(
             writer.path,
             len(rows),
             int(writer.rows.n_views.max(initial=0)),
-            int(writer.rows.n_views.sum()),
+            int(writer.rows.n_views[decodable].sum()),
             n_computed,
             len(quarantine.reasons),
             quarantine.file,

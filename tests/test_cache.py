@@ -132,6 +132,7 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(digits, small_module
     (digits / "1" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     found = run(digits, small_module, tmp_path / "cache", n_views=2)
     assert (found.n_images, found.n_computed, found.n_quarantined) == (62, 120, 2)
+    assert found.n_rows == 120
     table = pd.read_csv(tmp_path / "cache" / "digits" / "quarantine.csv")
     assert table["path"].tolist() == ["0/broken.png", "1/cut.jpg"]
     assert table["reason"].tolist()[0] == "no image of a known type"
