@@ -20,6 +20,7 @@ from hubretrain.tensorflow_door import tf
 Floats = npt.NDArray[np.float32]
 _WHOLE = Draw((0.0, 0.0, 1.0, 1.0))
 _KEEP = np.eye(3, 4, dtype=np.float32)
+_FLOATS_AT_ONCE = 2**27  # 512 MiB
 
 
 def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Floats:
@@ -53,8 +54,9 @@ def batch_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: in
     Returns:
         uint8 of shape (len(images), size, size, 3).
     """
-    # As many at a time as fit into 512 MiB of float32, padded to the largest.
-    at_once = max(1, 2**27 // max(image.size for image in images))
+    # All share one canvas, as high as the highest and as wide as the widest of them.
+    canvas = max(image.shape[0] for image in images) * max(image.shape[1] for image in images)
+    at_once = max(1, _FLOATS_AT_ONCE // (3 * canvas))
     views = [
         _some_views(images[i : i + at_once], draws[i : i + at_once], size).numpy()
         for i in range(0, len(images), at_once)

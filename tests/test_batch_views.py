@@ -33,6 +33,27 @@ def test_a_batch_of_views_has_the_pixels_of_each_view_to_one_level(size):
         assert (difference > 0).mean() < 0.03
 
 
+def test_a_batch_beyond_the_memory_for_it_is_cut_in_parts_of_the_same_pixels(monkeypatch):
+    from hubretrain import batch_views
+
+    high, wide = PHOTOS[0][:, :50], PHOTOS[1][:50]
+    images = [high, wide, PHOTOS[0][:60, :70], high, wide]
+    draws = [EVERYTHING.draw("cd" * 32, v, 0) for v in range(5)]
+    whole = in_batch(images, draws, 32)
+    sizes = []
+    some = batch_views._some_views
+
+    def noted(images, draws, size):
+        sizes.append(len(images))
+        return some(images, draws, size)
+
+    monkeypatch.setattr(batch_views, "_some_views", noted)
+    shared = high.shape[0] * wide.shape[1] * 3
+    monkeypatch.setattr(batch_views, "_FLOATS_AT_ONCE", 2 * shared)
+    assert (in_batch(images, draws, 32) == whole).all()
+    assert sizes == [2, 2, 1]
+
+
 def test_mirrors_and_quarter_turns_in_a_batch_are_those_of_one_view():
     image, whole = PHOTOS[0][:90, :140], (0.0, 0.0, 1.0, 1.0)
     draws = [

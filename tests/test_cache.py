@@ -151,6 +151,13 @@ def test_strict_stops_at_a_broken_image_and_names_it(digits, small_module, tmp_p
         run(digits, small_module, tmp_path / "cache", strict=True)
 
 
+def test_strict_names_a_broken_image_that_an_earlier_run_left_out(digits, small_module, tmp_path):
+    (digits / "0" / "broken.png").write_bytes(b"no image")
+    assert run(digits, small_module, tmp_path / "cache").n_quarantined == 1
+    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; mend or remove"):
+        run(digits, small_module, tmp_path / "cache", strict=True)
+
+
 def test_when_no_image_can_be_decoded_that_is_an_error(tmp_path, small_module):
     for name in ("a/1.png", "b/2.png"):
         (tmp_path / "d" / name).parent.mkdir(parents=True)
