@@ -148,12 +148,14 @@ def facts_of(
     given = batch_size or own
     size_matters = given % own != 0 if running.engine == "tensorflow" else given != own
     low, high = module.value_range
+    costs = {"n_parameters": module.n_parameters, "gflops": module.gflops}
     return {
         "module": module.name,
         "handle": module.handle,
         "module_sha256": module.sha256,
         "image_size": module.image_size,
         "value_range": f"[{low:g}, {high:g}]",
+        **{name: fact for name, fact in costs.items() if fact is not None},
         "resize": f"{RESIZE}, {'TensorFlow' if running.cuts_views else RESIZER}",
         **asdict(augmentation),
         "seed": seed,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -43,4 +44,13 @@ else:
         # The first look for accelerators logs too.
         tf.config.list_physical_devices()
 
-__all__ = ["tf"]
+
+def frozen_graph(function: Any) -> Any:
+    """The graph of a concrete function, its variables constants and its calls inlined."""
+    from tensorflow.python.framework import convert_to_constants  # no public name leads there
+
+    frozen = convert_to_constants.convert_variables_to_constants_v2
+    return frozen(function, lower_control_flow=False).graph
+
+
+__all__ = ["frozen_graph", "tf"]

@@ -58,7 +58,7 @@ def test_fit_as_json_holds_what_the_table_shows(place, small_module):
     row = said["leaderboard"][0]
     assert row["kind"] == "module"
     assert row["macro_f1_low"] <= row["macro_f1"] <= row["macro_f1_high"]
-    assert row["gflops"] is None
+    assert row["gflops"] == 7e-06
     assert row["class_weight"] in ("none", "0: 1, 1: 1, 2: 3")
     assert any(effect["effect"] == "augmented views" for effect in said["effects"])
     shown = invoke("fit", "--metric", "macro_f1", *options).stdout

@@ -18,7 +18,8 @@ from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
 
-_NAMES = {"about", "written_by", "module", "handle"}  # the digest says which module it is
+# The digest says which module it is; these say only what it is called and what it costs.
+_NAMES = {"about", "written_by", "module", "handle", "n_parameters", "gflops"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hubretrain.errors import ModuleError
+from hubretrain.modules.complexity import complexity
 from hubretrain.modules.store import StoredModule, remember
 from hubretrain.tensorflow_door import tf
 
@@ -112,7 +113,14 @@ class Backbone:
                 f"{where} gives NaN or infinite features for ordinary images; expected finite "
                 "numbers. Its weights may be damaged, or its input range another (--value-range)."
             )
-        return replace(self.stored, image_size=size, n_features=int(features.shape[1]))
+        found = complexity(self, size)
+        return replace(
+            self.stored,
+            image_size=size,
+            n_features=int(features.shape[1]),
+            n_parameters=found.n_parameters,
+            gflops=found.gflops,
+        )
 
 
 def _callable(loaded: Any, stored: StoredModule) -> tuple[Callable[..., tf.Tensor], bool]:

@@ -40,6 +40,9 @@ class StoredModule:
         image_size: Height and width of its input, pixels; 0 until it was probed.
         n_features: Length of its bottleneck; 0 until it was probed.
         value_range: Least and largest input value.
+        n_parameters: Numbers in its variables; None until it was probed.
+        gflops: 10^9 floating-point operations an image, a multiplication and an addition being
+            two; None until it was probed, or where they cannot be counted.
         to_remember: Whether what a probe finds is the module's own, not what was asked for once.
     """
 
@@ -50,12 +53,14 @@ class StoredModule:
     image_size: int = 0
     n_features: int = 0
     value_range: tuple[float, float] = (0.0, 1.0)
+    n_parameters: int | None = None
+    gflops: float | None = None
     to_remember: bool = True
 
     @property
     def probed(self) -> bool:
         """Whether it was loaded once and found to be a feature vector module."""
-        return self.n_features > 0
+        return self.n_features > 0 and self.n_parameters is not None
 
 
 def store_folder() -> Path:
@@ -175,9 +180,8 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _measured(facts: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        k: facts[k] for k in ("image_size", "n_features", "value_range") if k in facts
-    }
+    names = ("image_size", "n_features", "value_range", "n_parameters", "gflops")
+    found: dict[str, Any] = {name: facts[name] for name in names if name in facts}
     if "value_range" in found:
         found["value_range"] = tuple(found["value_range"])
     return found

@@ -1,0 +1,54 @@
+"""How large a module is and how much it computes: parameters and floating-point operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hubretrain.tensorflow_door import frozen_graph, tf
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a module costs anywhere.
+
+    Attributes:
+        n_parameters: Numbers in the variables that a forward pass reads, BatchNorm's moving
+            averages among them, as Keras counts "total parameters".
+        gflops: 10^9 floating-point operations a forward pass of one image, or None where
+            TensorFlow cannot count them. A multiplication and an addition are two operations,
+            so this is twice the "multiply-adds" of papers on MobileNets. As TensorFlow's profiler
+            counts: convolutions, matrix products, additions, products, pooling and means;
+            BatchNorm that is not folded and activations count nothing.
+    """
+
+    n_parameters: int
+    gflops: float | None
+
+
+def complexity(backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int) -> Complexity:
+    """Counts on the module's frozen graph for one image.
+
+    Args:
+        backbone: A module that runs, images in [0, 1] to bottlenecks.
+        image_size: Height and width of its input, pixels.
+    """
+    spec = tf.TensorSpec((1, image_size, image_size, 3), tf.float32)
+    forward = tf.function(lambda images: backbone(images)).get_concrete_function(spec)
+    n_parameters = sum(v.shape.num_elements() for v in forward.variables if v.dtype.is_floating)
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # the profiler warns of a function that it uses itself
+    try:
+        options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+        found = tf.compat.v1.profiler.profile(
+            frozen_graph(forward),
+            run_meta=tf.compat.v1.RunMetadata(),
+            options={**options, "output": "none"},
+        )
+        gflops = round(found.total_float_ops / 1e9, 6)
+    except Exception:  # beyond 2 GB, or of operations that cannot be frozen: it has many types
+        gflops = None
+    finally:
+        logger.setLevel(level)
+    return Complexity(int(n_parameters), gflops)
