@@ -12,7 +12,6 @@ from hubretrain.choosing import candidate_values, choice_parts, choose, crossfit
 from hubretrain.ensemble import Ensemble, crossfitted_ensemble, greedy_ensemble
 from hubretrain.leaderboard import (
     MODULE,
-    TWIN_SUFFIX,
     Judge,
     effect_of,
     ensemble_row,
@@ -20,6 +19,7 @@ from hubretrain.leaderboard import (
     module_row,
     ranked,
     reference_rows,
+    twinned_by,
 )
 from hubretrain.metrics import METRICS
 from hubretrain.references import majority_class
@@ -115,9 +115,10 @@ class Judged:
                     pair = said[f"with_{name}"], said[f"without_{name}"]
                     pairs.setdefault(sentence, []).append(pair)
         of = {one.module: one.predictions for one in self.screened}
-        twins = [name for name in of if is_twin(name) and name.removesuffix(TWIN_SUFFIX) in of]
-        for name in twins:
-            pair = of[name.removesuffix(TWIN_SUFFIX)]["decided"], of[name]["decided"]
+        for name in filter(is_twin, of):
+            if (module := twinned_by(name, of)) is None:
+                continue
+            pair = of[module]["decided"], of[name]["decided"]
             pairs.setdefault("pretrained instead of random weights", []).append(pair)
         if METRICS[self.sweep.metric].is_of_decision:
             nearest = [o.predictions for o in self.modules if "nearest" in o.predictions]

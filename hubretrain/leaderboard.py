@@ -7,7 +7,7 @@ likeliest class; the other metrics judge the probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,13 @@ class Judge:
 def is_twin(module: str) -> bool:
     """Whether a module is the random-weight twin of another, by its name."""
     return module.endswith(TWIN_SUFFIX)
+
+
+def twinned_by(twin: str, modules: Iterable[str]) -> str | None:
+    """The module whose random-weight twin this is: ``NAME``, or ``NAME-`` and a weights file."""
+    name = twin.removesuffix(TWIN_SUFFIX)
+    found = [m for m in modules if m == name or m.startswith(f"{name}-")]
+    return min(found, key=len, default=None)
 
 
 def module_row(one: Screened, judge: Judge) -> dict[str, Any]:

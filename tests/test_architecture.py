@@ -17,10 +17,16 @@ DOORS = {  # foreign library: the files that may import it
     "ray": {"parallel"},
     "nncf": {"openvino_door"},
     "openvino": {"openvino_door"},
+    "kagglehub": {"modules.sources"},
     "jinja2": {"pages"},
     "tensorflow": {"tensorflow_door"},
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
-    "tf_keras": {"modules.efficientnet_lite", "modules.keras_export", "training"},
+    "tf_keras": {
+        "modules.efficientnet_lite",
+        "modules.keras_applications",
+        "modules.keras_export",
+        "training",
+    },
 }
 
 

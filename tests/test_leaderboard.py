@@ -8,7 +8,15 @@ import pytest
 from sklearn.metrics import average_precision_score, recall_score
 
 from hubretrain.intervals import difference, group_resamples, resample
-from hubretrain.leaderboard import Judge, by_cost, effect_of, is_twin, per_class, ranked
+from hubretrain.leaderboard import (
+    Judge,
+    by_cost,
+    effect_of,
+    is_twin,
+    per_class,
+    ranked,
+    twinned_by,
+)
 
 
 def predictions(seed, n_images=300):
@@ -98,4 +106,9 @@ def test_a_cost_orders_only_when_it_is_known_of_all():
 
 def test_a_twin_is_known_by_its_name():
     assert is_twin("mobilenet_v2_random")
+    names = ["MobileNet_alpha0.75", "MobileNet-mine", "mobilenet_v2", "VGG16", "VGG16-mine"]
+    assert twinned_by("mobilenet_v2_random", names) == "mobilenet_v2"
+    assert twinned_by("MobileNet_random", names) == "MobileNet-mine"  # weights from a file
+    assert twinned_by("VGG16_random", names) == "VGG16"
+    assert twinned_by("MobileNet_alpha0.5_random", names) is None
     assert not is_twin("random_forest")

@@ -19,7 +19,9 @@ def test_names_and_aliases_of_the_catalogue_are_distinct_and_their_facts_plausib
         assert 96 <= module.image_size <= 640, module
         assert module.n_features == 0 or 256 <= module.n_features <= 8192, module
         assert module.value_range in (None, (0.0, 1.0), (-1.0, 1.0)), module
-        assert module.tfhub_handle.startswith("https://tfhub.dev/"), module
+        tfhub = module.tfhub_handle
+        assert tfhub.startswith("https://tfhub.dev/") or module.source == "keras", module
+        assert module.own_handle.startswith(f"{module.source}:") or module.source == "tfhub", module
 
 
 def test_an_unknown_name_is_told_the_nearest_ones():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubretrain.cli.options import augmentation_options, data_options, open_data
+from hubretrain.cli.options import augmentation_options, data_options, offline_option, open_data
 
 if TYPE_CHECKING:
     from hubretrain.augmentation import Augmentation
@@ -76,6 +76,7 @@ def cache() -> None:
     metavar="N",
     help="Up to so many views of rarer classes, smoothly by their frequency.",
 )
+@offline_option
 @augmentation_options
 @click.option(
     "--seed",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hubretrain.cli.options import RUNS, augmentation_options
+from hubretrain.cli.options import RUNS, augmentation_options, offline_option
 
 
 @click.command()
@@ -29,6 +29,7 @@ from hubretrain.cli.options import RUNS, augmentation_options
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak.")
 @click.option("--train-batchnorm", is_flag=True, help="Let BatchNorm follow the batches.")
 @click.option("--restart", is_flag=True, help="Forget an earlier fine-tuning.")
+@offline_option
 @augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of order and augmentation.")
 def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None:

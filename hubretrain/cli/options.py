@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -135,6 +136,22 @@ def run_option(command: F) -> F:
         help="Where to keep what is found; a plain name is a folder in runs/. By default "
         "runs/<data set>.",
     )(command)
+
+
+def offline_option(command: F) -> F:
+    """The option that forbids the network, as ``HUBRETRAIN_OFFLINE=1`` does."""
+    return click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        callback=lambda _context, _parameter, value: _go_offline(value),
+        help="Never use the network for modules; so does HUBRETRAIN_OFFLINE=1.",
+    )(command)
+
+
+def _go_offline(value: bool) -> None:
+    if value:
+        os.environ["HUBRETRAIN_OFFLINE"] = "1"  # for processes that this one starts, too
 
 
 def _run_folder(value: Path | None) -> Path | None:

@@ -4,7 +4,14 @@ This package is the one door to TensorFlow Hub. Importing it imports no TensorFl
 """
 
 from hubretrain.modules.catalogue import HubModule, catalogue
-from hubretrain.modules.store import StoredModule, is_stored, present_digest, resolve, store_folder
+from hubretrain.modules.store import (
+    StoredModule,
+    is_stored,
+    present_digest,
+    resolve,
+    store_folder,
+    stored,
+)
 
 __all__ = [
     "HubModule",
@@ -14,4 +21,5 @@ __all__ = [
     "present_digest",
     "resolve",
     "store_folder",
+    "stored",
 ]

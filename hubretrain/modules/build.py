@@ -4,6 +4,7 @@ TensorFlow numbers the functions of a graph by what the process traced before, a
 are part of the SavedModel. In a new process the same module is the same bytes.
 
     python -m hubretrain.modules.build lite:0 FOLDER
+    python -m hubretrain.modules.build 'keras:VGG16?weights=none' FOLDER
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import sys
 from pathlib import Path
 
 from hubretrain.errors import HubretrainError, ModuleError
+from hubretrain.modules import keras_handles
+from hubretrain.modules.network import network
 
 
 def build(handle: str, folder: Path) -> None:
     """Builds a module into a folder that does not exist yet.
 
     Args:
-        handle: ``lite:0``, ``lite:1`` or ``lite:2``.
+        handle: ``lite:0``, ``lite:1`` or ``lite:2``, or what :mod:`keras_handles` describes.
         folder: Where to.
 
     Raises:
@@ -33,6 +36,11 @@ def build(handle: str, folder: Path) -> None:
 
 
 def _build_here(handle: str, folder: Path) -> None:
+    if handle.startswith(keras_handles.PREFIX):
+        from hubretrain.modules import keras_applications
+
+        keras_applications.export(keras_handles.parse(handle), folder)
+        return
     from hubretrain.modules import efficientnet_lite, keras_export
 
     source, _, what = handle.partition(":")
@@ -43,6 +51,7 @@ def _build_here(handle: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        _build_here(sys.argv[1], Path(sys.argv[2]))
+        with network():  # Keras downloads ImageNet weights
+            _build_here(sys.argv[1], Path(sys.argv[2]))
     except HubretrainError as error:
         sys.exit(str(error))

@@ -3,7 +3,8 @@
 ::
 
     <store>/<name>/saved_model.pb, variables/, assets/
-    <store>/<name>/module.json      name, handle, sha256 of the tree, image size, range, features
+    <store>/<name>/module.json      name, handle, source, sha256 of the tree, image size, range,
+                                    features, costs, files with their sizes, versions
     <store>/probed/<sha256>.json    the same facts of a module that stays in the user's folder
 
 The store is ``$HUBRETRAIN_STORE``, or ``hubretrain/modules`` in the user's cache folder.
@@ -11,21 +12,24 @@ The store is ``$HUBRETRAIN_STORE``, or ``hubretrain/modules`` in the user's cach
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hubretrain import __version__
 from hubretrain.errors import ModuleError
 from hubretrain.files import write_json
-from hubretrain.modules.catalogue import HubModule, find, unknown
-
-_FACTS = "module.json"
+from hubretrain.modules import keras_handles
+from hubretrain.modules.archive import SUFFIXES
+from hubretrain.modules.catalogue import HubModule, described, find, unknown
+from hubretrain.modules.saved_model import FACTS, file_sha256, missing, sizes, tree_sha256
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,13 @@ def store_folder() -> Path:
 
 
 def is_stored(name: str) -> bool:
-    """Whether the store holds this module."""
-    return (store_folder() / name / _FACTS).is_file()
+    """Whether the store holds this module, whole."""
+    return _from_store(name) is not None
+
+
+def stored(name: str) -> StoredModule | None:
+    """The module that the store holds under this name, whole, or None."""
+    return _from_store(name)
 
 
 def present_digest(name: str, handle: str) -> str | None:
@@ -94,23 +103,24 @@ def resolve(
     """Finds a module by name, handle or folder, and brings it here if need be.
 
     Args:
-        name: A name or alias of the catalogue, a handle, or a folder with a SavedModel.
+        name: A name or alias of the catalogue; a handle (``https://tfhub.dev/...``,
+            ``kaggle:...``, ``keras:...``); a folder with a SavedModel, or an archive of one.
         image_size: Height and width to use, pixels, where the module does not fix them.
         value_range: The range of its input, where that is not [0, 1].
 
     Raises:
-        ModuleError: It is unknown, cannot be had, or its folder holds no SavedModel.
+        ModuleError: It is unknown, cannot be had, its folder holds no whole SavedModel, or
+            ``value_range`` is not what is known of it.
     """
-    known = find(name)
-    if known is None and (os.sep in name or Path(name).exists()) and "://" not in name:
+    if name.startswith(keras_handles.PREFIX) and image_size is not None:
+        name = str(replace(keras_handles.parse(name), image_size=image_size))
+    known = find(name) if _is_folder(name) else described(name)
+    if known is not None:
+        _refuse_classifier(known)
+        _refuse_range(known, value_range)
+        module = _kept(known) or _fetch(known)
+    elif _is_folder(name):
         module = _from_folder(Path(name))
-    elif known is not None:
-        module = _from_store(known.name) or _fetch(known)
-    elif "://" in name:
-        short = _name_of_handle(name)
-        module = _from_store(short) or _fetch(
-            HubModule(short, (), "tfhub", 0, 0, None, name, "", "")
-        )
     else:
         raise unknown(name)
     if image_size is not None and image_size != module.image_size:
@@ -121,6 +131,13 @@ def resolve(
     return module
 
 
+def _is_folder(name: str) -> bool:
+    """Whether a name means a folder, there or not, rather than a handle, archive or module."""
+    if Path(name).is_dir():
+        return True
+    return os.sep in name and ":" not in name.split(os.sep)[0] and not name.endswith(SUFFIXES)
+
+
 def remember(module: StoredModule) -> None:
     """Keeps what a probe found, so that the next command need not load the module."""
     if not module.to_remember:
@@ -129,46 +146,70 @@ def remember(module: StoredModule) -> None:
     facts.pop("to_remember")
     folder = facts.pop("folder")
     if folder.parent == store_folder():
-        write_json(folder / _FACTS, facts)
+        write_json(folder / FACTS, {**_facts(folder / FACTS), **facts})
     else:
         write_json(store_folder() / "probed" / f"{module.sha256}.json", facts)
 
 
-def tree_sha256(folder: Path) -> str:
-    """Digest of a SavedModel: of each file's relative path and bytes, in order of path.
-
-    Without ``fingerprint.pb``, which holds a random number that is new at each save.
-    """
-    digest = hashlib.sha256()
-    left_out = {_FACTS, "fingerprint.pb"}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out):
-        relative = path.relative_to(folder).as_posix()
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{relative}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
 def _from_folder(folder: Path) -> StoredModule:
-    if not (folder / "saved_model.pb").is_file() and not (folder / "saved_model.pbtxt").is_file():
-        what = "holds no saved_model.pb" if folder.is_dir() else "does not exist"
+    if lacks := missing(folder):
         raise ModuleError(
-            f"{folder} {what}; expected a folder with a TF2 SavedModel that follows TF-Hub's "
+            f"{folder} {lacks}; expected a folder with a TF2 SavedModel that follows TF-Hub's "
             "feature vector convention."
         )
     sha256 = tree_sha256(folder)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)
     module = StoredModule(name, str(folder), folder, sha256)
-    facts = _facts(store_folder() / "probed" / f"{sha256}.json") or _facts(folder / _FACTS)
+    facts = _facts(store_folder() / "probed" / f"{sha256}.json") or _facts(folder / FACTS)
     return replace(module, **_measured(facts))
 
 
 def _from_store(name: str) -> StoredModule | None:
+    """What the store holds under a name, if all of its files are there and none is short."""
     folder = store_folder() / name
-    facts = _facts(folder / _FACTS)
-    if not facts or not (folder / "saved_model.pb").is_file():
+    facts = _facts(folder / FACTS)
+    if not facts or missing(folder) or facts.get("files", sizes(folder)) != sizes(folder):
         return None
     module = StoredModule(name, facts["handle"], folder, facts["sha256"])
     return replace(module, **_measured(facts))
+
+
+def _kept(known: HubModule) -> StoredModule | None:
+    """The stored module, if it is this one: of one of its handles, and of its file as it is."""
+    module = _from_store(known.name)
+    if module is None:
+        return None
+    made_of = _facts(module.folder / FACTS).get("file_sha256")
+    if known.file is not None and known.file.is_file():
+        return module if made_of == file_sha256(known.file) else None
+    return module if module.handle in known.handles else None
+
+
+def _refuse_classifier(known: HubModule) -> None:
+    for handle in known.handles:
+        if re.search(r"/classification(/\d+)?/?$|-classification(/\d+)?/?$", handle):
+            twin = handle.replace("/classification", "/feature_vector").replace(
+                "-classification", "-feature-vector"
+            )
+            raise ModuleError(
+                f"{handle} is a classifier; expected a feature vector module, perhaps {twin}"
+            )
+
+
+def _refuse_range(known: HubModule, asked: tuple[float, float] | None) -> None:
+    """Raises where the range that is asked for is not the documented one, or neither is given."""
+    if known.value_range is None:
+        if asked is None and find(known.name):
+            raise ModuleError(
+                f"{known.name} does not document the range of its input; say which with "
+                "--value-range, such as 0 1 or -1 1."
+            )
+    elif asked not in (None, known.value_range):
+        (low, high), (asked_low, asked_high) = known.value_range, asked
+        raise ModuleError(
+            f"{known.name} takes values in [{low:g}, {high:g}], not in "
+            f"[{asked_low:g}, {asked_high:g}]; leave --value-range out."
+        )
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -193,7 +234,9 @@ def _fetch(known: HubModule) -> StoredModule:
 
     tried: list[str] = []
     store = store_folder()
-    for source, handle, fetch in sources.of(known):
+    if (store / known.name / FACTS).is_file():
+        _say(f"what is stored of {known.name} is not whole or not this one; making it anew.")
+    for handle, fetch in sources.of(known):
         try:
             store.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=f".{known.name}.", dir=store))
@@ -203,6 +246,8 @@ def _fetch(known: HubModule) -> StoredModule:
                 "HUBRETRAIN_STORE to another folder."
             ) from error
         try:
+            _say(f"bringing {known.name} here from {handle}")
+            made_of = file_sha256(known.file) if known.file and known.file.is_file() else None
             fetch(aside / "module")
             module = StoredModule(
                 known.name,
@@ -213,13 +258,23 @@ def _fetch(known: HubModule) -> StoredModule:
                 0,
                 known.value_range or (0.0, 1.0),
             )
-            facts = {k: v for k, v in asdict(module).items() if k != "folder"}
-            write_json(aside / "module" / _FACTS, facts)
-            shutil.rmtree(module.folder, ignore_errors=True)  # half deleted: no facts in it
+            facts = {k: v for k, v in asdict(module).items() if k not in ("folder", "to_remember")}
+            facts["source"] = handle.partition(":")[0] if known.file is None else known.source
+            facts["files"] = sizes(aside / "module")
+            libraries = ("tensorflow", "tensorflow-hub", "tf-keras")
+            facts["versions"] = {"hubretrain": __version__} | {
+                library: metadata.version(library) for library in libraries
+            }
+            if made_of is not None:
+                facts["file_sha256"] = made_of
+            write_json(aside / "module" / FACTS, facts)
+            shutil.rmtree(module.folder, ignore_errors=True)
             os.replace(aside / "module", module.folder)
+            if tried:
+                _say(f"{known.name} comes from {handle}, for there was none at {'; '.join(tried)}.")
             return module
         except ModuleError as error:
-            tried.append(f"{source} ({error})")
+            tried.append(f"{handle} ({str(error).removesuffix('.')})")
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     raise ModuleError(
@@ -228,6 +283,5 @@ def _fetch(known: HubModule) -> StoredModule:
     )
 
 
-def _name_of_handle(handle: str) -> str:
-    path = re.sub(r"^[a-z]+://[^/]*/", "", handle.split("?")[0]).strip("/")
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", path) or "module"
+def _say(text: str) -> None:
+    print(f"hubretrain: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""Whether the network may be used, and how long it may keep silent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+OFFLINE = "HUBRETRAIN_OFFLINE"
+SECONDS_TO_ANSWER = 20.0
+
+
+def is_offline() -> bool:
+    """Whether ``$HUBRETRAIN_OFFLINE`` forbids the network."""
+    return os.environ.get(OFFLINE, "").lower() not in ("", "0", "no", "false", "off")
+
+
+@contextlib.contextmanager
+def network() -> Iterator[None]:
+    """A stretch in which libraries may fetch: with a time limit, or offline not at all.
+
+    Libraries look into their own caches first, so offline they find what is there. What they
+    then try to reach is refused here, whichever of them tries and by whatever way.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)  # most would wait for ever
+    try:
+        if not is_offline():
+            yield
+            return
+        with (
+            mock.patch.object(socket.socket, "connect", _refuse),
+            mock.patch.object(socket, "getaddrinfo", _refuse),
+        ):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENETUNREACH, "offline: the network is not used")
+
+
+def reason_of(error: BaseException) -> str:
+    """The one line of a library's error that says what is wrong."""
+    if isinstance(error, EOFError) or type(error).__name__ == "ReadError":
+        return f"what was sent is truncated or damaged: {str(error).rstrip('. ')}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0]
+    if "Caused by" in text:  # urllib3 wraps its causes in each other's names
+        text = text.rpartition("Caused by")[2].rpartition(": ")[2].rstrip("')\" ")
+    return text.removesuffix(".")[:300]
