@@ -94,8 +94,8 @@ class Classifier(tf.Module):  # type: ignore[misc]
         name = self.backbone.stored.name
         if not layers:
             raise ModuleError(
-                f"{name} has no trainable variables, so it can be cached and screened but not "
-                "fine-tuned; choose another with --module, or train only the head with "
+                f"{name} {self.backbone.why_not_trainable}, so it can be cached and screened but "
+                "not fine-tuned; choose another with --module, or train only the head with "
                 "--unfreeze-last 0."
             )
         if unfreeze_last is not None and unfreeze_last > len(layers):
