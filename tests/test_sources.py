@@ -316,6 +316,17 @@ def test_every_network_of_the_origin_has_a_short_name():
     assert {m.source for m in catalogue()} == {"lite", "tfhub", "keras"}
 
 
+def test_an_image_size_that_is_asked_for_is_built_into_a_network_of_keras(monkeypatch, tmp_path):
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path))
+    monkeypatch.setattr("hubretrain.modules.sources.build", lambda handle, _: refuse(handle))
+
+    def refuse(handle):
+        raise ModuleError(f"asked for {handle}")
+
+    with pytest.raises(ModuleError, match=r"vgg16_96px .*asked for keras:VGG16\?image_size=96"):
+        resolve("vgg16", image_size=96)
+
+
 def test_a_changed_module_under_the_same_handle_is_refused_by_a_resumed_cache(hub, tmp_path):
     from conftest import write_digits
 

@@ -71,7 +71,7 @@ class Backbone:
     @property
     def is_tf1(self) -> bool:
         """Whether it is of TensorFlow 1's format, whose graph cannot be trained further."""
-        return not callable(self._loaded) and not hasattr(self._loaded, "trainable_variables")
+        return isinstance(getattr(self._loaded, "graph", None), tf.Graph)
 
     @property
     def why_not_trainable(self) -> str:

@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 OFFLINE = "HUBRETRAIN_OFFLINE"
 SECONDS_TO_ANSWER = 20.0
@@ -29,16 +28,23 @@ def network() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_ANSWER)  # most would wait for ever
     try:
-        if not is_offline():
-            yield
-            return
-        with (
-            mock.patch.object(socket.socket, "connect", _refuse),
-            mock.patch.object(socket, "getaddrinfo", _refuse),
-        ):
+        with _refused() if is_offline() else contextlib.nullcontext():
             yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    places = [(socket.socket, "connect"), (socket, "getaddrinfo")]
+    kept = [getattr(place, name) for place, name in places]
+    for place, name in places:
+        setattr(place, name, _refuse)
+    try:
+        yield
+    finally:
+        for (place, name), function in zip(places, kept, strict=True):
+            setattr(place, name, function)
 
 
 def _refuse(*_: Any, **__: Any) -> Any:

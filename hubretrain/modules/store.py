@@ -112,9 +112,10 @@ def resolve(
         ModuleError: It is unknown, cannot be had, its folder holds no whole SavedModel, or
             ``value_range`` is not what is known of it.
     """
-    if name.startswith(keras_handles.PREFIX) and image_size is not None:
-        name = str(replace(keras_handles.parse(name), image_size=image_size))
     known = find(name) if _is_folder(name) else described(name)
+    if known is not None and known.source == "keras" and image_size is not None:
+        keras = keras_handles.parse(known.own_handle)  # these are made for a size
+        known = described(str(replace(keras, image_size=image_size)))
     if known is not None:
         _refuse_classifier(known)
         _refuse_range(known, value_range)
