@@ -43,10 +43,13 @@ def copied(fitted, tmp_path, name="run"):
 
 def tune(fitted, run, **options):
     from hubretrain.finetune import finetune_module
+    from hubretrain.tuning import Tuning
 
-    options = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "quiet": True, **options}
-    data = open_dataset(fitted / "digits")
-    return finetune_module(data, run, cache=fitted / "cache", **options)
+    asked = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, **options}
+    names = ("module", "resume", "more_epochs", "restart", "seconds_between_checkpoints")
+    others = {name: asked.pop(name) for name in names if name in asked}
+    data, tuning = open_dataset(fitted / "digits"), Tuning(**asked)
+    return finetune_module(data, run, cache=fitted / "cache", tuning=tuning, quiet=True, **others)
 
 
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
@@ -146,7 +149,9 @@ def test_killed_at_any_moment_it_goes_on_exactly(fitted, tmp_path):
 def test_other_options_do_not_go_on_with_an_earlier_training(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1)
-    with pytest.raises(RunError, match=r"holds a fine-tuning with schedule = .*or --restart"):
+    with pytest.raises(RunError, match=r"holds a fine-tuning with batch_size = 16, .*--restart"):
+        tune(fitted, run, epochs=1, batch_size=8)
+    with pytest.raises(RunError, match=r"of 1 epochs, now 2 are asked for; .*--epochs \+N"):
         tune(fitted, run, epochs=2)
     tune(fitted, run, epochs=2, restart=True)
 
@@ -157,8 +162,8 @@ def test_layers_that_are_not_unfrozen_stay_as_they_were(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=2, unfreeze_last=1)
     before = tf.train.load_checkpoint(str(fitted / "small" / "variables" / "variables"))
-    best = str(run.finetune_folder("small") / "checkpoint" / "best")
-    after = tf.train.load_checkpoint(best)
+    (best,) = (run.finetune_folder("small") / "checkpoint").glob("best_*.index")
+    after = tf.train.load_checkpoint(str(best.with_suffix("")))
 
     def tensors(reader):
         names = reader.get_variable_to_shape_map()
