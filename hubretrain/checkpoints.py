@@ -175,7 +175,7 @@ class Checkpoints:
     def _read(self, checkpoint: Any, name: str) -> None:
         try:
             checkpoint.read(str(self.place / name)).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except Exception as error:  # TensorFlow raises nearly every type on damaged files
             reason = str(getattr(error, "message", error)).strip().splitlines()[0]
             raise RunError(
                 f"{self.place}/{name} does not fit this model ({reason}); begin anew with "
