@@ -307,6 +307,8 @@ class FineTuning:
             order = shuffled(len(train), seed, epoch)
         cached = self._source if isinstance(self._source, CachedTrunk) else None
         views = cached.epoch_views(order, epoch) if cached else epoch_views(order, epoch)
+        if cached:
+            cached.fill(views)
         batches, views_of = split(order, schedule.batch_size), split(views, schedule.batch_size)
         optimizer = self.head_optimizer if phase == "head" else self.optimizer
         rate, saved = 0.0, time.monotonic()

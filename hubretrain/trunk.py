@@ -95,6 +95,11 @@ class CachedTrunk:
         """The number of the view that an epoch shows at each place of its order."""
         return _FIRST_EPOCH_VIEW + 1 + (epoch - 1 + agains(order)) % self.n_views
 
+    def fill(self, views: Index) -> None:
+        """Computes what is missing of some views."""
+        for number in np.unique(views):
+            self._filled(int(number))
+
     def batches(
         self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
     ) -> Iterator[npt.NDArray[Any]]:

@@ -107,8 +107,8 @@ def script(fitted, *runs):
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from pathlib import Path; from test_training import *\n"
         f"for run in {[str(run.folder) for run in runs]!r}:\n"
-        f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1, depth_decay=0.5,\n"
-        "         schedule='plateau', seconds_between_checkpoints=0.0)\n"
+        f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1,\n"
+        "         depth_decay=0.5, schedule='plateau', seconds_between_checkpoints=0.0)\n"
     )
 
 
