@@ -29,7 +29,7 @@ from hubretrain.modules.backbone import Backbone
 from hubretrain.runs import Run
 from hubretrain.strategy import Devices, devices
 from hubretrain.training import SECONDS_BETWEEN_CHECKPOINTS, FineTuning
-from hubretrain.tuning import Tuning, saved_tuning
+from hubretrain.tuning import OPTIONS, Tuning, saved_tuning
 
 VALIDATION_FOLD = 0
 
@@ -101,6 +101,22 @@ def best_modules(run: Run, n: int) -> list[str]:
             "ask for fewer, or cache more and fit again."
         )
     return names[:n]
+
+
+def latest_finetuning(run: Run) -> str:
+    """The module of the run that was fine-tuned last.
+
+    Raises:
+        RunError: There is none.
+    """
+    found = list((run.folder / "finetune").glob(f"*/{OPTIONS}"))
+    if not found:
+        raise RunError(f"{run.folder} holds no fine-tuning to resume; begin one without --resume.")
+    states = [(path.parent / "checkpoint" / "state.json", path) for path in found]
+    newest = max(
+        states, key=lambda pair: (pair[0] if pair[0].exists() else pair[1]).stat().st_mtime_ns
+    )
+    return newest[1].parent.name
 
 
 def finetune_modules(

@@ -191,7 +191,8 @@ def reserve(path: Path, n_bytes: int) -> None:
     aside = path.with_name(f".{path.name}.room")
     try:
         with aside.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, n_bytes))
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, max(1, n_bytes))
     finally:
         aside.unlink(missing_ok=True)
 

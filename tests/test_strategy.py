@@ -88,3 +88,36 @@ def test_two_machines_train_as_one_does(fitted, tmp_path):  # noqa: F811
         assert np.allclose(found, expected.history[name], rtol=1e-4, equal_nan=True), name
     assert (run.export_folder / "saved_model.pb").exists()
     assert (run.finetune_folder("small") / "predictions.csv").exists()
+
+
+TWO_DEVICES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from hubretrain.tensorflow_door import tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import hubretrain.finetune
+from hubretrain.strategy import Devices
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+hubretrain.finetune.devices = lambda **_: Devices(strategy, 2, (0, 1))
+from test_training import Run, tune
+found = tune(Path(sys.argv[2]), Run(Path(sys.argv[3])), epochs=2)
+found = tune(Path(sys.argv[2]), Run(Path(sys.argv[3])), resume=True, more_epochs=1)
+print(found.history.to_json())
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_of_one_machine_train_as_one_does(fitted, tmp_path):  # noqa: F811
+    run, alone = copied(fitted, tmp_path, "two"), copied(fitted, tmp_path, "one")
+    folders = [str(Path(__file__).parent), str(fitted), str(run.folder)]
+    command = [sys.executable, "-c", TWO_DEVICES, *folders]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    tune(fitted, alone, epochs=2)
+    expected = tune(fitted, alone, resume=True, more_epochs=1).history
+    history = json.loads(ran.stdout.splitlines()[-1])
+    for name in ("loss", "validation_loss", "learning_rate"):
+        found = np.array(list(history[name].values()), dtype=float)
+        assert np.allclose(found, expected[name], rtol=1e-4, equal_nan=True), name

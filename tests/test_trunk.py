@@ -49,7 +49,7 @@ def test_epochs_on_cached_activations_are_those_on_pixels(fitted, tmp_path):
         histories.append(found.history)
     for name in ("loss", "validation_loss"):
         one, other = (h[name].to_numpy() for h in histories)
-        assert np.allclose(one, other, rtol=2e-3, equal_nan=True), (name, one, other)
+        assert np.allclose(one, other, rtol=1e-2, equal_nan=True), (name, one, other)
     assert histories[0]["loss"].iloc[-1] < histories[0]["loss"].iloc[1]
 
 

@@ -124,7 +124,9 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--restart", is_flag=True, help="Forget an earlier fine-tuning.")
 @click.option(
-    "--resume", is_flag=True, help="Go on with the fine-tuning that is there, with its options."
+    "--resume",
+    is_flag=True,
+    help="Go on with the latest fine-tuning, or that of --module, with its options.",
 )
 @augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of order and augmentation.")
@@ -153,10 +155,12 @@ def finetune(
 
     run = Run(run_folder) if run_folder else latest_run(RUNS)
     dataset, cache_folder = _dataset_of(run, data)
-    from hubretrain.finetune import best_modules, finetune_modules
+    from hubretrain.finetune import best_modules, finetune_modules, latest_finetuning
     from hubretrain.tuning import Tuning
 
-    names = list(modules) or best_modules(run, top or 1)
+    names = list(modules)
+    if not names:
+        names = [latest_finetuning(run)] if resume and not top else best_modules(run, top or 1)
     tuning = Tuning(epochs=epochs[0] if epochs and more is None else None, **options)
     every = finetune_modules(
         dataset,
