@@ -87,6 +87,20 @@ class Classifier(tf.Module):  # type: ignore[misc]
             each = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
         return tf.reduce_sum(weights * each)
 
+    def again(self) -> Classifier:
+        """A copy whose module is loaded anew, in the distribution strategy whose scope this is."""
+        backbone = type(self.backbone)(self.backbone.stored)
+        copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy())
+        for new, old in zip(copy.all_variables, self.all_variables, strict=True):
+            new.assign(old.numpy())
+        return copy
+
+    @property
+    def all_variables(self) -> list[tf.Variable]:
+        """What predictions depend on: those that training changes, BatchNorm's, and frozen ones."""
+        every = (*self.backbone.variables, *self.backbone.trainable_variables)
+        return [*{id(v): v for v in every}.values(), *self.head_variables]
+
     @property
     def head_variables(self) -> list[tf.Variable]:
         """The head's weight and bias."""

@@ -188,12 +188,11 @@ class _Job:
         self.dataset, self.run, self.name, self.where = dataset, run, name, where
         self.folder = run.finetune_folder(name)
         heads = Heads.load(run.heads_file(name))
-        with where.strategy.scope():
-            backbone = Backbone(_module(name, facts))
-            which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
-            self.classifier = Classifier(
-                backbone, heads.kind, heads.weight[:, which], heads.bias[which]
-            )
+        backbone = Backbone(_module(name, facts))
+        which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
+        self.classifier = Classifier(
+            backbone, heads.kind, heads.weight[:, which], heads.bias[which]
+        )
         self.weight_of_class = heads.facts["weight_of_class"][which].astype(np.float32)
         self.rule = Rule(float(heads.facts["adjust"][which]), heads.facts["priors"][which])
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]

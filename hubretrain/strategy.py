@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,17 @@ class Devices:
     def share(self, batch: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """The images of a batch for each local replica: every n-th of them."""
         return [batch[replica :: self.n_replicas] for replica in self.local]
+
+    def traced(self, step: Callable[..., Any], signature: list[Any]) -> Any:
+        """A step as a graph that runs on every replica."""
+        if self.n_replicas == 1:
+            return tf.function(step, input_signature=signature)
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def on_each(*arguments: Any) -> Any:
+            return self.strategy.run(step, args=arguments)
+
+        return on_each
 
     def run(self, function: Any, parts: list[tuple[Any, ...]]) -> float:
         """Runs a function on each replica's part and gives the sum of its results."""

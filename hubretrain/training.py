@@ -50,7 +50,8 @@ class FineTuning:
         classifier: The model, with its fitted head.
         folder: Where history and checkpoints are kept.
         tuning: What is asked for.
-        devices: Where it runs; the classifier was made in the scope of their strategy.
+        devices: Where it runs; on several, a copy of the classifier that is spread over them is
+            trained, and the classifier itself follows at the end of each epoch.
         identity: What the result depends on besides; a checkpoint of another is not resumed.
         seconds_between_checkpoints: How much a kill may cost.
         quiet: Show no progress.
@@ -73,25 +74,31 @@ class FineTuning:
         self.classifier, self.folder, self.tuning = classifier, folder, tuning
         self.devices, self.quiet = devices, quiet or not devices.is_chief
         self._seconds = seconds_between_checkpoints
-        layers = classifier.trained_layers(tuning.unfreeze_last)
         with devices.strategy.scope():
+            self._trained = classifier if devices.n_replicas == 1 else classifier.again()
+            originals, copies = classifier.all_variables, self._trained.all_variables
+            copy_of = {id(v): copy for v, copy in zip(originals, copies, strict=True)}
+            layers = [
+                [copy_of[id(v)] for v in layer]
+                for layer in classifier.trained_layers(tuning.unfreeze_last)
+            ]
             self.optimizer = Optimizer(depth_groups(layers, tuning.depth_decay))
-            self.head_optimizer = Optimizer([(classifier.head_variables, 1.0)])
+            self.head_optimizer = Optimizer([(self._trained.head_variables, 1.0)])
         self._start = [tf.identity(v) for v in self.optimizer.trained] if tuning.l2_sp else []
         # BatchNorm statistics are no trainable variables, so all of the backbone is kept.
-        kept = {id(v): v for v in (*classifier.backbone.variables, *self.optimizer.trained)}
+        self._variables = copies
         stored = classifier.backbone.stored
         self.identity = {**tuning.identity(), "module_sha256": stored.sha256, **(identity or {})}
         optimizers = [self.optimizer, *([self.head_optimizer] if tuning.warmup_head else [])]
         self.checkpoints = Checkpoints(
-            folder, list(kept.values()), optimizers, self.identity, is_chief=devices.is_chief
+            folder, self._variables, optimizers, self.identity, is_chief=devices.is_chief
         )
         self.pixels = PixelSource(stored.image_size, tuning.augmentation, tuning.seed)
         self._source: PixelSource | CachedTrunk = self.pixels
         size = stored.image_size
         self._pixels_spec = tf.TensorSpec((None, size, size, 3), tf.uint8)
         self._predict = tf.function(
-            lambda given: classifier.decided(self._of_pixels(given)),
+            lambda given: classifier.probabilities(_scaled(given)),
             input_signature=[self._pixels_spec],
         )
         self.notes: list[str] = []
@@ -140,6 +147,7 @@ class FineTuning:
             self._trace(cut if isinstance(self._source, CachedTrunk) else None)
             self._train(train, validation)
         self.checkpoints.read_best(self.state)
+        self._follow()
         return self.history()
 
     def _train(self, train: TrainingImages, validation: TrainingImages) -> None:
@@ -221,50 +229,50 @@ class FineTuning:
         """Where the frozen part ends, if its activations are to be cached."""
         if self.tuning.unfreeze_last is None or not self.tuning.trunk_views:
             return None
-        why = None
         if self.tuning.train_batchnorm:
             why = "BatchNorm is trained, so nothing of the backbone is frozen"
         elif self.devices.n_replicas > 1:
-            why = "it is for one device"
+            why = "its activations are kept for one device only"
         else:
-            head = {id(v) for v in self.classifier.head_variables}
+            head = {id(v) for v in self._trained.head_variables}
+            trained = [v for v in self.optimizer.trained if id(v) not in head]
             try:
-                trained = [v for v in self.optimizer.trained if id(v) not in head]
-                cut = cut_below(self.classifier.backbone, trained)
-                if worth_caching(cut, self.pixels.size):
-                    return cut
-                why = f"its activations at {cut.name} would take more room than the pixels"
+                return worth_caching(cut_below(self.classifier.backbone, trained), self.pixels.size)
             except ModuleError as error:
                 why = str(error)
         self.notes.append(f"The frozen part runs in each epoch: {why}.")
         return None
 
-    def _of_pixels(self, given: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self.classifier.logits(tf.cast(given, tf.float32) / 255.0, training)
+    def _follow(self) -> None:
+        """Brings the classifier to where its copy on several devices is."""
+        if self._trained is not self.classifier:
+            for variable, trained in zip(
+                self.classifier.all_variables, self._variables, strict=True
+            ):
+                variable.assign(trained.numpy())
 
     def _trace(self, cut: Cut | None) -> None:
         """Makes the functions of a step and of an evaluation."""
-        classifier = self.classifier
 
-        def logits(given: tf.Tensor, training: bool = False) -> tf.Tensor:
+        def logits(model: Classifier, given: tf.Tensor, training: bool = False) -> tf.Tensor:
             if cut is None:
-                return self._of_pixels(given, training)
-            return classifier.scores(cut.top(tf.cast(given, tf.float32)))
+                return model.logits(_scaled(given), training)
+            return model.scores(cut.top(tf.cast(given, tf.float32)))
 
         given = self._pixels_spec if cut is None else tf.TensorSpec((None, *cut.shape), tf.float16)
         of_batch = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
 
         @tf.function(input_signature=[given, *of_batch])  # type: ignore[untyped-decorator]
         def evaluate(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Any:
-            said = logits(given)
+            said = logits(self.classifier, given)
             hits = tf.reduce_sum(tf.cast(tf.argmax(said, axis=1) == labels, tf.float32))
-            return classifier.loss(said, labels, weights), hits
+            return self.classifier.loss(said, labels, weights), hits
 
         self._evaluate = evaluate
         self._steps = {}
         for phase, optimizer in (("head", self.head_optimizer), ("all", self.optimizer)):
             step = self._step_of(optimizer, logits)
-            self._steps[phase] = self._everywhere(step, [given, *of_batch])
+            self._steps[phase] = self.devices.traced(step, [given, *of_batch])
 
     def _step_of(self, optimizer: Optimizer, logits: Callable[..., Any]) -> Callable[..., Any]:
         """One step of some variables. Weights sum to 1 over the batch of all devices.
@@ -277,8 +285,8 @@ class FineTuning:
 
         def step(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                said = logits(given, tuning.train_batchnorm)
-                loss = self.classifier.loss(said, labels, weights, tuning.label_smoothing)
+                said = logits(self._trained, given, tuning.train_batchnorm)
+                loss = self._trained.loss(said, labels, weights, tuning.label_smoothing)
                 # Half the squared distance from the start: equation 4 of Li et al. 2018.
                 pull = tf.add_n([tf.nn.l2_loss(v - start) for v, start in pulls]) if pulls else 0.0
                 aim = loss + tuning.l2_sp * pull / self.devices.n_replicas
@@ -288,16 +296,6 @@ class FineTuning:
             return loss
 
         return step
-
-    def _everywhere(self, step: Callable[..., Any], signature: list[Any]) -> Any:
-        if self.devices.n_replicas == 1:
-            return tf.function(step, input_signature=signature)
-
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-        def on_each(*arguments: Any) -> Any:
-            return self.devices.strategy.run(step, args=arguments)
-
-        return on_each
 
     def _train_epoch(self, epoch: int, phase: str, train: TrainingImages) -> tuple[float, float]:
         state, schedule, seed = self.state, self.schedule, self.tuning.seed
@@ -361,6 +359,7 @@ class FineTuning:
         self, epoch: int, phase: str, loss: float, rate: float, validation: TrainingImages
     ) -> None:
         """Validates, decides, and makes everything durable."""
+        self._follow()
         batches = split(np.arange(len(validation)), 48)
         sums = np.zeros(2)
         given = self._source.batches(validation, batches, [0 * b for b in batches])
@@ -394,3 +393,7 @@ class FineTuning:
         if self.devices.is_chief:
             write_table(self.folder / "history.csv", self.history())
             log_epoch(self.folder, row)
+
+
+def _scaled(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(pixels, tf.float32) / 255.0

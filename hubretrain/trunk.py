@@ -32,9 +32,15 @@ _FIRST_EPOCH_VIEW = 1_000
 VALIDATION = "validation"
 
 
-def worth_caching(cut: Cut, image_size: int) -> bool:
-    """Whether a view's activations in float16 take no more room than its pixels."""
-    return 2 * int(np.prod(cut.shape)) <= image_size * image_size * 3
+def worth_caching(cut: Cut, image_size: int) -> Cut:
+    """The cut, if a view's activations in float16 take no more room than its 8-bit pixels.
+
+    Raises:
+        ModuleError: They take more, so little would be gained.
+    """
+    if 2 * int(np.prod(cut.shape)) > image_size * image_size * 3:
+        raise ModuleError(f"its activations at {cut.name} would take more room than the pixels")
+    return cut
 
 
 class CachedTrunk:

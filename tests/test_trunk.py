@@ -9,7 +9,7 @@ from test_training import copied, tune
 
 from hubretrain.cache import cache_bottlenecks
 from hubretrain.dataset import open_dataset
-from hubretrain.errors import RunError
+from hubretrain.errors import ModuleError, RunError
 from hubretrain.fit import screen_modules
 from hubretrain.modules import resolve
 from hubretrain.runs import Run
@@ -105,9 +105,10 @@ def test_activations_larger_than_the_pixels_are_not_worth_keeping():
     def of_shape(*shape):
         return Cut("relu", "Relu", shape, abs, abs)
 
-    assert worth_caching(of_shape(7, 7, 192), 224)
-    assert worth_caching(of_shape(56, 56, 24), 224)  # as much as the pixels, to the byte
-    assert not worth_caching(of_shape(56, 56, 25), 224)
+    for fine in (of_shape(7, 7, 192), of_shape(56, 56, 24)):  # as much as pixels, to the byte
+        assert worth_caching(fine, 224) is fine
+    with pytest.raises(ModuleError, match=r"activations at relu would take more room than the pix"):
+        worth_caching(of_shape(56, 56, 25), 224)
 
 
 def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
