@@ -53,7 +53,11 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
         """Class probabilities, float32 of shape (n_images, n_classes), rows sum to 1."""
-        logits = self.logits(images)
+        return self.of_bottlenecks(self.backbone(images, False))
+
+    def of_bottlenecks(self, features: tf.Tensor) -> tf.Tensor:
+        """Class probabilities of bottlenecks, float32 of shape (n_images, n_features)."""
+        logits = tf.linalg.matmul(features, self.weight) + self.bias
         if self.kind == "softmax":
             return tf.nn.softmax(logits)
         scores = tf.nn.sigmoid(logits)

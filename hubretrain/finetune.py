@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from hubretrain.decisions import adjusted
 from hubretrain.errors import DataError, RunError
 from hubretrain.export import export_saved_model
 from hubretrain.files import write_table
+from hubretrain.fitted import module_of
 from hubretrain.folds import TEST, previous_parts, read_folds
 from hubretrain.heads import Heads
 from hubretrain.metrics import METRICS
-from hubretrain.modules import StoredModule, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.runs import Run
 from hubretrain.schedule import schedule_for
+from hubretrain.temperature import fit_temperature
 from hubretrain.training import FineTuning, TrainingImages
 
 N_RESAMPLES = 1000
@@ -104,7 +105,7 @@ def finetune_module(
     facts = _fitted(run, dataset)
     name = module or facts["shortlist"][0]
     heads = Heads.load(run.heads_file(name))
-    backbone = Backbone(_module(name, facts))
+    backbone = Backbone(module_of(name, facts))
     together = facts.get("duplicates_kept_together", True)
     images = usable_images(dataset, cache, near_duplicates=together, quiet=quiet)
     images = _with_folds(images, run)
@@ -160,7 +161,9 @@ def finetune_module(
             "test": found,
             "adjust": rule.strength,
             "priors": rule.priors.tolist(),
+            "augmentation": asdict(augmentation or Augmentation()),
         },
+        temperature=_temperature(tuning, validation, quiet=quiet),
     )
     record: dict[str, Any] = {
         "module": name,
@@ -183,25 +186,6 @@ def _fitted(run: Run, dataset: ImageDataset) -> dict[str, Any]:
             f"set has {', '.join(dataset.class_names)}; fit again, or name the run's data set."
         )
     return facts
-
-
-def _module(name: str, facts: dict[str, Any]) -> StoredModule:
-    """The module as it was when its bottlenecks were computed."""
-    if name not in facts["modules"]:
-        raise RunError(
-            f"{name} was not fitted in this run (there are: {', '.join(facts['modules'])}); "
-            "cache it and fit again, or name one of them."
-        )
-    cached = facts["modules"][name]
-    low, high = (float(x) for x in cached["value_range"].strip("[]").split(","))
-    handle = cached["handle"] if Path(cached["handle"]).exists() else name
-    module = resolve(handle, image_size=cached["image_size"], value_range=(low, high))
-    if module.sha256 != cached["module_sha256"]:
-        raise RunError(
-            f"{name} is not what it was when its bottlenecks were computed (sha256 "
-            f"{cached['module_sha256'][:12]} then, {module.sha256[:12]} now); cache and fit again."
-        )
-    return module
 
 
 def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -247,6 +231,11 @@ def _judged(
         estimate, low, high = intervals.interval(result)
         found[name] = (round(estimate, 6), round(low, 6), round(high, 6))
     return found
+
+
+def _temperature(tuning: FineTuning, validation: TrainingImages, *, quiet: bool) -> float:
+    said = tuning.probabilities(validation, what="calibrating", quiet=quiet)
+    return fit_temperature(said, validation.labels)
 
 
 def _keep_predictions(
