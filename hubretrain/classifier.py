@@ -48,20 +48,22 @@ class Classifier(tf.Module):  # type: ignore[misc]
         Returns:
             float32 of shape (n_images, n_classes).
         """
-        features = self.backbone(images, training)
+        return self.scores(self.backbone(images, training))
+
+    def scores(self, features: tf.Tensor) -> tf.Tensor:
+        """Class scores of bottlenecks, float32 of shape (n_images, n_features)."""
         return tf.linalg.matmul(features, self.weight) + self.bias
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
         """Class probabilities, float32 of shape (n_images, n_classes), rows sum to 1."""
-        return self.of_bottlenecks(self.backbone(images, False))
+        return self.decided(self.logits(images))
 
-    def of_bottlenecks(self, features: tf.Tensor) -> tf.Tensor:
-        """Class probabilities of bottlenecks, float32 of shape (n_images, n_features)."""
-        logits = tf.linalg.matmul(features, self.weight) + self.bias
+    def decided(self, logits: tf.Tensor) -> tf.Tensor:
+        """Class probabilities from scores, both float32 of shape (n_images, n_classes)."""
         if self.kind == "softmax":
             return tf.nn.softmax(logits)
-        scores = tf.nn.sigmoid(logits)
-        return scores / tf.reduce_sum(scores, axis=1, keepdims=True)
+        each = tf.nn.sigmoid(logits)
+        return each / tf.reduce_sum(each, axis=1, keepdims=True)
 
     def loss(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """The weighted mean of the loss that the head was fitted with: cross-entropy.

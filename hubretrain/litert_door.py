@@ -89,6 +89,7 @@ class LiteRT:
         try:
             with silent_stderr():
                 made = self._interpreter.Interpreter(str(self._model), num_threads=n_threads)
+                made.allocate_tensors()
                 runner = made.get_signature_runner("pixels")
         except (ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
+
+_one_at_a_time = threading.Lock()  # two at once would leave standard error closed
 
 
 @contextlib.contextmanager
@@ -15,6 +18,11 @@ def silent_stderr() -> Iterator[None]:
     TensorFlow's C++ logs before it reads ``TF_CPP_MIN_LOG_LEVEL``, and LiteRT reads nothing, so
     nothing gentler helps.
     """
+    with _one_at_a_time:
+        yield from _silent()
+
+
+def _silent() -> Iterator[None]:
     try:
         kept = os.dup(2)
     except OSError:  # no standard error to begin with

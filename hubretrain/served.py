@@ -83,7 +83,7 @@ class Served(tf.Module):  # type: ignore[misc]
         ]
         probabilities = tf.add_n(
             [
-                weight * one.of_bottlenecks(features)
+                weight * one.decided(one.scores(features))
                 for one, weight, features in zip(
                     self.classifiers, self.weights, bottlenecks, strict=True
                 )

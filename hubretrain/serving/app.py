@@ -215,7 +215,7 @@ def _page(name: str) -> tuple[str, str]:
         hashes[tag] = base64.b64encode(digest).decode()
     policy = (
         f"default-src 'none'; style-src 'sha256-{hashes['style']}'; "
-        f"script-src 'sha256-{hashes['script']}'; img-src blob:; connect-src 'self'; "
+        f"script-src 'sha256-{hashes['script']}'; img-src blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     shown = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
