@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -37,18 +38,28 @@ def cold(export: Path, image: Path) -> None:
         "the same, `--format savedmodel`": [*predict, "--format", "savedmodel"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    processor: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(11):  # the first is for the page cache
         for name, command in contenders.items():
             if "savedmodel" in name and number > 3:
                 continue
-            begun = time.perf_counter()
+            before, begun = _used(), time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             if number:
                 seconds[name].append(time.perf_counter() - begun)
-    print("| one image, a process of its own | seconds, median | all |\n|---|---|---|")
+                processor[name].append(_used() - before)
+    print("| one image, a process of its own | seconds, median | range | of the processor |")
+    print("|---|---|---|---|")
     for name, found in seconds.items():
         shown = f"{min(found):.2f} to {max(found):.2f}, {len(found)} times"
-        print(f"| {name} | {np.median(found):.2f} | {shown} |", flush=True)
+        used = np.median(processor[name])
+        print(f"| {name} | {np.median(found):.2f} | {shown} | {used:.2f} |", flush=True)
+
+
+def _used() -> float:
+    """Seconds of the processor that children have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def many(exported: Exported, files: list[Path], rounds: int) -> None:

@@ -6,9 +6,11 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from hubretrain.errors import EngineError, RunError
 from hubretrain.exported import Exported
-from hubretrain.runners import open_runner
+from hubretrain.runners import Runner, open_runner
 
 
 def serve_export(
@@ -57,6 +59,7 @@ def serve_export(
     name = name or exported.name
     with _listening(host, port) as listener:
         runner = open_runner(exported, form)
+        _warm(exported, runner)
         asked = {"n_bytes": n_bytes, "n_pixels": n_pixels, "seconds": seconds, "n_images": n_images}
         limits = Limits(**{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
         config = uvicorn.Config(
@@ -74,6 +77,20 @@ def serve_export(
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}", name, runner.name)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _warm(exported: Exported, runner: Runner) -> None:
+    """Runs the model once, so that what is wrong with it is told now and not to a client.
+
+    Raises:
+        RunError: It cannot be run, or says something of other classes.
+    """
+    said = runner({size: np.zeros((1, size, size, 3), np.float32) for size in exported.sizes})
+    if said.shape != (1, len(exported.class_names)):
+        raise RunError(
+            f"{exported.folder} holds a model of {said.shape[-1]} classes and the names of "
+            f"{len(exported.class_names)}; export again."
+        )
 
 
 def _listening(host: str, port: int) -> socket.socket:

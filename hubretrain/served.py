@@ -116,7 +116,8 @@ def decoded(data: tf.Tensor) -> tf.Tensor:
     """Decodes JPEG, PNG, BMP, GIF or WebP bytes in the graph: uint8 (height, width, 3), upright.
 
     The accurate inverse DCT is the one that Pillow uses; TensorFlow's default is a faster one.
-    TensorFlow has no TIFF decoder, so there a TIFF is an error, never a wrong answer.
+    What TensorFlow cannot decode is an error, never a wrong answer: TIFF, WebP with alpha or
+    animation, BMP with a palette. The orientation of a PNG or WebP, which is rare, is not read.
     """
 
     def jpeg() -> tf.Tensor:
@@ -124,7 +125,13 @@ def decoded(data: tf.Tensor) -> tf.Tensor:
         return upright(image, exif_orientation(data))
 
     def other() -> tf.Tensor:
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
+        # Of a BMP with a palette TensorFlow would take the indices for grey levels.
+        is_bmp = tf.strings.substr(data, 0, 2) == b"BM"
+        depth = tf.strings.substr(data, tf.minimum(28, tf.strings.length(data)), 1)
+        is_true_colour = (depth == b"\x18") | (depth == b"\x20")
+        known = tf.debugging.Assert(~is_bmp | is_true_colour, ["a BMP with a palette"])
+        with tf.control_dependencies([known]):
+            return tf.io.decode_image(data, channels=3, expand_animations=False)
 
     image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
     return tf.ensure_shape(image, [None, None, 3])

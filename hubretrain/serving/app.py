@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from hubretrain.errors import DataError
+from hubretrain.errors import DataError, HubretrainError
 from hubretrain.exported import Exported
 from hubretrain.images import TooManyPixelsError, decode, view
 from hubretrain.runners import Runner, scaled
@@ -55,6 +55,7 @@ def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> A
     app = FastAPI(title=f"hubretrain: {name}", docs_url=None, redoc_url=None, lifespan=life)
     app.add_exception_handler(AnyHTTPException, _as_error)
     app.add_exception_handler(RequestValidationError, _as_invalid)
+    app.add_exception_handler(HubretrainError, _as_failure)
     class_names = exported.class_names
     page, policy = _page(name)
 
@@ -202,6 +203,10 @@ async def _as_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
     return JSONResponse({"error": said}, 400)
+
+
+async def _as_failure(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 500)
 
 
 def _page(name: str) -> tuple[str, str]:
