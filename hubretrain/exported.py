@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Exported:
     facts: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> Exported:
+    def open(cls, folder: str | os.PathLike[str]) -> Exported:
         """Reads and checks the facts.
 
         Args:
@@ -59,6 +60,7 @@ class Exported:
         Raises:
             RunError: The folder holds no export, or half of one, or another model's labels.
         """
+        folder = Path(folder)
         if not (folder / FACTS).exists() and (folder / "export" / FACTS).exists():
             folder = folder / "export"
         facts = read_facts(folder)

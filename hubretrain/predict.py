@@ -40,7 +40,7 @@ class Prediction:
 
 
 def predict_images(
-    export: Path,
+    export: str | Path,
     images: Iterable[str | Path],
     top: int = 3,
     *,

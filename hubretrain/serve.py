@@ -14,7 +14,7 @@ from hubretrain.runners import Runner, open_runner
 
 
 def serve_export(
-    export: Path,
+    export: str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8501,
