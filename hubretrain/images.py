@@ -21,6 +21,8 @@ MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 M
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 )  # of what `decode` reads
+# Pillow knows more, among them some that run another program on what they are given (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 Pixels = npt.NDArray[np.uint8]
 
 _QUARTER_TURNS = (
@@ -52,7 +54,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with warnings.catch_warnings():
             # The bound below is an error, so Pillow need not also warn of it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             form = image.format
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(
