@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 )  # of what `decode` reads
 # Pillow knows more, among them some that run another program on what they are given (EPS).
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 Pixels = npt.NDArray[np.uint8]
 
 _QUARTER_TURNS = (
