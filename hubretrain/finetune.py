@@ -20,14 +20,15 @@ from hubretrain.dataset import ImageDataset
 from hubretrain.errors import RunError
 from hubretrain.export import export_saved_model
 from hubretrain.finetuned import FineTuned, Rule, judged, keep_predictions, order_of
+from hubretrain.fitted import module_of
 from hubretrain.folds import TEST, previous_parts, read_folds
 from hubretrain.heads import Heads
 from hubretrain.locks import only_writer
 from hubretrain.metrics import METRICS
-from hubretrain.modules import StoredModule, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.runs import Run
 from hubretrain.strategy import Devices, devices
+from hubretrain.temperature import fit_temperature
 from hubretrain.training import SECONDS_BETWEEN_CHECKPOINTS, FineTuning
 from hubretrain.tuning import OPTIONS, Tuning, saved_tuning
 
@@ -188,7 +189,7 @@ class _Job:
         self.dataset, self.run, self.name, self.where = dataset, run, name, where
         self.folder = run.finetune_folder(name)
         heads = Heads.load(run.heads_file(name))
-        backbone = Backbone(_module(name, facts))
+        backbone = Backbone(module_of(name, facts))
         which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
         self.classifier = Classifier(
             backbone, heads.kind, heads.weight[:, which], heads.bias[which]
@@ -220,6 +221,7 @@ class _Job:
         self, tuning: Tuning, more_epochs: int | None, seconds: float, quiet: bool
     ) -> tuple[FineTuned, dict[str, Any]]:
         """Trains and judges; what was found, and the record of it for ``run.json``."""
+        self.augmentation = tuning.augmentation
         plain = np.ones_like(self.weight_of_class)
         weights = plain if tuning.balanced_sampling else self.weight_of_class
         # Where each class is drawn alike, its rarity is made up for and needs no adjustment.
@@ -250,6 +252,8 @@ class _Job:
         for part, table in parts.items():
             said = training.probabilities(images[part], what=part)
             found[part] = self._figures(said, table, tuning.seed)
+            if part == "validation":
+                self.temperature = fit_temperature(said, images[part].labels)
             if self.where.is_chief and len(table):
                 name = "predictions.csv" if part == "test" else "validation.csv"
                 keep_predictions(self.folder / name, table, said, self.dataset.class_names)
@@ -334,25 +338,6 @@ def _fitted(run: Run, dataset: ImageDataset) -> dict[str, Any]:
             f"set has {', '.join(dataset.class_names)}; fit again, or name the run's data set."
         )
     return facts
-
-
-def _module(name: str, facts: dict[str, Any]) -> StoredModule:
-    """The module as it was when its bottlenecks were computed."""
-    if name not in facts["modules"]:
-        raise RunError(
-            f"{name} was not fitted in this run (there are: {', '.join(facts['modules'])}); "
-            "cache it and fit again, or name one of them."
-        )
-    cached = facts["modules"][name]
-    low, high = (float(x) for x in cached["value_range"].strip("[]").split(","))
-    handle = cached["handle"] if Path(cached["handle"]).exists() else name
-    module = resolve(handle, image_size=cached["image_size"], value_range=(low, high))
-    if module.sha256 != cached["module_sha256"]:
-        raise RunError(
-            f"{name} is not what it was when its bottlenecks were computed (sha256 "
-            f"{cached['module_sha256'][:12]} then, {module.sha256[:12]} now); cache and fit again."
-        )
-    return module
 
 
 def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:
