@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hubretrain.dataset import ImageDataset as ImageDataset
     from hubretrain.dataset import open_dataset as open_dataset
     from hubretrain.errors import HubretrainError as HubretrainError
+    from hubretrain.export_run import export_run as export_run
     from hubretrain.finetune import finetune_module as finetune_module
     from hubretrain.fit import screen_modules as screen_modules
     from hubretrain.heads import Heads as Heads
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hubretrain.modules.backbone import Backbone as Backbone
     from hubretrain.predict import predict_images as predict_images
     from hubretrain.runs import Run as Run
+    from hubretrain.serve import serve_export as serve_export
 
 _HOME = {
     "Augmentation": "hubretrain.augmentation",
@@ -37,6 +39,8 @@ _HOME = {
     "HubretrainError": "hubretrain.errors",
     "ImageDataset": "hubretrain.dataset",
     "Run": "hubretrain.runs",
+    "export_run": "hubretrain.export_run",
+    "serve_export": "hubretrain.serve",
     "cache_bottlenecks": "hubretrain.cache",
     "check_dataset": "hubretrain.check",
     "finetune_module": "hubretrain.finetune",

@@ -48,39 +48,66 @@ class Classifier(tf.Module):  # type: ignore[misc]
         Returns:
             float32 of shape (n_images, n_classes).
         """
-        features = self.backbone(images, training)
+        return self.scores(self.backbone(images, training))
+
+    def scores(self, features: tf.Tensor) -> tf.Tensor:
+        """Class scores of bottlenecks, float32 of shape (n_images, n_features)."""
         return tf.linalg.matmul(features, self.weight) + self.bias
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
         """Class probabilities, float32 of shape (n_images, n_classes), rows sum to 1."""
-        logits = self.logits(images)
+        return self.decided(self.logits(images))
+
+    def decided(self, logits: tf.Tensor) -> tf.Tensor:
+        """Class probabilities from scores, both float32 of shape (n_images, n_classes)."""
         if self.kind == "softmax":
             return tf.nn.softmax(logits)
-        scores = tf.nn.sigmoid(logits)
-        return scores / tf.reduce_sum(scores, axis=1, keepdims=True)
+        each = tf.nn.sigmoid(logits)
+        return each / tf.reduce_sum(each, axis=1, keepdims=True)
 
-    def loss(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        """The weighted mean of the loss that the head was fitted with: cross-entropy.
+    def loss(
+        self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, smoothing: float = 0.0
+    ) -> tf.Tensor:
+        """The weighted sum of the loss that the head was fitted with: cross-entropy.
 
         Args:
             logits: float32 of shape (n_images, n_classes).
             labels: int64 of shape (n_images,).
             weights: float32 of shape (n_images,).
+            smoothing: Share of each label that is spread over all classes; of a logistic head,
+                over yes and no of each class.
         """
+        n_classes = logits.shape[1]
+        targets = (1 - smoothing) * tf.one_hot(labels, n_classes, dtype=logits.dtype)
         if self.kind == "softmax":
-            each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            targets += smoothing / n_classes
+            each = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         else:
-            targets = tf.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+            targets += smoothing / 2
             each = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
-        return tf.reduce_sum(weights * each) / tf.reduce_sum(weights)
+        return tf.reduce_sum(weights * each)
+
+    def again(self) -> Classifier:
+        """A copy whose module is loaded anew, in the distribution strategy whose scope this is."""
+        backbone = type(self.backbone)(self.backbone.stored)
+        copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy())
+        for new, old in zip(copy.all_variables, self.all_variables, strict=True):
+            new.assign(old.numpy())
+        return copy
+
+    @property
+    def all_variables(self) -> list[tf.Variable]:
+        """What predictions depend on: those that training changes, BatchNorm's, and frozen ones."""
+        every = (*self.backbone.variables, *self.backbone.trainable_variables)
+        return [*{id(v): v for v in every}.values(), *self.head_variables]
 
     @property
     def head_variables(self) -> list[tf.Variable]:
         """The head's weight and bias."""
         return [self.weight, self.bias]
 
-    def trained_variables(self, unfreeze_last: int | None) -> list[tf.Variable]:
-        """What fine-tuning changes: the head, and the last layers of the backbone.
+    def trained_layers(self, unfreeze_last: int | None) -> list[list[tf.Variable]]:
+        """What fine-tuning changes, by layer: the last ones of the backbone, then the head.
 
         Args:
             unfreeze_last: How many layers of the backbone; None for all of them.
@@ -88,9 +115,9 @@ class Classifier(tf.Module):  # type: ignore[misc]
         Raises:
             ModuleError: The backbone cannot be trained, or has fewer layers.
         """
-        layers = self.backbone.layers()
         if unfreeze_last == 0:
-            return self.head_variables
+            return [self.head_variables]
+        layers = self.backbone.layers()
         name = self.backbone.stored.name
         if not layers:
             raise ModuleError(
@@ -104,4 +131,4 @@ class Classifier(tf.Module):  # type: ignore[misc]
                 "layers; choose at most that many."
             )
         chosen: Sequence[tuple[str, list[tf.Variable]]] = layers[-(unfreeze_last or len(layers)) :]
-        return [variable for _, variables in chosen for variable in variables] + self.head_variables
+        return [*(list(variables) for _, variables in chosen), self.head_variables]

@@ -1,106 +1,39 @@
-"""A trained classifier becomes a SavedModel: encoded image bytes in, probabilities out.
+"""A trained classifier becomes an export folder, whole or not at all.
 
-The graph decodes and resizes as :mod:`hubretrain.images` does, so what is served is what was
-trained. Beside the SavedModel stand ``labels.txt`` and ``export.json``.
+The SavedModel comes first; every other format is converted from its signature ``pixels``, so they
+hold the same weights, range and temperature. :mod:`hubretrain.exported` says what stands there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hubretrain import litert_door, onnx_door
 from hubretrain.classifier import Classifier
-from hubretrain.errors import RunError
-from hubretrain.exported import FACTS
+from hubretrain.errors import EngineError, RunError
+from hubretrain.exported import FACTS, LABELS, MODEL_OF, Exported
 from hubretrain.files import write_json
+from hubretrain.served import Member, Served
 from hubretrain.tensorflow_door import tf
 
-
-@dataclass(frozen=True)
-class Member:
-    """One classifier of what is exported.
-
-    Attributes:
-        classifier: The model.
-        weight: Of its probabilities in the mean; all members' weights sum to 1.
-    """
-
-    classifier: Classifier
-    weight: float = 1.0
-
-
-class _Served(tf.Module):  # type: ignore[misc]
-    """What is exported: the classifiers behind a decoder, and their class names."""
-
-    def __init__(self, members: Sequence[Member], class_names: Sequence[str]) -> None:
-        super().__init__(name="served")
-        self.classifiers = [member.classifier for member in members]
-        self.weights = [member.weight for member in members]
-        self.backbone_objects = [one.backbone.saved_object for one in self.classifiers]
-        self.class_names = tf.constant(list(class_names))
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
-    def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Probabilities of a batch of encoded images."""
-        sizes = sorted({one.backbone.stored.image_size for one in self.classifiers})
-
-        def pixels_of(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            image = decoded(data)
-            return tuple(resized(image, size) for size in sizes)
-
-        specs = tuple(tf.TensorSpec((size, size, 3), tf.float32) for size in sizes)
-        pixels = dict(
-            zip(sizes, tf.map_fn(pixels_of, image_bytes, fn_output_signature=specs), strict=True)
-        )
-        probabilities = tf.add_n(
-            [
-                weight * one.probabilities(pixels[one.backbone.stored.image_size] / 255.0)
-                for one, weight in zip(self.classifiers, self.weights, strict=True)
-            ]
-        )
-        names = tf.tile(self.class_names[tf.newaxis], [tf.shape(image_bytes)[0], 1])
-        return {"probabilities": probabilities, "class_names": names}
-
-
-def decoded(data: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP or GIF bytes in the graph: uint8 of shape (height, width, 3).
-
-    The accurate inverse DCT is the one that Pillow uses; TensorFlow's default is a faster one.
-    """
-
-    def jpeg() -> tf.Tensor:
-        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-
-    def other() -> tf.Tensor:
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
-
-    image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def resized(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes as training did: antialiased triangle filter, rows then columns, 8 bits each.
-
-    That sums in fixed point, so some pixels differ, by one level at most.
-
-    Returns:
-        float32 of shape (size, size, 3), whole numbers in [0, 255].
-    """
-    width = tf.shape(image)[1]
-    for shape in ((size, width), (size, size)):
-        image = tf.image.resize(tf.cast(image, tf.float32), shape, antialias=True)
-        # A half rounds up, also where float32 sums to a little less than it.
-        image = tf.clip_by_value(tf.floor(image + 0.5001), 0.0, 255.0)
-    return tf.ensure_shape(image, [size, size, 3])
+__all__ = ["Member", "add_formats", "export_ensemble", "export_saved_model"]
 
 
 def export_saved_model(
-    classifier: Classifier, class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
+    classifier: Classifier,
+    class_names: Sequence[str],
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    temperature: float = 1.0,
+    formats: Sequence[str] = (),
 ) -> None:
     """Writes the export folder of one model, whole or not at all.
 
@@ -108,23 +41,33 @@ def export_saved_model(
         classifier: The trained model.
         class_names: In class order.
         folder: Where to; what is there is replaced.
-        facts: What else ``export.json`` is to hold.
+        facts: What else ``export.json`` is to hold; ``adjust`` as it was chosen, for probabilities
+            without the temperature.
+        temperature: Of the calibration, see :mod:`hubretrain.temperature`.
+        formats: ``litert`` and ``onnx``, where the model must be there in them. LiteRT is made
+            unasked where it can be.
 
     Raises:
         RunError: The folder cannot be written.
+        EngineError: The model cannot be converted as asked.
     """
     stored = classifier.backbone.stored
     known = {
         "module": stored.name,
         "module_sha256": stored.sha256,
-        "image_size": stored.image_size,
         "head": classifier.kind,
     }
-    _export([Member(classifier)], class_names, folder, {**known, **facts})
+    _export([Member(classifier)], class_names, folder, {**known, **facts}, temperature, formats)
 
 
 def export_ensemble(
-    members: Sequence[Member], class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
+    members: Sequence[Member],
+    class_names: Sequence[str],
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    temperature: float = 1.0,
+    formats: Sequence[str] = (),
 ) -> None:
     """Writes the export folder of an ensemble: the weighted mean of its members' probabilities.
 
@@ -135,10 +78,13 @@ def export_ensemble(
         members: Classifiers and their weights.
         class_names: In class order.
         folder: Where to; what is there is replaced.
-        facts: What else ``export.json`` is to hold.
+        facts: As :func:`export_saved_model` takes them.
+        temperature: Of the calibration of the mean.
+        formats: As :func:`export_saved_model` takes them.
 
     Raises:
         RunError: The folder cannot be written.
+        EngineError: The model cannot be converted as asked.
     """
     known = {
         "module": "ensemble",
@@ -146,20 +92,87 @@ def export_ensemble(
             {
                 "module": one.classifier.backbone.stored.name,
                 "module_sha256": one.classifier.backbone.stored.sha256,
-                "image_size": one.classifier.backbone.stored.image_size,
+                "image_size": one.image_size,
                 "head": one.classifier.kind,
                 "weight": one.weight,
             }
             for one in members
         ],
     }
-    _export(members, class_names, folder, {**known, **facts})
+    _export(members, class_names, folder, {**known, **facts}, temperature, formats)
+
+
+def add_formats(folder: Path, formats: Sequence[str]) -> Exported:
+    """Converts an export to more formats, beside those that it has.
+
+    Args:
+        folder: The export folder.
+        formats: ``litert``, ``onnx``.
+
+    Raises:
+        RunError: The folder holds no whole export, or cannot be written.
+        EngineError: The model cannot be converted.
+    """
+    exported = Exported.open(folder)
+    missing = [one for one in formats if one != "savedmodel" and not exported.has(one)]
+    if missing:
+        exported.model("savedmodel")
+        with _aside(folder) as aside:
+            made = _converted(folder, aside, missing)
+            for name in made:
+                os.replace(aside / name, folder / name)
+        facts = {**exported.facts, "files": exported.facts["files"] | made}
+        write_json(folder / FACTS, facts)
+    return Exported.open(folder)
 
 
 def _export(
-    members: Sequence[Member], class_names: Sequence[str], folder: Path, facts: Mapping[str, Any]
+    members: Sequence[Member],
+    class_names: Sequence[str],
+    folder: Path,
+    facts: Mapping[str, Any],
+    temperature: float,
+    formats: Sequence[str],
 ) -> None:
-    served = _Served(members, class_names)
+    served = Served(members, class_names, temperature)
+    # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
+    strength = float(facts.get("adjust") or 0.0) / temperature
+    with _aside(folder) as aside:
+        new = aside / "new"
+        tf.saved_model.save(served, str(new), served.signatures_of)
+        (new / LABELS).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+        files = {
+            path.relative_to(new).as_posix(): _sha256(path)
+            for path in sorted(new.rglob("*"))
+            if path.is_file() and path.name not in (LABELS, "fingerprint.pb")
+        }
+        not_converted = ""
+        try:
+            files |= _converted(new, new, sorted({"litert", *formats} - {"savedmodel"}))
+        except EngineError as error:
+            if formats and set(formats) != {"savedmodel"}:
+                raise
+            not_converted = str(error)  # TensorFlow runs it all the same
+        image_sizes = list(served.sizes)
+        known = {
+            "class_names": list(class_names),
+            "image_sizes": image_sizes,
+            "image_size": image_sizes[0] if len(image_sizes) == 1 else None,
+            **facts,
+            "temperature": temperature,
+            "adjust": strength,
+            "not_converted": not_converted,
+            "files": files,
+        }
+        write_json(new / FACTS, known)
+        if folder.exists():
+            os.replace(folder, aside / "old")
+        os.replace(new, folder)
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to write to, gone afterwards."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -168,16 +181,28 @@ def _export(
             f"{folder}/ cannot be written ({error.strerror}); mend its rights or make room."
         ) from error
     try:
-        tf.saved_model.save(served, str(aside / "new"), {"serving_default": served.serve})
-        text = "".join(f"{name}\n" for name in class_names)
-        (aside / "new" / "labels.txt").write_text(text, encoding="utf-8")
-        write_json(aside / "new" / FACTS, {"class_names": list(class_names), **facts})
-        if folder.exists():
-            os.replace(folder, aside / "old")
-        os.replace(aside / "new", folder)
+        yield aside
     except (OSError, tf.errors.OpError) as error:
         raise RunError(
             f"{folder}/ cannot be written ({error}); make room and try again."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _converted(saved_model: Path, place: Path, formats: Sequence[str]) -> dict[str, str]:
+    """Makes the files of some formats in ``place``: file name to its sha256."""
+    names = []
+    for one in formats:
+        names.append(MODEL_OF[one])
+        if one == "litert":
+            litert_door.convert(saved_model, place / MODEL_OF[one])
+            names.append(MODEL_OF["litert_int8"])
+            litert_door.convert(saved_model, place / MODEL_OF["litert_int8"], int8=True)
+        else:
+            onnx_door.convert(saved_model, place / MODEL_OF[one])
+    return {name: _sha256(place / name) for name in names}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

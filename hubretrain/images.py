@@ -18,6 +18,11 @@ from hubretrain.errors import DataError
 from hubretrain.resize import resized
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+)  # of what `decode` reads
+# Pillow knows more, among them some that run another program on what they are given (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 Pixels = npt.NDArray[np.uint8]
 
 _QUARTER_TURNS = (
@@ -27,25 +32,33 @@ _QUARTER_TURNS = (
 )
 
 
-def decode(data: bytes) -> Image.Image:
+class TooManyPixelsError(DataError):
+    """An image that is larger than may be decoded."""
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes one image file to 8-bit RGB, upright by its EXIF orientation.
 
     Reads JPEG, PNG, BMP, GIF (first frame), WebP and TIFF; alpha is dropped, 16-bit channels
     keep their high byte, as TensorFlow's decoders do.
 
+    Args:
+        data: The file's bytes.
+        max_pixels: The largest image, width times height.
+
     Raises:
-        DataError: The bytes are no such image, are cut short, or hold more than
-            ``MAX_PIXELS`` pixels.
+        TooManyPixelsError: It is larger; nothing was decoded.
+        DataError: The bytes are no such image, or are cut short.
     """
     try:
         with warnings.catch_warnings():
             # The bound below is an error, so Pillow need not also warn of it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             form = image.format
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are read"
+            if image.width * image.height > max_pixels:
+                raise TooManyPixelsError(
+                    f"{image.width} x {image.height} pixels; at most {max_pixels} are read"
                 )
             image.load()
             image = ImageOps.exif_transpose(image)

@@ -19,10 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from hubretrain.errors import DataError
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-)  # what images.decode reads
+from hubretrain.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 
 # Folder names and values of a split column, as people write them -> ours.
 SPLIT_NAMES = {

@@ -1,19 +1,25 @@
-"""The prediction stage: image files in, the likeliest classes of each out."""
+"""The prediction stage: image files in, the likeliest classes of each out. No TensorFlow needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from hubretrain.errors import DataError, RunError
-from hubretrain.exported import read_facts
-from hubretrain.images import decode
-from hubretrain.runs import Run
+from hubretrain.augmentation import Augmentation, Draw
+from hubretrain.errors import DataError
+from hubretrain.exported import Exported
+from hubretrain.images import IMAGE_SUFFIXES, decode, view
+from hubretrain.parallel import ahead
+from hubretrain.runners import Runner, open_runner, scaled
+from hubretrain.storage import is_remote, read_bytes
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -21,60 +27,119 @@ class Prediction:
     """What the model says of one image.
 
     Attributes:
-        path: The image file.
+        path: The image file, or its URL.
         classes: (class name, probability in [0, 1]), likeliest first.
-        error: Why there are none, or ''.
+        decision: The class that the decision rule takes; without logit adjustment the likeliest.
+        error: Why there is nothing of these, or ''.
     """
 
-    path: Path
-    classes: tuple[tuple[str, float], ...]
+    path: str
+    classes: tuple[tuple[str, float], ...] = ()
+    decision: str = ""
     error: str = ""
 
 
-def predict_images(export: Path, images: Sequence[Path], top: int = 3) -> list[Prediction]:
-    """The likeliest classes of some images.
+def predict_images(
+    export: str | Path,
+    images: Iterable[str | Path],
+    top: int = 3,
+    *,
+    tta: int = 1,
+    form: str | None = None,
+) -> Iterator[Prediction]:
+    """The likeliest classes of images, in their order, as they come.
 
     Args:
-        export: An export folder, or a run folder that holds one.
-        images: Image files. One that cannot be read gets its error, and the rest go on.
+        export: An export folder.
+        images: Image files, folders of them (with all below), or URLs. One that cannot be read
+            gets its error, and the rest go on.
         top: How many classes of each.
+        tta: Test-time augmentation: the mean over so many views, the image itself first and then
+            views augmented as in training; 1 for the image alone.
+        form: One of ``runners.FORMATS``; by default LiteRT, or TensorFlow where that is missing.
 
     Raises:
         RunError: There is no export there, or it is damaged.
+        EngineError: What runs that format is not installed.
     """
-    if not (export / "export.json").exists() and Run(export).export_folder.is_dir():
-        export = Run(export).export_folder
-    class_names = read_facts(export)["class_names"]
-    contents: dict[Path, bytes] = {}
-    errors: dict[Path, str] = {}
-    for path in images:
+    exported = Exported.open(export)
+    return _predictions(exported, open_runner(exported, form), images, top, tta)
+
+
+def _predictions(
+    exported: Exported, runner: Runner, images: Iterable[str | Path], top: int, tta: int
+) -> Iterator[Prediction]:
+    look = _views(exported, tta)
+    waiting: list[tuple[str, _Looked]] = []
+    n_waiting = 0
+    files = list(image_files(images))
+    # An image that comes alone is looked at here: a thread would have to be started for it.
+    looked = ahead(look, files) if len(files) > 1 else ((path, look(path)) for path in files)
+    for path, found in looked:
+        waiting.append((path, found))
+        n_waiting += not isinstance(found, str)
+        if n_waiting * tta >= BATCH_SIZE:
+            yield from _said(exported, runner, waiting, top)
+            waiting, n_waiting = [], 0
+    yield from _said(exported, runner, waiting, top)
+
+
+_Looked = Mapping[int, npt.NDArray[np.float32]] | str
+
+
+def image_files(images: Iterable[str | Path]) -> Iterator[str]:
+    """Image files, and those below folders in order of their paths."""
+    for one in images:
+        path = Path(one)
+        if not is_remote(str(one)) and path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            yield from map(str, found)
+        else:
+            yield str(one)
+
+
+def _views(exported: Exported, tta: int) -> Callable[[str], _Looked]:
+    """What turns a path into the pixels of its views, or into a sentence on what is wrong."""
+    facts: dict[str, Any] = exported.facts.get("augmentation") or {}
+    augmentation = Augmentation(**facts)
+
+    def look(path: str) -> _Looked:
         try:
-            data = path.read_bytes()
-            decode(data)
-            contents[path] = data
+            data = read_bytes(path)
+            image = decode(data)
         except OSError as error:
-            errors[path] = error.strerror or str(error)
+            return error.strerror or str(error)
         except DataError as error:
-            errors[path] = str(error)
-    found: dict[Path, tuple[tuple[str, float], ...]] = {}
-    if contents:
-        for path, row in zip(
-            contents, _probabilities(export, list(contents.values())), strict=True
-        ):
-            order = np.argsort(-row, kind="stable")[:top]
-            found[path] = tuple((class_names[c], float(row[c])) for c in order)
-    return [Prediction(path, found.get(path, ()), errors.get(path, "")) for path in images]
+            return str(error)
+        draws: list[Draw | None] = [None]
+        if tta > 1:
+            sha256 = hashlib.sha256(data).hexdigest()
+            draws += [augmentation.draw(sha256, number, 0) for number in range(1, tta)]
+        return {
+            size: scaled(np.stack([view(image, size, draw) for draw in draws]))
+            for size in exported.sizes
+        }
+
+    return look
 
 
-def _probabilities(export: Path, contents: list[bytes]) -> np.ndarray:
-    from hubretrain.tensorflow_door import tf
-
-    try:
-        serve = tf.saved_model.load(str(export)).signatures["serving_default"]
-    except (OSError, KeyError, tf.errors.OpError) as error:
-        raise RunError(f"{export} holds no SavedModel that serves ({error}).") from error
-    batches = [
-        serve(image_bytes=tf.constant(contents[i : i + BATCH_SIZE]))["probabilities"].numpy()
-        for i in range(0, len(contents), BATCH_SIZE)
-    ]
-    return np.concatenate(batches)
+def _said(
+    exported: Exported, runner: Runner, waiting: list[tuple[str, _Looked]], top: int
+) -> Iterator[Prediction]:
+    seen = [found for _, found in waiting if not isinstance(found, str)]
+    probabilities: Iterator[npt.NDArray[np.float32]] = iter(())
+    decisions: Iterator[Any] = iter(())
+    if seen:
+        pixels = {size: np.concatenate([one[size] for one in seen]) for size in exported.sizes}
+        rows = runner(pixels)
+        means = rows.reshape(len(seen), -1, rows.shape[1]).mean(axis=1)
+        probabilities, decisions = iter(means), iter(exported.decisions(means))
+    names = exported.class_names
+    for path, found in waiting:
+        if isinstance(found, str):
+            yield Prediction(path, error=found)
+            continue
+        row = next(probabilities)
+        order = np.argsort(-row, kind="stable")[:top]
+        classes = tuple((names[c], float(row[c])) for c in order)
+        yield Prediction(path, classes, names[int(next(decisions))])

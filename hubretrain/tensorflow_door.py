@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Sends what native code writes to standard error to nowhere, for a moment.
-
-    TensorFlow's C++ logs before it reads ``TF_CPP_MIN_LOG_LEVEL``, so nothing gentler helps.
-    """
-    try:
-        kept = os.dup(2)
-    except OSError:  # no standard error to begin with
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    sys.stderr.flush()
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
+from hubretrain.quiet import silent_stderr
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Without this, TensorFlow gives each large tensor back to the system and asks for it again, and
@@ -38,7 +15,7 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
 if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0" or "tensorflow" in sys.modules:
     import tensorflow as tf
 else:
-    with _silent_stderr():
+    with silent_stderr():
         import tensorflow as tf
 
         # The first look for accelerators logs too.

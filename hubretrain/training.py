@@ -1,4 +1,4 @@
-"""Training a backbone from its fitted head: the loop, its checkpoints, its resumption.
+"""Training a backbone from its fitted head: the loop, resumable at each checkpoint.
 
 Linear probing first, then fine-tuning (Kumar et al. 2022, https://arxiv.org/abs/2202.10054):
 before the first step the model predicts exactly what the head predicted.
@@ -6,11 +6,10 @@ before the first step the model predicts exactly what the head predicted.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,153 +17,156 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.augmentation import Augmentation
+from hubretrain.batches import (
+    Index,
+    PixelSource,
+    TrainingImages,
+    balanced,
+    epoch_views,
+    shuffled,
+    split,
+)
+from hubretrain.checkpoints import Checkpoints, State
 from hubretrain.classifier import Classifier
-from hubretrain.errors import RunError
-from hubretrain.files import write_json, write_table
-from hubretrain.images import decode, view
-from hubretrain.parallel import ahead
+from hubretrain.errors import ModuleError, RunError
+from hubretrain.event_log import log_epoch
+from hubretrain.files import write_table
+from hubretrain.modules.cut import Cut, cut_below
+from hubretrain.optimizers import Optimizer, depth_groups
 from hubretrain.progress import Bar
-from hubretrain.schedule import Schedule
-from hubretrain.storage import located, read_bytes
+from hubretrain.schedule import REDUCTION, Schedule, schedule_for
+from hubretrain.strategy import Devices
 from hubretrain.tensorflow_door import tf
+from hubretrain.trunk import CachedTrunk, worth_caching
+from hubretrain.tuning import Tuning
 
-Pixels = npt.NDArray[np.uint8]
-_FIRST_EPOCH_VIEW = 1_000  # views of the cache are numbered below, those of epochs from here
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """Some images of a data set, with what training needs of each.
-
-    Attributes:
-        root: The folder that paths are relative to.
-        paths: The image files.
-        sha256s: Their contents.
-        labels: int64 of shape (n_images,), class indices.
-        weights: float32 of shape (n_images,), the weight of each image in the loss.
-    """
-
-    root: Path
-    paths: Sequence[str]
-    sha256s: Sequence[str]
-    labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-@dataclass
-class _State:
-    """Where training stands; everything but the variables. Written beside each checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = -1
-    best_loss: float = float("inf")
-    stopped: bool = False
-    history: list[dict[str, float]] | None = None
+SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
 class FineTuning:
-    """One fine-tuning, resumable at each epoch.
+    """One fine-tuning, resumable within an epoch.
 
     Args:
         classifier: The model, with its fitted head.
         folder: Where history and checkpoints are kept.
-        schedule: How long and how fast.
-        augmentation: How each epoch's view of an image differs from it.
-        unfreeze_last: Layers of the backbone to train; None for all.
-        seed: Of the order and the augmentation.
-        train_batchnorm: Let BatchNorm use and update the statistics of the batches.
+        tuning: What is asked for.
+        devices: Where it runs; on several, a copy of the classifier that is spread over them is
+            trained, and the classifier itself follows at the end of each epoch.
         identity: What the result depends on besides; a checkpoint of another is not resumed.
+        seconds_between_checkpoints: How much a kill may cost.
+        quiet: Show no progress.
 
     Raises:
         ModuleError: The backbone cannot be trained as asked.
-        RunError: A checkpoint is there that another fine-tuning made.
     """
 
     def __init__(
         self,
         classifier: Classifier,
         folder: Path,
-        schedule: Schedule,
+        tuning: Tuning,
+        devices: Devices,
         *,
-        augmentation: Augmentation,
-        unfreeze_last: int | None = None,
-        seed: int = 0,
-        train_batchnorm: bool = False,
         identity: dict[str, Any] | None = None,
+        seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
+        quiet: bool = False,
     ) -> None:
-        import tf_keras
-
-        self.classifier, self.folder, self.schedule = classifier, folder, schedule
-        self.augmentation, self.seed, self.train_batchnorm = augmentation, seed, train_batchnorm
-        self.variables = classifier.trained_variables(unfreeze_last)
-        self.optimizer = tf_keras.optimizers.Adam(learning_rate=schedule.learning_rate)
-        self.optimizer.build(self.variables)
+        self.classifier, self.folder, self.tuning = classifier, folder, tuning
+        self.devices, self.quiet = devices, quiet or not devices.is_chief
+        self._seconds = seconds_between_checkpoints
+        with devices.strategy.scope():
+            self._trained = classifier if devices.n_replicas == 1 else classifier.again()
+            originals, copies = classifier.all_variables, self._trained.all_variables
+            copy_of = {id(v): copy for v, copy in zip(originals, copies, strict=True)}
+            layers = [
+                [copy_of[id(v)] for v in layer]
+                for layer in classifier.trained_layers(tuning.unfreeze_last)
+            ]
+            self.optimizer = Optimizer(depth_groups(layers, tuning.depth_decay))
+            self.head_optimizer = Optimizer([(self._trained.head_variables, 1.0)])
+        self._start = [tf.identity(v) for v in self.optimizer.trained] if tuning.l2_sp else []
         # BatchNorm statistics are no trainable variables, so all of the backbone is kept.
-        kept = {id(v): v for v in (*classifier.backbone.variables, *self.variables)}
-        self._checkpoint = tf.train.Checkpoint(
-            variables=list(kept.values()), optimizer=self.optimizer
+        self._variables = copies
+        stored = classifier.backbone.stored
+        self.identity = {**tuning.identity(), "module_sha256": stored.sha256, **(identity or {})}
+        optimizers = [self.optimizer, *([self.head_optimizer] if tuning.warmup_head else [])]
+        self.checkpoints = Checkpoints(
+            folder, self._variables, optimizers, self.identity, is_chief=devices.is_chief
         )
-        self._best = tf.train.Checkpoint(variables=list(kept.values()))
-        self.identity = json.loads(
-            json.dumps(
-                {
-                    "schedule": asdict(schedule),
-                    "augmentation": asdict(augmentation),
-                    "unfreeze_last": unfreeze_last,
-                    "seed": seed,
-                    "train_batchnorm": train_batchnorm,
-                    "module_sha256": classifier.backbone.stored.sha256,
-                    **(identity or {}),
-                }
-            )
+        self.pixels = PixelSource(stored.image_size, tuning.augmentation, tuning.seed)
+        self._source: PixelSource | CachedTrunk = self.pixels
+        size = stored.image_size
+        self._pixels_spec = tf.TensorSpec((None, size, size, 3), tf.uint8)
+        self._predict = tf.function(
+            lambda given: classifier.probabilities(_scaled(given)),
+            input_signature=[self._pixels_spec],
         )
-        self.state = _State(history=[])
-        self._step = self._traced_step()
-        self._evaluate = tf.function(self._evaluated)
+        self.notes: list[str] = []
+        self.state = State(0, 0)
 
     def fit(
-        self, train: TrainingImages, validation: TrainingImages, *, quiet: bool = False
+        self, train: TrainingImages, validation: TrainingImages, *, more_epochs: int | None = None
     ) -> pd.DataFrame:
         """Trains until the last epoch or until the validation loss stops falling.
 
         The best epoch's weights are in the model afterwards. Running it again goes on from the
-        last finished epoch.
+        last checkpoint, and comes to what it would have come to without the interruption: to the
+        bit on one thread (``TF_NUM_INTRAOP_THREADS=1``), else to the rounding of sums whose order
+        threads decide.
 
         Args:
             train: What to learn from.
             validation: What tells when to stop; never learned from.
-            quiet: Show no progress.
+            more_epochs: Epochs to add to a training that is finished. Where it was interrupted
+                while doing these, it goes on.
 
         Returns:
-            One row an epoch: epoch, step, learning_rate, loss, validation_loss,
+            One row an epoch: epoch, phase, step, learning_rate, loss, validation_loss,
             validation_accuracy, kept.
 
         Raises:
             RunError: The loss became NaN, or a checkpoint cannot be written or read.
         """
-        self._restore()
+        self._begin(len(train), more_epochs)
+        cut = self._cut()
+        with ExitStack() as open_files:
+            if cut is not None and not self.state.is_finished:
+                self._source = open_files.enter_context(
+                    CachedTrunk(
+                        self.folder,
+                        cut,
+                        self.pixels,
+                        train,
+                        validation,
+                        n_views=self.tuning.trunk_views,
+                        facts={k: self.identity[k] for k in ("module_sha256", "augmentation")}
+                        | {"seed": self.tuning.seed},
+                        quiet=self.quiet,
+                    )
+                )
+            self._trace(cut if isinstance(self._source, CachedTrunk) else None)
+            self._train(train, validation)
+        self.checkpoints.read_best(self.state)
+        self._follow()
+        return self.history()
+
+    def _train(self, train: TrainingImages, validation: TrainingImages) -> None:
         state = self.state
-        assert state.history is not None
         if not state.history:  # epoch 0: the head as it was fitted
-            self._close_epoch(0, float("nan"), 0.0, validation)
-        while state.epoch < self.schedule.epochs and not state.stopped:
-            loss, learning_rate = self._train_epoch(state.epoch + 1, train, quiet=quiet)
-            self._close_epoch(state.epoch + 1, loss, learning_rate, validation)
+            self._close_epoch(0, "head", float("nan"), 0.0, validation)
+        while not state.is_finished:
+            epoch = state.epoch + 1
+            phase = "head" if epoch <= self.tuning.warmup_head else "all"
+            loss, rate = self._train_epoch(epoch, phase, train)
+            self._close_epoch(epoch, phase, loss, rate, validation)
             row = state.history[-1]
-            if not quiet:
+            if not self.quiet:
                 print(
                     f"epoch {state.epoch}: loss {row['loss']:.4f}, validation loss "
                     f"{row['validation_loss']:.4f}, validation accuracy "
                     f"{row['validation_accuracy']:.3f}",
                     flush=True,
                 )
-        self._best.read(str(self.folder / "checkpoint" / "best")).expect_partial()
-        return self.history()
 
     def history(self) -> pd.DataFrame:
         """One row an epoch; ``kept`` marks the one whose weights were kept."""
@@ -173,168 +175,224 @@ class FineTuning:
         return table
 
     def probabilities(
-        self, images: TrainingImages, *, what: str = "predicting", quiet: bool = False
+        self, images: TrainingImages, *, what: str = "predicting"
     ) -> npt.NDArray[np.float32]:
         """Class probabilities of images as they are: float32 of shape (n_images, n_classes)."""
+        if not len(images):
+            return np.zeros((0, int(self.classifier.bias.shape[0])), np.float32)
+        batches = split(np.arange(len(images)), 48)
         found = []
-        with Bar(what, len(images), quiet=quiet) as bar:
-            for batch, pixels in self._batches(images, np.arange(len(images)), epoch=None):
-                found.append(self.classifier.probabilities(_scaled(pixels)).numpy())
-                bar.advance(len(batch))
+        with Bar(what, len(images), quiet=self.quiet) as bar:
+            for pixels in self.pixels.batches(images, batches, [0 * b for b in batches]):
+                found.append(self._predict(pixels).numpy())
+                bar.advance(len(pixels))
         return np.concatenate(found)
 
-    def _traced_step(self) -> Any:
-        # Without BatchNorm in training mode dropout is off too: the few modules that have any
-        # have it behind their features.
-        @tf.function  # type: ignore[untyped-decorator]
-        def step(pixels: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    @property
+    def schedule(self) -> Schedule:
+        """The policy with the epochs that were added to it."""
+        return replace(self._policy, epochs=self.state.epochs - self.tuning.warmup_head)
+
+    def _begin(self, n_images: int, more_epochs: int | None) -> None:
+        """Reads where training stands, and settles how long it goes on."""
+        restored = self.checkpoints.restore()
+        base = restored.base_epochs if restored else self.tuning.epochs
+        self._policy = schedule_for(
+            n_images,
+            epochs=base,
+            batch_size=self.tuning.batch_size,
+            learning_rate=self.tuning.learning_rate,
+            kind=self.tuning.schedule,
+        )
+        if restored is None:
+            if more_epochs is not None:
+                raise RunError(
+                    f"{self.folder} holds no fine-tuning that {more_epochs} epochs could be added "
+                    f"to; begin one with --epochs {more_epochs}."
+                )
+            epochs = self._policy.epochs
+            self.state = State(epochs, epochs + self.tuning.warmup_head)
+            return
+        self.state = state = restored
+        asked = self.tuning.epochs
+        if asked not in (None, state.base_epochs, state.epochs - self.tuning.warmup_head):
+            raise RunError(
+                f"{self.folder} holds a fine-tuning of {state.base_epochs} epochs, now {asked} "
+                "are asked for; add some with --epochs +N, or begin anew with --restart."
+            )
+        if more_epochs is not None and (state.is_finished or state.extension != more_epochs):
+            state.epochs = (state.epoch if state.is_finished else state.epochs) + more_epochs
+            state.extension, state.stopped, state.since_best = more_epochs, False, 0
+            self.checkpoints.save(state)
+
+    def _cut(self) -> Cut | None:
+        """Where the frozen part ends, if its activations are to be cached."""
+        if self.tuning.unfreeze_last is None or not self.tuning.trunk_views:
+            return None
+        if self.tuning.train_batchnorm:
+            why = "BatchNorm is trained, so nothing of the backbone is frozen"
+        elif self.devices.n_replicas > 1:
+            why = "its activations are kept for one device only"
+        else:
+            head = {id(v) for v in self._trained.head_variables}
+            trained = [v for v in self.optimizer.trained if id(v) not in head]
+            try:
+                return worth_caching(cut_below(self.classifier.backbone, trained), self.pixels.size)
+            except ModuleError as error:
+                why = str(error)
+        self.notes.append(f"The frozen part runs in each epoch: {why}.")
+        return None
+
+    def _follow(self) -> None:
+        """Brings the classifier to where its copy on several devices is."""
+        if self._trained is not self.classifier:
+            for variable, trained in zip(
+                self.classifier.all_variables, self._variables, strict=True
+            ):
+                variable.assign(trained.numpy())
+
+    def _trace(self, cut: Cut | None) -> None:
+        """Makes the functions of a step and of an evaluation."""
+
+        def logits(model: Classifier, given: tf.Tensor, training: bool = False) -> tf.Tensor:
+            if cut is None:
+                return model.logits(_scaled(given), training)
+            return model.scores(cut.top(tf.cast(given, tf.float32)))
+
+        given = self._pixels_spec if cut is None else tf.TensorSpec((None, *cut.shape), tf.float16)
+        of_batch = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
+
+        @tf.function(input_signature=[given, *of_batch])  # type: ignore[untyped-decorator]
+        def evaluate(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Any:
+            said = logits(self.classifier, given)
+            hits = tf.reduce_sum(tf.cast(tf.argmax(said, axis=1) == labels, tf.float32))
+            return self.classifier.loss(said, labels, weights), hits
+
+        self._evaluate = evaluate
+        self._steps = {}
+        for phase, optimizer in (("head", self.head_optimizer), ("all", self.optimizer)):
+            step = self._step_of(optimizer, logits)
+            self._steps[phase] = self.devices.traced(step, [given, *of_batch])
+
+    def _step_of(self, optimizer: Optimizer, logits: Callable[..., Any]) -> Callable[..., Any]:
+        """One step of some variables. Weights sum to 1 over the batch of all devices.
+
+        Without BatchNorm in training mode dropout is off too: the few modules that have any have
+        it behind their features.
+        """
+        tuning, scale = self.tuning, self.devices.loss_scale
+        pulls = list(zip(self.optimizer.trained, self._start, strict=True)) if self._start else []
+
+        def step(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                logits = self.classifier.logits(_scaled(pixels), self.train_batchnorm)
-                loss = self.classifier.loss(logits, labels, weights)
-            gradients = tape.gradient(loss, self.variables)
-            self.optimizer.apply_gradients(zip(gradients, self.variables, strict=True))
+                said = logits(self._trained, given, tuning.train_batchnorm)
+                loss = self._trained.loss(said, labels, weights, tuning.label_smoothing)
+                # Half the squared distance from the start: equation 4 of Li et al. 2018.
+                pull = tf.add_n([tf.nn.l2_loss(v - start) for v, start in pulls]) if pulls else 0.0
+                aim = loss + tuning.l2_sp * pull / self.devices.n_replicas
+                aim = scale * aim
+            gradients = tape.gradient(aim, optimizer.trained)
+            optimizer.apply([None if g is None else g / scale for g in gradients])
             return loss
 
         return step
 
-    def _evaluated(
-        self, pixels: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self.classifier.logits(_scaled(pixels))
-        loss = self.classifier.loss(logits, labels, weights) * tf.reduce_sum(weights)
-        hits = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32))
-        return loss, hits
-
-    def _train_epoch(
-        self, epoch: int, train: TrainingImages, *, quiet: bool
-    ) -> tuple[float, float]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(train))
-        n_steps = -(-len(train) // self.schedule.batch_size)
-        losses, rate = [], 0.0
-        with Bar(f"epoch {epoch} of {self.schedule.epochs}", len(train), quiet=quiet) as bar:
-            for batch, pixels in self._batches(train, order, epoch=epoch):
-                rate = self.schedule.learning_rate_at(self.state.step, n_steps)
-                self.optimizer.learning_rate.assign(rate)
-                loss = float(self._step(pixels, train.labels[batch], train.weights[batch]))
+    def _train_epoch(self, epoch: int, phase: str, train: TrainingImages) -> tuple[float, float]:
+        state, schedule, seed = self.state, self.schedule, self.tuning.seed
+        if self.tuning.balanced_sampling:
+            order = balanced(train.labels, seed, epoch)
+        else:
+            order = shuffled(len(train), seed, epoch)
+        cached = self._source if isinstance(self._source, CachedTrunk) else None
+        views = cached.epoch_views(order, epoch) if cached else epoch_views(order, epoch)
+        if cached:
+            cached.fill(views)
+        batches, views_of = split(order, schedule.batch_size), split(views, schedule.batch_size)
+        optimizer = self.head_optimizer if phase == "head" else self.optimizer
+        rate, saved = 0.0, time.monotonic()
+        with Bar(f"epoch {epoch} of {state.epochs}", len(train), quiet=self.quiet) as bar:
+            bar.done = state.batch * schedule.batch_size
+            todo = list(zip(batches, views_of, strict=True))[state.batch :]
+            for (batch, _), parts in zip(todo, self._parts(train, todo), strict=True):
+                rate = self._rate(phase, len(batches))
+                optimizer.set_rate(rate)
+                loss = self.devices.run(self._steps[phase], parts)
                 if not np.isfinite(loss):
-                    raise RunError(
-                        f"the loss became {loss} in epoch {epoch}; the best epoch's weights are "
-                        f"kept in {self.folder}. Fine-tune again with a --learning-rate below "
-                        f"{self.schedule.learning_rate:g} and another --run, or remove the folder."
-                    )
-                losses.append(loss * len(batch))
-                self.state.step += 1
+                    raise self._diverged(loss, epoch)
+                state.loss_sum += loss * len(batch)
+                state.step += 1
+                state.batch += 1
                 bar.advance(len(batch))
-        return sum(losses) / len(train), rate
+                is_due = time.monotonic() - saved >= self._seconds
+                if is_due and state.batch < len(batches) and self.devices.n_replicas == 1:
+                    self.checkpoints.save(state)
+                    saved = time.monotonic()
+        return state.loss_sum / len(train), rate
+
+    def _parts(self, images: TrainingImages, todo: list[tuple[Index, Index]]) -> Any:
+        """What each local replica is given of each batch: inputs, labels, weights."""
+        shares = [self.devices.share(batch) for batch, _ in todo]
+        views = [self.devices.share(numbers) for _, numbers in todo]
+        flat = self._source.batches(
+            images, [s for each in shares for s in each], [v for each in views for v in each]
+        )
+        for (batch, _), each in zip(todo, shares, strict=True):
+            total = images.weights[batch].sum()
+            yield [(next(flat), images.labels[s], images.weights[s] / total) for s in each]
+
+    def _rate(self, phase: str, n_steps: int) -> float:
+        """The learning rate of the next step: the head alone learns at the peak."""
+        if phase == "head":
+            return self.schedule.learning_rate
+        step = self.state.step - self.tuning.warmup_head * n_steps
+        return self.schedule.learning_rate_at(step, n_steps, self.state.scale)
+
+    def _diverged(self, loss: float, epoch: int) -> RunError:
+        return RunError(
+            f"the loss became {loss} in epoch {epoch}; the weights of epoch "
+            f"{self.state.best_epoch}, the best one, are kept in {self.checkpoints.place}. "
+            f"Fine-tune with --restart and a --learning-rate below "
+            f"{self.schedule.learning_rate:g}."
+        )
 
     def _close_epoch(
-        self, epoch: int, loss: float, learning_rate: float, validation: TrainingImages
+        self, epoch: int, phase: str, loss: float, rate: float, validation: TrainingImages
     ) -> None:
         """Validates, decides, and makes everything durable."""
-        validation_loss, hits = 0.0, 0.0
-        for batch, pixels in self._batches(validation, np.arange(len(validation)), epoch=None):
-            labels, weights = validation.labels[batch], validation.weights[batch]
-            batch_loss, batch_hits = self._evaluate(pixels, labels, weights)
-            validation_loss += float(batch_loss)
-            hits += float(batch_hits)
-        validation_loss /= float(validation.weights.sum())
-        state = self.state
-        state.epoch = epoch
-        assert state.history is not None
-        state.history.append(
-            {
-                "epoch": epoch,
-                "step": state.step,
-                "learning_rate": learning_rate,
-                "loss": loss,
-                "validation_loss": validation_loss,
-                "validation_accuracy": hits / len(validation),
-            }
+        self._follow()
+        batches = split(np.arange(len(validation)), 48)
+        sums = np.zeros(2)
+        given = self._source.batches(validation, batches, [0 * b for b in batches])
+        for batch, inputs in zip(batches, given, strict=True):
+            of_batch = self._evaluate(inputs, validation.labels[batch], validation.weights[batch])
+            sums += [float(x) for x in of_batch]
+        validation_loss, accuracy = self.devices.agreed(
+            [sums[0] / float(validation.weights.sum()), sums[1] / len(validation)]
         )
-        better = validation_loss < state.best_loss
-        if better:
-            state.best_epoch, state.best_loss = epoch, validation_loss
-        state.stopped = epoch - state.best_epoch >= self.schedule.patience
-        self._save(better)
-
-    def _save(self, better: bool) -> None:
-        """Writes a checkpoint, then points to it; a kill in between leaves the former one."""
-        place = self.folder / "checkpoint"
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            if better:
-                self._best.write(str(place / "best.new"))
-                for path in place.glob("best.new.*"):
-                    os.replace(path, place / path.name.replace("best.new", "best"))
-            name = f"epoch_{self.state.epoch:04d}"
-            self._checkpoint.write(str(place / name))
+        state, schedule = self.state, self.schedule
+        state.epoch, state.batch, state.loss_sum = epoch, 0, 0.0
+        row = {
+            "epoch": epoch,
+            "phase": phase,
+            "step": state.step,
+            "learning_rate": rate,
+            "loss": loss,
+            "validation_loss": validation_loss,
+            "validation_accuracy": accuracy,
+        }
+        state.history.append(row)
+        is_best = state.count(
+            validation_loss,
+            patience=schedule.patience,
+            reduce_after=schedule.reduce_after,
+            factor=REDUCTION,
+        )
+        if phase == "head":  # patience is for the training proper
+            state.stopped, state.scale = False, 1.0
+        self.checkpoints.save(state, is_best=is_best)
+        if self.devices.is_chief:
             write_table(self.folder / "history.csv", self.history())
-            write_json(  # from here on this checkpoint counts
-                place / "state.json",
-                {"checkpoint": name, "identity": self.identity, **asdict(self.state)},
-            )
-            for path in place.glob("epoch_*"):
-                if not path.name.startswith(name + "."):
-                    path.unlink(missing_ok=True)
-        except (OSError, tf.errors.OpError) as error:
-            raise RunError(
-                f"{place}/ cannot be written ({error}); make room and run the same command "
-                "again: it goes on from the last checkpoint."
-            ) from error
-
-    def _restore(self) -> None:
-        place = self.folder / "checkpoint"
-        try:
-            facts = json.loads((place / "state.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            shutil.rmtree(place, ignore_errors=True)
-            return
-        except (OSError, ValueError) as error:
-            raise RunError(f"{place}/state.json is damaged ({error}); remove {place}.") from error
-        for name, value in self.identity.items():
-            if facts["identity"].get(name) != value:
-                raise RunError(
-                    f"{self.folder} holds a fine-tuning with {name} = "
-                    f"{facts['identity'].get(name)}, now {value} is asked for; use the same "
-                    "options, another --run, or --restart."
-                )
-        try:
-            self._checkpoint.read(str(place / facts.pop("checkpoint"))).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise RunError(f"{place} cannot be restored ({error}); use --restart.") from error
-        facts.pop("identity")
-        if facts["best_loss"] is None:  # JSON has no infinity
-            facts["best_loss"] = float("inf")
-        facts["history"] = [
-            {k: float("nan") if v is None else v for k, v in row.items()}
-            for row in facts["history"]
-        ]
-        self.state = _State(**facts)
-
-    def _batches(
-        self, images: TrainingImages, order: npt.NDArray[np.int64], epoch: int | None
-    ) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
-        """Batches of pixels in the given order, read and cut by threads ahead of their use."""
-        size = self.classifier.backbone.stored.image_size
-
-        def pixels_of(i: int) -> Pixels:
-            draw = None
-            if epoch is not None:
-                number = _FIRST_EPOCH_VIEW + epoch
-                draw = self.augmentation.draw(images.sha256s[i], number, self.seed)
-            return view(decode(read_bytes(located(images.root, images.paths[i]))), size, draw)
-
-        batch: list[int] = []
-        pixels: list[Pixels] = []
-        n_ahead = 2 * self.schedule.batch_size
-        for i, one in ahead(pixels_of, (int(i) for i in order), n_ahead):
-            batch.append(i)
-            pixels.append(one)
-            if len(batch) == self.schedule.batch_size:
-                yield np.array(batch), np.stack(pixels)
-                batch, pixels = [], []
-        if batch:
-            yield np.array(batch), np.stack(pixels)
+            log_epoch(self.folder, row)
 
 
 def _scaled(pixels: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -136,3 +136,37 @@ def write_pooled(folder: Path, size: int | None = 8, seed: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def pooled_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pooled(tmp_path_factory.mktemp("modules") / "pooled")
+
+
+def photo_crops(n: int, size: int = 8) -> np.ndarray:
+    """Small pieces of two photographs, uint8 (n, size, size, 3)."""
+    photos = load_sample_images().images
+    corners = np.random.default_rng(1).integers(0, 300, (n, 2))
+    return np.stack([photos[i % 2][y:, x:][:size, :size] for i, (y, x) in enumerate(corners)])
+
+
+def small_head(backbone: object) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a head of three classes that has an opinion on `photo_crops`."""
+    features = backbone(photo_crops(40).astype("f4") / 255).numpy()
+    weight = np.random.default_rng(0).normal(size=(20, 3))
+    weight *= 2 / (features @ weight).std(axis=0)
+    return weight.astype("f4"), -(features @ weight).mean(axis=0).astype("f4")
+
+
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory: pytest.TempPathFactory, pooled_module: Path) -> Path:
+    """A small export in every format, with a temperature and a decision rule."""
+    pytest.importorskip("tf2onnx")
+    from hubretrain.classifier import Classifier
+    from hubretrain.export import export_saved_model
+    from hubretrain.modules import resolve
+    from hubretrain.modules.backbone import Backbone
+
+    backbone = Backbone(resolve(str(pooled_module)))
+    classifier = Classifier(backbone, "softmax", *small_head(backbone))
+    folder = tmp_path_factory.mktemp("exports") / "export"
+    facts = {"run": "small", "adjust": 1.0, "priors": [0.6, 0.3, 0.1]}
+    names = ["a", "<b>", "ç é"]
+    formats = ("litert", "onnx")
+    export_saved_model(classifier, names, folder, facts, temperature=1.6, formats=formats)
+    return folder

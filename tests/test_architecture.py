@@ -9,23 +9,31 @@ import pytest
 
 HOUSE = Path(__file__).resolve().parent.parent / "hubretrain"
 STAGES = {"cache", "cache_files", "check", "fit", "finetune", "predict", "prepare", "preview"}
-COMMANDS = {"cache", "data", "fit", "finetune", "predict", "modules"}
+STAGES |= {"export_run", "serve"}
+COMMANDS = {"cache", "data", "fit", "finetune", "export", "predict", "serve", "modules"}
 DOORS = {  # foreign library: the files that may import it
+    "ai_edge_litert": {"litert_door"},
     "click": {f"cli.{command}" for command in COMMANDS} | {"cli", "cli.options"},
     "cykooz_resizer": {"resize"},
+    "fastapi": {"serving.app"},
     "fsspec": {"storage"},
+    "prometheus_client": {"serving.counts"},
+    "starlette": {"serving.app"},
+    "uvicorn": {"serve", "serving.protocol"},
     "ray": {"parallel"},
     "nncf": {"openvino_door"},
+    "onnxruntime": {"onnx_door"},
     "openvino": {"openvino_door"},
     "kagglehub": {"modules.sources"},
     "jinja2": {"pages"},
     "tensorflow": {"tensorflow_door"},
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
+    "tf2onnx": {"onnx_door"},
     "tf_keras": {
         "modules.efficientnet_lite",
         "modules.keras_applications",
         "modules.keras_export",
-        "training",
+        "optimizers",
     },
 }
 

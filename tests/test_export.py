@@ -34,7 +34,7 @@ def pictures():
 
 @pytest.mark.parametrize("size", [8, 224])
 def test_the_graph_sees_what_training_saw_to_one_level_of_256(size):
-    from hubretrain.export import decoded, resized
+    from hubretrain.served import decoded, resized
 
     for data in pictures():
         ours = view(decode(data), size).astype(int)
@@ -85,7 +85,7 @@ def test_the_labels_and_facts_stand_beside_the_model(exported):
 
 
 def test_half_an_export_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"is no export .*make one with: hubretrain finetune"):
+    with pytest.raises(RunError, match=r"is no export .*make one with: hubretrain export RUN"):
         read_facts(tmp_path)
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(RunError, match=r"names no classes; export again"):

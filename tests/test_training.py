@@ -15,7 +15,7 @@ from conftest import write_digits, write_module
 from hubretrain.cache import cache_bottlenecks
 from hubretrain.contents import usable_images
 from hubretrain.dataset import open_dataset
-from hubretrain.errors import ModuleError, RunError
+from hubretrain.errors import RunError
 from hubretrain.fit import screen_modules
 from hubretrain.heads import Heads
 from hubretrain.modules import resolve
@@ -43,10 +43,13 @@ def copied(fitted, tmp_path, name="run"):
 
 def tune(fitted, run, **options):
     from hubretrain.finetune import finetune_module
+    from hubretrain.tuning import Tuning
 
-    options = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "quiet": True, **options}
-    data = open_dataset(fitted / "digits")
-    return finetune_module(data, run, cache=fitted / "cache", **options)
+    asked = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, **options}
+    names = ("module", "resume", "more_epochs", "restart", "seconds_between_checkpoints")
+    others = {name: asked.pop(name) for name in names if name in asked}
+    data, tuning = open_dataset(fitted / "digits"), Tuning(**asked)
+    return finetune_module(data, run, cache=fitted / "cache", tuning=tuning, quiet=True, **others)
 
 
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
@@ -99,54 +102,68 @@ def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp
     assert seen == {"1", "2", "3", "4"}
 
 
-def script(fitted, run):
+def script(fitted, *runs):
     return (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from pathlib import Path; from test_training import *\n"
-        f"tune(Path({str(fitted)!r}), Run(Path({str(run.folder)!r})), epochs=8)\n"
+        f"for run in {[str(run.folder) for run in runs]!r}:\n"
+        f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1,\n"
+        "         depth_decay=0.5, schedule='plateau', seconds_between_checkpoints=0.0)\n"
     )
 
 
-def test_killed_at_any_moment_it_goes_on_exactly(fitted, tmp_path):
+def test_killed_at_any_step_it_goes_on_exactly(fitted, tmp_path):
     straight, killed = copied(fitted, tmp_path, "straight"), copied(fitted, tmp_path, "killed")
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
-    def start(run):
-        command = [sys.executable, "-c", script(fitted, run)]
+    def start(*runs):
+        command = [sys.executable, "-c", script(fitted, *runs)]
         return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
 
-    uninterrupted = start(straight)
     state = killed.finetune_folder("small") / "checkpoint" / "state.json"
-    stamps = []
+    random = np.random.default_rng(time.time_ns())
+    steps = []
     for _ in range(2):
+        until = max(steps, default=0) + int(random.integers(2, 12))
         process = start(killed)
-        before = state.stat().st_mtime_ns if state.exists() else 0
         while process.poll() is None:
-            time.sleep(0.005)
-            if state.exists() and state.stat().st_mtime_ns != before:
+            if state.exists() and json.loads(state.read_text())["step"] >= until:
                 break
+            time.sleep(0.002)
+        time.sleep(float(random.random()) * 0.02)  # also amid a step, also amid a checkpoint
         process.send_signal(signal.SIGKILL)
         process.wait()
-        stamps.append(json.loads(state.read_text())["epoch"])
-    last = start(killed)
-    assert last.wait() == 0, last.stderr.read().decode()
-    assert uninterrupted.wait() == 0, uninterrupted.stderr.read().decode()
-    assert 0 <= stamps[0] <= stamps[1] <= 8
-    histories = [
-        (run.finetune_folder("small") / "history.csv").read_bytes() for run in (straight, killed)
-    ]
-    assert histories[0] == histories[1]
-    predictions = [
-        (run.finetune_folder("small") / "predictions.csv").read_bytes()
-        for run in (straight, killed)
-    ]
-    assert predictions[0] == predictions[1]
+        steps.append(json.loads(state.read_text())["step"])
+    last = start(killed, straight)
+    _, said = last.communicate()
+    assert last.returncode == 0, said.decode()
+    assert 0 < steps[0] < steps[1]
+    for name in ("history.csv", "predictions.csv", "validation.csv"):
+        found = [(run.finetune_folder("small") / name).read_bytes() for run in (straight, killed)]
+        assert found[0] == found[1], f"{name} after kills at steps {steps}"
+    assert weights_of(straight) == weights_of(killed)
+
+
+def weights_of(run):
+    """The bytes of every variable and counter of the last checkpoint and of the best."""
+    from hubretrain.tensorflow_door import tf
+
+    found = {}
+    for index in sorted((run.finetune_folder("small") / "checkpoint").glob("*.index")):
+        reader = tf.train.load_checkpoint(str(index.with_suffix("")))
+        for name in reader.get_variable_to_shape_map():
+            if name != "_CHECKPOINTABLE_OBJECT_GRAPH":
+                found[index.name, name] = np.asarray(reader.get_tensor(name)).tobytes()
+    assert len(found) > 8
+    return found
 
 
 def test_other_options_do_not_go_on_with_an_earlier_training(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1)
-    with pytest.raises(RunError, match=r"holds a fine-tuning with schedule = .*or --restart"):
+    with pytest.raises(RunError, match=r"holds a fine-tuning with batch_size = 16, .*--restart"):
+        tune(fitted, run, epochs=1, batch_size=8)
+    with pytest.raises(RunError, match=r"of 1 epochs, now 2 are asked for; .*--epochs \+N"):
         tune(fitted, run, epochs=2)
     tune(fitted, run, epochs=2, restart=True)
 
@@ -157,8 +174,8 @@ def test_layers_that_are_not_unfrozen_stay_as_they_were(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=2, unfreeze_last=1)
     before = tf.train.load_checkpoint(str(fitted / "small" / "variables" / "variables"))
-    best = str(run.finetune_folder("small") / "checkpoint" / "best")
-    after = tf.train.load_checkpoint(best)
+    (best,) = (run.finetune_folder("small") / "checkpoint").glob("best_*.index")
+    after = tf.train.load_checkpoint(str(best.with_suffix("")))
 
     def tensors(reader):
         names = reader.get_variable_to_shape_map()
@@ -172,22 +189,99 @@ def test_layers_that_are_not_unfrozen_stay_as_they_were(fitted, tmp_path):
         assert not any(np.array_equal(dense, t) for t in tensors(after) if t.shape == (32, 12))
 
 
-def test_more_layers_than_there_are_is_an_error(fitted, tmp_path):
-    with pytest.raises(ModuleError, match=r"--unfreeze-last is 9 and small has 2 trainable layers"):
-        tune(fitted, copied(fitted, tmp_path), unfreeze_last=9)
-
-
-def test_a_module_that_cannot_be_trained_is_refused_with_a_way_on(tmp_path):
-    write_digits(tmp_path / "digits", 150)
-    module = write_module(tmp_path / "frozen", n_features=12, trainable=False)
-    data = open_dataset(tmp_path / "digits")
-    options = {"folder": tmp_path / "cache", "n_views": 1, "quiet": True}
-    cache_bottlenecks(data, [resolve(str(module))], **options)
-    screen_modules(data, Run(tmp_path / "run"), cache=tmp_path / "cache", quiet=True)
-    with pytest.raises(ModuleError, match=r"frozen has no trainable variables.*--unfreeze-last 0"):
-        tune(tmp_path, Run(tmp_path / "run"))
-
-
 def test_a_loss_that_becomes_nan_stops_and_says_what_to_lower(fitted, tmp_path):
     with pytest.raises(RunError, match=r"the loss became (nan|inf).*--learning-rate below 1e\+35"):
         tune(fitted, copied(fitted, tmp_path), learning_rate=1e35, epochs=30)
+
+
+def test_more_epochs_go_on_with_a_finished_training(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    first = tune(fitted, run, epochs=2).history
+    more = tune(fitted, run, resume=True, more_epochs=2).history
+    assert more["epoch"].tolist() == [0, 1, 2, 3, 4]
+    columns = ["loss", "validation_loss", "learning_rate"]
+    assert first[columns].equals(more[columns][:3])
+    assert more["learning_rate"].iloc[3] > 0
+    again = tune(fitted, run, resume=True).history  # and is finished then
+    assert again.equals(more)
+    with pytest.raises(RunError, match=r"holds no fine-tuning to resume; begin one without"):
+        tune(fitted, copied(fitted, tmp_path, "other"), resume=True)
+
+
+def test_a_warmed_up_head_trains_alone_first(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, epochs=1, warmup_head=2, l2_sp=0.1, label_smoothing=0.1)
+    assert found.history["phase"].tolist() == ["head", "head", "head", "all"]
+    assert found.history["loss"].iloc[2] < found.history["loss"].iloc[1]
+
+
+def test_the_pull_to_the_start_keeps_weights_near_it(fitted, tmp_path):
+    from hubretrain.tensorflow_door import tf
+
+    start = tf.train.load_checkpoint(str(fitted / "small" / "variables" / "variables"))
+    names = start.get_variable_to_shape_map()
+    dense = next(start.get_tensor(n) for n in names if names[n] == [32, 12])
+
+    def distance(name, **options):
+        run = copied(fitted, tmp_path, name)
+        tune(fitted, run, epochs=2, **options)
+        (last,) = (run.finetune_folder("small") / "checkpoint").glob("at_*.index")
+        reader = tf.train.load_checkpoint(str(last.with_suffix("")))
+        of_model = [
+            reader.get_tensor(n)
+            for n, shape in reader.get_variable_to_shape_map().items()
+            if shape == [32, 12] and n.startswith("variables/")
+        ]
+        return min(float(np.linalg.norm(one - dense)) for one in of_model)
+
+    free, pulled = distance("free"), distance("pulled", l2_sp=100.0)
+    assert 0 < pulled < free / 2
+
+
+def test_balanced_sampling_trains_without_class_weights_and_adjustment(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, epochs=1, balanced_sampling=True)
+    assert run.facts()["finetune"]["modules"]["small"]["adjust"] == 0.0
+
+
+def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, epochs=1)
+    facts = run.facts()["finetune"]
+    assert (facts["chosen"], facts["order"]) == ("small", None)
+    assert facts["modules"]["small"]["kept_epoch"] == found.kept_epoch
+    assert facts["modules"]["small"]["test"]["accuracy"] == list(found.test["accuracy"])
+    validation = pd.read_csv(run.finetune_folder("small") / "validation.csv")
+    folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
+    assert set(folds[validation["sha256"]]) == {"0"}
+    columns = [c for c in validation if c.startswith("p(")]
+    hits = validation[columns].to_numpy().argmax(1) == validation["label"].to_numpy()
+    assert facts["modules"]["small"]["validation"]["plain_accuracy"][0] == pytest.approx(
+        hits.mean(), abs=1e-6
+    )
+
+
+def test_tensorboard_gets_every_epoch(fitted, tmp_path):
+    from hubretrain.tensorflow_door import tf
+
+    run = copied(fitted, tmp_path)
+    history = tune(fitted, run, epochs=2).history
+    logged = {}
+    for path in sorted((run.finetune_folder("small") / "tensorboard").iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                logged[value.tag, event.step] = value.simple_value
+    for epoch in range(3):
+        expected = history["validation_loss"][epoch]
+        assert logged["epoch/validation_loss", epoch] == pytest.approx(expected, rel=1e-6)
+    assert ("epoch/loss", 0) not in logged
+
+
+def test_a_class_that_no_training_fold_holds_is_an_error(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    folds = pd.read_csv(run.folds_file, dtype=str)
+    folds.loc[folds["label"] == "2", "fold"] = "test"
+    folds.to_csv(run.folds_file, index=False)
+    expected = r"the training folds hold no image of the class 2 \(its images are in the test split"
+    with pytest.raises(RunError, match=expected):
+        tune(fitted, run)

@@ -10,10 +10,12 @@ import click
 from hubretrain import __version__
 from hubretrain.cli.cache import cache
 from hubretrain.cli.data import data
+from hubretrain.cli.export import export
 from hubretrain.cli.finetune import finetune
 from hubretrain.cli.fit import fit
 from hubretrain.cli.modules import modules
 from hubretrain.cli.predict import predict
+from hubretrain.cli.serve import serve
 from hubretrain.errors import HubretrainError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length otherwise
@@ -44,5 +46,5 @@ def main() -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
 
 
-for _command in (data, cache, fit, finetune, predict, modules):
+for _command in (data, cache, fit, finetune, export, predict, serve, modules):
     main.add_command(_command)

@@ -1,13 +1,38 @@
-"""hubretrain finetune: train the backbone of a run, and export it."""
+"""hubretrain finetune: train the backbones of a run, and export the best."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hubretrain.cli.options import RUNS, augmentation_options, offline_option
+
+if TYPE_CHECKING:
+    from hubretrain.dataset import ImageDataset
+    from hubretrain.finetuned import FineTuned
+    from hubretrain.runs import Run
+
+NOT_OF_TRAINING = {"run_folder", "data", "modules", "top", "epochs", "restart", "resume", "quiet"}
+
+
+class Epochs(click.ParamType):  # type: ignore[type-arg]
+    """``N``, or ``+N`` to add to a training that is finished."""
+
+    name = "N|+N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, bool]:
+        """(how many, whether to add them)."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value)
+        if not text.removeprefix("+").isdigit() or int(text) < 1:
+            self.fail(f"{text!r} is neither a number of epochs, at least 1, nor +N.", param, ctx)
+        return int(text), text.startswith("+")
 
 
 @click.command()
@@ -17,34 +42,169 @@ from hubretrain.cli.options import RUNS, augmentation_options, offline_option
     type=click.Path(path_type=Path),
     help="The images, if they are not where they were fitted.",
 )
-@click.option("--module", "-m", metavar="NAME", help="Instead of the shortlist's first.")
+@click.option(
+    "--module",
+    "-m",
+    "modules",
+    multiple=True,
+    metavar="NAME",
+    help="Instead of the shortlist's first; several are trained in turn.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Train the best N modules in turn, export the best, and say whether the screening "
+    "order held.",
+)
 @click.option(
     "--unfreeze-last",
     type=click.IntRange(0),
     metavar="N",
-    help="Train only the last N layers of the backbone, and the head.",
+    help="Train only the last N layers of the backbone, and the head. The frozen part is run once "
+    "a view and kept, where the module can be cut.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="At most so many; by default by data size.")
+@click.option(
+    "--epochs",
+    type=Epochs(),
+    help="At most so many, by default by data size; +N goes on with a finished training.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "plateau"]),
+    default="cosine",
+    show_default=True,
+    help="The rate falls to zero over the epochs, or by half at each plateau.",
+)
+@click.option(
+    "--warmup-head",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Train the head alone for N epochs first.",
+)
+@click.option(
+    "--depth-decay",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Learning rate of the first layer as a share of the head's, geometric in between.",
+)
+@click.option(
+    "--label-smoothing",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of each label that is spread over all classes.",
+)
+@click.option(
+    "--balanced-sampling",
+    is_flag=True,
+    help="Show each class equally often, instead of class weights and adjustment.",
+)
+@click.option(
+    "--l2-sp",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Pull weights back to where they started from, such as 0.01.",
+)
 @click.option("--train-batchnorm", is_flag=True, help="Let BatchNorm follow the batches.")
+@click.option("--mixed-precision", is_flag=True, help="Compute in float16, on a GPU.")
+@click.option(
+    "--trunk-views",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="With --unfreeze-last: augmented views an image that are kept behind the frozen part; "
+    "epochs show them in turn. 0 runs it anew in each epoch.",
+)
 @click.option("--restart", is_flag=True, help="Forget an earlier fine-tuning.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the latest fine-tuning, or that of --module, with its options.",
+)
 @offline_option
 @augmentation_options
 @click.option("--seed", default=0, show_default=True, help="Of order and augmentation.")
-def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None:
+@click.pass_context
+def finetune(
+    context: click.Context,
+    /,
+    run_folder: Path | None,
+    data: Path | None,
+    modules: tuple[str, ...],
+    top: int | None,
+    epochs: tuple[int, bool] | None,
+    restart: bool,
+    resume: bool,
+    **options: Any,
+) -> None:
     """Fine-tune the shortlisted module of RUN, by default the latest run, and export it.
 
-    The same command again goes on where it was stopped.
+    The same command again goes on where it was stopped. TensorBoard shows the epochs of
+    RUN/finetune/. Several machines train together where TF_CONFIG names them.
     """
+    more = epochs[0] if epochs and epochs[1] else None
+    resume = resume or more is not None
+    _check(context, resume, restart, top, modules)
     from hubretrain.runs import Run, latest_run
 
     run = Run(run_folder) if run_folder else latest_run(RUNS)
     dataset, cache_folder = _dataset_of(run, data)
-    from hubretrain.finetune import finetune_module
+    from hubretrain.finetune import best_modules, finetune_modules, latest_finetuning
+    from hubretrain.tuning import Tuning
 
-    found = finetune_module(dataset, run, cache=cache_folder, **options)
-    best = int(found.history.loc[found.history["kept"], "epoch"].iloc[0])
+    names = list(modules)
+    if not names:
+        names = [latest_finetuning(run)] if resume and not top else best_modules(run, top or 1)
+    tuning = Tuning(epochs=epochs[0] if epochs and more is None else None, **options)
+    every = finetune_modules(
+        dataset,
+        run,
+        names,
+        cache=cache_folder,
+        tuning=tuning,
+        resume=resume,
+        more_epochs=more,
+        restart=restart,
+    )
+    for found in every:
+        _show(found)
+    if len(every) > 1:
+        _show_order(run)
+    click.echo(f"Exported to {every[0].export}/. Next: hubretrain predict {run.folder} IMAGE")
+
+
+def _check(
+    context: click.Context, resume: bool, restart: bool, top: int | None, modules: tuple[str, ...]
+) -> None:
+    if top and modules:
+        raise click.UsageError("--top chooses the modules; leave out --module, or --top.")
+    if resume and restart:
+        raise click.UsageError("--resume goes on and --restart begins anew; leave one out.")
+    if resume:
+        given = [
+            parameter.opts[0]
+            for parameter in context.command.params
+            if parameter.name not in NOT_OF_TRAINING
+            and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise click.UsageError(
+                "a fine-tuning that goes on (--resume, --epochs +N) keeps its options; leave out "
+                f"{', '.join(given)}."
+            )
+
+
+def _show(found: FineTuned) -> None:
+    for note in found.notes:
+        click.echo(note)
+    best = found.kept_epoch
     click.echo(
         f"{found.module}: epoch {best} of {len(found.history) - 1} is kept."
         if best
@@ -63,10 +223,28 @@ def finetune(run_folder: Path | None, data: Path | None, **options: Any) -> None
                 f"({100 * now[1]:.1f}-{100 * now[2]:.1f}); "
                 f"its head alone: {100 * before[0]:.1f}."
             )
-    click.echo(f"Exported to {found.export}/. Next: hubretrain predict {run.folder} IMAGE")
 
 
-def _dataset_of(run: Any, data: Path | None) -> tuple[Any, Path]:
+def _show_order(run: Run) -> None:
+    facts = run.facts()["finetune"]
+    order = facts["order"]
+    if order is not None:
+        from hubretrain.metrics import METRICS
+
+        tau, regret = order["kendall_tau"], order["regret"]
+        is_share = METRICS[order["metric"]].is_share
+        lost = f"{100 * regret:.1f} points" if is_share else f"{regret:.3f}"
+        held = "held" if order["screening"] == order["finetuned"] else "did not hold"
+        click.echo(
+            f"By {order['metric'].replace('_', ' ')} on the validation fold the screening order "
+            f"{held}: {', '.join(order['finetuned'])} "
+            f"(Kendall's tau {'undefined' if tau is None else f'{tau:.2f}'}; the screening's "
+            f"first is {lost} below the best)."
+        )
+    click.echo(f"{facts['chosen']} is the best on the validation fold.")
+
+
+def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
     from hubretrain.dataset import open_dataset
     from hubretrain.errors import RunError

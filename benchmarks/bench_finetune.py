@@ -1,0 +1,201 @@
+"""The training loop against a bare step, and the cached trunk against running it each epoch.
+
+    python benchmarks/bench_finetune.py step [--module efficientnet_lite0] [--batch-size 8]
+    python benchmarks/bench_finetune.py trunk [--unfreeze-last 23]
+    python benchmarks/bench_finetune.py tune DATA --cache CACHE --run RUN [--epochs 2]
+
+`step`: steps a second of the whole loop (files decoded, cut and augmented, steps counted) against
+a bare `tf.GradientTape` step with Keras' Adam on pixels that are in memory, same module, batch
+size and variables. `trunk`: seconds of an epoch that trains the last layers with and without
+cached activations. Contenders take turns within one process and each ratio is the median of those
+of neighbouring rounds, for a shared machine changes its speed within minutes. Images are noise,
+written as JPEG files of 320 x 240 pixels.
+`tune` is a short fine-tuning of a fitted run, to compare a change by: seconds and validation loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hubretrain.batches import PixelSource, TrainingImages, epoch_views, shuffled, split
+from hubretrain.classifier import Classifier
+from hubretrain.modules import resolve
+from hubretrain.modules.backbone import Backbone
+from hubretrain.strategy import devices
+from hubretrain.tensorflow_door import tf
+from hubretrain.training import FineTuning
+from hubretrain.tuning import Tuning
+
+N_CLASSES = 5
+
+
+def noise(folder: Path, n_images: int) -> TrainingImages:
+    """Smooth noise as photographs are: JPEG files of 320 x 240 pixels."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(n_images):
+        small = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        small.resize((320, 240)).save(folder / f"{i:04d}.jpg", quality=85)
+    names = [f"{i:04d}.jpg" for i in range(n_images)]
+    labels = random.integers(0, N_CLASSES, n_images)
+    weights = np.ones(n_images, np.float32)
+    return TrainingImages(folder, names, [f"{i:064x}" for i in range(n_images)], labels, weights)
+
+
+def training(backbone: Backbone, folder: Path, tuning: Tuning) -> FineTuning:
+    """A fine-tuning from a head of noise."""
+    weight = np.random.default_rng(1).normal(0, 0.01, (backbone.stored.n_features, N_CLASSES))
+    classifier = Classifier(
+        backbone, "softmax", weight.astype(np.float32), np.zeros(N_CLASSES, np.float32)
+    )
+    return FineTuning(classifier, folder, tuning, devices(), quiet=True)
+
+
+def bare_step(classifier: Classifier, variables: list) -> object:
+    """What anyone would write."""
+    import tf_keras
+
+    adam = tf_keras.optimizers.Adam(1e-6, jit_compile=False)
+    adam.build(variables)
+
+    @tf.function
+    def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = classifier.logits(tf.cast(pixels, tf.float32) / 255.0)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    return step
+
+
+def bench_step(asked: argparse.Namespace) -> None:
+    """The loop against the bare step."""
+    with tempfile.TemporaryDirectory() as folder:
+        n_images = asked.batch_size * asked.steps
+        images = noise(Path(folder) / "images", n_images)
+        backbone = Backbone(resolve(asked.module))
+        tuning = Tuning(epochs=10_000, batch_size=asked.batch_size, learning_rate=1e-6)
+        loop = training(backbone, Path(folder) / "run", tuning)
+        loop._begin(n_images, None)
+        loop._trace(None)
+        bare = bare_step(loop.classifier, loop.optimizer.trained)
+        order = shuffled(n_images, 0, 1)
+        source = PixelSource(backbone.stored.image_size, tuning.augmentation, 0)
+        batches = split(order, asked.batch_size)
+        ready = list(
+            source.batches(images, batches, split(epoch_views(order, 1), asked.batch_size))
+        )
+        ratios, speeds = [], []
+        for round_number in range(asked.rounds + 1):
+            started = time.monotonic()
+            for pixels, batch in zip(ready, batches, strict=True):
+                float(bare(pixels, images.labels[batch]))
+            between = time.monotonic()
+            loop.state.batch, loop.state.loss_sum = 0, 0.0
+            loop._train_epoch(1, "all", images)
+            ended = time.monotonic()
+            if round_number:  # the first one traces
+                ratios.append((between - started) / (ended - between))
+                speeds.append(n_images / (ended - between))
+        print("| module | batch | loop, images/s | loop / bare, steps/s | rounds |")
+        print("|---|---|---|---|---|")
+        print(
+            f"| {asked.module} | {asked.batch_size} | {np.median(speeds):.1f} | "
+            f"{np.median(ratios):.3f} | {min(ratios):.2f} to {max(ratios):.2f} |"
+        )
+
+
+def bench_trunk(asked: argparse.Namespace) -> None:
+    """An epoch on cached activations against one on pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = noise(Path(folder) / "images", asked.batch_size * asked.steps)
+        backbone = Backbone(resolve(asked.module))
+        loops = []
+        for views in (0, 1):
+            tuning = Tuning(
+                epochs=10_000,
+                batch_size=asked.batch_size,
+                learning_rate=1e-6,
+                unfreeze_last=asked.unfreeze_last,
+                trunk_views=views,
+            )
+            loop = training(backbone, Path(folder) / f"run{views}", tuning)
+            loop._begin(len(images), None)
+            cut = loop._cut()
+            if cut is not None:
+                from hubretrain.trunk import CachedTrunk
+
+                loop._source = CachedTrunk(
+                    loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}, quiet=True
+                )
+                n_bytes = 2 * int(np.prod(cut.shape))
+                print(f"cut at {cut.name}, {cut.shape}, {n_bytes:,} bytes a view")
+            loop._trace(cut)
+            loops.append(loop)
+        ratios = []
+        for round_number in range(asked.rounds + 1):
+            seconds = []
+            for loop in loops:
+                started = time.monotonic()
+                loop.state.batch, loop.state.loss_sum = 0, 0.0
+                loop._train_epoch(1, "all", images)
+                seconds.append(time.monotonic() - started)
+            if round_number:  # the first one traces, and computes the activations
+                ratios.append(seconds[0] / seconds[1])
+        print("| module | layers trained | without / with cached activations | rounds |")
+        print("|---|---|---|---|")
+        print(
+            f"| {asked.module} | {asked.unfreeze_last} | {np.median(ratios):.2f} | "
+            f"{min(ratios):.2f} to {max(ratios):.2f} |"
+        )
+
+
+def bench_tune(asked: argparse.Namespace) -> None:
+    """A short fine-tuning of a fitted run, on a copy of it."""
+    from hubretrain.dataset import open_dataset
+    from hubretrain.finetune import finetune_module
+    from hubretrain.runs import Run
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(asked.run, Path(folder) / "run")
+        tuning = Tuning(epochs=asked.epochs, unfreeze_last=asked.unfreeze_last)
+        started = time.monotonic()
+        found = finetune_module(
+            open_dataset(asked.data), Run(Path(folder) / "run"), cache=asked.cache, tuning=tuning
+        )
+        print(f"{found.module}: {time.monotonic() - started:.0f} s")
+        print(found.history.to_string(index=False))
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("step", bench_step), ("trunk", bench_trunk), ("tune", bench_tune)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        command.add_argument("--unfreeze-last", type=int, default=23)
+        if name == "tune":
+            command.add_argument("data", type=Path)
+            command.add_argument("--cache", type=Path, required=True)
+            command.add_argument("--run", type=Path, required=True)
+            command.add_argument("--epochs", type=int, default=2)
+        else:
+            command.add_argument("--module", default="efficientnet_lite0")
+            command.add_argument("--batch-size", type=int, default=16)
+            command.add_argument("--steps", type=int, default=4)
+            command.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    asked.function(asked)
+
+
+if __name__ == "__main__":
+    main()

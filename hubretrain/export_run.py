@@ -1,0 +1,161 @@
+"""The export stage: what a run found becomes a model that takes images, in one of several formats.
+
+A run that was fine-tuned has its export already; a fitted head alone, or the ensemble, is joined
+with its modules here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hubretrain.augmentation import Augmentation
+from hubretrain.ensemble import LIKELIEST, Ensemble
+from hubretrain.errors import HeadError, RunError
+from hubretrain.exported import FACTS, Exported
+from hubretrain.fitted import module_of
+from hubretrain.heads import Heads
+from hubretrain.judged import ENSEMBLE_NAME
+from hubretrain.runs import Run
+from hubretrain.temperature import fit_temperature
+
+if TYPE_CHECKING:
+    from hubretrain.classifier import Classifier
+
+FOR_USE = 0  # the head that was refitted on all folds, see screening.py
+
+
+def export_run(
+    run: Run,
+    *,
+    head: str | None = None,
+    ensemble: bool = False,
+    formats: Sequence[str] = (),
+    output: Path | None = None,
+) -> Exported:
+    """Exports a run.
+
+    Without ``head`` or ``ensemble`` it is the run's export, which fine-tuning left; where there is
+    none, the head of the shortlist's first module.
+
+    Args:
+        run: A fitted run.
+        head: The module whose fitted head is exported.
+        ensemble: Export the run's ensemble of heads.
+        formats: Of ``savedmodel``, ``litert``, ``onnx``; the SavedModel is always written, and
+            LiteRT too where it can be.
+        output: Where to; by default ``<run>/export``, and ``<run>/exports/<module>`` or
+            ``<run>/exports/ensemble`` for what was asked for by name.
+
+    Raises:
+        RunError: The run is not fitted, or the folder cannot be written.
+        HeadError: There is no such head.
+        ModuleError: A module cannot be loaded, or is not what it was.
+        EngineError: The model cannot be converted as asked.
+    """
+    from hubretrain.export import add_formats  # imports TensorFlow
+
+    facts = run.facts().get("fit")
+    if facts is None:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    if head is None and not ensemble:
+        if output is None and (run.export_folder / FACTS).is_file():
+            return add_formats(run.export_folder, formats)
+        folder = output or run.export_folder
+        _export_head(run, facts, facts["shortlist"][0], folder, formats)
+    elif ensemble:
+        folder = output or run.folder / "exports" / ENSEMBLE_NAME
+        _export_ensemble(run, facts, folder, formats)
+    else:
+        folder = output or run.folder / "exports" / str(head)
+        _export_head(run, facts, str(head), folder, formats)
+    return Exported.open(folder)
+
+
+def _export_head(
+    run: Run, facts: dict[str, Any], module: str, folder: Path, formats: Sequence[str]
+) -> None:
+    from hubretrain.export import export_saved_model
+
+    heads, classifier = _classifier(run, facts, module, FOR_USE)
+    known = {
+        "run": run.name,
+        "fine_tuned": False,
+        "adjust": float(heads.facts["adjust"][FOR_USE]),
+        "priors": np.asarray(heads.facts["priors"][FOR_USE]).tolist(),
+        "augmentation": _augmentation(facts, module),
+    }
+    temperature = _temperature(run, module, facts["class_names"])
+    export_saved_model(
+        classifier, facts["class_names"], folder, known, temperature=temperature, formats=formats
+    )
+
+
+def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Sequence[str]) -> None:
+    from hubretrain.export import Member, export_ensemble
+
+    found = Ensemble.load(run.ensemble_file)
+    members = [
+        Member(_classifier(run, facts, name, LIKELIEST)[1], weight)
+        for name, weight in found.weights.items()
+    ]
+    known = {
+        "run": run.name,
+        "fine_tuned": False,
+        "adjust": found.adjust,
+        "priors": list(found.priors),
+        "augmentation": _augmentation(facts, next(iter(found.weights))),
+    }
+    temperature = _temperature(run, ENSEMBLE_NAME, facts["class_names"])
+    export_ensemble(
+        members, facts["class_names"], folder, known, temperature=temperature, formats=formats
+    )
+
+
+def _classifier(
+    run: Run, facts: dict[str, Any], module: str, which: int
+) -> tuple[Heads, Classifier]:
+    stored = module_of(module, facts)
+    heads = Heads.load(run.heads_file(module))
+    from hubretrain.classifier import Classifier
+    from hubretrain.modules.backbone import Backbone
+
+    return heads, Classifier(
+        Backbone(stored), heads.kind, heads.weight[:, which], heads.bias[which]
+    )
+
+
+def _augmentation(facts: dict[str, Any], module: str) -> dict[str, Any]:
+    """How the module's cached views differ: facts of its bottleneck file."""
+    known = facts["modules"][module]
+    names = [field.name for field in fields(Augmentation) if field.name in known]
+    return asdict(Augmentation(**{name: known[name] for name in names}))
+
+
+def _temperature(run: Run, row: str, class_names: Sequence[str]) -> float:
+    """Fitted on what heads said of images that they were neither fitted nor chosen on.
+
+    Raises:
+        HeadError: The run has no such probabilities.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(run.out_of_fold_file, dtype={"label": str})
+        table = table[table["module"] == row]
+        said = table[[f"p({name})" for name in class_names]].to_numpy(dtype=np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise HeadError(
+            f"{run.out_of_fold_file} cannot be read ({error}); fit again with: hubretrain fit"
+        ) from error
+    index = {name: c for c, name in enumerate(class_names)}
+    if not len(table):
+        raise HeadError(f"{run.out_of_fold_file} says nothing of {row}; fit again.")
+    # Six decimals were kept, so rows may miss 1 by some millionths.
+    return fit_temperature(
+        said / said.sum(axis=1, keepdims=True), table["label"].map(index).to_numpy(dtype=np.int64)
+    )
