@@ -15,13 +15,13 @@ import numpy as np
 
 from hubretrain.augmentation import Augmentation
 from hubretrain.ensemble import LIKELIEST, Ensemble
-from hubretrain.errors import HeadError, RunError
+from hubretrain.errors import DataError, HeadError, RunError
 from hubretrain.exported import FACTS, Exported
 from hubretrain.fitted import module_of
 from hubretrain.heads import Heads
 from hubretrain.judged import ENSEMBLE_NAME
 from hubretrain.runs import Run
-from hubretrain.temperature import fit_temperature
+from hubretrain.temperature import temperature_of
 
 if TYPE_CHECKING:
     from hubretrain.classifier import Classifier
@@ -146,16 +146,9 @@ def _temperature(run: Run, row: str, class_names: Sequence[str]) -> float:
 
     try:
         table = pd.read_csv(run.out_of_fold_file, dtype={"label": str})
-        table = table[table["module"] == row]
-        said = table[[f"p({name})" for name in class_names]].to_numpy(dtype=np.float64)
-    except (OSError, ValueError, KeyError) as error:
+        return temperature_of(table[table["module"] == row], class_names)
+    except (OSError, ValueError, KeyError, DataError) as error:
         raise HeadError(
-            f"{run.out_of_fold_file} cannot be read ({error}); fit again with: hubretrain fit"
+            f"{run.out_of_fold_file} does not say what heads said of {row} ({error}); fit again "
+            "with: hubretrain fit"
         ) from error
-    index = {name: c for c, name in enumerate(class_names)}
-    if not len(table):
-        raise HeadError(f"{run.out_of_fold_file} says nothing of {row}; fit again.")
-    # Six decimals were kept, so rows may miss 1 by some millionths.
-    return fit_temperature(
-        said / said.sum(axis=1, keepdims=True), table["label"].map(index).to_numpy(dtype=np.int64)
-    )

@@ -12,10 +12,16 @@ divided by T too, the decision.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 from hubretrain.predictions import AnyArray, check_predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A few images that are all classified rightly would ask for a temperature of 0.
 LEAST, MOST = 0.2, 5.0
@@ -47,6 +53,24 @@ def fit_temperature(probabilities: AnyArray, labels: AnyArray) -> float:
 
     bounds = (float(np.log(LEAST)), float(np.log(MOST)))
     return float(np.exp(minimize_scalar(log_loss, bounds=bounds, method="bounded").x))
+
+
+def temperature_of(table: pd.DataFrame, class_names: Sequence[str]) -> float:
+    """Returns the temperature of the predictions in a table, such as ``validation.csv``.
+
+    Args:
+        table: A row an image: ``label``, and ``p(<class>)`` for each class.
+        class_names: In class order.
+
+    Raises:
+        KeyError: The table lacks a column.
+        DataError: It holds no image, or what are no probabilities.
+    """
+    said = table[[f"p({name})" for name in class_names]].to_numpy(dtype=np.float64)
+    index = {str(name): c for c, name in enumerate(class_names)}
+    labels = table["label"].astype(str).map(index).to_numpy(dtype=np.int64)
+    # Six decimals were kept, so rows may miss 1 by some millionths.
+    return fit_temperature(said / said.sum(axis=1, keepdims=True), labels)
 
 
 def calibrated(probabilities: AnyArray, temperature: float) -> AnyArray:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import softmax
 
 from hubretrain.decisions import adjusted, class_priors
 from hubretrain.errors import DataError
 from hubretrain.metrics import METRICS
-from hubretrain.temperature import LEAST, MOST, calibrated, fit_temperature
+from hubretrain.temperature import LEAST, MOST, calibrated, fit_temperature, temperature_of
 
 
 def overconfident(n_images=4000, n_classes=4, factor=2.5, seed=0):
@@ -64,3 +65,13 @@ def test_images_that_are_all_right_ask_for_no_certainty():
 def test_what_are_no_probabilities_is_refused():
     with pytest.raises(DataError, match="sum to"):
         fit_temperature(np.array([[0.5, 0.1]]), np.array([0]))
+
+
+def test_a_table_of_predictions_has_the_temperature_of_its_rows():
+    said, labels = overconfident(n_images=300)
+    names = ["10", "b", "c", "d"]  # a class may be called a number, which a CSV would take for one
+    table = pd.DataFrame({f"p({name})": said[:, c].round(6) for c, name in enumerate(names)})
+    table["label"] = [int(names[k]) if k == 0 else names[k] for k in labels]
+    assert temperature_of(table, names) == pytest.approx(fit_temperature(said, labels), rel=1e-3)
+    with pytest.raises(DataError):
+        temperature_of(table.head(0), names)
