@@ -14,6 +14,7 @@ from hubretrain.cli.finetune import finetune
 from hubretrain.cli.fit import fit
 from hubretrain.cli.modules import modules
 from hubretrain.cli.predict import predict
+from hubretrain.cli.report import report
 from hubretrain.errors import HubretrainError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length otherwise
@@ -44,5 +45,5 @@ def main() -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
 
 
-for _command in (data, cache, fit, finetune, predict, modules):
+for _command in (data, cache, fit, finetune, report, predict, modules):
     main.add_command(_command)
