@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -43,4 +44,11 @@ else:
         # The first look for accelerators logs too.
         tf.config.list_physical_devices()
 
-__all__ = ["tf"]
+__all__ = ["frozen", "tf"]
+
+
+def frozen(function: Any) -> Any:
+    """A concrete function without variables or calls: the same graph, inlined, of constants."""
+    from tensorflow.python.framework import convert_to_constants
+
+    return convert_to_constants.convert_variables_to_constants_v2(function)

@@ -19,7 +19,7 @@ STAGES = {
     "preview",
     "report",
 }
-COMMANDS = {"cache", "data", "fit", "finetune", "report", "predict", "modules"}
+COMMANDS = {"cache", "data", "fit", "finetune", "report", "explain", "predict", "modules"}
 DOORS = {  # foreign library: the files that may import it
     "click": {f"cli.{command}" for command in COMMANDS} | {"cli", "cli.options"},
     "cykooz_resizer": {"resize"},

@@ -10,6 +10,7 @@ import click
 from hubretrain import __version__
 from hubretrain.cli.cache import cache
 from hubretrain.cli.data import data
+from hubretrain.cli.explain import explain
 from hubretrain.cli.finetune import finetune
 from hubretrain.cli.fit import fit
 from hubretrain.cli.modules import modules
@@ -45,5 +46,5 @@ def main() -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
 
 
-for _command in (data, cache, fit, finetune, report, predict, modules):
+for _command in (data, cache, fit, finetune, report, explain, predict, modules):
     main.add_command(_command)

@@ -17,7 +17,15 @@ from hubretrain.files import write_table
 from hubretrain.leakage import part_table
 from hubretrain.pages import write_page
 from hubretrain.quarantine import Quarantine
-from hubretrain.report import charts, curves, feature_map, mistakes, payload, provenance
+from hubretrain.report import (
+    charts,
+    curves,
+    feature_map,
+    figures,
+    mistakes,
+    payload,
+    provenance,
+)
 from hubretrain.report.gather import OUT_OF_FOLD, Gathered, Model, gather, near_pairs
 from hubretrain.report.saliency_rows import SaliencyRow, saliency_rows
 from hubretrain.report.thumbnails import Thumbnails, as_uri, make_thumbnails
@@ -76,8 +84,6 @@ def write_report(
         DataError: The map method is not known or not installed, or matplotlib is not.
     """
     if png is not None:
-        from hubretrain.report import figures
-
         figures.require()
     gathered = gather(run)
     root = data or Path(gathered.fit["data"])
