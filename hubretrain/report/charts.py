@@ -225,7 +225,12 @@ def training_charts(gathered: Gathered) -> dict[str, list[tuple[str, str, dict[s
             series += [{"kind": "mark", "x": e, "name": "kept"} for e in kept]
             chart = {
                 "title": f"{module}: {what}",
-                "x": {"label": "epoch", "low": min(epochs), "high": max(max(epochs), 1.0)},
+                "x": {
+                    "label": "epoch",
+                    "low": min(epochs),
+                    "high": max(*epochs, 1.0),
+                    "whole": True,
+                },
                 "y": {"label": what, "low": max(bottom, 0.0), "high": (1.05 * top) or 1.0},
                 "height": 240,
                 "series": series,

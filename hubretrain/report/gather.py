@@ -309,7 +309,14 @@ def _figure(row: Any, metric: str) -> Figure:
 def _table(file: Path, text: tuple[str, ...], needed: set[str]) -> pd.DataFrame:
     """A CSV of the run; some columns are text, whatever they look like."""
     try:
-        found = pd.read_csv(file, converters=dict.fromkeys(text, str), encoding="utf-8")
+        names = pd.read_csv(file, nrows=0, encoding="utf-8").columns
+        found = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(set(text) & set(names), str),
+            keep_default_na=False,  # a class may be called NA
+            na_values={name: [""] for name in names if name not in text},
+            encoding="utf-8",
+        )
     except FileNotFoundError as error:
         raise RunError(f"{file} is missing; fit again with: hubretrain fit") from error
     except (OSError, ValueError) as error:

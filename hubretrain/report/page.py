@@ -14,7 +14,7 @@ from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.contact_sheet import contact_sheet
 from hubretrain.errors import CacheError, DataError, HubretrainError
 from hubretrain.files import write_table
-from hubretrain.leakage import part_table
+from hubretrain.leakage import leaked_images, part_table
 from hubretrain.pages import write_page
 from hubretrain.quarantine import Quarantine
 from hubretrain.report import (
@@ -33,7 +33,7 @@ from hubretrain.runs import Run
 
 SCRIPTS = ("charts.js", "report.js", "map.js")
 N_LARGE = 160  # images with a larger thumbnail
-LARGE_BUDGET = 3_000_000
+LARGE_BUDGET, LARGE = 3_000_000, 144  # pixels, of all and of the longer side of one
 N_DOUBTFUL = 40
 N_SALIENCY = 12
 N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW = 5, 6, 112
@@ -97,7 +97,12 @@ def write_report(
     paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
     thumbnails = make_thumbnails(root, paths, sha256s, rows, quiet=quiet)
     large = make_thumbnails(
-        root, [paths[r] for r in rows], [sha256s[r] for r in rows], budget=LARGE_BUDGET, quiet=True
+        root,
+        [paths[r] for r in rows],
+        [sha256s[r] for r in rows],
+        budget=LARGE_BUDGET,
+        longest=LARGE,
+        quiet=True,
     )
     missing += _missing_images(thumbnails, len(images), root)
     plane, map_values = _map(gathered, map_method, quiet)
@@ -132,7 +137,7 @@ def write_report(
         **_data(gathered, thumbnails, root),
         "commands": provenance.commands(gathered),
         "provenance": provenance.table(gathered),
-        "modules": list(gathered.fit["modules"].values()),
+        "modules": provenance.modules(gathered),
         "files": provenance.file_digests(run),
     }
     page = output or run.folder / "report.html"
@@ -368,9 +373,10 @@ def _data(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> dict[str, A
             f"{int(conflicting.sum()):,} files are copies under different classes: {shown}."
         )
     sizes_of = images.groupby("group").size()
+    n_leaked = leaked_images(images["fold"], images["group"])
     facts.append(
-        f"{len(sizes_of):,} groups, {int((sizes_of > 1).sum()):,} with several images; "
-        "none stands on both sides of a split."
+        f"{len(sizes_of):,} groups, {int((sizes_of > 1).sum()):,} with several images; images "
+        f"whose group stands on both sides of a split: {n_leaked:,}."
     )
     quarantine = Quarantine(gathered.cache_folder / "quarantine.csv")
     reasons = sorted(quarantine.reasons.items())

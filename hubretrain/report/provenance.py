@@ -117,6 +117,12 @@ def table(gathered: Gathered) -> list[tuple[str, str]]:
     return found
 
 
+def modules(gathered: Gathered) -> list[list[str]]:
+    """Name, image size, engine, handle and sha256 of each module."""
+    names = ("module", "image_size", "engine", "handle", "module_sha256")
+    return [[str(one.get(name, "")) for name in names] for one in gathered.fit["modules"].values()]
+
+
 def file_digests(run: Run) -> list[tuple[str, str]]:
     """The sha256 of each file of the run that figures rest on."""
     paths = [run.folder / name for name in FILES]

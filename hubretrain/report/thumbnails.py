@@ -21,7 +21,7 @@ from hubretrain.progress import Bar
 from hubretrain.storage import located, read_bytes
 
 BUDGET = 22_000_000  # pixels of all thumbnails together, some 4 MB of WebP
-LONGEST, SHORTEST = 144, 28  # pixels, the longer side of a thumbnail
+LONGEST, SHORTEST = 96, 28  # pixels, the longer side of a thumbnail
 SHEET = 1536  # pixels, at most, the side of a sheet
 QUALITY = 55
 N_PROBED = 40  # images that say what shape a thumbnail has
@@ -59,6 +59,7 @@ def make_thumbnails(
     first: Sequence[int] = (),
     *,
     budget: int = BUDGET,
+    longest: int = LONGEST,
     quiet: bool = False,
 ) -> Thumbnails:
     """Makes a thumbnail of each image that can be read and still is what the run saw.
@@ -69,12 +70,13 @@ def make_thumbnails(
         sha256s: Their contents when the run was fitted; blank where not known.
         first: Rows to begin with, where there are too many images for all.
         budget: Pixels of all thumbnails together.
+        longest: Pixels, at most, the longer side of one.
         quiet: Show no progress.
     """
     n_most = budget // SHORTEST**2
     wanted = list(dict.fromkeys([*map(int, first), *range(len(paths))]))[:n_most]
     wanted.sort()
-    width, height = _shape(root, [paths[i] for i in wanted], budget)
+    width, height = _shape(root, [paths[i] for i in wanted], budget, longest)
     columns, rows = SHEET // width, SHEET // height
     place = np.full(len(paths), -1, np.int64)
     sizes = np.zeros((len(paths), 2), np.int64)
@@ -123,7 +125,7 @@ def as_uri(picture: Image.Image, quality: int = QUALITY) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _shape(root: Path, paths: Sequence[str], budget: int) -> tuple[int, int]:
+def _shape(root: Path, paths: Sequence[str], budget: int, longest: int) -> tuple[int, int]:
     """Width and height of a thumbnail: the shape most images have, as large as the page bears."""
     ratios = []
     for path in paths[:: max(1, len(paths) // N_PROBED)]:
@@ -133,8 +135,8 @@ def _shape(root: Path, paths: Sequence[str], budget: int) -> tuple[int, int]:
             continue
         ratios.append(image.width / image.height)
     ratio = min(2.0, max(0.5, float(np.median(ratios)))) if ratios else 1.0
-    longest = min(float(LONGEST), math.sqrt(budget / max(1, len(paths)) * max(ratio, 1 / ratio)))
-    longest = max(float(SHORTEST), longest)
+    fits = math.sqrt(budget / max(1, len(paths)) * max(ratio, 1 / ratio))
+    side = max(float(SHORTEST), min(float(longest), fits))
     if ratio >= 1:
-        return int(longest), max(1, round(longest / ratio))
-    return max(1, round(longest * ratio)), int(longest)
+        return int(side), max(1, round(side / ratio))
+    return max(1, round(side * ratio)), int(side)

@@ -42,8 +42,8 @@ function tile(place, size, kind, scale) {
   return made;
 }
 
-function ticks(low, high, n) {
-  const raw = (high - low) / Math.max(1, n), power = 10 ** Math.floor(Math.log10(raw));
+function ticks(low, high, n, whole) {
+  const raw = Math.max((high - low) / Math.max(1, n), whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map(s => s * power).find(s => s >= raw * 0.999) || 10 * power;
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(i * step);
@@ -83,7 +83,7 @@ function chart(box, spec) {
   const X = v => margin.left + scale(spec.x, inner.w, false)(v);
   const Y = v => margin.top + scale(spec.y, inner.h, true)(v);
   const few = Math.max(2, Math.floor(inner.w / 80));
-  for (const value of spec.x.log ? logTicks(spec.x.low, spec.x.high) : ticks(spec.x.low, spec.x.high, few)) {
+  for (const value of spec.x.log ? logTicks(spec.x.low, spec.x.high) : ticks(spec.x.low, spec.x.high, few, spec.x.whole)) {
     root.append(svg('line', {class: 'grid', x1: X(value), x2: X(value), y1: margin.top, y2: margin.top + inner.h}));
     root.append(svg('text', {class: 'tick', x: X(value), y: margin.top + inner.h + 16, 'text-anchor': 'middle'},
       (spec.x.format || shown)(value)));

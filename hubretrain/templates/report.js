@@ -10,7 +10,7 @@ const decided = one => state.rule ? one.decided : one.top.map(top => top[0]);
 function card(row, one, i, big) {
   const large = IMAGES.large[row];
   const picture = big && large >= 0 ? tile(large, DATA.large, 'large', 1)
-    : tile(IMAGES.place[row], DATA.thumbs, 'sheet', big ? Math.max(1, Math.min(2, 120 / DATA.thumbs.width)) : 1);
+    : tile(IMAGES.place[row], DATA.thumbs, 'sheet', big ? DATA.large.width / DATA.thumbs.width : 1);
   const lines = [el('b', {}, DATA.classes[IMAGES.label[row]])];
   if (one) {
     const d = decided(one)[i], where = one.top[i].indexOf(d);
@@ -33,7 +33,7 @@ function drawConfusion() {
   const one = model(), said = decided(one), counts = Array.from({length: N}, () => new Array(N).fill(0));
   one.rows.forEach((row, i) => counts[IMAGES.label[row]][said[i]]++);
   const byPercent = at('confusion-percent').checked, small = N > 25;
-  const head = el('tr', {}, el('th', {}, small ? '' : 'label \\ decision'), DATA.classes.map(name => el('th', {class: 'across', title: name}, el('span', {}, name))));
+  const head = el('tr', {}, el('th', {}), DATA.classes.map(name => el('th', {class: 'across', title: name}, el('span', {}, name))));
   const body = counts.map((line, r) => {
     const total = line.reduce((a, b) => a + b, 0);
     return el('tr', {}, el('th', {title: DATA.classes[r]}, DATA.classes[r]), line.map((n, c) => {
@@ -216,5 +216,5 @@ function begin() {
   });
 }
 
-for (const box of document.querySelectorAll(".doubtful")) box.append(tile(IMAGES.place[Number(box.dataset.row)], DATA.thumbs, "sheet", 1));
+for (const box of document.querySelectorAll(".doubtful")) box.append(tile(IMAGES.place[Number(box.dataset.row)], DATA.thumbs, "sheet", Math.min(1, 64 / DATA.thumbs.width)));
 begin();
