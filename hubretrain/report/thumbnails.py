@@ -136,7 +136,7 @@ def _shape(root: Path, paths: Sequence[str], budget: int, longest: int) -> tuple
         ratios.append(image.width / image.height)
     ratio = min(2.0, max(0.5, float(np.median(ratios)))) if ratios else 1.0
     fits = math.sqrt(budget / max(1, len(paths)) * max(ratio, 1 / ratio))
-    side = max(float(SHORTEST), min(float(longest), fits))
+    side = int(max(SHORTEST, min(longest, fits)))
     if ratio >= 1:
-        return int(side), max(1, round(side / ratio))
-    return max(1, round(side * ratio)), int(side)
+        return side, max(1, round(side / ratio))
+    return max(1, round(side * ratio)), side
