@@ -41,7 +41,7 @@ from hubretrain.cli.options import RUNS
     "--saliency",
     "n_saliency",
     type=click.IntRange(0, 200),
-    default=12,
+    default=8,
     show_default=True,
     metavar="N",
     help="Images with saliency maps; 0: none, and no module is loaded.",

@@ -35,7 +35,7 @@ SCRIPTS = ("charts.js", "report.js", "map.js")
 N_LARGE = 160  # images with a larger thumbnail
 LARGE_BUDGET, LARGE = 3_000_000, 144  # pixels, of all and of the longer side of one
 N_DOUBTFUL = 40
-N_SALIENCY = 12
+N_SALIENCY = 8
 N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW = 5, 6, 112
 
 

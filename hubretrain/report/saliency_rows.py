@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from hubretrain.errors import DataError, HubretrainError
+from hubretrain.exported import read_facts
 from hubretrain.files import whole_file
 from hubretrain.images import decode, view
 from hubretrain.progress import Bar
@@ -117,14 +118,14 @@ def _target(gathered: Gathered) -> tuple[str | None, Model, list[str]]:
     """Which model to explain (None: the export), whose mistakes to show, and what to say of it."""
     notes = []
     first = gathered.models[0]
-    if first.kind == FINE_TUNED and export_of(gathered.run.folder) is not None:
-        from hubretrain.report.explained import open_explained
-
-        try:
-            open_explained(gathered.run.folder)
+    folder = export_of(gathered.run.folder)
+    if first.kind == FINE_TUNED and folder is not None:
+        if "image_sizes" in read_facts(folder):
             return None, first, []
-        except HubretrainError as error:
-            notes.append(f"The fine-tuned model cannot be explained: {error} Here is a head.")
+        notes.append(
+            "The fine-tuned model was exported by an earlier version and cannot be explained "
+            "(export it again); this is a head."
+        )
     module = shortlisted(gathered.run)
     heads = [one for one in gathered.models if one.module == module and one.kind == HEAD]
     judged = min(heads, key=lambda one: one.part == OUT_OF_FOLD, default=first)
