@@ -11,12 +11,9 @@ import pandas as pd
 
 from hubretrain import __version__
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.contact_sheet import contact_sheet
-from hubretrain.errors import CacheError, DataError, HubretrainError
+from hubretrain.errors import CacheError
 from hubretrain.files import write_table
-from hubretrain.leakage import leaked_images, part_table
 from hubretrain.pages import write_page
-from hubretrain.quarantine import Quarantine
 from hubretrain.report import (
     charts,
     curves,
@@ -26,7 +23,8 @@ from hubretrain.report import (
     payload,
     provenance,
 )
-from hubretrain.report.gather import OUT_OF_FOLD, Gathered, Model, gather, near_pairs
+from hubretrain.report.data_section import data_values_of
+from hubretrain.report.gather import OUT_OF_FOLD, Gathered, Model, gather
 from hubretrain.report.saliency_rows import SaliencyRow, saliency_rows
 from hubretrain.report.thumbnails import Thumbnails, as_uri, make_thumbnails
 from hubretrain.runs import Run
@@ -36,7 +34,6 @@ N_LARGE = 160  # images with a larger thumbnail
 LARGE_BUDGET, LARGE = 3_000_000, 144  # pixels, of all and of the longer side of one
 N_DOUBTFUL = 40
 N_SALIENCY = 8
-N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW = 5, 6, 112
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def write_report(
         **_saliency(shown, note),
         **_labels(doubtful, csv),
         **_training(gathered),
-        **_data(gathered, thumbnails, root),
+        **data_values_of(gathered, thumbnails, root),
         "commands": provenance.commands(gathered),
         "provenance": provenance.table(gathered),
         "modules": provenance.modules(gathered),
@@ -345,73 +342,3 @@ def _order(order: dict[str, Any] | None) -> dict[str, Any] | None:
         told.append(f"Taking the first by screening costs {regret:.4g} in {metric} (regret).")
     pairs = list(zip(order["screening"], order["finetuned"], strict=False))
     return {"pairs": pairs, "sentence": " ".join(told)}
-
-
-def _data(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> dict[str, Any]:
-    images = gathered.images
-    parts = part_table(images["fold"], images["label"])
-    counts = [
-        (name, [int(n) for n in parts[name]] if name in parts else [0] * len(parts),
-         int((images["label"] == name).sum()))
-        for name in gathered.class_names
-    ]  # fmt: skip
-    facts = []
-    sizes = pd.DataFrame(thumbnails.sizes, columns=["w", "h"])
-    sizes = sizes[sizes["w"] > 0].value_counts()
-    if len(sizes):
-        shown = ", ".join(f"{w} x {h} ({n:,})" for (w, h), n in sizes.head(3).items())
-        facts.append(f"{len(sizes):,} sizes, pixels; most often {shown}.")
-    n_copies = int(images["sha256"].duplicated().sum())
-    pairs = near_pairs(gathered)
-    here = set(images["sha256"])
-    n_near = int((pairs["a"].isin(here) & pairs["b"].isin(here)).sum())
-    facts.append(f"{n_copies:,} exact copies, {n_near:,} pairs of near duplicates.")
-    conflicting = images.groupby("sha256")["label"].transform("nunique") > 1
-    if int(conflicting.sum()):
-        shown = ", ".join(images.loc[conflicting, "path"].head(6))
-        facts.append(
-            f"{int(conflicting.sum()):,} files are copies under different classes: {shown}."
-        )
-    sizes_of = images.groupby("group").size()
-    n_leaked = leaked_images(images["fold"], images["group"])
-    facts.append(
-        f"{len(sizes_of):,} groups, {int((sizes_of > 1).sum()):,} with several images; images "
-        f"whose group stands on both sides of a split: {n_leaked:,}."
-    )
-    quarantine = Quarantine(gathered.cache_folder / "quarantine.csv")
-    reasons = sorted(quarantine.reasons.items())
-    facts.append(f"{len(reasons):,} contents cannot be decoded and are left out.")
-    if (gathered.run.folder / "data_check.html").exists():
-        facts.append("More is in data_check.html beside this page.")
-    sheet, note = _views(gathered, root)
-    return {
-        "parts": list(parts.index),
-        "class_counts": counts,
-        "data_facts": facts,
-        "quarantined": quarantine.listed()[:50],
-        "views": sheet,
-        "views_note": note,
-    }
-
-
-def _views(gathered: Gathered, root: Path) -> tuple[str, str]:
-    """The contact sheet: how augmentation changes a few images."""
-    tuned = provenance.fine_tunings(gathered.facts)
-    facts = next(iter(gathered.fit["modules"].values()))
-    what = "augmented views as they are cached"
-    if tuned:
-        module, identity = next(iter(tuned.items()))
-        facts, what = identity.get("augmentation", facts), f"views as {module} was fine-tuned on"
-    try:
-        augmentation = provenance.augmentation_of(facts)
-        seed = int(facts.get("seed", 0))
-        sheet, _ = contact_sheet(
-            root, gathered.images, N_SHEET_VIEWS, augmentation, seed, n_images=N_SHEET_IMAGES,
-            size=SHEET_VIEW,
-        )  # fmt: skip
-    except (HubretrainError, DataError):
-        return "", ""
-    if sheet is None:
-        return "", ""
-    changed = " ".join(provenance.augmentation_words(facts)) or "the usual augmentation"
-    return as_uri(sheet, 70), f"On the left the image as it is, then {what}: {changed}."
