@@ -8,6 +8,7 @@ python examples/screenshots.py demo/runs/digits/report.html docs/ --readme
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -19,16 +20,25 @@ from PIL import Image
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SECTIONS = ("", "chosen", "feature-map", "saliency", "mistakes", "training", "data-set")
 SCHEMES = {"light": 1, "dark": 0}
+MOVE = """<script>{
+  const heading = document.getElementById("%s");
+  for (const bar of document.querySelectorAll("nav, .chosen-model")) bar.style.position = "static";
+  if (heading) document.body.style.marginTop = `-${heading.offsetTop - 8}px`;
+}</script>"""
 README = {"report_model": ("chosen", "light"), "report_map": ("feature-map", "dark")}
 
 
 def shot(browser: str, page: Path, file: Path, section: str, size: str, scheme: str) -> None:
     """One picture of what stands below a section's heading."""
     with tempfile.TemporaryDirectory() as profile:
+        # A copy without the policy may run a script more, which moves the section to the top.
+        text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text(encoding="utf-8"), count=1)
+        moved = Path(profile) / "page.html"
+        moved.write_text(text.replace("</body>", MOVE % section + "</body>"), encoding="utf-8")
         command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={profile}", f"--window-size={size}"]
         command += [f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"]
-        command += [f"--screenshot={file}", f"{page.resolve().as_uri()}#{section}"]
+        command += [f"--screenshot={file}", moved.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
     print(file)
 
