@@ -30,7 +30,7 @@ bench: $(VENV)/installed
 $(VENV)/installed: setup.cfg setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 found; name one: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,kaggle,lite,onnx,openvino,ray,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,kaggle,lite,onnx,openvino,ray,report,serve]'
 	touch $@
 
 clean:

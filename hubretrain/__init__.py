@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hubretrain.modules import resolve as resolve
     from hubretrain.modules.backbone import Backbone as Backbone
     from hubretrain.predict import predict_images as predict_images
+    from hubretrain.report.explain import explain_images as explain_images
+    from hubretrain.report.page import write_report as write_report
     from hubretrain.runs import Run as Run
     from hubretrain.serve import serve_export as serve_export
 
@@ -43,11 +45,13 @@ _HOME = {
     "serve_export": "hubretrain.serve",
     "cache_bottlenecks": "hubretrain.cache",
     "check_dataset": "hubretrain.check",
+    "explain_images": "hubretrain.report.explain",
     "finetune_module": "hubretrain.finetune",
     "screen_modules": "hubretrain.fit",
     "open_dataset": "hubretrain.dataset",
     "predict_images": "hubretrain.predict",
     "resolve": "hubretrain.modules",
+    "write_report": "hubretrain.report.page",
 }
 
 __all__ = ["__version__", *_HOME]

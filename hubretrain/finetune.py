@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -292,8 +292,15 @@ class _Job:
             "test": found.test,
             "adjust": self.rule.strength,
             "priors": self.rule.priors.tolist(),
+            "augmentation": asdict(self.augmentation),
         }
-        export_saved_model(self.classifier, self.dataset.class_names, self.run.export_folder, facts)
+        export_saved_model(
+            self.classifier,
+            self.dataset.class_names,
+            self.run.export_folder,
+            facts,
+            temperature=self.temperature,
+        )
 
 
 def _remember(asked: Tuning, folder: Path) -> None:

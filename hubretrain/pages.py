@@ -1,14 +1,16 @@
-"""Pages of HTML that need nothing but themselves: no network, no script. The one door to Jinja.
+"""Pages of HTML that need nothing but themselves: no network. The one door to Jinja.
 
 Every value is escaped, and a content security policy keeps the browser from loading or running
-anything, whatever a class or a file is called.
+anything, whatever a class or a file is called: anything but the page's own script, which the policy
+names by its digest.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,16 @@ THUMBNAIL = 160  # pixels, the longer side
 JPEG_QUALITY = 72
 
 
-def write_page(file: Path, template: str, values: Mapping[str, Any]) -> None:
+def write_page(
+    file: Path, template: str, values: Mapping[str, Any], scripts: Sequence[str] = ()
+) -> None:
     """Renders a template of ``hubretrain/templates`` to a file, whole or not at all.
+
+    Args:
+        file: Where to.
+        template: Its name.
+        values: What it shows; JSON values go through the filter ``tojson``, which escapes them.
+        scripts: Names of templates that become one ``script``, run as ``script_digest`` allows.
 
     Raises:
         RunError: The file cannot be written.
@@ -34,10 +44,23 @@ def write_page(file: Path, template: str, values: Mapping[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": True,
+        "separators": (",", ":"),
+        "allow_nan": False,
+    }
+    script = "\n".join(source(name) for name in scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"source": source, "script": script, "script_digest": digest}
     environment.filters |= {"bytes": readable_bytes, "number": "{:,}".format, "percent": _percent}
     page = environment.get_template(template).render(values)
     with whole_file(file) as aside:
         aside.write_text(page, encoding="utf-8")
+
+
+def source(name: str) -> str:
+    """The text of a style sheet or script among the templates."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 def thumbnail(image: Image.Image) -> str:

@@ -54,6 +54,10 @@ class Quarantine:
             self.file.unlink(missing_ok=True)
         self._changed = False
 
+    def listed(self) -> list[tuple[str, str]]:
+        """(path, reason) of each, by path."""
+        return sorted((self._paths[sha256], why) for sha256, why in self.reasons.items())
+
     def _read(self) -> tuple[dict[str, str], dict[str, str]]:
         """Reason and path of each content in the file."""
         with contextlib.suppress(OSError, KeyError, ValueError):

@@ -22,12 +22,18 @@ else:
         tf.config.list_physical_devices()
 
 
-def frozen_graph(function: Any) -> Any:
-    """The graph of a concrete function, its variables constants and its calls inlined."""
+def frozen(function: Any, *, lower_control_flow: bool = True) -> Any:
+    """A concrete function without variables or calls: the same graph, inlined, of constants.
+
+    Args:
+        function: A concrete function.
+        lower_control_flow: Make switches and merges of conditions and loops.
+    """
     from tensorflow.python.framework import convert_to_constants  # no public name leads there
 
-    frozen = convert_to_constants.convert_variables_to_constants_v2
-    return frozen(function, lower_control_flow=False).graph
+    return convert_to_constants.convert_variables_to_constants_v2(
+        function, lower_control_flow=lower_control_flow
+    )
 
 
-__all__ = ["frozen_graph", "tf"]
+__all__ = ["frozen", "tf"]

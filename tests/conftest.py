@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import find_browser
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
@@ -32,6 +33,14 @@ def real_models() -> Path:
     if folder is None:
         pytest.skip("no real weights; set HUBRETRAIN_TEST_MODELS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    found = find_browser()
+    if found is None:
+        pytest.skip("no Chromium; install one, such as Debian's: apt-get install chromium")
+    return found
 
 
 @pytest.fixture(autouse=True)

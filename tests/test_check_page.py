@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import run
 from messy import SCRIPT, write_messy
 from PIL import Image
 
@@ -16,7 +15,6 @@ from hubretrain.check_page import write_check_page
 from hubretrain.dataset import open_dataset
 from hubretrain.pages import readable_bytes
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # What the page comes to once a browser has laid it out; put into a copy of it, as its title.
 MEASURE = """<script>addEventListener('load', () => {
   const images = [...document.images];
@@ -65,23 +63,6 @@ def test_what_is_wrong_is_on_the_page(page: Path) -> None:
         "similarity 0.9",
     ):
         assert sentence in text
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium; install one, such as Debian's: apt-get install chromium")
-    return found
-
-
-def run(browser: str, profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    usual = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}")
-    # Nothing can be looked up, so a page that asks for anything says so in the console.
-    usual += ("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr")
-    return subprocess.run(
-        [browser, *usual, *arguments], capture_output=True, text=True, timeout=120, check=True
-    )
 
 
 def test_a_browser_shows_every_picture_in_a_wide_and_in_a_narrow_window(

@@ -10,11 +10,13 @@ import click
 from hubretrain import __version__
 from hubretrain.cli.cache import cache
 from hubretrain.cli.data import data
+from hubretrain.cli.explain import explain
 from hubretrain.cli.export import export
 from hubretrain.cli.finetune import finetune
 from hubretrain.cli.fit import fit
 from hubretrain.cli.modules import modules
 from hubretrain.cli.predict import predict
+from hubretrain.cli.report import report
 from hubretrain.cli.serve import serve
 from hubretrain.errors import HubretrainError
 
@@ -46,5 +48,16 @@ def main() -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
 
 
-for _command in (data, cache, fit, finetune, export, predict, serve, modules):
+for _command in (
+    data,
+    cache,
+    fit,
+    finetune,
+    export,
+    predict,
+    serve,
+    report,
+    explain,
+    modules,
+):
     main.add_command(_command)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hubretrain.tensorflow_door import frozen_graph, tf
+from hubretrain.tensorflow_door import frozen, tf
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def complexity(backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int) -> C
     try:
         options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
         found = tf.compat.v1.profiler.profile(
-            frozen_graph(forward),
+            frozen(forward, lower_control_flow=False).graph,
             run_meta=tf.compat.v1.RunMetadata(),
             options={**options, "output": "none"},
         )

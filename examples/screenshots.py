@@ -1,0 +1,71 @@
+"""Takes pictures of a report as a reader sees it, with Chromium: by section, width and scheme.
+
+hubretrain report demo/runs/digits
+python examples/screenshots.py demo/runs/digits/report.html pictures/
+python examples/screenshots.py demo/runs/digits/report.html docs/ --readme
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SECTIONS = ("", "chosen", "feature-map", "saliency", "mistakes", "training", "data-set")
+SCHEMES = {"light": 1, "dark": 0}
+MOVE = """<script>{
+  const heading = document.getElementById("%s");
+  for (const bar of document.querySelectorAll("nav, .chosen-model")) bar.style.position = "static";
+  if (heading) document.body.style.marginTop = `-${heading.offsetTop - 8}px`;
+}</script>"""
+README = {"report_model": ("chosen", "light"), "report_map": ("feature-map", "dark")}
+
+
+def shot(browser: str, page: Path, file: Path, section: str, size: str, scheme: str) -> None:
+    """One picture of what stands below a section's heading."""
+    with tempfile.TemporaryDirectory() as profile:
+        # A copy without the policy may run a script more, which moves the section to the top.
+        text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text(encoding="utf-8"), count=1)
+        moved = Path(profile) / "page.html"
+        moved.write_text(text.replace("</body>", MOVE % section + "</body>"), encoding="utf-8")
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={profile}", f"--window-size={size}"]
+        command += [f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"]
+        command += [f"--screenshot={file}", moved.as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    print(file)
+
+
+def main() -> None:
+    """Takes the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--readme", action="store_true", help="the two pictures of the README")
+    asked = parser.parse_args()
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        sys.exit("no Chromium here; install one, such as Debian's: apt-get install chromium")
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.readme:
+        for name, (section, scheme) in README.items():
+            file = asked.folder / f"{name}.png"
+            shot(browser, asked.page, file, section, "1100,820", scheme)
+            Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)
+        return
+    for section in SECTIONS:
+        for width in (1280, 400):
+            for scheme in SCHEMES:
+                name = f"{section or 'leaderboard'}_{width}_{scheme}.png"
+                shot(browser, asked.page, asked.folder / name, section, f"{width},1600", scheme)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""hubretrain explain: which pixels a decision rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model", metavar="EXPORT_OR_RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("explained"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the PNG files go.",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(["gradcam", "smoothgrad", "integrated"]),
+    help="May be repeated; by default all that the model allows.",
+)
+@click.option("--class", "of_class", metavar="NAME", help="Instead of the likeliest class.")
+@click.option("--head", metavar="MODULE", help="The head on this module of a run, not its export.")
+@click.option("--seed", default=0, show_default=True, help="Of SmoothGrad's noise.")
+@click.pass_context
+def explain(
+    context: click.Context,
+    model: Path,
+    images: tuple[Path, ...],
+    folder: Path,
+    methods: tuple[str, ...],
+    of_class: str | None,
+    head: str | None,
+    seed: int,
+) -> None:
+    """Draw over each IMAGE which pixels its likeliest class rests on.
+
+    Grad-CAM where the model has a feature map, SmoothGrad, and integrated gradients. Of a run, its
+    exported model, or the head of the shortlist's first module.
+    """
+    from hubretrain.report.explain import explain_images
+    from hubretrain.report.saliency import METHODS
+
+    found = explain_images(
+        model, images, folder, methods=methods or METHODS, of_class=of_class, head=head, seed=seed
+    )
+    for one in found:
+        if one.error:
+            click.echo(f"hubretrain: {one.path}: {one.error}", err=True)
+        else:
+            click.echo(f"{one.path}: {one.of_class} {one.probability:.1%}, {one.pictures[-1]}")
+    if any(one.error for one in found):
+        context.exit(1)

@@ -1,0 +1,159 @@
+"""Where a run comes from: versions, seeds, options, digests, and the commands that repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from hubretrain.augmentation import Augmentation
+from hubretrain.report.gather import Gathered
+from hubretrain.runs import Run
+
+FILES = (
+    "run.json",
+    "folds.csv",
+    "leaderboard.csv",
+    "heads.csv",
+    "per_class.csv",
+    "effects.csv",
+    "out_of_fold.csv",
+    "ensemble.json",
+)
+PATTERNS = ("heads/*.h5", "finetune/*/*.csv", "export/export.json", "export/saved_model.pb")
+_DATA_FLAGS = ("labels", "image_column", "label_column", "group_column", "split_column")
+_FINE_TUNING = ("unfreeze_last", "epochs", "batch_size", "learning_rate")
+
+
+def commands(gathered: Gathered) -> str:
+    """The commands that repeat the run, as far as ``run.json`` tells them."""
+    fit = gathered.fit
+    data = _data_words(fit)
+    lines = []
+    for one in fit["modules"].values():
+        handle = one["handle"] if "/" in str(one["handle"]) else one["module"]
+        n_views = one.get("n_views")
+        words = ["hubretrain", "cache", *data, "--module", str(handle)]
+        words += ["--views", str(n_views)] if n_views else []
+        words += [*augmentation_words(one), "--cache", str(fit["cache"])]
+        lines.append(_line([*words, *_unless("--precision", one.get("precision"), "f32")]))
+    words = ["hubretrain", "fit", *data, "--run", str(gathered.run.folder)]
+    words += ["--cache", str(fit["cache"]), "--metric", str(fit["metric"])]
+    words += ["--seed", str(fit["seed"]), "--folds", str(fit["n_folds"])]
+    words += ["--test-fraction", str(fit["test_fraction"])]
+    for weight in fit.get("class_weights") or []:
+        named = isinstance(weight, Mapping)
+        text = ",".join(f"{name}={w:g}" for name, w in weight.items()) if named else str(weight)
+        words += ["--class-weight", text]
+    if fit.get("adjust"):
+        words += ["--adjust", ",".join(f"{one:g}" for one in fit["adjust"])]
+    if fit.get("l2"):
+        words += ["--l2", ",".join(f"{one:g}" for one in fit["l2"])]
+    lines.append(_line(words))
+    for module, identity in fine_tunings(gathered.facts).items():
+        schedule = identity.get("schedule", {})
+        words = ["hubretrain", "finetune", str(gathered.run.folder), "--module", module]
+        for name in _FINE_TUNING:
+            value = schedule.get(name, identity.get(name))
+            if isinstance(value, int | float | str):
+                words += ["--" + name.replace("_", "-"), str(value)]
+        words += augmentation_words(identity.get("augmentation", {}))
+        words += ["--train-batchnorm"] if identity.get("train_batchnorm") else []
+        lines.append(_line([*words, "--seed", str(identity.get("seed", 0))]))
+    lines.append(_line(["hubretrain", "report", str(gathered.run.folder)]))
+    return "\n".join(lines)
+
+
+def augmentation_of(facts: Mapping[str, Any]) -> Augmentation:
+    """The augmentation that a bottleneck file or a fine-tuning recorded."""
+    usual = Augmentation()
+    return Augmentation(
+        **{name: type(value)(facts.get(name, value)) for name, value in vars(usual).items()}
+    )
+
+
+def augmentation_words(facts: Mapping[str, Any]) -> list[str]:
+    """The options that differ from the usual."""
+    words = []
+    for name, usual in vars(Augmentation()).items():
+        value = facts.get(name, usual)
+        flag = name.replace("_", "-")
+        if isinstance(usual, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"] if bool(value) != usual else []
+        elif abs(float(value) - usual) > 1e-3:
+            words += [f"--{flag}", f"{float(value):g}"]
+    return words
+
+
+def fine_tunings(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each fine-tuning was: module to its recorded identity."""
+    tuned = facts.get("finetune") or {}
+    if "modules" in tuned:
+        return {name: dict(one.get("identity") or {}) for name, one in tuned["modules"].items()}
+    return {str(tuned["module"]): dict(tuned.get("identity") or {})} if "module" in tuned else {}
+
+
+def table(gathered: Gathered) -> list[tuple[str, str]]:
+    """Versions, seeds, options: what and its value."""
+    fit = gathered.fit
+    found = [
+        ("images", str(fit["data"])),
+        ("options of the data set", _json(fit.get("data_options", {}))),
+        ("cache", str(fit["cache"])),
+        ("metric of choice", str(fit["metric"])),
+        ("seed of split and resamples", str(fit.get("seed"))),
+        ("folds, test fraction", f"{fit.get('n_folds')}, {fit.get('test_fraction')}"),
+        ("l2", ", ".join(f"{one:g}" for one in fit.get("l2") or [])),
+        ("class weights", _json(fit.get("class_weights"))),
+        ("logit adjustment", _json(fit.get("adjust"))),
+        ("looks at the test split", _looks(fit.get("test_looked_at"))),
+    ]
+    for module, identity in fine_tunings(gathered.facts).items():
+        found.append((f"fine-tuning of {module}", _json(identity)))
+    for name, version in (fit.get("versions") or {}).items():
+        found.append((name, str(version)))
+    return found
+
+
+def modules(gathered: Gathered) -> list[list[str]]:
+    """Name, image size, engine, handle and sha256 of each module."""
+    names = ("module", "image_size", "engine", "handle", "module_sha256")
+    return [[str(one.get(name, "")) for name in names] for one in gathered.fit["modules"].values()]
+
+
+def file_digests(run: Run) -> list[tuple[str, str]]:
+    """The sha256 of each file of the run that figures rest on."""
+    paths = [run.folder / name for name in FILES]
+    paths += [path for pattern in PATTERNS for path in sorted(run.folder.glob(pattern))]
+    return [
+        (path.relative_to(run.folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in paths
+        if path.is_file()
+    ]
+
+
+def _looks(looked: Any) -> str:
+    return f"{len(looked):,}" if isinstance(looked, list) else str(looked)
+
+
+def _data_words(fit: Mapping[str, Any]) -> list[str]:
+    options = fit.get("data_options") or {}
+    words = [str(fit["data"]), *map(str, options.get("more_roots") or [])]
+    for name in _DATA_FLAGS:
+        if options.get(name):
+            words += ["--" + name.replace("_", "-"), str(options[name])]
+    return [*words, "--skip-unmatched"] if options.get("skip_unmatched") else words
+
+
+def _unless(flag: str, value: Any, usual: str) -> list[str]:
+    return [] if value in (None, usual) else [flag, str(value)]
+
+
+def _line(words: list[str]) -> str:
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
