@@ -86,7 +86,7 @@ def test_a_small_network_gives_what_keras_gives_and_trains_a_step(handle):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("handle", ORIGIN)
-def test_each_network_of_the_origin_gives_what_keras_gives_and_trains_a_step(handle):
+def test_each_large_network_gives_what_keras_gives_and_trains_a_step(handle):
     check_module(handle + ("&" if "?" in handle else "?") + "weights=none")
 
 

@@ -308,7 +308,7 @@ def test_a_range_that_is_documented_is_not_overridden_and_one_that_is_not_is_ask
         resolve("convnext_tiny_1k_224")
 
 
-def test_every_network_of_the_origin_has_a_short_name():
+def test_every_network_that_is_compared_most_has_a_short_name():
     mobile = "mobilenet_v1_100 mobilenet_v1_075 nasnet_mobile inception_v3"
     large = "vgg16 vgg19 resnet50 resnet152 densenet121 densenet169"
     for name in f"{mobile} {large}".split():
