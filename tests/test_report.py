@@ -23,9 +23,11 @@ from hubretrain.cli import main
 from hubretrain.dataset import open_dataset
 from hubretrain.fit import screen_modules
 from hubretrain.folds import TEST
+from hubretrain.report import provenance
 from hubretrain.report.gather import gather
 from hubretrain.report.page import write_report
 from hubretrain.runs import Run
+from hubretrain.tuning import Tuning
 
 SCRIPT = "<script>alert(1)</script>"
 QUOTES = '0/it\'s "quoted" & <b>bold.png'
@@ -75,7 +77,9 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     )
     figure = {"accuracy": [0.9, 0.8, 0.95]}
     of_module = {"test": figure, "head_test": figure, "adjust": 0.0, "kept_epoch": 1}
-    identity = {"schedule": {"epochs": 2, "batch_size": 8}, "seed": 0, "augmentation": {}}
+    tuning = Tuning(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
+    tuning.save(folder)
+    identity = tuning.identity()
     order = {"screening": ["pixels", "half"], "finetuned": ["half", "pixels"]}
     order |= {"kendall_tau": -1.0, "regret": 0.02, "metric": "accuracy"}
     modules = {module: of_module | {"identity": identity}}
@@ -349,3 +353,17 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_run(
         ran = CliRunner().invoke(main, ["report", str(tuned.folder), "--map", "umap"])
         assert ran.exit_code == 1
         assert "--map umap needs umap-learn" in ran.stderr
+
+
+def test_the_command_that_repeats_a_fine_tuning_names_its_options_that_are_not_the_usual(tuned):
+    told = provenance.commands(gather(tuned)).splitlines()
+    (command,) = [line for line in told if line.startswith("hubretrain finetune")]
+    assert command.endswith(
+        "--module pixels --unfreeze-last 23 --epochs 2 --balanced-sampling --l2-sp 0.01"
+    )
+    shutil.move(tuned.finetune_folder("pixels") / "options.json", tuned.folder / "kept.json")
+    (bare,) = [
+        line for line in provenance.commands(gather(tuned)).splitlines() if "finetune" in line
+    ]
+    assert bare.endswith("--module pixels")
+    shutil.move(tuned.folder / "kept.json", tuned.finetune_folder("pixels") / "options.json")

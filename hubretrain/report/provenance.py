@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubretrain.augmentation import Augmentation
+from hubretrain.errors import RunError
 from hubretrain.report.gather import Gathered
 from hubretrain.runs import Run
+from hubretrain.tuning import Tuning, saved_tuning
 
 FILES = (
     "run.json",
@@ -24,7 +26,6 @@ FILES = (
 )
 PATTERNS = ("heads/*.h5", "finetune/*/*.csv", "export/export.json", "export/saved_model.pb")
 _DATA_FLAGS = ("labels", "image_column", "label_column", "group_column", "split_column")
-_FINE_TUNING = ("unfreeze_last", "epochs", "batch_size", "learning_rate")
 
 
 def commands(gathered: Gathered) -> str:
@@ -52,18 +53,26 @@ def commands(gathered: Gathered) -> str:
     if fit.get("l2"):
         words += ["--l2", ",".join(f"{one:g}" for one in fit["l2"])]
     lines.append(_line(words))
-    for module, identity in fine_tunings(gathered.facts).items():
-        schedule = identity.get("schedule", {})
+    for module in fine_tunings(gathered.facts):
         words = ["hubretrain", "finetune", str(gathered.run.folder), "--module", module]
-        for name in _FINE_TUNING:
-            value = schedule.get(name, identity.get(name))
-            if isinstance(value, int | float | str):
-                words += ["--" + name.replace("_", "-"), str(value)]
-        words += augmentation_words(identity.get("augmentation", {}))
-        words += ["--train-batchnorm"] if identity.get("train_batchnorm") else []
-        lines.append(_line([*words, "--seed", str(identity.get("seed", 0))]))
+        lines.append(_line([*words, *_tuning_words(gathered.run, module)]))
     lines.append(_line(["hubretrain", "report", str(gathered.run.folder)]))
     return "\n".join(lines)
+
+
+def _tuning_words(run: Run, module: str) -> list[str]:
+    """The options of a fine-tuning that differ from the usual; none where they are not known."""
+    try:
+        asked = saved_tuning(run.finetune_folder(module))
+    except RunError:
+        return []
+    words = []
+    for name, usual in vars(Tuning()).items():
+        value, flag = getattr(asked, name), "--" + name.replace("_", "-")
+        if value == usual or name == "augmentation":
+            continue
+        words += [flag] if isinstance(value, bool) else [flag, str(value)]
+    return words + augmentation_words(vars(asked.augmentation))
 
 
 def augmentation_of(facts: Mapping[str, Any]) -> Augmentation:
