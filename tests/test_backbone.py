@@ -74,9 +74,9 @@ def test_a_tf1_module_is_cached_and_refused_by_finetuning(tmp_path, options):
     np.testing.assert_allclose(backbone(tf.constant(images)), expected, rtol=1e-5)
     weight = np.zeros((6, 2), np.float32)
     classifier = Classifier(backbone, "softmax", weight, weight[0])
-    assert len(classifier.trained_variables(0)) == 2
+    assert len(classifier.trained_layers(0)) == 1  # the head
     with pytest.raises(ModuleError, match=r"tf1 is of TensorFlow 1's format, which TensorFlow 2"):
-        classifier.trained_variables(None)
+        classifier.trained_layers(None)
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "auto"])
@@ -165,7 +165,7 @@ def test_layers_come_in_the_order_of_the_network_whatever_the_order_in_the_file(
     backbone = Backbone(resolve(str(tmp_path / "net")))
     assert [name for name, _ in backbone.layers()] == list(kernels)
     classifier = Classifier(backbone, "softmax", np.zeros((3, 2), np.float32), np.zeros(2))
-    last = [v.name for v in classifier.trained_variables(2)]
+    last = [v.name for layer in classifier.trained_layers(2) for v in layer]
     assert sorted(last[:4]) == [
         "fourth/bias:0",
         "fourth/kernel:0",

@@ -137,7 +137,7 @@ def _rounded(values: Floats) -> list[float]:
     return [round(float(v), 4) for v in values]
 
 
-def finite(value: Any, digits: int = 4) -> float | None:
+def finite(value: Any, digits: int = 6) -> float | None:
     """A number as JSON takes it: rounded, None for NaN."""
     number = float(value)
     return round(number, digits) if np.isfinite(number) else None
