@@ -19,7 +19,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -79,7 +79,13 @@ def check_module(handle: str) -> None:
     assert not np.array_equal(variables[1].numpy(), before)
 
 
-@pytest.mark.parametrize("handle", ["MobileNet?alpha=0.25&image_size=64", "VGG16?image_size=32"])
+@pytest.mark.parametrize(
+    "handle",
+    [
+        "MobileNet?alpha=0.25&image_size=64",
+        pytest.param("VGG16?image_size=32", marks=pytest.mark.slow),
+    ],
+)
 def test_a_small_network_gives_what_keras_gives_and_trains_a_step(handle):
     check_module(f"{handle}&weights=none")
 

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import click
 
 from hubretrain import __version__
-from hubretrain.cli.cache import cache
-from hubretrain.cli.data import data
-from hubretrain.cli.explain import explain
-from hubretrain.cli.export import export
-from hubretrain.cli.finetune import finetune
-from hubretrain.cli.fit import fit
-from hubretrain.cli.modules import modules
-from hubretrain.cli.predict import predict
-from hubretrain.cli.report import report
-from hubretrain.cli.serve import serve
 from hubretrain.errors import HubretrainError
 
+COMMANDS = (
+    "data",
+    "cache",
+    "fit",
+    "finetune",
+    "export",
+    "predict",
+    "serve",
+    "report",
+    "explain",
+    "modules",
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length otherwise
 
 
 class _Commands(click.Group):
-    """Runs a command; a foreseen error is one sentence and exit code 1."""
+    """Runs a command; a foreseen error is one sentence and exit code 1.
+
+    A command's file is imported when the command is asked for: `predict` answers sooner.
+    """
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """The commands in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """One command, None where there is no such."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"hubretrain.cli.{name}"), name)
+        return command
 
     def invoke(self, context: click.Context) -> Any:
         """Invokes the command that was asked for."""
@@ -46,18 +63,3 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="hubretrain")
 def main() -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
-
-
-for _command in (
-    data,
-    cache,
-    fit,
-    finetune,
-    export,
-    predict,
-    serve,
-    report,
-    explain,
-    modules,
-):
-    main.add_command(_command)
