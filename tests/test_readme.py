@@ -41,6 +41,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.timeout(1800)
 def test_every_command_runs_in_the_order_in_which_it_is_shown(place):
     assert len(COMMANDS) >= 5
     shown = ""
