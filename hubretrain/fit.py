@@ -286,7 +286,8 @@ def _looks(
     run: Run, shortlist: Sequence[str], screened: Sequence[Screened], test: pd.DataFrame
 ) -> list[dict[str, str]]:
     """Each different look at the test split so far: module to the identity of what was judged."""
-    looks: list[dict[str, str]] = list(run.facts().get("fit", {}).get("test_looked_at") or [])
+    before = run.facts().get("fit", {}).get("test_looked_at")
+    looks: list[dict[str, str]] = list(before) if isinstance(before, list) else []
     identities = {one.module: one.identity for one in screened}
     look = {name: identities[name] for name in shortlist}
     return looks if look in looks or not len(test) else [*looks, look]
