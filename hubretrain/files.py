@@ -65,3 +65,14 @@ def _jsonable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_jsonable(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def reserve(path: Path, n_bytes: int) -> None:
+    """Makes a file of so many bytes, so that a full disk is known before anything is computed.
+
+    Raises:
+        OSError: The disk has no room, or the file cannot be made.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, n_bytes)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from hubretrain.batches import Index, PixelSource, TrainingImages, agains, split
 from hubretrain.errors import ModuleError, RunError
+from hubretrain.files import reserve
 from hubretrain.modules.cut import Cut
 from hubretrain.progress import Bar
 from hubretrain.tensorflow_door import tf
@@ -161,7 +161,7 @@ class CachedTrunk:
     def _allocated(self, name: str, n_images: int) -> h5py.Dataset:
         """A new data set of NaN, whole on the disk before it counts."""
         n_bytes = 2 * n_images * int(np.prod(self.cut.shape))
-        reserve(self.path, n_bytes)
+        check_room(self.path, n_bytes)
         dataset = self._file.create_dataset(
             name, (n_images, *self.cut.shape), np.float16, fillvalue=np.nan
         )
@@ -192,13 +192,11 @@ class CachedTrunk:
         )
 
 
-def reserve(path: Path, n_bytes: int) -> None:
+def check_room(path: Path, n_bytes: int) -> None:
     """Raises OSError where the disk has no room; HDF5 itself would tell only when it closes."""
     aside = path.with_name(f".{path.name}.room")
     try:
-        with aside.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(file.fileno(), 0, max(1, n_bytes))
+        reserve(aside, max(1, n_bytes))
     finally:
         aside.unlink(missing_ok=True)
 

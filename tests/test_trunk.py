@@ -112,10 +112,10 @@ def test_activations_larger_than_the_pixels_are_not_worth_keeping():
 
 
 def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
-    from hubretrain.trunk import reserve
+    from hubretrain.trunk import check_room
 
     with pytest.raises(OSError, match=r"space|large"):
-        reserve(tmp_path / "trunk.h5", 2**60)
+        check_room(tmp_path / "trunk.h5", 2**60)
     assert list(tmp_path.iterdir()) == []
     run = copied(fitted, tmp_path)
     folder = run.finetune_folder("residual")

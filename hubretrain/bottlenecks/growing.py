@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hubretrain.bottlenecks.layout import CONTENT_FACTS, Fact, Rows, view_name
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.errors import CacheError
+from hubretrain.files import reserve
 from hubretrain.locks import only_writer
 
 # The digest says which module it is; these say only what it is called and what it costs.
@@ -191,7 +192,7 @@ def make(
     needed = len(rows) * n_views * n_features * dtype.itemsize + names + 2**16
     aside = path.with_name(f".{path.name}.new")
     try:
-        _reserve(aside, needed)
+        reserve(aside, needed)
         with h5py.File(aside, "w", locking=False) as new:
             for name, value in sorted(facts.items()):
                 new.attrs[name] = value
@@ -219,13 +220,6 @@ def make(
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-
-
-def _reserve(path: Path, n_bytes: int) -> None:
-    """Raises OSError if the disk has no room for so many bytes, before anything is computed."""
-    with open(path, "wb") as file:
-        if hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def gather(
