@@ -231,7 +231,7 @@ def test_leaderboard_order_and_training_stand_on_the_page(page: Path) -> None:
         "a random split would have leaked",
         'class="tied"',
         "hubretrain fit ",
-        "--module pixels --epochs 2 --batch-size 8 --seed 0",
+        "--module pixels --unfreeze-last 23 --epochs 2 --balanced-sampling --l2-sp 0.01",
         "run.json",
     ):
         assert sentence in text
