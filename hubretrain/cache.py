@@ -190,7 +190,8 @@ class _Filling:
         self.needed = [bool(writer.todo.any()) for writer in writers]
         self.unread: list[Undecodable] = []
         self.n_computed = [0] * len(writers)
-        self.seconds = [0.0] * len(writers)
+        self.seconds = 0.0
+        self.busy = [0.0] * len(writers)
 
     def run(self, cluster: Cluster | None, *, quiet: bool) -> None:
         """Computes everything that is to do."""
@@ -214,9 +215,11 @@ class _Filling:
             )
 
     def note(self, passes: Passes) -> None:
-        """Notes what each module cost."""
-        for one, n, seconds in zip(self.recipe.running, self.n_computed, self.seconds, strict=True):
+        """Notes what each module cost: its share of the time in which any of them computed."""
+        all_busy = max(sum(self.busy), 1e-9)
+        for one, n, busy in zip(self.recipe.running, self.n_computed, self.busy, strict=True):
             if n:
+                seconds = self.seconds * busy / all_busy
                 passes.add(one.module.name, one.engine, one.precision, n, seconds)
 
     def _wanted(self) -> Iterator[Wanted]:
@@ -228,7 +231,8 @@ class _Filling:
     def _write(self, batch: Batch) -> None:
         self.writers[batch.module].write(batch.views, batch.rows, batch.features)
         self.n_computed[batch.module] += len(batch.rows)
-        self.seconds[batch.module] += batch.seconds
+        self.seconds += batch.seconds
+        self.busy[batch.module] += batch.busy
 
     def _leave_out(self, found: Undecodable) -> None:
         if found.unread:

@@ -95,7 +95,9 @@ class Batch:
         rows: The row of each.
         views: The view of each.
         features: float32 of shape (len(rows), n_features), finite.
-        seconds: What the forward pass took.
+        seconds: Time that it adds to that in which some module had a batch in flight.
+        busy: Time that its module's forward passes took since its last batch, summed over
+            those that ran at a time; beside other modules, all of them slow each other down.
     """
 
     module: int
@@ -103,6 +105,7 @@ class Batch:
     views: tuple[int, ...]
     features: npt.NDArray[np.float32]
     seconds: float
+    busy: float
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,9 @@ class Extractor:
 
     def __init__(self, recipe: Recipe, needed: Sequence[bool]) -> None:
         self.recipe = recipe
+        clock = _Clock()
         self._streams = [
-            _Stream(m, running, recipe.batch_size) if asked else None
+            _Stream(m, running, recipe.batch_size, clock) if asked else None
             for m, (running, asked) in enumerate(zip(recipe.running, needed, strict=True))
         ]
 
@@ -203,8 +207,8 @@ class Extractor:
 class _Stream:
     """One module's views on their way through its engine, in batches."""
 
-    def __init__(self, m: int, running: Running, batch_size: int | None) -> None:
-        self.m, self.name = m, running.module.name
+    def __init__(self, m: int, running: Running, batch_size: int | None, clock: _Clock) -> None:
+        self.m, self.name, self._clock = m, running.module.name, clock
         self.engine = open_engine(
             running.module,
             running.engine,
@@ -215,7 +219,7 @@ class _Stream:
         )
         self._waiting: list[tuple[Wanted, int, Any]] = []
         self._flying: collections.deque[_Flight] = collections.deque()
-        self._last_landing = 0.0
+        self._busy = 0.0
 
     def add(self, wanted: Wanted, view: int, pixels: Any) -> Iterator[Batch]:
         """Takes one view; yields the batches that are done, where the engine has enough."""
@@ -241,9 +245,8 @@ class _Stream:
     def _landed(self) -> Batch:
         flight = self._flying.popleft()
         features = flight.features.result()
-        now = time.perf_counter()
-        seconds = now - max(flight.started, self._last_landing)
-        self._last_landing = now
+        seconds = self._clock.since(flight.started)
+        busy, self._busy = self.engine.busy - self._busy, self.engine.busy
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise CacheError(
@@ -252,7 +255,19 @@ class _Stream:
                 "image or is damaged."
             )
         rows = tuple(image.row for image in flight.images)
-        return Batch(self.m, rows, flight.views, features, seconds)
+        return Batch(self.m, rows, flight.views, features, seconds, busy)
+
+
+class _Clock:
+    """Counts the time in which batches of any module are in flight, none of it twice."""
+
+    def __init__(self) -> None:
+        self._counted_to = 0.0
+
+    def since(self, started: float) -> float:
+        """Seconds since ``started`` that were not counted yet."""
+        counted_to, self._counted_to = self._counted_to, time.perf_counter()
+        return self._counted_to - max(started, counted_to)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class Passes:
 
     Attributes:
         table: Columns ``finished_at`` (UTC), ``module``, ``engine``, ``precision``,
-            ``n_forward`` (forward passes) and ``seconds`` (in the module itself).
+            ``n_forward`` (forward passes) and ``seconds`` (in the module itself; of modules
+            that ran together, its share).
     """
 
     def __init__(self, file: Path) -> None:

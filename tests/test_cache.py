@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import encoded, write_digits, write_module
+from conftest import encoded, write_digits, write_module, write_pooled
 
 from hubretrain.augmentation import Augmentation
 from hubretrain.bottlenecks import Bottlenecks
@@ -318,3 +318,23 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_pat
     with Bottlenecks(file) as found:
         assert 60 * 500 - int(found.todo().sum()) >= computed
     assert not os.path.exists(file.with_name(".small.h5.lock"))
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+def test_modules_cached_together_are_each_charged_what_they_cost(digits, tmp_path, engine):
+    pytest.importorskip(engine)
+    modules = [resolve(str(write_pooled(tmp_path / f"pooled{size}", size))) for size in (8, 256)]
+    started = time.perf_counter()
+    found = cache_bottlenecks(
+        open_dataset(digits),
+        modules,
+        folder=tmp_path / "cache",
+        n_views=4,
+        engine=engine,
+        quiet=True,
+    )
+    wall = time.perf_counter() - started
+    table = pd.read_csv(found[0].file.parent / "passes.csv").set_index("module")
+    cheap, dear = (table.loc[one.module, "seconds"] for one in found)
+    assert 0 < cheap < dear / 5
+    assert cheap + dear < wall

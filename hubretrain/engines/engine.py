@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import queue
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -40,6 +42,7 @@ class Engine(abc.ABC, Generic[Slot]):
         cuts_views: Whether it is given whole images with their draws instead of views.
         n_ahead: Batches that may be submitted before the first result is taken, so that the
             processor never waits and memory stays flat.
+        busy: Seconds that its forward passes took, summed over those that run at a time.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Engine(abc.ABC, Generic[Slot]):
     def __init__(self, image_size: int, batch_size: int, slots: Sequence[Slot]) -> None:
         self.image_size, self.batch_size = image_size, batch_size
         self.n_ahead = len(slots) + 1
+        self.busy = 0.0
+        self._busy_lock = threading.Lock()
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._free.put(slot)
@@ -94,10 +99,13 @@ class Engine(abc.ABC, Generic[Slot]):
 
     def _with_slot(self, images: Sequence[Any]) -> Features:
         slot = self._free.get()
+        started = time.perf_counter()
         try:
             return self._forward(images, slot)
         finally:
             self._free.put(slot)
+            with self._busy_lock:
+                self.busy += time.perf_counter() - started
 
     @abc.abstractmethod
     def _forward(self, images: Sequence[Any], slot: Slot) -> Features:
