@@ -43,7 +43,8 @@ class State:
         since_best: Epochs since, which early stopping counts.
         since_reduced: Epochs without a better loss, which the plateau counts.
         scale: What plateaus have left of the learning rate.
-        stopped: Whether early stopping ended it.
+        stopped: Whether it ended early.
+        diverged: What the loss became, if not a number, which ended it.
         history: One row an epoch.
     """
 
@@ -60,6 +61,7 @@ class State:
     since_reduced: int = 0
     scale: float = 1.0
     stopped: bool = False
+    diverged: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property

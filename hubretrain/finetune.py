@@ -266,6 +266,7 @@ class _Job:
             heads["validation"],
             self.run.export_folder,
             tuple(training.notes),
+            f"{self.name}: {training.diverged}" if training.diverged else None,
         )
         record = {
             "test": found["test"],

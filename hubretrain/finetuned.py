@@ -35,6 +35,7 @@ class FineTuned:
         head_validation: The same as ``head_test`` on the validation fold.
         export: The exported model.
         notes: What one should know.
+        diverged: What to do about a loss that became NaN or infinite; None if it did not.
     """
 
     module: str
@@ -45,6 +46,7 @@ class FineTuned:
     head_validation: Figures
     export: Path
     notes: tuple[str, ...] = ()
+    diverged: str | None = None
 
     @property
     def kept_epoch(self) -> int:

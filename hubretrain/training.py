@@ -125,7 +125,7 @@ class FineTuning:
             validation_accuracy, kept.
 
         Raises:
-            RunError: The loss became NaN, or a checkpoint cannot be written or read.
+            RunError: A checkpoint cannot be written or read.
         """
         self._begin(len(train), more_epochs)
         cut = self._cut()
@@ -146,6 +146,8 @@ class FineTuning:
                 )
             self._trace(cut if isinstance(self._source, CachedTrunk) else None)
             self._train(train, validation)
+        if isinstance(self._source, CachedTrunk):
+            self.notes.append(self._source.told())
         self.checkpoints.read_best(self.state)
         self._follow()
         return self.history()
@@ -158,6 +160,9 @@ class FineTuning:
             epoch = state.epoch + 1
             phase = "head" if epoch <= self.tuning.warmup_head else "all"
             loss, rate = self._train_epoch(epoch, phase, train)
+            if not np.isfinite(loss):
+                self._give_up(loss)
+                break
             self._close_epoch(epoch, phase, loss, rate, validation)
             row = state.history[-1]
             if not self.quiet:
@@ -219,6 +224,11 @@ class FineTuning:
             raise RunError(
                 f"{self.folder} holds a fine-tuning of {state.base_epochs} epochs, now {asked} "
                 "are asked for; add some with --epochs +N, or begin anew with --restart."
+            )
+        if more_epochs is not None and state.diverged is not None:
+            raise RunError(
+                f"{self.folder} holds a fine-tuning that cannot go on: the loss became "
+                f"{state.diverged}; begin anew with --restart and a smaller --learning-rate."
             )
         if more_epochs is not None and (state.is_finished or state.extension != more_epochs):
             state.epochs = (state.epoch if state.is_finished else state.epochs) + more_epochs
@@ -318,7 +328,7 @@ class FineTuning:
                 optimizer.set_rate(rate)
                 loss = self.devices.run(self._steps[phase], parts)
                 if not np.isfinite(loss):
-                    raise self._diverged(loss, epoch)
+                    return loss, rate
                 state.loss_sum += loss * len(batch)
                 state.step += 1
                 state.batch += 1
@@ -347,11 +357,24 @@ class FineTuning:
         step = self.state.step - self.tuning.warmup_head * n_steps
         return self.schedule.learning_rate_at(step, n_steps, self.state.scale)
 
-    def _diverged(self, loss: float, epoch: int) -> RunError:
-        return RunError(
-            f"the loss became {loss} in epoch {epoch}; the weights of epoch "
-            f"{self.state.best_epoch}, the best one, are kept in {self.checkpoints.place}. "
-            f"Fine-tune with --restart and a --learning-rate below "
+    def _give_up(self, loss: float) -> None:
+        """Ends a training whose loss is no number any more, at its best epoch."""
+        state = self.state
+        state.stopped, state.diverged = True, str(loss)
+        state.batch, state.loss_sum = 0, 0.0
+        self.checkpoints.read_best(state)
+        self.checkpoints.save(state)
+
+    @property
+    def diverged(self) -> str | None:
+        """What to do about a loss that became NaN or infinite, in a sentence; None if it did not."""
+        state = self.state
+        if state.diverged is None:
+            return None
+        return (
+            f"the loss became {state.diverged} in epoch {state.epoch + 1}; training ended there, "
+            f"and epoch {state.best_epoch}, the best before, is what is judged and exported. To "
+            "train further fine-tune with --restart and a --learning-rate below "
             f"{self.schedule.learning_rate:g}."
         )
 

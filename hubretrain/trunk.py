@@ -97,6 +97,14 @@ class CachedTrunk:
         with contextlib.suppress(OSError, RuntimeError):  # a full disk was reported before
             self._file.close()
 
+    def told(self) -> str:
+        """A sentence about the file that is left."""
+        gigabytes = self.path.stat().st_size / 1e9
+        return (
+            f"The frozen part's activations stay in {self.path} ({gigabytes:.1f} GB) for "
+            "--epochs +N; it may be deleted."
+        )
+
     def epoch_views(self, order: Index, epoch: int) -> Index:
         """The number of the view that an epoch shows at each place of its order."""
         return _FIRST_EPOCH_VIEW + 1 + (epoch - 1 + agains(order)) % self.n_views

@@ -40,6 +40,7 @@ def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
     assert "on the validation fold the screening order" in shown
     assert "Kendall's tau" in shown
     assert "is the best on the validation fold. Exported to runs/digits/export/" in shown
+    assert "trunk.h5 (0." in shown  # kept for what comes next
     more = invoke("finetune", "--module", "small5", "--epochs", "+2")
     assert "epoch 3: loss" in more.stdout
     assert "epoch 1: loss" not in more.stdout
@@ -48,3 +49,8 @@ def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
     resumed = invoke("finetune", "--resume")  # the latest
     assert "small5: " in resumed.stdout
     assert "epoch 3: loss" not in resumed.stdout
+    diverged = invoke(
+        *("finetune", "--module", "small6", "--restart", "--learning-rate", 1e35), code=1
+    )
+    assert "small6: the loss became" in diverged.stderr
+    assert "Exported to runs/digits/export/" in diverged.stdout

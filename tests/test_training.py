@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,9 +190,23 @@ def test_layers_that_are_not_unfrozen_stay_as_they_were(fitted, tmp_path):
         assert not any(np.array_equal(dense, t) for t in tensors(after) if t.shape == (32, 12))
 
 
-def test_a_loss_that_becomes_nan_stops_and_says_what_to_lower(fitted, tmp_path):
-    with pytest.raises(RunError, match=r"the loss became (nan|inf).*--learning-rate below 1e\+35"):
-        tune(fitted, copied(fitted, tmp_path), learning_rate=1e35, epochs=30)
+def test_a_loss_that_becomes_nan_ends_training_and_the_best_epoch_is_judged_and_exported(
+    fitted, tmp_path
+):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, learning_rate=1e35, epochs=30)
+    assert re.search(
+        r"small: the loss became (nan|inf) in epoch 1; .* epoch 0, the best before, "
+        r".*--restart and a --learning-rate below 1e\+35",
+        str(found.diverged),
+    )
+    assert found.history["epoch"].tolist()[-1] == found.kept_epoch == 0
+    assert found.test == found.head_test
+    assert (run.export_folder / "saved_model.pb").exists()
+    again = tune(fitted, run, resume=True)  # not trained further, and said again
+    assert again.diverged == found.diverged
+    with pytest.raises(RunError, match=r"the loss became .*; begin anew with --restart"):
+        tune(fitted, run, resume=True, more_epochs=2)
 
 
 def test_more_epochs_go_on_with_a_finished_training(fitted, tmp_path):

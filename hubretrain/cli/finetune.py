@@ -178,6 +178,10 @@ def finetune(
     if len(every) > 1:
         _show_order(run)
     click.echo(f"Exported to {every[0].export}/. Next: hubretrain predict {run.folder} IMAGE")
+    if diverged := [found.diverged for found in every if found.diverged]:
+        from hubretrain.errors import RunError
+
+        raise RunError(" ".join(diverged))
 
 
 def _check(
