@@ -248,6 +248,28 @@ def test_offline_weights_that_are_not_here_are_refused_without_waiting(tmp_path,
         resolve("keras:MobileNet?alpha=0.25")
 
 
+def test_a_download_shows_how_far_it_is_in_a_terminal_and_nowhere_else(hub, monkeypatch, capsys):
+    resolve(f"{hub.url}/quiet/module/1")
+    assert "Downloading" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    resolve(f"{hub.url}/shown/module/1")
+    captured = capsys.readouterr()
+    assert f"Downloading {hub.url}/shown/module/1" in captured.err
+    assert captured.out == ""
+    assert "TFHUB_DOWNLOAD_PROGRESS" not in os.environ
+
+
+def test_what_a_killed_fetch_left_is_removed_a_day_later(hub):
+    handle = f"{hub.url}/some/module/1"
+    name = described(handle).name
+    left = [store_folder() / f".{name}.{what}" for what in ("old", "running")]
+    for folder in left:
+        (folder / "module").mkdir(parents=True)
+    os.utime(left[0], (1e9, 1e9))
+    resolve(handle)
+    assert [folder.exists() for folder in left] == [False, True]
+
+
 def test_an_archive_is_a_module_and_a_changed_one_another(tmp_path, small_module):
     archive = tmp_path / "my module.tar.gz"
     archive.write_bytes(archived(small_module))

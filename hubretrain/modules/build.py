@@ -29,7 +29,8 @@ def build(handle: str, folder: Path) -> None:
         ModuleError: It cannot be built; the message says why.
     """
     command = [sys.executable, "-m", __name__, handle, str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # Keras' download bar
+    ran = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     if ran.returncode:
         lines = ran.stderr.strip().splitlines() or [f"it ended with {ran.returncode}"]
         raise ModuleError(lines[-1])

@@ -6,10 +6,12 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 OFFLINE = "HUBRETRAIN_OFFLINE"
+_PROGRESS = "TFHUB_DOWNLOAD_PROGRESS"
 SECONDS_TO_ANSWER = 20.0
 
 
@@ -32,6 +34,23 @@ def network() -> Iterator[None]:
             yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[None]:
+    """A stretch in which tensorflow_hub shows how far a download is, in a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    before = os.environ.get(_PROGRESS)
+    os.environ[_PROGRESS] = "1"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it writes to standard output
+            yield
+    finally:
+        os.environ.pop(_PROGRESS)
+        if before is not None:
+            os.environ[_PROGRESS] = before
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from hubretrain.errors import ModuleError
 from hubretrain.modules.archive import unpack_module
 from hubretrain.modules.build import build
 from hubretrain.modules.catalogue import KAGGLE, HubModule
-from hubretrain.modules.network import network, reason_of
+from hubretrain.modules.network import network, reason_of, shown_progress
 from hubretrain.modules.saved_model import missing
 
 Fetch = Callable[[Path], None]
@@ -44,7 +44,8 @@ def _tensorflow_hub(handle: str, folder: Path) -> None:
     cache = Path(resolver.tfhub_cache_dir(use_temp=True))
 
     def fetch(again: bool) -> Path:
-        found = Path(hub.resolve(handle))
+        with shown_progress():
+            found = Path(hub.resolve(handle))
         if again and found.is_relative_to(cache):
             shutil.rmtree(found)
             found = Path(hub.resolve(handle))

@@ -12,12 +12,15 @@ The store is ``$HUBRETRAIN_STORE``, or ``hubretrain/modules`` in the user's cach
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +33,8 @@ from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import HubModule, described, find, unknown
 from hubretrain.modules.saved_model import FACTS, file_sha256, missing, sizes, tree_sha256
+
+_A_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,7 @@ def _fetch(known: HubModule) -> StoredModule:
     for handle, fetch in sources.of(known):
         try:
             store.mkdir(parents=True, exist_ok=True)
+            _tidy(store, known.name)
             aside = Path(tempfile.mkdtemp(prefix=f".{known.name}.", dir=store))
         except OSError as error:
             raise ModuleError(
@@ -282,6 +288,14 @@ def _fetch(known: HubModule) -> StoredModule:
         f"{known.name} cannot be had here; tried {'; '.join(tried)}. Go on with a folder that "
         "holds its SavedModel, or with another name: hubretrain modules lists them."
     )
+
+
+def _tidy(store: Path, name: str) -> None:
+    """Removes what fetches of a module left that were killed; none takes a day."""
+    for folder in store.glob(f".{glob.escape(name)}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _A_DAY:
+                shutil.rmtree(folder)
 
 
 def _say(text: str) -> None:
