@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hubretrain.runs import Run
 
 FORMAT = "hubretrain ensemble"
+ENSEMBLE_NAME = "ensemble"  # among the modules of a run
 MOST_STEPS = 25
 LIKELIEST = 2  # which of a module's kept heads is the member
 

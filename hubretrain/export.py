@@ -17,6 +17,7 @@ from typing import Any
 
 from hubretrain import litert_door, onnx_door
 from hubretrain.classifier import Classifier
+from hubretrain.ensemble import ENSEMBLE_NAME
 from hubretrain.errors import EngineError, RunError
 from hubretrain.exported import FACTS, LABELS, MODEL_OF, Exported
 from hubretrain.files import write_json
@@ -87,7 +88,7 @@ def export_ensemble(
         EngineError: The model cannot be converted as asked.
     """
     known = {
-        "module": "ensemble",
+        "module": ENSEMBLE_NAME,
         "members": [
             {
                 "module": one.classifier.backbone.stored.name,

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubretrain.augmentation import Augmentation
-from hubretrain.ensemble import LIKELIEST, Ensemble
+from hubretrain.ensemble import ENSEMBLE_NAME, LIKELIEST, Ensemble
 from hubretrain.errors import DataError, HeadError, RunError
 from hubretrain.exported import FACTS, Exported
 from hubretrain.fitted import module_of
 from hubretrain.heads import Heads
-from hubretrain.judged import ENSEMBLE_NAME
 from hubretrain.runs import Run
 from hubretrain.temperature import temperature_of
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hubretrain import intervals
 from hubretrain.choosing import candidate_values, choice_parts, choose, crossfitted
-from hubretrain.ensemble import Ensemble, crossfitted_ensemble, greedy_ensemble
+from hubretrain.ensemble import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
 from hubretrain.leaderboard import (
     MODULE,
     Judge,
@@ -27,7 +27,6 @@ from hubretrain.screened import Screened
 from hubretrain.screening import EFFECTS, Sweep
 
 N_RESAMPLES = 1000
-ENSEMBLE_NAME = "ensemble"
 EFFECT_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "n_modules", "sentence"]
 
 

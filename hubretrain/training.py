@@ -367,7 +367,7 @@ class FineTuning:
 
     @property
     def diverged(self) -> str | None:
-        """What to do about a loss that became NaN or infinite, in a sentence; None if it did not."""
+        """What to do about a loss that became NaN or infinite; None if it did not."""
         state = self.state
         if state.diverged is None:
             return None

@@ -109,6 +109,31 @@ def test_the_ensemble_is_one_export_of_several_sizes(place):
     assert exported.has("litert")
 
 
+def test_an_ensemble_is_explained_as_a_whole_from_pixels_of_its_largest_size(place, tmp_path):
+    from hubretrain.images import decode, view
+    from hubretrain.report.explained import open_explained
+    from hubretrain.report.saliency import integrated_gradients
+
+    invoke("export", "runs/digits", "--ensemble")
+    export = place / "runs" / "digits" / "exports" / "ensemble"
+    image = sorted(place.glob("data/digits/*/*.png"))[0]
+    ran = invoke("explain", export, image, "--out", tmp_path)
+    (said,) = [dict(one.classes) for one in predict_images(export, [image], 3)]
+    name, share = ran.stdout.split(": ")[1].split(",")[0].rsplit(" ", 1)
+    assert name == max(said, key=said.get)
+    assert float(share.rstrip("%")) / 100 == pytest.approx(said[name], abs=0.01)
+    assert not list(tmp_path.glob("*gradcam*"))  # that of one member would explain that member
+    assert list(tmp_path.glob("*integrated*"))
+    assert list(tmp_path.glob("*smoothgrad*"))
+    explained = open_explained(export)
+    model, c = explained.model, explained.class_names.index(name)
+    assert model.size == max(Exported.open(export).sizes)
+    pixels = view(decode(image.read_bytes()), model.size).astype(np.float32) / 255
+    added = integrated_gradients(model, pixels, c, n_steps=256).sum()
+    score = model.derive(np.stack([pixels, 0 * pixels]), np.array([c, c]))["score"]
+    assert added == pytest.approx(score[0] - score[1], rel=0.02, abs=1e-3)  # all of it is told
+
+
 def test_foreseen_errors_are_one_sentence(place):
     ran = invoke("export", "runs/none", code=1)
     assert "holds no finished fit; run first: hubretrain fit" in ran.stderr

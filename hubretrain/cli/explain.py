@@ -45,7 +45,8 @@ def explain(
     """Draw over each IMAGE which pixels its likeliest class rests on.
 
     Grad-CAM where the model has a feature map, SmoothGrad, and integrated gradients. Of a run, its
-    exported model, or the head of the shortlist's first module.
+    exported model, or the head of the shortlist's first module. An ensemble is explained as one
+    model, without Grad-CAM.
     """
     from hubretrain.report.explain import explain_images
     from hubretrain.report.saliency import METHODS

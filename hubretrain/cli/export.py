@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from hubretrain.cli.options import RUNS
+from hubretrain.cli.options import chosen_run, run_argument
 
 
 @click.command()
-@click.argument("run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path))
+@run_argument
 @click.option(
     "--format",
     "formats",
@@ -39,11 +39,10 @@ def export(
     only fitted gives its shortlist's first head.
     """
     from hubretrain.export_run import export_run
-    from hubretrain.runs import Run, latest_run
 
     if head and ensemble:
         raise click.UsageError("--head and --ensemble are two different exports; ask for one.")
-    run = Run(run_folder) if run_folder else latest_run(RUNS)
+    run = chosen_run(run_folder)
     found = export_run(run, head=head, ensemble=ensemble, formats=formats, output=output)
     facts = found.facts
     what = "fine-tuned" if facts.get("fine_tuned") else "fitted head"

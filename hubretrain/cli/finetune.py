@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hubretrain.cli.options import RUNS, augmentation_options, offline_option
+from hubretrain.cli.options import (
+    augmentation_options,
+    chosen_run,
+    images_option,
+    offline_option,
+    run_argument,
+)
 
 if TYPE_CHECKING:
     from hubretrain.dataset import ImageDataset
@@ -36,12 +42,8 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command()
-@click.argument("run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The images, if they are not where they were fitted.",
-)
+@run_argument
+@images_option
 @click.option(
     "--module",
     "-m",
@@ -152,9 +154,8 @@ def finetune(
     more = epochs[0] if epochs and epochs[1] else None
     resume = resume or more is not None
     _check(context, resume, restart, top, modules)
-    from hubretrain.runs import Run, latest_run
 
-    run = Run(run_folder) if run_folder else latest_run(RUNS)
+    run = chosen_run(run_folder)
     dataset, cache_folder = _dataset_of(run, data)
     from hubretrain.finetune import best_modules, finetune_modules, latest_finetuning
     from hubretrain.tuning import Tuning

@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from hubretrain.dataset import ImageDataset
+    from hubretrain.runs import Run
 
 RUNS = Path("runs")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,6 +136,33 @@ def run_option(command: F) -> F:
         callback=lambda _context, _parameter, value: _run_folder(value),
         help="Where to keep what is found; a plain name is a folder in runs/. By default "
         "runs/<data set>.",
+    )(command)
+
+
+def run_argument(command: F) -> F:
+    """The run that a command goes on with, for :func:`chosen_run`."""
+    return click.argument(
+        "run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path)
+    )(command)
+
+
+def chosen_run(run_folder: Path | None) -> Run:
+    """The run that is named, or the latest.
+
+    Raises:
+        RunError: None is named and there is none.
+    """
+    from hubretrain.runs import Run, latest_run
+
+    return Run(run_folder) if run_folder else latest_run(RUNS)
+
+
+def images_option(command: F) -> F:
+    """The option that says where a run's images are by now."""
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="The images, if they are not where they were fitted.",
     )(command)
 
 

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import click
 
-from hubretrain.cli.options import RUNS
+from hubretrain.cli.options import chosen_run, images_option, run_argument
 
 
 @click.command()
-@click.argument("run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The images, if they are not where they were fitted.",
-)
+@run_argument
+@images_option
 @click.option(
     "--output",
     "-o",
@@ -61,9 +57,8 @@ def report(
     (label_errors.csv); training, data, and how to reproduce it all.
     """
     from hubretrain.report.page import write_report
-    from hubretrain.runs import Run, latest_run
 
-    run = Run(run_folder) if run_folder else latest_run(RUNS)
+    run = chosen_run(run_folder)
     found = write_report(
         run, data=data, output=output, png=png, map_method=map_method, n_saliency=n_saliency
     )

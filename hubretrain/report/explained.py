@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.classifier import Classifier
+from hubretrain.ensemble import ENSEMBLE_NAME
 from hubretrain.errors import RunError
-from hubretrain.exported import read_facts
+from hubretrain.exported import Exported, pixels_name
 from hubretrain.fitted import module_of
 from hubretrain.heads import Heads
 from hubretrain.modules.backbone import Backbone
@@ -54,13 +55,8 @@ def open_explained(place: Path, module: str | None = None) -> Explained:
 
 
 def _of_export(folder: Path) -> Explained:
-    facts = read_facts(folder)
-    sizes = facts.get("image_sizes") or [facts.get("image_size")]
-    if len(sizes) != 1 or facts.get("module") == "ensemble":
-        raise RunError(
-            f"{folder} is an ensemble, which is explained member by member: name the run, and a "
-            "module with --head."
-        )
+    """The exported graph, from pixels of its largest size: an ensemble's members have several."""
+    export = Exported.open(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
         pixels = loaded.signatures["pixels"]
@@ -71,14 +67,21 @@ def _of_export(folder: Path) -> Explained:
             f"{folder} has no signature {error}: an earlier version wrote it; export again, or "
             "explain a head of the run with --head MODULE."
         ) from error
-    (name,) = pixels.structured_input_signature[1]
+    sizes, largest = export.sizes, max(export.sizes)
 
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return pixels(**{name: images})["probabilities"]
+        resized = {
+            size: tf.image.resize(images, (size, size), antialias=True)
+            for size in sizes
+            if size != largest
+        }
+        given = {pixels_name(size, sizes): resized.get(size, images) for size in sizes}
+        return pixels(**given)["probabilities"]
 
-    model = Differentiable(probabilities, int(sizes[0]), str(folder))
-    title = f"{facts.get('module', 'the model')} as exported"
-    return Explained(title, model, tuple(str(one) for one in facts["class_names"]))
+    is_ensemble = export.facts.get("module") == ENSEMBLE_NAME
+    model = Differentiable(probabilities, largest, str(folder), with_map=not is_ensemble)
+    title = f"{export.facts.get('module', 'the model')} as exported"
+    return Explained(title, model, tuple(export.class_names))
 
 
 def _of_head(run: Run, module: str | None) -> Explained:

@@ -15,6 +15,7 @@ import pandas as pd
 from hubretrain import intervals
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.decisions import adjusted
+from hubretrain.ensemble import ENSEMBLE_NAME
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.folds import TEST, read_folds
 from hubretrain.heads import Heads
@@ -25,7 +26,6 @@ from hubretrain.runs import Run
 
 N_RESAMPLES = 1000
 VALIDATION_FOLD = 0  # of fine-tuning
-ENSEMBLE_NAME = "ensemble"
 HEAD, FINE_TUNED = "head", "fine-tuned"
 OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
 Figure = tuple[float, float, float]

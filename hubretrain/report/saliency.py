@@ -47,6 +47,7 @@ class Differentiable:
         probabilities: float32 (n_images, size, size, 3) in [0, 1] to (n_images, n_classes).
         size: Height and width of its input, pixels.
         name: What to call it in errors.
+        with_map: Look for a feature map. That of one member would not explain an ensemble.
 
     Attributes:
         size: Height and width of its input, pixels.
@@ -56,7 +57,14 @@ class Differentiable:
         ModuleError: The graph cannot be frozen or derived.
     """
 
-    def __init__(self, probabilities: Callable[[tf.Tensor], tf.Tensor], size: int, name: str):
+    def __init__(
+        self,
+        probabilities: Callable[[tf.Tensor], tf.Tensor],
+        size: int,
+        name: str,
+        *,
+        with_map: bool = True,
+    ) -> None:
         self.size, self.name = size, name
         spec = tf.TensorSpec((None, size, size, 3), tf.float32)
         try:
@@ -65,7 +73,7 @@ class Differentiable:
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise ModuleError(f"the graph of {name} cannot be frozen: {_first(error)}") from error
         (pixels,), (output,) = constant.inputs, constant.outputs
-        feature_map = _last_map(constant.graph, pixels, output)
+        feature_map = _last_map(constant.graph, pixels, output) if with_map else None
         self.map_shape = None if feature_map is None else tuple(feature_map.shape[1:])
         definition = constant.graph.as_graph_def()
         wanted = [output.name] + ([feature_map.name] if feature_map is not None else [])
