@@ -19,6 +19,7 @@ import pandas as pd
 
 from hubretrain.errors import DataError
 from hubretrain.files import write_table
+from hubretrain.parallel import ahead
 from hubretrain.storage import Stamp, is_remote, located, read_bytes, stamp_of
 
 _RACY_NANOSECONDS = 2_000_000_000
@@ -52,13 +53,10 @@ def image_digests(
     if not todo:
         return digests
 
-    def digest_of(i: int) -> tuple[int, str]:
-        return i, file_sha256(places[i])
-
-    pool = ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2))
+    n_threads = min(8, (os.cpu_count() or 1) * 2)
     kept_at = time.monotonic()
     try:
-        for i, digest in pool.map(digest_of, todo):
+        for i, digest in ahead(lambda i: file_sha256(places[i]), todo, n_threads=n_threads):
             digests[i] = digest
             if progress is not None:
                 progress(1)
@@ -66,7 +64,6 @@ def image_digests(
                 _write(table_file, paths, facts, digests, now)
                 kept_at = time.monotonic()
     finally:
-        pool.shutdown(cancel_futures=True)
         _write(table_file, paths, facts, digests, now)
     return digests
 

@@ -24,7 +24,10 @@ _SECONDS_TO_ANSWER = 5.0
 
 
 def ahead(
-    function: Callable[[T], R], items: Iterable[T], n_ahead: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    n_ahead: int | None = None,
+    n_threads: int | None = None,
 ) -> Iterator[tuple[T, R]]:
     """Maps with threads, in order, a bounded number of items ahead, so that memory stays flat.
 
@@ -32,13 +35,14 @@ def ahead(
         function: What to do; it should spend its time where Python lets other threads run.
         items: What to do it to.
         n_ahead: Results that may wait to be taken; by default 16 a thread.
+        n_threads: By default half of the processors: with more, the forward pass that goes on
+            beside them is slowed by more than they gain (seen on two processors, in few and
+            noisy rounds).
 
     Yields:
         Each item with its result.
     """
-    # Half of the processors: with more, the forward pass that goes on beside them is slowed by
-    # more than they gain (seen on two processors, in few and noisy rounds).
-    n_threads = max(1, (os.cpu_count() or 1) // 2)
+    n_threads = n_threads or max(1, (os.cpu_count() or 1) // 2)
     waiting: collections.deque[tuple[T, Future[R]]] = collections.deque()
     pool = ThreadPoolExecutor(n_threads)
     try:

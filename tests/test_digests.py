@@ -43,3 +43,20 @@ def test_what_was_read_is_kept_when_a_file_cannot_be_read(tmp_path, monkeypatch)
     kept = pd.read_csv(tmp_path / "digests.csv")["path"].tolist()
     assert set(names[:8]) <= set(kept)
     assert "19.bin" not in kept
+
+
+def test_digesting_holds_few_files_at_a_time(tmp_path):
+    import tracemalloc
+
+    n_files = 4000
+    paths = [f"{i:05}.png" for i in range(n_files)]
+    for path in paths:
+        (tmp_path / path).write_bytes(path.encode())
+    image_digests(tmp_path, paths[:10], tmp_path / "few.csv")
+    tracemalloc.start()
+    try:
+        image_digests(tmp_path, paths, tmp_path / "digests.csv")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / n_files < 1400  # a future for every file would alone be as much
