@@ -110,7 +110,9 @@ def main() -> None:
         for n, rows in found.items():
             wall, processor, peak = np.median(rows, axis=0)
             again = no_work(place, n)
-            print(f"| {n:,} | {wall:.0f} | {processor:.0f} | {peak:.0f} | {again:.2f} |", flush=True)
+            print(
+                f"| {n:,} | {wall:.0f} | {processor:.0f} | {peak:.0f} | {again:.2f} |", flush=True
+            )
 
 
 if __name__ == "__main__":

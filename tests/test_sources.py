@@ -6,10 +6,13 @@ import http.server
 import io
 import json
 import os
+import resource
 import shutil
 import sys
 import tarfile
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +21,7 @@ from conftest import write_module
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules import catalogue, is_stored, network, resolve, store, store_folder
+from hubretrain.modules.archive import packed, unpacked
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.catalogue import HubModule, described, find
 from hubretrain.modules.saved_model import tree_sha256
@@ -259,6 +263,24 @@ def test_a_download_shows_how_far_it_is_in_a_terminal_and_nowhere_else(hub, monk
     assert "TFHUB_DOWNLOAD_PROGRESS" not in os.environ
 
 
+def test_a_full_disk_is_one_sentence_and_two_processes_may_fetch_the_same(hub):
+    handle = f"{hub.url}/some/module/1"
+    first = resolve(handle)
+    shutil.rmtree(first.folder)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(
+            ModuleError, match=r"/store/ cannot be written \(.*too large.*make room"
+        ):
+            resolve(handle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(store_folder().iterdir()) == []
+    with ThreadPoolExecutor(4) as pool:
+        assert {m.sha256 for m in pool.map(resolve, [handle] * 4)} == {first.sha256}
+
+
 def test_what_a_killed_fetch_left_is_removed_a_day_later(hub):
     handle = f"{hub.url}/some/module/1"
     name = described(handle).name
@@ -315,6 +337,22 @@ def test_an_archive_that_is_not_safe_or_no_module_is_refused(
         resolve(str(archive))
     assert list((tmp_path / "store").iterdir()) == []
     assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_a_packed_module_is_unpacked_once_and_anew_where_files_were_lost(
+    small_module, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data = packed(small_module)
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = set(pool.map(unpacked, [data] * 4))
+    assert packed(folder) == data
+    assert list(folder.parent.iterdir()) == [folder]
+    os.utime(folder / "saved_model.pb", (1e9, 1e9))
+    assert unpacked(data) == folder
+    assert (folder / "saved_model.pb").stat().st_mtime == 1e9  # as it was
+    (folder / "saved_model.pb").unlink()
+    assert packed(unpacked(data)) == data
 
 
 def test_a_classifier_is_refused_before_it_is_fetched(hub):

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubretrain.cli.options import augmentation_options, data_options, offline_option, open_data
+from hubretrain.cli.options import (
+    augmentation_options,
+    data_options,
+    input_options,
+    offline_option,
+    open_data,
+)
 
 if TYPE_CHECKING:
     from hubretrain.augmentation import Augmentation
@@ -111,18 +117,7 @@ def cache() -> None:
     type=click.IntRange(1, 4096),
     help="Images a forward pass; by default what the engine does best with.",
 )
-@click.option(
-    "--image-size",
-    type=click.IntRange(8, 4096),
-    help="Input height and width, for a module that does not fix them.",
-)
-@click.option(
-    "--value-range",
-    nargs=2,
-    type=float,
-    metavar="LOW HIGH",
-    help="Input range of a module that does not take [0, 1].",
-)
+@input_options
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),

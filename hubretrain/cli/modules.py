@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hubretrain.cli.options import offline_option
+from hubretrain.cli.options import input_options, offline_option
 
 
 @click.group(invoke_without_command=True)
@@ -35,8 +35,11 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
 
 @modules.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@input_options
 @offline_option
-def fetch(names: Sequence[str]) -> None:
+def fetch(
+    names: Sequence[str], image_size: int | None, value_range: tuple[float, float] | None
+) -> None:
     """Bring modules here and check each once, so that they can be used without a network."""
     from hubretrain.errors import ModuleError
     from hubretrain.modules import resolve
@@ -45,7 +48,8 @@ def fetch(names: Sequence[str]) -> None:
     failed = []
     for name in names:
         try:
-            found = Backbone(resolve(name)).stored
+            module = resolve(name, image_size=image_size, value_range=value_range)
+            found = Backbone(module).stored
         except ModuleError as error:  # the others are brought all the same
             failed.append(str(error))
             continue
@@ -61,16 +65,22 @@ def fetch(names: Sequence[str]) -> None:
 @modules.command()
 @click.argument("name")
 @click.option("--layers", is_flag=True, help="List its layers, for finetune --unfreeze-last.")
-@click.option("--image-size", type=int, metavar="PIXELS", help="Where the module fixes none.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@input_options
 @offline_option
-def show(name: str, layers: bool, image_size: int | None, as_json: bool) -> None:
+def show(
+    name: str,
+    layers: bool,
+    as_json: bool,
+    image_size: int | None,
+    value_range: tuple[float, float] | None,
+) -> None:
     """Show what a module is and costs, measured here; it is fetched if need be."""
     from hubretrain.modules import resolve
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.complexity import milliseconds
 
-    backbone = Backbone(resolve(name, image_size=image_size))
+    backbone = Backbone(resolve(name, image_size=image_size, value_range=value_range))
     stored = backbone.stored
     found = backbone.layers()
     listed = [

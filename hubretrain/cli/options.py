@@ -166,6 +166,26 @@ def images_option(command: F) -> F:
     )(command)
 
 
+def input_options(command: F) -> F:
+    """The options for a module that does not say what images it takes."""
+    for option in (
+        click.option(
+            "--value-range",
+            nargs=2,
+            type=float,
+            metavar="LOW HIGH",
+            help="Input range of a module that does not take [0, 1].",
+        ),
+        click.option(
+            "--image-size",
+            type=click.IntRange(8, 4096),
+            help="Input height and width, for a module that does not fix them.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def offline_option(command: F) -> F:
     """The option that forbids the network, as ``HUBRETRAIN_OFFLINE=1`` does."""
     return click.option(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 import tempfile
 import zlib
 from pathlib import Path
 
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, WorkerError
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
 MOST_BYTES = 16 * 2**30  # the largest module of the catalogue has 3.5 GB
@@ -74,17 +75,35 @@ def packed(folder: Path) -> bytes:
 
 
 def unpacked(data: bytes) -> Path:
-    """A folder with what :func:`packed` took; unpacked once on each machine."""
-    name = hashlib.sha256(data).hexdigest()
-    folder = Path(tempfile.gettempdir()) / f"hubretrain-{os.getuid()}" / name
-    if not folder.is_dir():
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=folder.parent))
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(aside, filter="data")
+    """A folder with what :func:`packed` took: once on each machine, anew where files were lost.
+
+    Raises:
+        WorkerError: Somebody else owns the place.
+    """
+    home = Path(tempfile.gettempdir()) / f"hubretrain-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.stat().st_uid != os.getuid():
+        raise WorkerError(f"{home}/ belongs to somebody else; remove it, or set TMPDIR.")
+    folder = home / hashlib.sha256(data).hexdigest()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        whole = {member.name: member.size for member in archive}
+        if _files(folder) == whole:
+            return folder
+        aside = Path(tempfile.mkdtemp(dir=home))
         try:
-            aside.rename(folder)
-        except OSError:  # another worker was quicker
-            if not folder.is_dir():
+            archive.extractall(aside, filter="data")
+            if _files(folder) != whole:
+                shutil.rmtree(folder, ignore_errors=True)
+                aside.rename(folder)
+        except OSError:
+            if _files(folder) != whole:  # else another worker was quicker
                 raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {
+        p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()
+    }

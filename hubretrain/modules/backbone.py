@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -59,11 +59,6 @@ class Backbone:
         return self._function(images, training) if self._takes_training else self._function(images)
 
     @property
-    def regularization_losses(self) -> Sequence[Callable[[], tf.Tensor]]:
-        """The module's own penalties on its variables."""
-        return tuple(getattr(self._loaded, "regularization_losses", ()))
-
-    @property
     def saved_object(self) -> Any:
         """What the SavedModel holds, for another SavedModel to contain."""
         return self._loaded
@@ -117,22 +112,25 @@ class Backbone:
             )
         noise = np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32)
         try:
-            features = np.asarray(self(tf.constant(noise)))
+            features = self(tf.constant(noise))
+            if isinstance(features, dict):
+                raise TypeError(f"it gives several things: {', '.join(sorted(features))}")
+            features = np.asarray(features)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModuleError(
                 f"{where} refuses float32 images of shape (2, {size}, {size}, 3) ({reason}); "
                 "expected an image feature vector module."
             ) from error
-        if said := _class_scores(self._loaded, self.stored.name, features.shape[-1]):
-            raise ModuleError(
-                f"{where} is a classifier ({features.shape[-1]:,} {said}); expected a feature "
-                "vector module, which TF-Hub has beside most classifiers."
-            )
         if features.ndim != 2 or features.shape[0] != 2 or features.shape[1] < 1:
             raise ModuleError(
                 f"{where} gives shape {features.shape} for 2 images; expected a feature vector, "
                 "(2, n_features). Feature maps and classifiers of other kinds do not serve."
+            )
+        if said := _class_scores(self._loaded, self.stored.name, features.shape[-1]):
+            raise ModuleError(
+                f"{where} is a classifier ({features.shape[-1]:,} {said}); expected a feature "
+                "vector module, which TF-Hub has beside most classifiers."
             )
         if not np.isfinite(features).all():
             raise ModuleError(

@@ -282,12 +282,25 @@ def _fetch(known: HubModule) -> StoredModule:
             return module
         except ModuleError as error:
             tried.append(f"{handle} ({str(error).removesuffix('.')})")
+        except OSError as error:  # of shutil, too, whose errors are lists
+            if (quicker := _kept(known)) is not None:  # another process brought it
+                return quicker
+            raise ModuleError(
+                f"{store}/ cannot be written ({_reason(error)}); make room there, or set "
+                "HUBRETRAIN_STORE to another folder."
+            ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     raise ModuleError(
         f"{known.name} cannot be had here; tried {'; '.join(tried)}. Go on with a folder that "
         "holds its SavedModel, or with another name: hubretrain modules lists them."
     )
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 def _tidy(store: Path, name: str) -> None:
