@@ -101,6 +101,16 @@ def images_of(size=SIZE):
     return tf.TensorSpec((None, size, size, 3), tf.float32, "images")
 
 
+def test_a_module_that_gives_several_things_is_refused(tmp_path):
+    detector = write_function(
+        tmp_path / "detector",
+        lambda images: {"scores": tf.reduce_mean(images, (1, 2)), "boxes": images[:, 0, :, 0]},
+        images_of(),
+    )
+    with pytest.raises(ModuleError, match=r"it gives several things: boxes, scores\); expected an"):
+        Backbone(resolve(detector))
+
+
 def test_a_text_module_is_refused(tmp_path):
     text = write_function(
         tmp_path / "nnlm",

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from conftest import write_module
+from conftest import write_digits, write_module, write_pooled
+from test_backbone import write_tf1_module
 
 from hubretrain.cli import main
 
@@ -47,6 +48,15 @@ def test_a_module_is_shown_with_what_it_costs_and_its_layers(tmp_path):
     assert facts["gflops"] == 7e-06
     assert facts["ms_an_image"] > 0
     assert [layer["from_the_end"] for layer in facts["layers"]] == [2, 1]
+    pooled = write_pooled(tmp_path / "pooled", size=None)
+    assert "say which to use with --image-size" in invoke("modules", "show", pooled, code=1).stderr
+    sized = invoke("modules", "show", pooled, "--image-size", 12, "--value-range", -1, 1).stdout
+    assert "12 x 12 pixels in [-1, 1]" in sized
+    assert "of 16 px" in invoke("modules", "fetch", pooled, "--image-size", 16).stdout
+    assert (
+        "-5 is not in the range"
+        in invoke("modules", "show", "x", "--image-size", -5, code=2).output
+    )
     frozen = write_module(tmp_path / "frozen", trainable=False)
     assert "no: it has no trainable variables" in invoke("modules", "show", frozen).stdout
 
@@ -69,3 +79,18 @@ def test_what_was_fetched_is_used_without_a_network_and_what_was_not_is_refused(
 @pytest.mark.parametrize("command", ["fetch", "show"])
 def test_a_command_without_a_module_is_a_usage_error(command):
     assert "Missing argument" in invoke("modules", command, code=2).stderr
+
+
+def test_a_tf1_module_is_cached_fitted_and_serves_and_only_finetune_refuses_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "data" / "digits", 120)
+    write_tf1_module(tmp_path / "tf1")
+    invoke("cache", "--module", "tf1", "--views", 1)
+    assert "tf1" in invoke("fit").stdout
+    refused = invoke("finetune", code=1)
+    assert "tf1 is of TensorFlow 1's format" in refused.stderr
+    image = next((tmp_path / "data" / "digits").rglob("*.png"))
+    (row,) = json.loads(invoke("predict", "runs/digits", image, "--json").stdout)
+    assert sum(row["classes"].values()) == pytest.approx(1, abs=1e-5)
