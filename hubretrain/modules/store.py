@@ -85,9 +85,15 @@ def is_stored(name: str) -> bool:
     return _from_store(name) is not None
 
 
-def stored(name: str) -> StoredModule | None:
-    """The module that the store holds under this name, whole, or None."""
-    return _from_store(name)
+def stored(
+    name: str,
+    *,
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> StoredModule | None:
+    """The module that the store holds under this name, whole, or None; the rest as `resolve`."""
+    module = _from_store(name)
+    return None if module is None else _as_asked(module, image_size, value_range)
 
 
 def present_digest(name: str, handle: str) -> str | None:
@@ -129,6 +135,12 @@ def resolve(
         module = _from_folder(Path(name))
     else:
         raise unknown(name)
+    return _as_asked(module, image_size, value_range)
+
+
+def _as_asked(
+    module: StoredModule, image_size: int | None, value_range: tuple[float, float] | None
+) -> StoredModule:
     if image_size is not None and image_size != module.image_size:
         own = module.image_size == 0  # it fixes none, so that is as good as its own
         module = replace(module, image_size=image_size, n_features=0, to_remember=own)
@@ -165,7 +177,7 @@ def _from_folder(folder: Path) -> StoredModule:
         )
     sha256 = tree_sha256(folder)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)
-    module = StoredModule(name, str(folder), folder, sha256)
+    module = StoredModule(name, os.path.abspath(folder), folder, sha256)
     facts = _facts(store_folder() / "probed" / f"{sha256}.json") or _facts(folder / FACTS)
     return replace(module, **_measured(facts))
 
