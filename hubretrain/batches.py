@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.augmentation import Augmentation
+from hubretrain.errors import DataError, RunError
 from hubretrain.images import decode, view
 from hubretrain.parallel import ahead
 from hubretrain.storage import located, read_bytes
 
 Pixels = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
-_FIRST_EPOCH_VIEW = 1_000  # views of the cache are numbered below, those of epochs from here
+FIRST_EPOCH_VIEW = 1_000  # views of the cache are numbered below, those of epochs from here
 _VIEWS_AN_AGAIN = 1_000_000  # an image that an epoch shows again is drawn anew
 
 
@@ -41,6 +43,11 @@ class TrainingImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def digest(self) -> bytes:
+        """A digest of the contents and labels, in their order."""
+        table = "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, self.labels, strict=True))
+        return hashlib.sha256(table.encode()).digest()
 
 
 def shuffled(n_images: int, seed: int, epoch: int) -> Index:
@@ -97,11 +104,24 @@ class PixelSource:
     seed: int
 
     def one(self, images: TrainingImages, i: int, view_number: int) -> Pixels:
-        """One view of one image: uint8 of shape (size, size, 3); view 0 is the image as it is."""
+        """One view of one image: uint8 of shape (size, size, 3); view 0 is the image as it is.
+
+        Raises:
+            RunError: The image cannot be read or decoded.
+        """
         draw = None
         if view_number:
             draw = self.augmentation.draw(images.sha256s[i], view_number, self.seed)
-        return view(decode(read_bytes(located(images.root, images.paths[i]))), self.size, draw)
+        place = located(images.root, images.paths[i])
+        try:
+            image = decode(read_bytes(place))
+        except (OSError, DataError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunError(
+                f"{place} cannot be read any more ({reason}); bring it back and run the same "
+                "command again: it goes on from the last checkpoint."
+            ) from error
+        return view(image, self.size, draw)
 
     def batches(
         self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
@@ -131,7 +151,7 @@ class PixelSource:
 
 def epoch_views(order: Index, epoch: int) -> Index:
     """The number of the view that an epoch shows at each place of its order."""
-    return _FIRST_EPOCH_VIEW + epoch + _VIEWS_AN_AGAIN * agains(order)
+    return FIRST_EPOCH_VIEW + epoch + _VIEWS_AN_AGAIN * agains(order)
 
 
 def split(order: Index, batch_size: int) -> list[Index]:

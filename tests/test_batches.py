@@ -5,7 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hubretrain.batches import agains, balanced, epoch_views, shuffled, split
+from hubretrain.augmentation import Augmentation
+from hubretrain.batches import (
+    PixelSource,
+    TrainingImages,
+    agains,
+    balanced,
+    epoch_views,
+    shuffled,
+    split,
+)
+from hubretrain.errors import RunError
 
 
 def test_an_epoch_shows_each_image_once_in_an_order_of_its_own():
@@ -39,3 +49,15 @@ def test_an_image_that_comes_again_is_drawn_anew():
 
 def test_the_last_batch_may_be_smaller():
     assert [len(b) for b in split(np.arange(10), 4)] == [4, 4, 2]
+
+
+def test_an_image_that_cannot_be_read_any_more_is_named(tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    images = TrainingImages(
+        tmp_path, ["gone.png", "torn.png"], ["a", "b"], np.zeros(2, np.int64), np.ones(2, "f4")
+    )
+    source = PixelSource(8, Augmentation(), 0)
+    with pytest.raises(RunError, match=r"gone.png cannot be read any more \(No such file.*goes on"):
+        source.one(images, 0, 1)
+    with pytest.raises(RunError, match=r"torn.png cannot be read any more \(no image of a know"):
+        next(source.batches(images, [np.array([1])], [np.array([0])]))
