@@ -16,7 +16,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hubretrain.errors import RunError
 from hubretrain.files import write_json
 from hubretrain.optimizers import Optimizer
 from hubretrain.tensorflow_door import tf
+from hubretrain.tuning import Tuning
 
 
 @dataclass
@@ -34,6 +35,7 @@ class State:
         base_epochs: Epochs that the policy is for, as begun.
         epochs: Epochs after which training ends; more than ``base_epochs`` once extended.
         extension: By how many epochs it was last extended.
+        concluded: Epochs after which the result was last judged and kept; -1 for never.
         epoch: Finished epochs.
         batch: Finished steps of the epoch that is open.
         loss_sum: Their losses, each times its images.
@@ -51,6 +53,7 @@ class State:
     base_epochs: int
     epochs: int
     extension: int = 0
+    concluded: int = -1
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
@@ -68,6 +71,18 @@ class State:
     def is_finished(self) -> bool:
         """Whether nothing is left to train."""
         return bool(self.history) and (self.stopped or self.epoch >= self.epochs)
+
+    def extend(self, more: int) -> bool:
+        """Adds epochs, unless these were added before and their result is still to be kept.
+
+        Returns:
+            Whether it did.
+        """
+        if self.extension == more and not (self.is_finished and self.concluded >= self.epoch):
+            return False
+        self.epochs = (self.epoch if self.is_finished else self.epochs) + more
+        self.extension, self.stopped, self.since_best = more, False, 0
+        return True
 
     def count(self, loss: float, *, patience: int, reduce_after: int, factor: float) -> bool:
         """Counts an epoch's validation loss for early stopping and for the plateau.
@@ -125,14 +140,13 @@ class Checkpoints:
                     self._weights.write(str(Path(aside) / "best"))
                 self._all.write(str(Path(aside) / "at"))
             return
-        name, best = f"at_{state.epoch:04d}_{state.batch:06d}", f"best_{state.best_epoch:04d}"
+        name, best = _names(state)
         try:
             self.place.mkdir(parents=True, exist_ok=True)
             if is_best:
                 self._weights.write(str(self.place / best))
             self._all.write(str(self.place / name))
-            facts = {"checkpoint": name, "best": best, "identity": self.identity, **asdict(state)}
-            write_json(self.place / "state.json", facts)  # from here on this checkpoint counts
+            self.point_to(state)  # from here on this checkpoint counts
         except (OSError, RunError, tf.errors.OpError) as error:
             reason = str(getattr(error, "message", error)).strip().splitlines()[0]
             raise RunError(
@@ -142,6 +156,13 @@ class Checkpoints:
         for path in self.place.iterdir():
             if path.name != "state.json" and path.name.split(".")[0] not in (name, best):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def point_to(self, state: State) -> None:
+        """Writes ``state.json``, whose variables are there already."""
+        if self._is_chief:
+            name, best = _names(state)
+            facts = {"checkpoint": name, "best": best, "identity": self.identity, **asdict(state)}
+            write_json(self.place / "state.json", facts)
 
     def restore(self) -> State | None:
         """Reads the checkpoint that counts into the variables; None where there is none.
@@ -160,15 +181,31 @@ class Checkpoints:
                 f"{self.place}/state.json is damaged ({type(error).__name__}: {error}); begin "
                 "anew with --restart."
             ) from error
-        for name, value in self.identity.items():
-            if found["identity"].get(name) != value:
-                raise RunError(
-                    f"{self.folder} holds a fine-tuning with {name} = "
-                    f"{found['identity'].get(name)}, now {value} is asked for; go on with "
-                    "--resume, or use the same options, another --run, or --restart."
-                )
+        self._check(found["identity"])
         self._read(self._all, found["checkpoint"])
         return state
+
+    def _check(self, known: dict[str, Any]) -> None:
+        """Raises where a checkpoint's options, data or module are not these."""
+        options = {one.name for one in fields(Tuning)}
+        for name, value in self.identity.items():
+            if name not in known:
+                raise RunError(
+                    f"{self.folder} holds a fine-tuning of an earlier hubretrain, which did not "
+                    f"note its {name}; begin anew with --restart."
+                )
+            if known[name] != value and name in options:
+                raise RunError(
+                    f"{self.folder} holds a fine-tuning with {name} = {known[name]}, now {value} "
+                    "is asked for; go on with --resume, or use the same options, another run, or "
+                    "--restart."
+                )
+            if known[name] != value:
+                raise RunError(
+                    f"{self.folder} holds a fine-tuning on other data or another module: its "
+                    f"{name} was {known[name]} and is {value}; bring back what it was, or begin "
+                    "anew with --restart."
+                )
 
     def read_best(self, state: State) -> None:
         """Puts the best epoch's weights into the variables."""
@@ -183,6 +220,11 @@ class Checkpoints:
                 f"{self.place}/{name} does not fit this model ({reason}); begin anew with "
                 "--restart."
             ) from error
+
+
+def _names(state: State) -> tuple[str, str]:
+    """Of the last checkpoint, and of the best one."""
+    return f"at_{state.epoch:04d}_{state.batch:06d}", f"best_{state.best_epoch:04d}"
 
 
 def _state(facts: dict[str, Any]) -> State:

@@ -91,7 +91,7 @@ def devices(*, mixed_precision: bool = False) -> Devices:
     if mixed_precision and not gpus:
         raise RunError(
             "--mixed-precision computes in float16, which only a GPU gains by, and TensorFlow "
-            "finds none here; leave it out."
+            "finds none here; leave it out, or go on where there is one."
         )
     scale = LOSS_SCALE if mixed_precision else 1.0
     if mixed_precision:

@@ -7,7 +7,6 @@ before the first step the model predicts exactly what the head predicted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +34,10 @@ from hubretrain.modules.cut import Cut, cut_below
 from hubretrain.optimizers import Optimizer, depth_groups
 from hubretrain.progress import Bar
 from hubretrain.schedule import REDUCTION, Schedule, schedule_for
+from hubretrain.steps import Steps, pixels_spec, scaled
 from hubretrain.strategy import Devices
 from hubretrain.tensorflow_door import tf
-from hubretrain.trunk import CachedTrunk, worth_caching
+from hubretrain.trunk import TRUNK_FACTS, CachedTrunk, worth_caching
 from hubretrain.tuning import Tuning
 
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
@@ -88,18 +88,22 @@ class FineTuning:
         # BatchNorm statistics are no trainable variables, so all of the backbone is kept.
         self._variables = copies
         stored = classifier.backbone.stored
-        self.identity = {**tuning.identity(), "module_sha256": stored.sha256, **(identity or {})}
+        self.identity = {
+            **tuning.identity(),
+            "module_sha256": stored.sha256,
+            "image_size": stored.image_size,
+            "value_range": list(stored.value_range),
+            **(identity or {}),
+        }
         optimizers = [self.optimizer, *([self.head_optimizer] if tuning.warmup_head else [])]
         self.checkpoints = Checkpoints(
             folder, self._variables, optimizers, self.identity, is_chief=devices.is_chief
         )
         self.pixels = PixelSource(stored.image_size, tuning.augmentation, tuning.seed)
         self._source: PixelSource | CachedTrunk = self.pixels
-        size = stored.image_size
-        self._pixels_spec = tf.TensorSpec((None, size, size, 3), tf.uint8)
         self._predict = tf.function(
-            lambda given: classifier.probabilities(_scaled(given)),
-            input_signature=[self._pixels_spec],
+            lambda given: classifier.probabilities(scaled(given)),
+            input_signature=[pixels_spec(stored.image_size)],
         )
         self.notes: list[str] = []
         self.state = State(0, 0)
@@ -139,17 +143,25 @@ class FineTuning:
                         train,
                         validation,
                         n_views=self.tuning.trunk_views,
-                        facts={k: self.identity[k] for k in ("module_sha256", "augmentation")}
-                        | {"seed": self.tuning.seed},
+                        facts={name: self.identity[name] for name in TRUNK_FACTS},
                         quiet=self.quiet,
                     )
                 )
-            self._trace(cut if isinstance(self._source, CachedTrunk) else None)
+            self._steps = Steps(
+                self.classifier,
+                self._trained,
+                {"head": self.head_optimizer, "all": self.optimizer},
+                self._start,
+                self.devices,
+                self.tuning,
+                cut if isinstance(self._source, CachedTrunk) else None,
+            )
             self._train(train, validation)
         if isinstance(self._source, CachedTrunk):
             self.notes.append(self._source.told())
         self.checkpoints.read_best(self.state)
         self._follow()
+        self._write_history()  # a kill may have come between a checkpoint and its row
         return self.history()
 
     def _train(self, train: TrainingImages, validation: TrainingImages) -> None:
@@ -200,14 +212,14 @@ class FineTuning:
 
     def _begin(self, n_images: int, more_epochs: int | None) -> None:
         """Reads where training stands, and settles how long it goes on."""
-        restored = self.checkpoints.restore()
-        base = restored.base_epochs if restored else self.tuning.epochs
+        restored, tuning = self.checkpoints.restore(), self.tuning
+        base = restored.base_epochs if restored else tuning.epochs
         self._policy = schedule_for(
             n_images,
             epochs=base,
-            batch_size=self.tuning.batch_size,
-            learning_rate=self.tuning.learning_rate,
-            kind=self.tuning.schedule,
+            batch_size=tuning.batch_size,
+            learning_rate=tuning.learning_rate,
+            kind=tuning.schedule,
         )
         if restored is None:
             if more_epochs is not None:
@@ -216,24 +228,27 @@ class FineTuning:
                     f"to; begin one with --epochs {more_epochs}."
                 )
             epochs = self._policy.epochs
-            self.state = State(epochs, epochs + self.tuning.warmup_head)
+            self.state = State(epochs, epochs + tuning.warmup_head)
             return
         self.state = state = restored
-        asked = self.tuning.epochs
-        if asked not in (None, state.base_epochs, state.epochs - self.tuning.warmup_head):
+        if tuning.epochs not in (None, state.base_epochs, state.epochs - tuning.warmup_head):
             raise RunError(
-                f"{self.folder} holds a fine-tuning of {state.base_epochs} epochs, now {asked} "
-                "are asked for; add some with --epochs +N, or begin anew with --restart."
+                f"{self.folder} holds a fine-tuning of {state.base_epochs} epochs, now "
+                f"{tuning.epochs} are asked for; add some with --epochs +N, or begin anew with "
+                "--restart."
             )
         if more_epochs is not None and state.diverged is not None:
             raise RunError(
                 f"{self.folder} holds a fine-tuning that cannot go on: the loss became "
                 f"{state.diverged}; begin anew with --restart and a smaller --learning-rate."
             )
-        if more_epochs is not None and (state.is_finished or state.extension != more_epochs):
-            state.epochs = (state.epoch if state.is_finished else state.epochs) + more_epochs
-            state.extension, state.stopped, state.since_best = more_epochs, False, 0
+        if more_epochs is not None and state.extend(more_epochs):
             self.checkpoints.save(state)
+
+    def conclude(self) -> None:
+        """Notes that what it came to was judged and kept: more epochs are more from here on."""
+        self.state.concluded = self.state.epoch
+        self.checkpoints.point_to(self.state)
 
     def _cut(self) -> Cut | None:
         """Where the frozen part ends, if its activations are to be cached."""
@@ -261,52 +276,6 @@ class FineTuning:
             ):
                 variable.assign(trained.numpy())
 
-    def _trace(self, cut: Cut | None) -> None:
-        """Makes the functions of a step and of an evaluation."""
-
-        def logits(model: Classifier, given: tf.Tensor, training: bool = False) -> tf.Tensor:
-            if cut is None:
-                return model.logits(_scaled(given), training)
-            return model.scores(cut.top(tf.cast(given, tf.float32)))
-
-        given = self._pixels_spec if cut is None else tf.TensorSpec((None, *cut.shape), tf.float16)
-        of_batch = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
-
-        @tf.function(input_signature=[given, *of_batch])  # type: ignore[untyped-decorator]
-        def evaluate(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Any:
-            said = logits(self.classifier, given)
-            hits = tf.reduce_sum(tf.cast(tf.argmax(said, axis=1) == labels, tf.float32))
-            return self.classifier.loss(said, labels, weights), hits
-
-        self._evaluate = evaluate
-        self._steps = {}
-        for phase, optimizer in (("head", self.head_optimizer), ("all", self.optimizer)):
-            step = self._step_of(optimizer, logits)
-            self._steps[phase] = self.devices.traced(step, [given, *of_batch])
-
-    def _step_of(self, optimizer: Optimizer, logits: Callable[..., Any]) -> Callable[..., Any]:
-        """One step of some variables. Weights sum to 1 over the batch of all devices.
-
-        Without BatchNorm in training mode dropout is off too: the few modules that have any have
-        it behind their features.
-        """
-        tuning, scale = self.tuning, self.devices.loss_scale
-        pulls = list(zip(self.optimizer.trained, self._start, strict=True)) if self._start else []
-
-        def step(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                said = logits(self._trained, given, tuning.train_batchnorm)
-                loss = self._trained.loss(said, labels, weights, tuning.label_smoothing)
-                # Half the squared distance from the start: equation 4 of Li et al. 2018.
-                pull = tf.add_n([tf.nn.l2_loss(v - start) for v, start in pulls]) if pulls else 0.0
-                aim = loss + tuning.l2_sp * pull / self.devices.n_replicas
-                aim = scale * aim
-            gradients = tape.gradient(aim, optimizer.trained)
-            optimizer.apply([None if g is None else g / scale for g in gradients])
-            return loss
-
-        return step
-
     def _train_epoch(self, epoch: int, phase: str, train: TrainingImages) -> tuple[float, float]:
         state, schedule, seed = self.state, self.schedule, self.tuning.seed
         if self.tuning.balanced_sampling:
@@ -326,7 +295,7 @@ class FineTuning:
             for (batch, _), parts in zip(todo, self._parts(train, todo), strict=True):
                 rate = self._rate(phase, len(batches))
                 optimizer.set_rate(rate)
-                loss = self.devices.run(self._steps[phase], parts)
+                loss = self.devices.run(self._steps.train[phase], parts)
                 if not np.isfinite(loss):
                     return loss, rate
                 state.loss_sum += loss * len(batch)
@@ -387,7 +356,9 @@ class FineTuning:
         sums = np.zeros(2)
         given = self._source.batches(validation, batches, [0 * b for b in batches])
         for batch, inputs in zip(batches, given, strict=True):
-            of_batch = self._evaluate(inputs, validation.labels[batch], validation.weights[batch])
+            of_batch = self._steps.evaluate(
+                inputs, validation.labels[batch], validation.weights[batch]
+            )
             sums += [float(x) for x in of_batch]
         validation_loss, accuracy = self.devices.agreed(
             [sums[0] / float(validation.weights.sum()), sums[1] / len(validation)]
@@ -411,12 +382,12 @@ class FineTuning:
             factor=REDUCTION,
         )
         if phase == "head":  # patience is for the training proper
-            state.stopped, state.scale = False, 1.0
+            state.stopped, state.scale, state.since_best, state.since_reduced = False, 1.0, 0, 0
         self.checkpoints.save(state, is_best=is_best)
+        self._write_history()
         if self.devices.is_chief:
-            write_table(self.folder / "history.csv", self.history())
             log_epoch(self.folder, row)
 
-
-def _scaled(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.cast(pixels, tf.float32) / 255.0
+    def _write_history(self) -> None:
+        if self.devices.is_chief:
+            write_table(self.folder / "history.csv", self.history())

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.batches import Index, PixelSource, TrainingImages, agains, split
+from hubretrain.batches import FIRST_EPOCH_VIEW, Index, PixelSource, TrainingImages, agains, split
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import reserve
 from hubretrain.modules.cut import Cut
@@ -28,7 +28,7 @@ from hubretrain.tensorflow_door import tf
 
 FORMAT = "hubretrain trunk 1"
 BATCH_SIZE = 48
-_FIRST_EPOCH_VIEW = 1_000
+TRUNK_FACTS = ("module_sha256", "image_size", "value_range", "augmentation", "seed")
 VALIDATION = "validation"
 
 
@@ -56,7 +56,7 @@ class CachedTrunk:
         train: The training images.
         validation: The validation images.
         n_views: Augmented views an image.
-        facts: What the activations depend on besides: module, augmentation, seed.
+        facts: What the activations depend on besides, see ``TRUNK_FACTS``.
 
     Raises:
         RunError: The file cannot be written.
@@ -80,6 +80,7 @@ class CachedTrunk:
         self._images |= {f"view_{k:03d}": train for k in range(1, n_views + 1)}
         contents = hashlib.sha256("\n".join([*train.sha256s, "", *validation.sha256s]).encode())
         identity = json.dumps({"cut": cut.name, "images": contents.hexdigest(), **facts})
+        self._whole: set[str] = set()  # views in which nothing is missing
         try:
             self._file = self._opened(identity)
         except OSError as error:
@@ -107,7 +108,7 @@ class CachedTrunk:
 
     def epoch_views(self, order: Index, epoch: int) -> Index:
         """The number of the view that an epoch shows at each place of its order."""
-        return _FIRST_EPOCH_VIEW + 1 + (epoch - 1 + agains(order)) % self.n_views
+        return FIRST_EPOCH_VIEW + 1 + (epoch - 1 + agains(order)) % self.n_views
 
     def fill(self, views: Index) -> None:
         """Computes what is missing of some views."""
@@ -143,6 +144,8 @@ class CachedTrunk:
         images = self._images[name]
         try:
             dataset = self._file.get(name) or self._allocated(name, len(images))
+            if name in self._whole:
+                return dataset
             order = np.arange(len(images))
             # Whole batches, always the same: a row's bits may depend on its place.
             todo = [b for b in split(order, BATCH_SIZE) if _is_torn(dataset[b[0] : b[-1] + 1])]
@@ -157,11 +160,12 @@ class CachedTrunk:
                     if not np.isfinite(activations).all():
                         raise ModuleError(
                             f"an activation at {self.cut.name} is beyond the range of float16; "
-                            "fine-tune with --trunk-views 0, without cached activations."
+                            "fine-tune with --restart --trunk-views 0, without cached activations."
                         )
                     dataset[batch[0] : batch[-1] + 1] = activations
                     self._file.flush()
                     bar.advance(len(batch))
+            self._whole.add(name)
         except (OSError, RuntimeError) as error:
             raise self._unwritable(error) from error
         return dataset
@@ -196,7 +200,7 @@ class CachedTrunk:
     def _unwritable(self, error: Exception) -> RunError:
         return RunError(
             f"{self.path} cannot be written ({error}); make room and run the same command again, "
-            "or do without cached activations: --trunk-views 0."
+            "or do without cached activations: --restart --trunk-views 0."
         )
 
 
@@ -210,7 +214,7 @@ def check_room(path: Path, n_bytes: int) -> None:
 
 
 def _name(number: int) -> str:
-    return f"view_{number - _FIRST_EPOCH_VIEW:03d}" if number else VALIDATION
+    return f"view_{number - FIRST_EPOCH_VIEW:03d}" if number else VALIDATION
 
 
 def _is_torn(rows: npt.NDArray[Any]) -> bool:

@@ -44,7 +44,7 @@ def test_epochs_on_cached_activations_are_those_on_pixels(fitted, tmp_path):
         found = tune(
             fitted, run, module="residual", unfreeze_last=2, trunk_views=views, learning_rate=3e-4
         )
-        assert found.notes == ()
+        assert [note.startswith("The frozen part's act") for note in found.notes] == [True][:views]
         assert (run.finetune_folder("residual") / "trunk.h5").exists() == (views > 0)
         histories.append(found.history)
     for name in ("loss", "validation_loss"):
@@ -120,7 +120,7 @@ def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     folder = run.finetune_folder("residual")
     (folder / "trunk.h5").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"trunk.h5 cannot be written .*--trunk-views 0"):
+    with pytest.raises(RunError, match=r"trunk.h5 cannot be written .*--restart --trunk-views 0"):
         tune(fitted, run, module="residual", unfreeze_last=2, epochs=1)
 
 
