@@ -33,7 +33,7 @@ class FineTuned:
         head_test: The same for the head that training started from.
         validation: The same as ``test`` on the validation fold.
         head_validation: The same as ``head_test`` on the validation fold.
-        export: The exported model.
+        export: Where the run's export is: of the module that is best on the validation fold.
         notes: What one should know.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
     """
@@ -110,8 +110,8 @@ def order_of(
     """Whether modules rank after fine-tuning as they did when they were screened.
 
     Args:
-        screening: Each module's metric on the leaderboard.
-        finetuned: The same modules' metric on the validation fold after fine-tuning.
+        screening: Each module's metric on the leaderboard, perhaps that of others too.
+        finetuned: The modules' metric on the validation fold after fine-tuning.
         metric: Its name.
 
     Returns:
@@ -121,10 +121,8 @@ def order_of(
         in the metric's unit, at least 0; ``metric``.
     """
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
-    names = list(screening)
-    first, second = (
-        [sign * found[name] for name in names] for found in (dict(screening), dict(finetuned))
-    )
+    names = list(finetuned)
+    first, second = ([sign * found[name] for name in names] for found in (screening, finetuned))
     tau = float(kendalltau(first, second).statistic)
     chosen = names[int(np.argmax(first))]
     return {

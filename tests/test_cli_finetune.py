@@ -12,6 +12,9 @@ from hubretrain.cli import main
     ("arguments", "sentence"),
     [
         (["--epochs", "0"], "'0' is neither a number of epochs, at least 1, nor +N"),
+        (["--epochs", "²"], "'²' is neither a number of epochs"),
+        (["--resume", "--epochs", 20], "keeps its length; leave out --epochs, or add to it with"),
+        (["--top", 2, "--epochs", "+1"], "--epochs +1 goes on with one module; name it with --m"),
         (["--epochs", "+x"], "'+x' is neither a number of epochs"),
         (["--resume", "--restart"], "--resume goes on and --restart begins anew"),
         (["--top", 2, "--module", "a"], "--top chooses the modules"),

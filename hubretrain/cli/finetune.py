@@ -36,7 +36,7 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         text = str(value)
-        if not text.removeprefix("+").isdigit() or int(text) < 1:
+        if not text.removeprefix("+").isdecimal() or int(text) < 1:
             self.fail(f"{text!r} is neither a number of epochs, at least 1, nor +N.", param, ctx)
         return int(text), text.startswith("+")
 
@@ -153,7 +153,7 @@ def finetune(
     """
     more = epochs[0] if epochs and epochs[1] else None
     resume = resume or more is not None
-    _check(context, resume, restart, top, modules)
+    _check(context, resume, restart, top, modules, epochs)
 
     run = chosen_run(run_folder)
     dataset, cache_folder = _dataset_of(run, data)
@@ -176,9 +176,7 @@ def finetune(
     )
     for found in every:
         _show(found)
-    if len(every) > 1:
-        _show_order(run)
-    click.echo(f"Exported to {every[0].export}/. Next: hubretrain predict {run.folder} IMAGE")
+    _show_choice(run, [found.module for found in every])
     if diverged := [found.diverged for found in every if found.diverged]:
         from hubretrain.errors import RunError
 
@@ -186,12 +184,26 @@ def finetune(
 
 
 def _check(
-    context: click.Context, resume: bool, restart: bool, top: int | None, modules: tuple[str, ...]
+    context: click.Context,
+    resume: bool,
+    restart: bool,
+    top: int | None,
+    modules: tuple[str, ...],
+    epochs: tuple[int, bool] | None,
 ) -> None:
     if top and modules:
         raise click.UsageError("--top chooses the modules; leave out --module, or --top.")
     if resume and restart:
         raise click.UsageError("--resume goes on and --restart begins anew; leave one out.")
+    if resume and epochs and not epochs[1]:
+        raise click.UsageError(
+            "a fine-tuning that goes on keeps its length; leave out --epochs, or add to it with "
+            f"--epochs +{epochs[0]}."
+        )
+    if epochs and epochs[1] and max(top or 1, len(modules)) > 1:
+        raise click.UsageError(
+            f"--epochs +{epochs[0]} goes on with one module; name it with --module."
+        )
     if resume:
         given = [
             parameter.opts[0]
@@ -230,12 +242,17 @@ def _show(found: FineTuned) -> None:
             )
 
 
-def _show_order(run: Run) -> None:
-    facts = run.facts()["finetune"]
-    order = facts["order"]
+def _show_choice(run: Run, trained: list[str]) -> None:
+    """Says which module is best, and of which one the run's export is."""
+    facts = run.facts().get("finetune")
+    if facts is None:  # of several machines one writes it, and says it
+        return
+    order, chosen = facts["order"], facts["chosen"]
+    best = chosen
     if order is not None:
         from hubretrain.metrics import METRICS
 
+        best = order["finetuned"][0]
         tau, regret = order["kendall_tau"], order["regret"]
         is_share = METRICS[order["metric"]].is_share
         lost = f"{100 * regret:.1f} points" if is_share else f"{regret:.3f}"
@@ -246,16 +263,24 @@ def _show_order(run: Run) -> None:
             f"(Kendall's tau {'undefined' if tau is None else f'{tau:.2f}'}; the screening's "
             f"first is {lost} below the best)."
         )
-    click.echo(f"{facts['chosen']} is the best on the validation fold.")
+        click.echo(f"{best} is the best on the validation fold.")
+    if best != chosen:
+        click.echo(
+            f"What is exported is {chosen}; to export {best}: hubretrain finetune {run.folder} "
+            f"--module {best} --resume"
+        )
+    if chosen in trained:
+        click.echo(f"Exported to {run.export_folder}/.", nl=False)
+    else:
+        click.echo(f"{run.export_folder}/ stays that of {chosen}.", nl=False)
+    click.echo(f" Next: hubretrain predict {run.folder} IMAGE")
 
 
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
     from hubretrain.dataset import open_dataset
-    from hubretrain.errors import RunError
+    from hubretrain.fitted import facts_of_fit
 
-    facts = run.facts().get("fit")
-    if facts is None:
-        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    facts = facts_of_fit(run)
     options = facts["data_options"]
     return open_dataset(data or facts["data"], **options), Path(facts["cache"])
