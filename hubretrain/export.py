@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from hubretrain import litert_door, onnx_door
 from hubretrain.classifier import Classifier
 from hubretrain.ensemble import ENSEMBLE_NAME
 from hubretrain.errors import EngineError, RunError
-from hubretrain.exported import FACTS, LABELS, MODEL_OF, Exported
-from hubretrain.files import write_json
+from hubretrain.exported import FACTS, LABELS, MODEL_OF, Exported, refuse_other
+from hubretrain.files import folder_aside, replace_folder, write_json
 from hubretrain.served import Member, Served
 from hubretrain.tensorflow_door import tf
 
-__all__ = ["Member", "add_formats", "export_ensemble", "export_saved_model"]
+__all__ = ["Member", "add_formats", "copy_export", "export_ensemble", "export_saved_model"]
 
 
 def export_saved_model(
@@ -41,7 +40,7 @@ def export_saved_model(
     Args:
         classifier: The trained model.
         class_names: In class order.
-        folder: Where to; what is there is replaced.
+        folder: Where to; an export that is there is replaced.
         facts: What else ``export.json`` is to hold; ``adjust`` as it was chosen, for probabilities
             without the temperature.
         temperature: Of the calibration, see :mod:`hubretrain.temperature`.
@@ -49,7 +48,7 @@ def export_saved_model(
             unasked where it can be.
 
     Raises:
-        RunError: The folder cannot be written.
+        RunError: The folder cannot be written, or holds something else.
         EngineError: The model cannot be converted as asked.
     """
     stored = classifier.backbone.stored
@@ -78,13 +77,13 @@ def export_ensemble(
     Args:
         members: Classifiers and their weights.
         class_names: In class order.
-        folder: Where to; what is there is replaced.
+        folder: Where to; an export that is there is replaced.
         facts: As :func:`export_saved_model` takes them.
         temperature: Of the calibration of the mean.
         formats: As :func:`export_saved_model` takes them.
 
     Raises:
-        RunError: The folder cannot be written.
+        RunError: The folder cannot be written, or holds something else.
         EngineError: The model cannot be converted as asked.
     """
     known = {
@@ -123,7 +122,30 @@ def add_formats(folder: Path, formats: Sequence[str]) -> Exported:
             for name in made:
                 os.replace(aside / name, folder / name)
         facts = {**exported.facts, "files": exported.facts["files"] | made}
+        if "litert" in missing:
+            facts["not_converted"] = ""
         write_json(folder / FACTS, facts)
+    return Exported.open(folder)
+
+
+def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Exported:
+    """Copies an export and converts the copy to the formats that it lacks, whole or not at all.
+
+    Args:
+        source: An export folder.
+        folder: Where to; an export that is there is replaced.
+        formats: ``litert``, ``onnx``.
+
+    Raises:
+        RunError: ``source`` holds no whole export, or ``folder`` something else or cannot be
+            written.
+        EngineError: The model cannot be converted.
+    """
+    refuse_other(folder)
+    with _aside(folder) as aside:
+        shutil.copytree(source, aside / "new")
+        add_formats(aside / "new", formats)
+        replace_folder(aside / "new", folder)
     return Exported.open(folder)
 
 
@@ -135,6 +157,7 @@ def _export(
     temperature: float,
     formats: Sequence[str],
 ) -> None:
+    refuse_other(folder)
     served = Served(members, class_names, temperature)
     # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
     strength = float(facts.get("adjust") or 0.0) / temperature
@@ -166,29 +189,19 @@ def _export(
             "files": files,
         }
         write_json(new / FACTS, known)
-        if folder.exists():
-            os.replace(folder, aside / "old")
-        os.replace(new, folder)
+        replace_folder(new, folder)
 
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` to write to, gone afterwards."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise RunError(
-            f"{folder}/ cannot be written ({error.strerror}); mend its rights or make room."
-        ) from error
-    try:
-        yield aside
+        with folder_aside(folder) as aside:
+            yield aside
     except (OSError, tf.errors.OpError) as error:
         raise RunError(
             f"{folder}/ cannot be written ({error}); make room and try again."
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _converted(saved_model: Path, place: Path, formats: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from hubretrain.augmentation import Augmentation
 from hubretrain.ensemble import ENSEMBLE_NAME, LIKELIEST, Ensemble
 from hubretrain.errors import DataError, HeadError, RunError
-from hubretrain.exported import FACTS, Exported
+from hubretrain.exported import FACTS, Exported, heads_sha256, is_current, read_facts, refuse_other
 from hubretrain.fitted import module_of
 from hubretrain.heads import Heads
 from hubretrain.runs import Run
@@ -39,7 +39,8 @@ def export_run(
     """Exports a run.
 
     Without ``head`` or ``ensemble`` it is the run's export, which fine-tuning left; where there is
-    none, the head of the shortlist's first module.
+    none, the head of the shortlist's first module, anew where the run was fitted since. Formats
+    that are there stay there.
 
     Args:
         run: A fitted run.
@@ -51,28 +52,36 @@ def export_run(
             ``<run>/exports/ensemble`` for what was asked for by name.
 
     Raises:
-        RunError: The run is not fitted, or the folder cannot be written.
+        RunError: The run is not fitted, or the folder cannot be written or holds something else.
         HeadError: There is no such head.
         ModuleError: A module cannot be loaded, or is not what it was.
         EngineError: The model cannot be converted as asked.
     """
-    from hubretrain.export import add_formats  # imports TensorFlow
-
     facts = run.facts().get("fit")
     if facts is None:
         raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
-    if head is None and not ensemble:
-        if output is None and (run.export_folder / FACTS).is_file():
-            return add_formats(run.export_folder, formats)
-        folder = output or run.export_folder
-        _export_head(run, facts, facts["shortlist"][0], folder, formats)
-    elif ensemble:
-        folder = output or run.folder / "exports" / ENSEMBLE_NAME
+    is_asked = ensemble or head is not None
+    name = ENSEMBLE_NAME if ensemble else str(head)
+    folder = output or (run.folder / "exports" / name if is_asked else run.export_folder)
+    refuse_other(folder)
+    from hubretrain.export import add_formats, copy_export  # imports TensorFlow
+
+    if not is_asked and is_current(run):
+        if folder.resolve() == run.export_folder.resolve():
+            return add_formats(folder, formats)
+        return copy_export(run.export_folder, folder, formats)
+    formats = [*formats, *_formats_there(folder)]
+    if ensemble:
         _export_ensemble(run, facts, folder, formats)
     else:
-        folder = output or run.folder / "exports" / str(head)
-        _export_head(run, facts, str(head), folder, formats)
+        _export_head(run, facts, head or facts["shortlist"][0], folder, formats)
     return Exported.open(folder)
+
+
+def _formats_there(folder: Path) -> list[str]:
+    """What an earlier export to a folder was asked for, and is not to lose."""
+    there = (folder / FACTS).is_file() and "model.onnx" in read_facts(folder).get("files", ())
+    return ["onnx"] if there else []
 
 
 def _export_head(
@@ -84,6 +93,7 @@ def _export_head(
     known = {
         "run": run.name,
         "fine_tuned": False,
+        "heads_sha256": heads_sha256(run, module),
         "adjust": float(heads.facts["adjust"][FOR_USE]),
         "priors": np.asarray(heads.facts["priors"][FOR_USE]).tolist(),
         "augmentation": _augmentation(facts, module),
@@ -144,7 +154,8 @@ def _temperature(run: Run, row: str, class_names: Sequence[str]) -> float:
     import pandas as pd
 
     try:
-        table = pd.read_csv(run.out_of_fold_file, dtype={"label": str})
+        # A class may be called NA.
+        table = pd.read_csv(run.out_of_fold_file, dtype={"label": str}, keep_default_na=False)
         return temperature_of(table[table["module"] == row], class_names)
     except (OSError, ValueError, KeyError, DataError) as error:
         raise HeadError(

@@ -10,6 +10,7 @@ it (``model.tflite``, ``model_int8.tflite``, ``model.onnx``), ``labels.txt``, an
 - ``temperature``: of the calibration; it is in the graph already.
 - ``adjust``, ``priors``: the decision is the largest of probability / prior ** adjust.
 - ``augmentation``: how the views differed that it was trained on.
+- ``heads_sha256``: of the head file that a fitted head came from; none of a fine-tuned model.
 - ``files``: sha256 of each model file.
 """
 
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from hubretrain.decisions import adjusted
 from hubretrain.errors import RunError
+from hubretrain.runs import Run
 
 FACTS, LABELS = "export.json", "labels.txt"
 MODEL_OF = {  # format: the file that is run
@@ -60,9 +62,7 @@ class Exported:
         Raises:
             RunError: The folder holds no export, or half of one, or another model's labels.
         """
-        folder = Path(folder)
-        if not (folder / FACTS).exists() and (folder / "export" / FACTS).exists():
-            folder = folder / "export"
+        folder = export_of(Path(folder)) or Path(folder)
         facts = read_facts(folder)
         if not isinstance(facts.get("image_sizes"), list) or "files" not in facts:
             raise RunError(f"{folder / FACTS} is of another version; export again.")
@@ -99,26 +99,40 @@ class Exported:
         Raises:
             RunError: It is not there, or not those bytes.
         """
-        name = MODEL_OF[form]
-        if name not in self.facts["files"]:
-            raise RunError(
-                f"{self.folder} holds no {name}; make it with: hubretrain export RUN --format "
-                f"{form.partition('_')[0]}"
-            )
+        name = self._name(form)
         # Of a SavedModel, all files but the one with a random number in it are looked at.
-        names = [n for n in self.facts["files"] if _belongs(n, name)]
-        for one in names:
-            try:
-                digest = hashlib.sha256((self.folder / one).read_bytes()).hexdigest()
-            except OSError as error:
-                raise RunError(
-                    f"{self.folder / one} cannot be read ({error.strerror}); {_COPY}"
-                ) from error
-            if digest != self.facts["files"][one]:
-                raise RunError(
-                    f"{self.folder / one} is not the file that {FACTS} was written for; {_COPY}"
-                )
+        for one in (n for n in self.facts["files"] if _belongs(n, name)):
+            self._checked(one)
         return self.folder / name
+
+    def content(self, form: str) -> bytes:
+        """The bytes of a model that is one file: what is run is then what was checked.
+
+        Raises:
+            RunError: It is not there, or not the bytes that were exported.
+        """
+        return self._checked(self._name(form))
+
+    def _name(self, form: str) -> str:
+        if not self.has(form):
+            raise RunError(
+                f"{self.folder} holds no {MODEL_OF[form]}; make it with the hubretrain export that "
+                f"made the folder, and --format {form.partition('_')[0]}."
+            )
+        return MODEL_OF[form]
+
+    def _checked(self, name: str) -> bytes:
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise RunError(
+                f"{self.folder / name} cannot be read ({error.strerror}); {_COPY}"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != self.facts["files"][name]:
+            raise RunError(
+                f"{self.folder / name} is not the file that {FACTS} was written for; {_COPY}"
+            )
+        return data
 
     def decisions(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """The class that the decision rule takes for each row of (n_images, n_classes)."""
@@ -140,6 +154,61 @@ _COPY = "copy the whole export folder again, or export again."
 def _belongs(name: str, model: str) -> bool:
     is_saved_model = model == MODEL_OF["savedmodel"]
     return name == model or (is_saved_model and name.startswith(("variables/", "assets/")))
+
+
+def export_of(place: Path) -> Path | None:
+    """The export folder that a place is, or that a run folder holds."""
+    return next((p for p in (place, Run(place).export_folder) if (p / FACTS).exists()), None)
+
+
+def is_current(run: Run) -> bool:
+    """Whether a run's export is there, and of what the run found last.
+
+    What was fine-tuned stays until another fine-tuning; a head's export is outdated by a fit that
+    found another head, or put another module first.
+
+    Raises:
+        RunError: The run was fine-tuned on other classes than it was fitted on since.
+    """
+    if not (run.export_folder / FACTS).exists():
+        return False
+    facts, fit = read_facts(run.export_folder), run.facts().get("fit")
+    if fit is None:
+        return True
+    if facts.get("fine_tuned"):
+        if facts["class_names"] != fit["class_names"]:
+            raise RunError(
+                f"{run.export_folder} was fine-tuned on the classes "
+                f"{', '.join(facts['class_names'])}, the fit has {', '.join(fit['class_names'])}; "
+                "fine-tune again, or move that folder away."
+            )
+        return True
+    module = fit["shortlist"][0]
+    known = ("", facts.get("heads_sha256"))  # '': the export was copied without the heads
+    return facts.get("module") == module and heads_sha256(run, module) in known
+
+
+def heads_sha256(run: Run, module: str) -> str:
+    """The digest of a module's head file, '' where there is none."""
+    try:
+        return hashlib.sha256(run.heads_file(module).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def refuse_other(folder: Path) -> None:
+    """Raises where an export would take the place of something else.
+
+    Raises:
+        RunError: The folder is there, and is neither empty nor an export.
+    """
+    if folder.is_dir() and ((folder / FACTS).is_file() or not any(folder.iterdir())):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise RunError(
+            f"{folder} holds something else than an export; move it away, or choose another "
+            "--output."
+        )
 
 
 def pixels_name(size: int, sizes: Sequence[int]) -> str:

@@ -6,7 +6,10 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +18,8 @@ from hubretrain.errors import RunError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_A_DAY = 86_400.0
 
 
 @contextlib.contextmanager
@@ -44,6 +49,56 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_aside(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``folder`` to make a new one in, gone afterwards.
+
+    What was killed a day ago or longer is removed first; nothing is that long in the making.
+
+    Raises:
+        RunError: It cannot be made.
+    """
+    prefix = f".{folder.name}.making."
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():  # else the old one may be in there
+            _remove_old(folder.parent, re.compile(re.escape(prefix) + r"\w{8}"))
+        aside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    except OSError as error:
+        raise RunError(
+            f"{folder}/ cannot be written ({error.strerror}); mend its rights or make room."
+        ) from error
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_old(parent: Path, name: re.Pattern[str]) -> None:
+    for one in parent.iterdir():
+        with contextlib.suppress(OSError):
+            if name.fullmatch(one.name) and time.time() - one.stat().st_mtime > _A_DAY:
+                shutil.rmtree(one)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Moves a folder that was made in :func:`folder_aside` to its place; what is there goes.
+
+    Raises:
+        OSError: It cannot be moved; what was there is there again.
+    """
+    old = new.with_name(f"{new.name}.old")
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -157,6 +157,20 @@ def chosen_run(run_folder: Path | None) -> Run:
     return Run(run_folder) if run_folder else latest_run(RUNS)
 
 
+def export_first(model: Path) -> None:
+    """Exports a run's fitted head where there is no export of it as it is now."""
+    from hubretrain.exported import FACTS, is_current
+    from hubretrain.runs import Run
+
+    run = Run(model)
+    if (model / FACTS).exists() or not run.facts_file.exists() or is_current(run):
+        return
+    from hubretrain.export_run import export_run
+
+    click.echo(f"hubretrain: exporting the fitted head of {model}, once", err=True)
+    export_run(run)
+
+
 def images_option(command: F) -> F:
     """The option that says where a run's images are by now."""
     return click.option(

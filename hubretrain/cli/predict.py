@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hubretrain.cli.options import export_first
+
 if TYPE_CHECKING:
     from hubretrain.predict import Prediction
 
@@ -59,7 +61,7 @@ def predict(
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv are two forms of output; ask for one.")
-    _export_first(model)
+    export_first(model)
     found = predict_images(model, _listed(images), top, tta=tta, form=form)
     write = _json_lines if as_json else _csv_lines if as_csv else _text_lines
     failures: list[str] = []
@@ -67,18 +69,6 @@ def predict(
         click.echo(line)
     if failures:
         context.exit(1)
-
-
-def _export_first(model: Path) -> None:
-    """A run that was fitted and never exported is exported now, once."""
-    is_export = (model / "export.json").exists() or (model / "export" / "export.json").exists()
-    if is_export or not (model / "run.json").exists():
-        return
-    from hubretrain.export_run import export_run
-    from hubretrain.runs import Run
-
-    click.echo(f"hubretrain: exporting the fitted head of {model}, once", err=True)
-    export_run(Run(model))
 
 
 def _listed(images: Iterable[str]) -> Iterator[str]:

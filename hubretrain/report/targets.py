@@ -6,13 +6,8 @@ from pathlib import Path
 
 from hubretrain.digests import file_sha256
 from hubretrain.errors import RunError
-from hubretrain.exported import FACTS
+from hubretrain.exported import export_of as export_of
 from hubretrain.runs import Run
-
-
-def export_of(place: Path) -> Path | None:
-    """The export folder that a place is or holds."""
-    return next((p for p in (place, Run(place).export_folder) if (p / FACTS).exists()), None)
 
 
 def identity_of(place: Path, module: str | None) -> str:
