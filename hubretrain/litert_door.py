@@ -39,17 +39,19 @@ class LiteRT:
     other row. An image that comes alone has an interpreter with all processors.
 
     Args:
-        model: The ``.tflite`` file.
+        model: The bytes of a ``.tflite`` file: interpreters are made while it is in use, when
+            another may have taken the file's place.
         sizes: Heights and widths of the inputs.
+        place: The file, for errors.
 
     Raises:
         EngineError: LiteRT is not installed.
-        RunError: The file is no such model.
+        RunError: The bytes are no such model.
     """
 
     name = "LiteRT"
 
-    def __init__(self, model: Path, sizes: Sequence[int]) -> None:
+    def __init__(self, model: bytes, sizes: Sequence[int], place: Path) -> None:
         try:
             from ai_edge_litert import interpreter
         except ImportError as error:
@@ -57,7 +59,7 @@ class LiteRT:
                 f"LiteRT is not installed ({error}); install it with: pip install ai-edge-litert"
             ) from None
         self._interpreter = interpreter
-        self._model, self._sizes = model, sizes
+        self._model, self._sizes, self._place = model, sizes, place
         self.n_processors = os.cpu_count() or 1
         self._alone: Any = None
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -88,12 +90,14 @@ class LiteRT:
     def _made(self, n_threads: int) -> Any:
         try:
             with silent_stderr():
-                made = self._interpreter.Interpreter(str(self._model), num_threads=n_threads)
+                made = self._interpreter.Interpreter(
+                    model_content=self._model, num_threads=n_threads
+                )
                 made.allocate_tensors()
                 runner = made.get_signature_runner("pixels")
         except (ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{self._model} cannot be run ({reason}); export again.") from error
+            raise RunError(f"{self._place} cannot be run ({reason}); export again.") from error
         return runner
 
     def _of_one(self, runner: Any, pixels: Pixels, i: int) -> npt.NDArray[np.float32]:

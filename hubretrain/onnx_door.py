@@ -20,17 +20,18 @@ class Onnx:
     """An ONNX model on the processor.
 
     Args:
-        model: The ``.onnx`` file.
+        model: The bytes of an ``.onnx`` file.
         sizes: Heights and widths of the inputs.
+        place: The file, for errors.
 
     Raises:
         EngineError: ONNX Runtime is not installed.
-        RunError: The file is no such model.
+        RunError: The bytes are no such model.
     """
 
     name = "ONNX Runtime"
 
-    def __init__(self, model: Path, sizes: Sequence[int]) -> None:
+    def __init__(self, model: bytes, sizes: Sequence[int], place: Path) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -40,11 +41,11 @@ class Onnx:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
+                model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # it raises types of its own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{model} cannot be run ({reason}); export again.") from error
+            raise RunError(f"{place} cannot be run ({reason}); export again.") from error
 
     def __call__(self, pixels: Mapping[int, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Probabilities, float32 (n_images, n_classes), of pixels by size."""

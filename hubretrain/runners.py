@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hubretrain import litert_door, onnx_door
 from hubretrain.errors import RunError
-from hubretrain.exported import Exported, pixels_name
+from hubretrain.exported import MODEL_OF, Exported, pixels_name
 
 FORMATS = ("litert", "litert_int8", "onnx", "savedmodel")
 
@@ -73,11 +73,9 @@ def open_runner(exported: Exported, form: str | None = None) -> Runner:
     if form is None:
         can = exported.has("litert") and litert_door.is_installed()
         form = "litert" if can else "savedmodel"
-    runner: Runner
     if form == "savedmodel":
-        runner = SavedModel(exported)
-    elif form == "onnx":
-        runner = onnx_door.Onnx(exported.model(form), exported.sizes)
-    else:
-        runner = litert_door.LiteRT(exported.model(form), exported.sizes)
-    return runner
+        return SavedModel(exported)
+    content, place = exported.content(form), exported.folder / MODEL_OF[form]
+    if form == "onnx":
+        return onnx_door.Onnx(content, exported.sizes, place)
+    return litert_door.LiteRT(content, exported.sizes, place)

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.decisions import adjusted
 from hubretrain.errors import EngineError, RunError
-from hubretrain.exported import Exported
+from hubretrain.exported import MODEL_OF, Exported
 from hubretrain.heads import probabilities as of_logits
 from hubretrain.images import decode
 from hubretrain.runners import FORMATS, open_runner, scaled
@@ -49,6 +49,21 @@ def test_every_format_says_of_the_same_pixels_what_was_trained(small_export, poo
         assert np.abs(said - truth).max() < 1e-4
     alone = np.concatenate([runner({8: pixels[i : i + 1]}) for i in range(3)])
     assert np.allclose(alone, said[:3], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_model_that_was_opened_stays_itself_when_another_takes_its_place(
+    small_export, tmp_path, form
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(small_export, copy)
+    pixels = scaled(photo_crops(8))
+    runner = open_runner(Exported.open(copy), form)
+    alone = runner({8: pixels[:1]})
+    shutil.rmtree(copy)
+    copy.mkdir()
+    (copy / MODEL_OF[form]).write_bytes(b"of another model")
+    assert np.allclose(runner({8: pixels})[:1], alone, atol=1e-6)  # interpreters are made now
 
 
 def test_the_signature_gives_bottlenecks_too_and_can_be_called_by_name(small_export, pooled_module):
@@ -204,7 +219,7 @@ def test_half_a_copy_and_another_models_labels_are_refused(small_export, tmp_pat
     facts = json.loads((copy / "export.json").read_text())
     del facts["files"]["model.onnx"]
     (copy / "export.json").write_text(json.dumps(facts))
-    with pytest.raises(RunError, match=r"holds no model\.onnx; make it with: hubretrain export"):
+    with pytest.raises(RunError, match=r"holds no model\.onnx; make it with the hubretrain exp"):
         open_runner(Exported.open(copy), "onnx")
 
 
@@ -214,11 +229,16 @@ def test_formats_are_added_to_an_export_without_training(small_export, tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(small_export, copy)
     facts = json.loads((copy / "export.json").read_text())
-    del facts["files"]["model.onnx"]
-    (copy / "model.onnx").unlink()
+    for name in ("model.onnx", "model.tflite", "model_int8.tflite"):
+        del facts["files"][name]
+        (copy / name).unlink()
+    facts["not_converted"] = "it could not then"
     (copy / "export.json").write_text(json.dumps(facts))
     pixels = scaled(photo_crops(4))
-    said = open_runner(add_formats(copy, ["onnx"]), "onnx")({8: pixels})
+    added = add_formats(copy, ["onnx"])
+    assert added.facts["not_converted"] == "it could not then"
+    assert add_formats(copy, ["litert"]).facts["not_converted"] == ""
+    said = open_runner(added, "onnx")({8: pixels})
     assert np.allclose(said, open_runner(Exported.open(small_export), "onnx")({8: pixels}))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
 
