@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from hubretrain.runners import Runner, open_runner, scaled
 from hubretrain.storage import is_remote, read_bytes
 
 BATCH_SIZE = 16
+VIEWS_AHEAD = 64  # that wait to be run, so that memory stays flat whatever the number of views
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def predict_images(
     tta: int = 1,
     form: str | None = None,
 ) -> Iterator[Prediction]:
-    """The likeliest classes of images, in their order, as they come.
+    """The likeliest classes of images, in their order, some tens of images behind ``images``.
 
     Args:
         export: An export folder.
@@ -72,9 +75,13 @@ def _predictions(
     look = _views(exported, tta)
     waiting: list[tuple[str, _Looked]] = []
     n_waiting = 0
-    files = list(image_files(images))
-    # An image that comes alone is looked at here: a thread would have to be started for it.
-    looked = ahead(look, files) if len(files) > 1 else ((path, look(path)) for path in files)
+    files = image_files(images)
+    first = list(itertools.islice(files, 2))
+    looked: Iterable[tuple[str, _Looked]]
+    if len(first) == 1:  # looked at here: a thread would have to be started for it
+        looked = [(first[0], look(first[0]))]
+    else:
+        looked = ahead(look, itertools.chain(first, files), max(2, VIEWS_AHEAD // tta))
     for path, found in looked:
         waiting.append((path, found))
         n_waiting += not isinstance(found, str)
@@ -84,18 +91,20 @@ def _predictions(
     yield from _said(exported, runner, waiting, top)
 
 
-_Looked = Mapping[int, npt.NDArray[np.float32]] | str
+_Looked = Mapping[int, npt.NDArray[np.uint8]] | str
 
 
 def image_files(images: Iterable[str | Path]) -> Iterator[str]:
-    """Image files, and those below folders in order of their paths."""
+    """Image files, and those below folders in order of their paths.
+
+    A folder that holds none, or cannot be read, comes itself.
+    """
     for one in images:
-        path = Path(one)
-        if not is_remote(str(one)) and path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            yield from map(str, found)
-        else:
-            yield str(one)
+        found: list[Path] = []
+        if not is_remote(str(one)) and os.path.isdir(one):  # Path.is_dir raises on a long name
+            files = (Path(at, name) for at, _, names in os.walk(one) for name in names)
+            found = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
+        yield from map(str, found or [one])
 
 
 def _views(exported: Exported, tta: int) -> Callable[[str], _Looked]:
@@ -107,17 +116,18 @@ def _views(exported: Exported, tta: int) -> Callable[[str], _Looked]:
         try:
             data = read_bytes(path)
             image = decode(data)
+        except IsADirectoryError:
+            return "a folder without images"
         except OSError as error:
             return error.strerror or str(error)
-        except DataError as error:
+        except (DataError, ValueError) as error:  # ValueError: no name of a file
             return str(error)
         draws: list[Draw | None] = [None]
         if tta > 1:
             sha256 = hashlib.sha256(data).hexdigest()
             draws += [augmentation.draw(sha256, number, 0) for number in range(1, tta)]
         return {
-            size: scaled(np.stack([view(image, size, draw) for draw in draws]))
-            for size in exported.sizes
+            size: np.stack([view(image, size, draw) for draw in draws]) for size in exported.sizes
         }
 
     return look
@@ -130,7 +140,8 @@ def _said(
     probabilities: Iterator[npt.NDArray[np.float32]] = iter(())
     decisions: Iterator[Any] = iter(())
     if seen:
-        pixels = {size: np.concatenate([one[size] for one in seen]) for size in exported.sizes}
+        sizes = exported.sizes
+        pixels = {size: scaled(np.concatenate([one[size] for one in seen])) for size in sizes}
         rows = runner(pixels)
         means = rows.reshape(len(seen), -1, rows.shape[1]).mean(axis=1)
         probabilities, decisions = iter(means), iter(exported.decisions(means))

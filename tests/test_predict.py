@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -132,6 +133,58 @@ def test_a_bomb_is_refused_without_being_decoded(place, small_export):
     ran = invoke(small_export, "bomb.png", "images/00.jpg", code=1)
     assert "bomb.png: 12000 x 9000 pixels; at most 89478485 are read" in ran.stderr
     assert ran.stdout.startswith("images/00.jpg: ")
+
+
+def test_what_is_no_image_file_is_one_sentence_and_the_rest_go_on(place, small_export):
+    (place / "empty").mkdir()
+    long = "x" * 300
+    listed = f"empty\n{long}\na\0b\nimages/00.jpg\n"
+    ran = invoke(small_export, "-", "--json", input=listed, code=1)
+    assert ran.stderr == (
+        "hubretrain: empty: a folder without images\n"
+        f"hubretrain: {long}: File name too long\n"
+        "hubretrain: a\0b: embedded null byte\n"
+    )
+    assert [row["path"] for row in json.loads(ran.stdout)] == [
+        "empty",
+        long,
+        "a\0b",
+        "images/00.jpg",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_a_file_name_of_no_encoding_is_read_and_shown(place, small_export):
+    name = b"images/\xff\xe9.jpg"
+    os.rename("images/00.jpg", name)
+    command = [sys.executable, "-m", "hubretrain.cli", "predict", small_export]
+    shared = {
+        "env": {"PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"},
+        "capture_output": True,
+        "timeout": 100,
+    }
+    as_text = subprocess.run([*command, name], **shared)
+    assert (as_text.returncode, as_text.stderr) == (0, b"")
+    assert as_text.stdout.startswith(b"images/\\udcff\\udce9.jpg: ")
+    as_json = subprocess.run([*command, "-", "--json"], input=name, **shared)
+    assert (as_json.returncode, as_json.stderr) == (0, b"")
+    assert os.fsencode(json.loads(as_json.stdout)[0]["path"]) == name
+
+
+@pytest.mark.parametrize("tta", [1, 8, 100])
+def test_files_are_read_a_bounded_number_of_views_ahead(place, small_export, tta):
+    n_taken = 0
+
+    def many():
+        nonlocal n_taken
+        for _ in range(1000):
+            n_taken += 1
+            yield "images/00.jpg"
+
+    found = predict_images(small_export, many(), tta=tta)
+    assert not next(found).error
+    assert n_taken * tta <= 64 + 16 + 4 * tta
+    found.close()
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def predict(
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv are two forms of output; ask for one.")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be of any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     export_first(model)
     found = predict_images(model, _listed(images), top, tta=tta, form=form)
     write = _json_lines if as_json else _csv_lines if as_csv else _text_lines
@@ -74,6 +76,8 @@ def predict(
 def _listed(images: Iterable[str]) -> Iterator[str]:
     for one in images:
         if one == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")
             yield from filter(None, (line.strip() for line in sys.stdin))
         else:
             yield one
