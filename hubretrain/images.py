@@ -18,6 +18,7 @@ from hubretrain.errors import DataError
 from hubretrain.resize import resized
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
+MOST_PIXELS = 2 * MAX_PIXELS  # of these Pillow refuses to read even the header
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 )  # of what `decode` reads
@@ -44,7 +45,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Args:
         data: The file's bytes.
-        max_pixels: The largest image, width times height.
+        max_pixels: The largest image, width times height; above ``MOST_PIXELS`` it is those.
 
     Raises:
         TooManyPixelsError: It is larger; nothing was decoded.
@@ -64,6 +65,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image = ImageOps.exif_transpose(image)
     except DataError:
         raise
+    except Image.DecompressionBombError:
+        raise TooManyPixelsError(
+            f"more than {MOST_PIXELS} pixels; at most {min(max_pixels, MOST_PIXELS)} are read"
+        ) from None
     except UnidentifiedImageError:
         what = "an empty file" if not data else "no image of a known type"
         raise DataError(what) from None

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.augmentation import Augmentation, Draw
 from hubretrain.errors import DataError
-from hubretrain.images import MAX_PIXELS, decode, view
+from hubretrain.images import MAX_PIXELS, TooManyPixelsError, decode, view
 
 PHOTOS = load_sample_images().images
 SHA = "ab" * 32
@@ -202,6 +202,15 @@ def test_a_decompression_bomb_is_refused_before_its_pixels_are_made():
     assert len(buffer.getvalue()) < 100_000
     with pytest.raises(DataError, match=r"pixels; at most 89478485 are read"):
         decode(buffer.getvalue())
+
+
+def test_a_larger_bomb_has_too_many_pixels_too():
+    buffer = io.BytesIO()
+    Image.new("1", (19_000, 19_000)).save(buffer, "PNG")
+    for asked, most in ((1000, 1000), (10**9, 178956970)):
+        sentence = f"more than 178956970 pixels; at most {most} are read"
+        with pytest.raises(TooManyPixelsError, match=sentence):
+            decode(buffer.getvalue(), asked)
 
 
 def test_an_augmentation_out_of_bounds_is_refused():
