@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from browser import Browser
@@ -20,8 +21,15 @@ SHOWN = """JSON.stringify({
 
 
 @pytest.fixture(scope="module")
-def server(small_export):
-    with serving(small_export) as running:
+def server(small_export, tmp_path_factory):
+    """Of classes whose names JavaScript would put in an order of its own."""
+    copy = tmp_path_factory.mktemp("numbers") / "export"
+    shutil.copytree(small_export, copy)
+    facts = json.loads((copy / "export.json").read_text(encoding="utf-8"))
+    facts["class_names"] = ["9", "<b>", "1"]
+    (copy / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+    (copy / "labels.txt").write_text("9\n<b>\n1\n", encoding="utf-8")
+    with serving(copy) as running:
         yield running
 
 
@@ -43,22 +51,29 @@ def drop(browser, file):
         browser("Input.dispatchDragEvent", type=kind, x=450, y=150, data=data)
 
 
-def test_a_dropped_image_gets_its_three_bars_and_a_chosen_one_too(server, browser, tmp_path):
+def choose(browser, file):
+    """Chooses a file as the dialogue does."""
+    root = browser("DOM.getDocument")["root"]["nodeId"]
+    place = browser("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    browser("DOM.setFileInputFiles", files=[str(file)], nodeId=place)
+
+
+def test_a_chosen_image_gets_its_three_bars_and_a_dropped_one_and_the_same_chosen_again(
+    server, browser, tmp_path
+):
     browser("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
     browser.wait("document.readyState === 'complete'")
     images = [picture(i) for i in range(60)]
     said = [server.ask("POST", "/predict", data)[2] for data in images]
     differs = [one["decision"] != next(iter(one["classes"])) for one in said]
-    chosen = [differs.index(True), differs.index(False)]
+    chosen = [differs.index(True), differs.index(False), differs.index(True)]
     for n, i in enumerate(chosen):
         file = tmp_path / f"{i}.png"
         file.write_bytes(images[i])
-        if n == 0:
+        if n == 1:
             drop(browser, file)
         else:
-            root = browser("DOM.getDocument")["root"]["nodeId"]
-            place = browser("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-            browser("DOM.setFileInputFiles", files=[str(file)], nodeId=place)
+            choose(browser, file)
         first = f"{100 * next(iter(said[i]['classes'].values())):.1f} %"
         browser.wait(f"document.querySelector('li span + span')?.textContent === '{first}'")
         found = shown(browser)

@@ -121,6 +121,7 @@ def test_an_upload_and_a_plain_body_say_the_same(server, truth, small_export):
     names = Exported.open(small_export).class_names
     assert [said["classes"][name] for name in names] == pytest.approx(truth(data), abs=1e-4)
     assert list(said["classes"].values()) == sorted(said["classes"].values(), reverse=True)
+    assert [(one["class"], one["probability"]) for one in said["top"]] == [*said["classes"].items()]
     decision = Exported.open(small_export).decisions(truth(data)[np.newaxis])[0]
     assert said["decision"] == names[int(decision)]
     assert server.ask("POST", "/predict?top=3", data)[2] == said

@@ -111,9 +111,11 @@ def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> A
         rows = await images.probabilities([data])
         counts.images.inc()
         order = np.argsort(-rows[0], kind="stable")[: max(top, 1)]
+        found = [(class_names[c], float(rows[0, c])) for c in order]
         return {
             "decision": class_names[int(exported.decisions(rows)[0])],
-            "classes": {class_names[c]: float(rows[0, c]) for c in order},
+            "classes": dict(found),  # JavaScript moves names such as "7" to the front
+            "top": [{"class": name, "probability": probability} for name, probability in found],
         }
 
     return Limited(app, limits, counts)
