@@ -104,7 +104,7 @@ def image_files(images: Iterable[str | Path]) -> Iterator[str]:
         if not is_remote(str(one)) and os.path.isdir(one):  # Path.is_dir raises on a long name
             files = (Path(at, name) for at, _, names in os.walk(one) for name in names)
             found = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
-        yield from map(str, found or [one])
+        yield from map(str, found) if found else [str(one)]
 
 
 def _views(exported: Exported, tta: int) -> Callable[[str], _Looked]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from hubretrain.errors import EngineError, RunError
 from hubretrain.exported import Exported
 from hubretrain.runners import Runner, open_runner
+from hubretrain.serving.limits import Limits
 
 
 def serve_export(
@@ -20,10 +22,7 @@ def serve_export(
     port: int = 8501,
     name: str | None = None,
     form: str | None = None,
-    n_bytes: int | None = None,
-    n_pixels: int | None = None,
-    seconds: float | None = None,
-    n_images: int | None = None,
+    limits: Limits | None = None,
     ready: Callable[[str, str, str], object] = lambda _url, _name, _engine: None,
 ) -> None:
     """Serves an export until it is told to stop.
@@ -34,10 +33,7 @@ def serve_export(
         port: 0 for any that is free.
         name: Of the model in its address; by default its run's.
         form: One of ``runners.FORMATS``; by default LiteRT where it is there.
-        n_bytes: Most bytes of a request.
-        n_pixels: Most pixels of an image.
-        seconds: For a request to arrive, and again for its answer.
-        n_images: Most images inside at once.
+        limits: What the server takes.
         ready: Told the address, the model's name and what runs it, once the port is ours.
 
     Raises:
@@ -48,7 +44,6 @@ def serve_export(
         import uvicorn
 
         from hubretrain.serving.app import make_app
-        from hubretrain.serving.limits import Limits
         from hubretrain.serving.protocol import protocol
     except ImportError as error:
         raise EngineError(
@@ -60,8 +55,7 @@ def serve_export(
     with _listening(host, port) as listener:
         runner = open_runner(exported, form)
         _warm(exported, runner)
-        asked = {"n_bytes": n_bytes, "n_pixels": n_pixels, "seconds": seconds, "n_images": n_images}
-        limits = Limits(**{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
+        limits = limits or Limits()
         config = uvicorn.Config(
             make_app(exported, runner, name, limits),
             http=protocol(limits.seconds),
@@ -71,12 +65,13 @@ def serve_export(
             access_log=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(limits.seconds) + 1,
-            limit_concurrency=8 * limits.n_images,
+            limit_concurrency=limits.n_connections,
             backlog=1024,
         )
         shown = f"[{host}]" if ":" in host else host
-        ready(f"http://{shown}:{listener.getsockname()[1]}", name, runner.name)
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # how it is told to stop
+            ready(f"http://{shown}:{listener.getsockname()[1]}", name, runner.name)
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _warm(exported: Exported, runner: Runner) -> None:
@@ -100,7 +95,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(1024)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: no name of a host
         listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise RunError(

@@ -219,6 +219,14 @@ def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(pl
         assert sentence in invoke(*command, code=1).stderr
 
 
+def test_serve_exports_the_fitted_head_of_a_run_as_predict_does(run):
+    pytest.importorskip("fastapi")
+    ran = invoke("serve", run.folder, "--host", "a..b", code=1)
+    assert ran.stderr.startswith(f"hubretrain: exporting the fitted head of {run.folder}, once\n")
+    assert "cannot be listened at" in ran.stderr
+    assert Exported.open(run.folder).has("litert")
+
+
 def test_an_export_again_keeps_the_formats_that_are_there(place, run):
     pytest.importorskip("tf2onnx")
     folder = run.folder / "exports" / "m0"

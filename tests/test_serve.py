@@ -19,12 +19,14 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 from conftest import REPOSITORY, encoded
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from hubretrain.cli import main
 from hubretrain.exported import Exported
-from hubretrain.images import decode, view
+from hubretrain.images import MOST_PIXELS, decode, view
 from hubretrain.runners import open_runner, scaled
 
 pytest.importorskip("fastapi")
@@ -104,6 +106,7 @@ def test_tensorflow_servings_form_by_row_and_by_column(server, truth):
     assert said["predictions"][0]["class_names"] == ["a", "<b>", "ç é"]
     rows = [one["probabilities"] for one in said["predictions"]]
     assert np.abs(np.array(rows) - [truth(data) for data in images]).max() < 1e-4
+    assert server.predict(*images, name="small/versions/1")[2] == said
     columns = {"image_bytes": [{"b64": base64.b64encode(data).decode()} for data in images]}
     path = "/v1/models/small:predict"
     status, _, said = server.ask("POST", path, json.dumps({"inputs": columns}))
@@ -130,8 +133,11 @@ def test_an_upload_and_a_plain_body_say_the_same(server, truth, small_export):
 
 def test_state_health_and_metrics(server):
     assert server.ask("GET", "/healthz")[2] == {"status": "ok"}
-    state = server.ask("GET", "/v1/models/small")[2]["model_version_status"][0]
-    assert state["state"] == "AVAILABLE"
+    for version in ("", "/versions/1"):
+        state = server.ask("GET", f"/v1/models/small{version}")[2]["model_version_status"][0]
+        assert (state["state"], state["version"]) == ("AVAILABLE", "1")
+        assert server.ask("GET", f"/v1/models/small{version}/metadata")[0] == 200
+    assert server.ask("GET", "/v1/models/small/versions/2")[0] == 404
     told = server.ask("GET", "/v1/models/small/metadata")[2]["metadata"]["signature_def"]
     assert told["signature_def"]["serving_default"]["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
 
@@ -170,7 +176,19 @@ def postscript():
         ("/predict", b"x" * 300_001, 413, "the body is too large; at most 300,000 bytes"),
         ("/predict?top=some", b"x", 400, "top: Input should be a valid integer"),
         ("/v1/models/small:predict", b"{garbage", 400, "the body is no JSON"),
-        ("/v1/models/small:predict", b"[" * 100_000, 400, "the body is no JSON"),
+        ("/v1/models/small:predict", b"[" * 100_000, 413, "more values than 6 images have"),
+        (
+            "/v1/models/small:predict",
+            b'{"instances": [' + b"{}," * 90_000 + b"{}]}",
+            413,
+            "more values than 6 images have",
+        ),
+        (
+            "/v1/models/small:predict",
+            b'{"instances": [' + b'{"b64": "*"},' * 6 + b'{"b64": "*"}]}',
+            413,
+            "7 images; at most 6 at once",
+        ),
         ("/v1/models/small:predict", b"\xff\xfe\x00", 400, "the body is no JSON"),
         ("/v1/models/small:predict", b"[1]", 400, "expected either instances or inputs"),
         ("/v1/models/small:predict", b'{"instances": []}', 400, "there are no images"),
@@ -289,6 +307,80 @@ def test_a_client_that_leaves_keeps_nobody_waiting(server):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert server.ask("POST", "/predict", picture(0))[0] == 200
+
+
+def metric(server, name, labels):
+    text = server.ask("GET", "/metrics")[2]
+    found = re.search(rf"^{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_client_that_breaks_off_is_no_failure_of_the_server(server):
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        time.sleep(0.2)
+    deadline = time.monotonic() + 60
+    while not metric(server, "hubretrain_requests_total", 'route="/predict",status="499"'):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not metric(server, "hubretrain_requests_total", 'route="/predict",status="500"')
+
+
+def test_the_time_of_an_answer_is_not_that_of_lingering(server):
+    def seconds():
+        return metric(server, "hubretrain_request_seconds_sum", 'route="/predict"')
+
+    before = seconds()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\nabc")
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+        while client.recv(4096):  # it lingers for two seconds
+            pass
+    time.sleep(0.2)
+    assert seconds() - before < 2
+
+
+def test_the_bytes_of_all_bodies_have_a_bound_and_idle_connections_take_no_room(small_export):
+    with serving(small_export, "--max-bytes", "100000", "--queue", "20") as server:
+        place = ("127.0.0.1", server.port)
+        idle = [socket.create_connection(place, timeout=60) for _ in range(200)]
+        assert server.ask("GET", "/healthz")[0] == 200
+        clients = [socket.create_connection(place, timeout=60) for _ in range(9)]
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        for client in clients[:8]:
+            client.sendall(head + b"x" * 99_990)
+        time.sleep(1)
+        clients[8].sendall(head + b"x" * 99_990)
+        assert clients[8].recv(4096).startswith(b"HTTP/1.1 503 ")
+        for client in clients[:8]:
+            client.sendall(b"x" * 10)
+            assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+        assert server.ask("POST", "/predict", picture(0))[0] == 200
+        for client in idle + clients:
+            client.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code", "sentence"),
+    [
+        ("--timeout", "inf", 2, "inf is not in the range 0.1<=x<=3600"),
+        ("--timeout", "nan", 2, "nan is no number of seconds"),
+        ("--max-pixels", str(MOST_PIXELS + 1), 2, f"not in the range 1<=x<={MOST_PIXELS}"),
+        ("--host", "a..b", 1, "a..b:8501 cannot be listened at ("),
+    ],
+)
+def test_an_option_out_of_bounds_is_one_sentence(small_export, option, value, code, sentence):
+    ran = CliRunner().invoke(main, ["serve", str(small_export), option, value])
+    assert ran.exit_code == code
+    assert sentence in ran.stderr
+    assert "Traceback" not in ran.output
+
+
+def test_interrupting_it_is_how_it_ends(small_export):
+    with serving(small_export) as running:
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(timeout=100) == 0
+        assert running.process.stderr.read() == ""
 
 
 def test_it_stops_when_told_and_a_taken_port_is_one_sentence(small_export):

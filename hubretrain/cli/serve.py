@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
+
+from hubretrain.cli.options import export_first
+from hubretrain.serving.limits import Limits
+
+MOST_PIXELS = 178_956_970  # Pillow reads no image that is larger, see images.py
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number of seconds.")
+    return value
 
 
 @click.command()
@@ -22,28 +34,29 @@ import click
 )
 @click.option(
     "--max-bytes",
-    default=32_000_000,
+    default=Limits.n_bytes,
     show_default=True,
     type=click.IntRange(1),
     help="Of a request.",
 )
 @click.option(
     "--max-pixels",
-    default=40_000_000,
+    default=Limits.n_pixels,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_PIXELS),
     help="Of an image.",
 )
 @click.option(
     "--timeout",
-    default=30.0,
+    default=Limits.seconds,
     show_default=True,
-    type=click.FloatRange(0.1),
+    type=click.FloatRange(0.1, 3600),
+    callback=_seconds,
     help="Seconds for a request to arrive, and again for its answer.",
 )
 @click.option(
     "--queue",
-    default=128,
+    default=Limits.n_images,
     show_default=True,
     type=click.IntRange(1),
     help="Images inside at once; more are told to come again (503).",
@@ -63,6 +76,7 @@ def serve(
 
     / the page; POST /predict an image; POST /v1/models/NAME:predict; /healthz; /metrics.
     """
+    export_first(model)
     from hubretrain.serve import serve_export
 
     def ready(url: str, called: str, engine: str) -> None:
@@ -74,9 +88,6 @@ def serve(
         port=port,
         name=name,
         form=form,
-        n_bytes=max_bytes,
-        n_pixels=max_pixels,
-        seconds=timeout,
-        n_images=queue,
+        limits=Limits(max_bytes, max_pixels, timeout, queue),
         ready=ready,
     )

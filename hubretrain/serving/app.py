@@ -26,8 +26,9 @@ from hubretrain.images import TooManyPixelsError, decode, view
 from hubretrain.runners import Runner, scaled
 from hubretrain.serving.batches import Batches, FullError, Pixels
 from hubretrain.serving.counts import Counts
-from hubretrain.serving.forms import INPUT, FormError, read_asked
-from hubretrain.serving.limits import App, Limited, Limits
+from hubretrain.serving.forms import INPUT, FormError, TooManyImagesError, read_asked
+from hubretrain.serving.limited import App, Limited
+from hubretrain.serving.limits import Limits
 
 BATCH_SIZE = 16
 
@@ -72,12 +73,14 @@ def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> A
         return Response(counts.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models/{model}")
+    @app.get("/v1/models/{model}/versions/1")
     async def state(model: str) -> dict[str, Any]:
         _check(model, name)
         status = {"error_code": "OK", "error_message": ""}
         return {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": status}]}
 
     @app.get("/v1/models/{model}/metadata")
+    @app.get("/v1/models/{model}/versions/1/metadata")
     async def metadata(model: str) -> dict[str, Any]:
         _check(model, name)
         signature = {
@@ -95,12 +98,15 @@ def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> A
         }
 
     @app.post("/v1/models/{model}:predict")
+    @app.post("/v1/models/{model}/versions/1:predict")
     async def serving_form(model: str, request: Request) -> dict[str, Any]:
         _check(model, name)
+        body = await request.body()
         try:
-            asked = read_asked(await request.body())
+            asked = await asyncio.to_thread(read_asked, body, limits.n_images)
         except FormError as error:
-            raise HTTPException(400, str(error)) from error
+            status = 413 if isinstance(error, TooManyImagesError) else 400
+            raise HTTPException(status, str(error)) from error
         rows = await images.probabilities(asked.images, number=True)
         counts.images.inc(len(rows))
         return asked.answer(rows, class_names)
@@ -145,9 +151,6 @@ class _Images:
                 answers = asyncio.gather(*tasks)
                 return np.stack(await asyncio.wait_for(answers, self._limits.seconds))
         except FullError:
-            if len(contents) > self._limits.n_images:
-                sentence = f"{len(contents)} images; at most {self._limits.n_images} at once"
-                raise HTTPException(413, sentence) from None
             sentence = "the queue is full; ask again in a moment"
             raise HTTPException(503, sentence, {"retry-after": "1"}) from None
         except asyncio.TimeoutError:

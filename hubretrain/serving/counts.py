@@ -19,8 +19,8 @@ class Counts:
     """Counters of one server.
 
     Attributes:
-        requests: By route and HTTP status.
-        seconds: How long requests took, by route.
+        requests: By route and HTTP status, 499 if the client left before its answer.
+        seconds: How long answers took, by route.
         images: Images that were answered.
         waiting: Images inside: being decoded, waiting or running.
         batch_size: Images that ran together.
