@@ -158,7 +158,8 @@ def _belongs(name: str, model: str) -> bool:
 
 def export_of(place: Path) -> Path | None:
     """The export folder that a place is, or that a run folder holds."""
-    return next((p for p in (place, Run(place).export_folder) if (p / FACTS).exists()), None)
+    places = (place, Run(place).export_folder)
+    return next((p for p in places if os.path.exists(p / FACTS)), None)  # Path's raises
 
 
 def is_current(run: Run) -> bool:

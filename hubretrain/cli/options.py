@@ -159,11 +159,11 @@ def chosen_run(run_folder: Path | None) -> Run:
 
 def export_first(model: Path) -> None:
     """Exports a run's fitted head where there is no export of it as it is now."""
-    from hubretrain.exported import FACTS, is_current
+    from hubretrain.exported import export_of, is_current
     from hubretrain.runs import Run
 
     run = Run(model)
-    if (model / FACTS).exists() or not run.facts_file.exists() or is_current(run):
+    if export_of(model) == model or not os.path.exists(run.facts_file) or is_current(run):
         return
     from hubretrain.export_run import export_run
 
