@@ -15,7 +15,13 @@ from browsing import asked, run
 from click.testing import CliRunner
 from conftest import write_digits
 from PIL import Image
-from sklearn.metrics import confusion_matrix, precision_score, recall_score
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    multilabel_confusion_matrix,
+    precision_score,
+    recall_score,
+)
 from test_fit import write_cache
 from threadpoolctl import threadpool_limits
 
@@ -168,6 +174,7 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
       found.quoted = DATA.images.path.filter(path => path.includes('quoted'));
       found.sideways = document.documentElement.scrollWidth - innerWidth;
       found.map = document.getElementById('map').width > 0;
+      found.ticks = [2.5e-4, 5e-4, 7.5e-4, 0.3 * 1e-3, -2.5e-5, 0.001, 12500].map(shown);
       return found;"""
     found = asked(browser, page, tmp_path, script)
     gathered = gather(tuned)
@@ -176,6 +183,7 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
     assert found["sideways"] <= 0
     assert found["map"]
     assert found["names"] == sorted(NAMES.values())
+    assert found["ticks"] == ["2.5e-4", "5e-4", "7.5e-4", "3e-4", "-2.5e-5", "0.001", "12,500"]
     assert found["quoted"] == [QUOTES]
     for m, focus, k, shown in found["shown"]:
         model = gathered.models[m]
@@ -186,8 +194,18 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
         average = {"average": focus} if isinstance(focus, str) else {}
         precision = precision_score(truth, said, zero_division=np.nan, **average)
         recall = recall_score(truth, said, **average)
-        assert shown["precision"] == f"{100 * precision:.2f} %"
-        assert shown["recall"] == f"{100 * recall:.2f} %"
+        f1 = f1_score(truth, said, zero_division=0, **average)
+        counts = multilabel_confusion_matrix(truth, said)
+        if focus == "micro":
+            counts = counts.sum(axis=0, keepdims=True)
+        elif focus not in ("macro", "micro"):
+            counts = counts[1:]  # of the class itself, not of the rest
+        negatives = counts[:, 0].sum(axis=1)
+        rate = (counts[:, 0, 1] / negatives).mean()
+        shares = {"precision": precision, "recall": recall, "F1": f1, "false positive rate": rate}
+        for name, share in shares.items():  # a half of a hundredth may go up or down
+            assert float(shown[name].removesuffix(" %")) == pytest.approx(100 * share, abs=0.00501)
+        assert int(shown["true negatives"]) == counts[:, 0, 0].sum()
         assert int(shown["true positives"]) == int((truth & said).sum())
         assert int(shown["false positives"]) == int(((1 - truth) & said).sum())
         assert int(shown["false negatives"]) == int((truth & (1 - said)).sum())

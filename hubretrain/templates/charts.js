@@ -62,7 +62,7 @@ function logTicks(low, high) {
 }
 
 const shown = value => {
-  if (value && Math.abs(value) < 1e-3) return value.toExponential(0);
+  if (value && Math.abs(value) < 1e-3) return Number(value.toPrecision(3)).toExponential();
   return String(Number(value.toPrecision(6))).replace(/\B(?=(\d{3})+(?!\d)(?<!\.\d*))/g, ',');
 };
 

@@ -77,20 +77,19 @@ function countsAt(one, c, k) {
 
 function atThreshold(one, focus, k) {
   const every = DATA.classes.map((_, c) => countsAt(one, c, k));
-  const rates = n => ({precision: ratio(n.tp, n.tp + n.fp), recall: ratio(n.tp, n.tp + n.fn), fpr: ratio(n.fp, n.fp + n.tn)});
+  const rates = n => ({precision: ratio(n.tp, n.tp + n.fp), recall: ratio(n.tp, n.tp + n.fn), fpr: ratio(n.fp, n.fp + n.tn),
+    f1: ratio(2 * n.tp, 2 * n.tp + n.fp + n.fn)});
   if (focus !== 'macro' && focus !== 'micro') return {...every[focus], ...rates(every[focus])};
   const total = every.reduce((a, b) => ({tp: a.tp + b.tp, fp: a.fp + b.fp, fn: a.fn + b.fn, tn: a.tn + b.tn}));
   if (focus === 'micro') return {...total, ...rates(total)};
   const each = every.filter((_, c) => one.n_of[c]).map(rates);
-  return {...total, precision: mean(each.map(e => e.precision)), recall: mean(each.map(e => e.recall)), fpr: mean(each.map(e => e.fpr))};
+  return {...total, ...Object.fromEntries(Object.keys(rates(total)).map(name => [name, mean(each.map(e => e[name]))]))};
 }
 
 function drawThreshold() {
   const one = model(), k = state.threshold, now = atThreshold(one, state.focus, k);
   at('threshold-value').textContent = (k / DATA.n_steps).toFixed(3);
-  const f1 = now.precision != null && now.recall != null && now.precision + now.recall > 0
-    ? 2 * now.precision * now.recall / (now.precision + now.recall) : null;
-  const shownNow = {precision: percent(now.precision, 2), recall: percent(now.recall, 2), 'F1': percent(f1, 2),
+  const shownNow = {precision: percent(now.precision, 2), recall: percent(now.recall, 2), 'F1': percent(now.f1, 2),
     'false positive rate': percent(now.fpr, 2), 'true positives': count(now.tp), 'false positives': count(now.fp),
     'false negatives': count(now.fn), 'true negatives': count(now.tn)};
   at('threshold-figures').replaceChildren(...Object.entries(shownNow).map(([name, value]) =>
