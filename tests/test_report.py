@@ -385,3 +385,64 @@ def test_the_command_that_repeats_a_fine_tuning_names_its_options_that_are_not_t
     ]
     assert bare.endswith("--module pixels")
     shutil.move(tuned.folder / "kept.json", tuned.finetune_folder("pixels") / "options.json")
+
+
+def copied(run: Run, place: Path) -> Run:
+    """A copy of a run without its page."""
+    shutil.copytree(run.folder, place, ignore=shutil.ignore_patterns("report", "report.html"))
+    return Run(place)
+
+
+def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
+    gone = folds[folds["fold"].isin(["test", "0"])].groupby("fold")["path"].first()
+    folds[~folds["path"].isin(gone)].to_csv(run.folds_file, index=False)
+    said = pd.read_csv(run.out_of_fold_file, dtype=str, keep_default_na=False)
+    said[~said["path"].isin(gone)].to_csv(run.out_of_fold_file, index=False)
+    gathered = gather(run)
+    before = gather(tuned)
+    for part, n_before in ((0, len(before.models[0].rows)), (1, len(before.models[1].rows))):
+        model = gathered.models[part]
+        assert model.kind == "fine-tuned"
+        assert len(model.rows) == n_before - 1
+        assert not set(gathered.images["path"].iloc[model.rows]) & set(gone)
+        told = f"1 of {n_before} images that pixels was judged on are not in {run.folds_file} any"
+        assert any(sentence.startswith(told) for sentence in gathered.missing)
+
+
+def test_the_page_opens_on_the_chosen_module_where_there_is_no_test_split(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    shutil.copytree(run.finetune_folder("pixels"), run.finetune_folder("half"))
+    titles = [model.title for model in gather(run).models[:4]]
+    assert titles == [
+        "pixels, fine-tuned: test split",
+        "pixels, fine-tuned: validation fold",
+        "half, fine-tuned: test split",
+        "half, fine-tuned: validation fold",
+    ]
+    for module in ("pixels", "half"):
+        (run.finetune_folder(module) / "predictions.csv").unlink()
+    assert gather(run).models[0].title == "pixels, fine-tuned: validation fold"
+
+
+def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    data = Path(gather(run).fit["data"])
+    shutil.copytree(data, tmp_path / "changed")
+    for path in (tmp_path / "changed").rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+    found = write_report(run, data=tmp_path / "changed", n_saliency=2, quiet=True)
+    text = found.page.read_text(encoding="utf-8")
+    assert f"none of the images can be read in {tmp_path / 'changed'} as they were" in text
+    (run.folder / "export").mkdir()
+    (run.folder / "export" / "export.json").write_text("{", encoding="utf-8")
+    found = write_report(run, n_saliency=2, quiet=True)
+    text = found.page.read_text(encoding="utf-8")
+    assert f"No saliency maps: {run.folder / 'export'} is no export" in text

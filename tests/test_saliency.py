@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from hubretrain.cli import main
 from hubretrain.errors import ModuleError
 from hubretrain.heads import Heads
+from hubretrain.report.explain import explain_images
 from hubretrain.report.overlay import eight_bits, overlaid
 from hubretrain.report.saliency import (
     METHODS,
@@ -162,23 +163,40 @@ def test_an_overlay_is_bright_where_the_map_is() -> None:
     assert eight_bits(np.zeros((4, 4), np.float32), "gradcam").max() == 0
 
 
+def write_flat(folder: Path) -> Path:
+    """A module without a feature map: a matrix product of the pixels."""
+    flat = tf.Module()
+    matrix = np.random.default_rng(0).normal(0, 0.1, (SIZE * SIZE * 3, 20))
+    flat.matrix = tf.Variable(matrix, dtype=tf.float32)
+    spec = tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)
+    flat.__call__ = tf.function(
+        lambda images: tf.reshape(images, (-1, SIZE * SIZE * 3)) @ flat.matrix,
+        input_signature=[spec],
+    )
+    tf.saved_model.save(flat, str(folder))
+    return folder
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
+    return run_of(write_pooled(tmp_path / "pooled", SIZE), tmp_path)
+
+
+def run_of(folder: Path, place: Path) -> Run:
     """A run whose one module has a head, as far as explain reads it."""
     from hubretrain.modules import resolve
     from hubretrain.modules.backbone import Backbone
 
-    folder = write_pooled(tmp_path / "pooled", SIZE)
     stored = Backbone(resolve(str(folder))).stored
-    run = Run(tmp_path / "run")
+    run = Run(place / "run")
     random = np.random.default_rng(0)
     facts = {"fold": np.array([-1]), "adjust": np.array([0.0])}
     heads = Heads("softmax", random.normal(0, 3, (20, 1, 2)), np.zeros((1, 2)), facts, ("a", "b"))
-    heads.save(run.heads_file("pooled"), {})
+    heads.save(run.heads_file(folder.name), {})
     module = {"handle": str(folder), "image_size": SIZE, "value_range": "[0, 1]"}
-    module |= {"module": "pooled", "module_sha256": stored.sha256}
-    names = {"class_names": ["a", "b"], "shortlist": ["pooled"]}
-    run.record("fit", {**names, "modules": {"pooled": module}})
+    module |= {"module": folder.name, "module_sha256": stored.sha256}
+    names = {"class_names": ["a", "b"], "shortlist": [folder.name]}
+    run.record("fit", {**names, "modules": {folder.name: module}})
     return run
 
 
@@ -218,3 +236,36 @@ def test_what_cannot_be_explained_is_said(run: Run, tmp_path: Path) -> None:
         ran = CliRunner().invoke(main, ["explain", str(place), str(image), *options])
         assert ran.exit_code == 1
         assert why in ran.stderr
+
+
+def test_grad_cam_that_is_asked_for_is_never_left_out_unsaid(tmp_path: Path) -> None:
+    flat = run_of(write_flat(tmp_path / "flat"), tmp_path)
+    image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
+    out = tmp_path / "out"
+    usual = ["explain", str(flat.folder), str(image), "--out", str(out)]
+    ran = CliRunner().invoke(main, [*usual, "--method", "smoothgrad", "--method", "gradcam"])
+    assert ran.exit_code == 1
+    assert "flat has no feature map for Grad-CAM; take smoothgrad or integrated." in ran.stderr
+    assert CliRunner().invoke(main, usual).exit_code == 0
+    assert {path.name.rpartition("_")[2] for path in out.iterdir()} == {
+        "smoothgrad.png",
+        "integrated.png",
+        "saliency.png",
+    }
+    ran = CliRunner().invoke(main, [*usual, "--seed", "-1"])
+    assert ran.exit_code == 2
+    assert "-1 is not in the range x>=0" in ran.stderr
+
+
+def test_no_two_images_write_the_same_file(run: Run, tmp_path: Path) -> None:
+    first, second, third = sorted(write_digits(tmp_path / "digits", 3).rglob("*.png"))
+    images = [tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a_2.png"]
+    images[1].parent.mkdir()
+    for image, source in zip(images, (first, second, third), strict=True):
+        image.write_bytes(source.read_bytes())
+    found = explain_images(run.folder, images, tmp_path / "out", methods=["smoothgrad"])
+    assert [one.pictures[0].name for one in found] == [
+        "a_smoothgrad.png",
+        "a_2_smoothgrad.png",
+        "a_2_2_smoothgrad.png",
+    ]

@@ -30,7 +30,13 @@ import click
 )
 @click.option("--class", "of_class", metavar="NAME", help="Instead of the likeliest class.")
 @click.option("--head", metavar="MODULE", help="The head on this module of a run, not its export.")
-@click.option("--seed", default=0, show_default=True, help="Of SmoothGrad's noise.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Of SmoothGrad's noise.",
+)
 @click.pass_context
 def explain(
     context: click.Context,
@@ -44,15 +50,14 @@ def explain(
 ) -> None:
     """Draw over each IMAGE which pixels its likeliest class rests on.
 
-    Grad-CAM where the model has a feature map, SmoothGrad, and integrated gradients. Of a run, its
-    exported model, or the head of the shortlist's first module. An ensemble is explained as one
-    model, without Grad-CAM.
+    Grad-CAM where the model has a feature map, squared SmoothGrad, and integrated gradients. Of a
+    run, its exported model, or the head of the shortlist's first module. An ensemble is explained
+    as one model, without Grad-CAM.
     """
     from hubretrain.report.explain import explain_images
-    from hubretrain.report.saliency import METHODS
 
     found = explain_images(
-        model, images, folder, methods=methods or METHODS, of_class=of_class, head=head, seed=seed
+        model, images, folder, methods=methods, of_class=of_class, head=head, seed=seed
     )
     for one in found:
         if one.error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def explain_images(
     images: Sequence[Path],
     folder: Path,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = (),
     of_class: str | None = None,
     head: str | None = None,
     seed: int = 0,
@@ -52,7 +53,7 @@ def explain_images(
         place: An export folder or a run folder.
         images: Image files. One that cannot be read gets its error, and the rest go on.
         folder: Where the PNG files go.
-        methods: Names of ``METHODS``; Grad-CAM is left out of a model without a feature map.
+        methods: Names of ``METHODS``; by default all that the model allows.
         of_class: Which class to explain instead of the likeliest.
         head: The head on this module of a run instead of its export.
         seed: Of SmoothGrad's noise.
@@ -60,14 +61,14 @@ def explain_images(
     Raises:
         RunError: There is no model there, or the folder cannot be written.
         HeadError: There is no such class.
-        ModuleError: The model has no gradients.
+        ModuleError: The model has no gradients, or Grad-CAM is asked of one without a feature map.
     """
     explained = open_explained(place, head)
     if of_class is not None and of_class not in explained.class_names:
         names = ", ".join(explained.class_names)
         raise HeadError(f"--class is {of_class!r}; expected one of {names}.")
     has_map = explained.model.map_shape is not None
-    possible = [one for one in methods if one != "gradcam" or has_map or len(methods) == 1]
+    methods = methods or [one for one in METHODS if one != "gradcam" or has_map]
     stems = _file_names(images)
     found = []
     for path in images:
@@ -79,7 +80,7 @@ def explain_images(
             found.append(Explanation(path, error=str(error)))
         else:
             stem = folder / stems[path]
-            found.append(_explained(explained, path, image, stem, possible, of_class, seed))
+            found.append(_explained(explained, path, image, stem, methods, of_class, seed))
     return found
 
 
@@ -113,12 +114,12 @@ def _explained(
 
 def _file_names(images: Sequence[Path]) -> dict[Path, str]:
     """A file name for each image: its stem, with a number where several share one."""
-    taken: dict[str, int] = {}
-    names = {}
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in dict.fromkeys(images):
-        taken[path.stem] = taken.get(path.stem, 0) + 1
-        n = taken[path.stem]
-        names[path] = path.stem if n == 1 else f"{path.stem}_{n}"
+        numbered = (path.stem if n == 1 else f"{path.stem}_{n}" for n in itertools.count(1))
+        names[path] = next(name for name in numbered if name not in taken)
+        taken.add(names[path])
     return names
 
 

@@ -126,7 +126,8 @@ def gather(run: Run) -> Gathered:
     models.sort(
         key=lambda one: (
             one.kind != FINE_TUNED,
-            one.kind == FINE_TUNED and (one.module != first or one.part != TEST_SPLIT),
+            one.kind == FINE_TUNED and one.module != first,
+            one.kind == FINE_TUNED and one.part != TEST_SPLIT,
         )
     )
     histories = {
@@ -211,16 +212,26 @@ class _Reader:
         """Fine-tuned modules on the test split and on the fold that stopped them."""
         files = {"predictions.csv": TEST_SPLIT, "validation.csv": VALIDATION}
         for folder in _fine_tuned_folders(self.run):
-            for file, part in files.items():
-                if not (folder / file).exists():
-                    continue
-                table = _table(folder / file, ("path", "label"), set())
-                if table.empty:
+            there = [file for file in files if (folder / file).exists()]
+            rule = self._rule(folder.name) if there else None
+            for file in there:
+                table = self._still_there(_table(folder / file, ("path", "label"), set()), folder)
+                if table.empty or rule is None:
                     continue
                 probabilities = self._probabilities(table, folder / file)
                 rows = self._rows(table, folder / file)
-                rule = self._rule(folder.name)
-                yield self._judged(folder.name, FINE_TUNED, part, rows, probabilities, rule)
+                yield self._judged(folder.name, FINE_TUNED, files[file], rows, probabilities, rule)
+
+    def _still_there(self, table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+        """What fine-tuning said of the images that a later fit still holds."""
+        known = table["path"].isin(self._row_of)
+        if not known.all():
+            self.missing.append(
+                f"{int((~known).sum()):,} of {len(table):,} images that {folder.name} was judged on "
+                f"are not in {self.run.folds_file} any more and left out of its figures; fine-tune "
+                "it again to judge it on the others too."
+            )
+        return table[known]
 
     def _judged(
         self,

@@ -5,8 +5,9 @@ a softmax is its logit above the mean logit.
 
 - Grad-CAM: Selvaraju et al. (2017), https://arxiv.org/abs/1610.02391, equations 1 and 2, on the
   last feature map of the graph.
-- SmoothGrad: Smilkov et al. (2017), https://arxiv.org/abs/1706.03825: the mean of squared gradients
-  of noisy copies.
+- SmoothGrad, squared: the mean of squared gradients of noisy copies. Smilkov et al. (2017),
+  https://arxiv.org/abs/1706.03825, average the gradients themselves; in the benchmark of Hooker et
+  al. (2019), https://arxiv.org/abs/1806.10758, only with the square is it better than chance.
 - Integrated gradients: Sundararajan, Taly and Yan (2017), https://arxiv.org/abs/1703.01365,
   equation 1, from a black image, by the midpoint rule.
 

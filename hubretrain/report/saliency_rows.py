@@ -26,7 +26,7 @@ from hubretrain.storage import located, read_bytes
 
 FORMAT = "hubretrain saliency 1"
 METHODS = ("gradcam", "smoothgrad")
-WORDS = {"gradcam": "Grad-CAM", "smoothgrad": "SmoothGrad", "integrated": "integrated gradients"}
+WORDS = {"gradcam": "Grad-CAM", "smoothgrad": "squared SmoothGrad"}
 SIDE = 176  # pixels of a picture on the page
 
 
@@ -76,18 +76,14 @@ def saliency_rows(
     """
     if n_images == 0 or not gathered.models:
         return [], "No saliency maps were asked for (--saliency)."
-    module, judged, notes = _target(gathered)
-    rows, images = [], []
-    for row in _chosen(judged, gathered, n_images):
-        with contextlib.suppress(OSError, DataError):
-            data = read_bytes(located(root, gathered.images["path"].iloc[row]))
-            images.append(decode(data))
-            rows.append(row)
-    if not rows:
-        return [], f"No saliency maps: none of the images can be read in {root}; name it by --data."
-    contents = gathered.images["sha256"].iloc[rows].tolist()
     place = gathered.run.folder
     try:
+        module, judged, notes = _target(gathered)
+        rows, images = _pictures(gathered, root, _chosen(judged, gathered, n_images))
+        if not rows:
+            where = f"none of the images can be read in {root} as they were; name it by --data."
+            return [], f"No saliency maps: {where}"
+        contents = gathered.images["sha256"].iloc[rows].tolist()
         identity = _identity(identity_of(place, module), contents)
         file = place / "report" / "saliency.h5"
         maps = _load(file, identity)
@@ -111,6 +107,11 @@ def saliency_rows(
         "likeliest class rests on the pixel. First the most confident errors, then images that are "
         "right. A map shows where, never why; hubretrain explain makes it for any image."
     )
+    if module is not None and judged.part == OUT_OF_FOLD:
+        note += (
+            " The errors are of heads that did not see the image; the map is of the head fitted on "
+            "all, so it may decide otherwise."
+        )
     return found, " ".join([*notes, note])
 
 
@@ -120,16 +121,33 @@ def _target(gathered: Gathered) -> tuple[str | None, Model, list[str]]:
     first = gathered.models[0]
     folder = export_of(gathered.run.folder)
     if first.kind == FINE_TUNED and folder is not None:
-        if "image_sizes" in read_facts(folder):
-            return None, first, []
-        notes.append(
-            "The fine-tuned model was exported by an earlier version and cannot be explained "
-            "(export it again); this is a head."
-        )
+        facts = read_facts(folder)
+        tuned = [one for one in gathered.models if one.kind == FINE_TUNED]
+        exported = [one for one in tuned if one.module == facts.get("module")]
+        is_current = "image_sizes" in facts
+        if exported and is_current and facts.get("fine_tuned", True):
+            return None, exported[0], []
+        why = "is not of a fine-tuned module" if is_current else "was written by an earlier version"
+        notes.append(f"The run's export {why}, so this is a head (export again to see that model).")
     module = shortlisted(gathered.run)
     heads = [one for one in gathered.models if one.module == module and one.kind == HEAD]
     judged = min(heads, key=lambda one: one.part == OUT_OF_FOLD, default=first)
     return module, judged, notes
+
+
+def _pictures(
+    gathered: Gathered, root: Path, rows: list[int]
+) -> tuple[list[int], list[Image.Image]]:
+    """Those of the images that can be read and still are what the run saw."""
+    found, pictures = [], []
+    for row in rows:
+        image = gathered.images.iloc[row]
+        with contextlib.suppress(OSError, DataError):
+            data = read_bytes(located(root, image["path"]))
+            if image["sha256"] in ("", hashlib.sha256(data).hexdigest()):
+                pictures.append(decode(data))
+                found.append(row)
+    return found, pictures
 
 
 def _chosen(model: Model, gathered: Gathered, n_images: int) -> list[int]:
