@@ -161,6 +161,8 @@ def screen(
         if (nearest := module.nearest()) is not None:
             predictions["nearest"] = nearest
         facts, hints = dict(bottlenecks.facts), module.hints()
+        of_class = bottlenecks.n_views_of[bottlenecks.n_views_of > 0]
+        facts |= {"n_views": int(of_class.min()), "minority_views": int(of_class.max())}
     about = {
         "chosen": chosen.describe(chosen.by_metric.best),
         "likeliest": chosen.describe(chosen.by_log_loss.best),

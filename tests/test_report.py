@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from test_fit import write_cache
 from threadpoolctl import threadpool_limits
 
 from hubretrain.cli import main
+from hubretrain.cli.cache import fill
 from hubretrain.dataset import open_dataset
 from hubretrain.fit import screen_modules
 from hubretrain.folds import TEST
@@ -446,3 +448,40 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
     found = write_report(run, n_saliency=2, quiet=True)
     text = found.page.read_text(encoding="utf-8")
     assert f"No saliency maps: {run.folder / 'export'} is no export" in text
+
+
+def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) -> None:
+    known = gather(fitted).fit
+    data, cache = Path(known["data"]), tmp_path / "cache"
+    options = known["data_options"]
+    dataset = open_dataset(data, labels=options["labels"], image_column="path", label_column="label")
+    rare = {path: 5 for path in dataset.images["path"][dataset.images["label"] == "NA"]}
+    facts = {"seed": 7, "vertical_flip": True, "precision": "int8"}
+    views = dict.fromkeys(dataset.images["path"], 2) | rare
+    write_cache(data, cache, "half", columns=slice(5), of=views, facts=facts)
+    write_cache(data, cache, "other", columns=slice(5))
+    run = Run(tmp_path / "run")
+    weights = (None, {SCRIPT: 2.0})
+    with threadpool_limits(1):
+        screen_modules(
+            dataset, run, cache=cache, modules=["half"], metric="macro_f1", l2=(10.0,),
+            class_weights=weights, adjust=(0.0, 0.5), views=False, n_folds=2, test_fraction=0.25,
+            top=1, keep_duplicates_together=False, seed=3, quiet=True,
+        )  # fmt: skip
+        of_cache, of_fit, _ = provenance.commands(gather(run)).splitlines()
+        words = shlex.split(of_cache)[2:]
+        asked_for = fill.make_context("fill", words).params
+        words = [w if w != str(run.folder) else str(tmp_path / "again") for w in shlex.split(of_fit)]
+        ran = CliRunner().invoke(main, words[1:])
+    assert ran.exit_code == 0, ran.output
+    again = Run(tmp_path / "again")
+    assert again.facts()["fit"] == run.facts()["fit"]
+    for file in ("folds.csv", "out_of_fold.csv"):
+        assert (again.folder / file).read_bytes() == (run.folder / file).read_bytes()
+    assert asked_for["names"] == ("half",)
+    assert (asked_for["views"], asked_for["minority_views"]) == (2, 5)
+    assert asked_for["seed"] == 7
+    assert asked_for["vertical_flip"]
+    assert asked_for["precision"] == "int8"
+    assert asked_for["n_folds"] == 2
+    assert asked_for["cache_folder"] == cache

@@ -227,9 +227,9 @@ class _Reader:
         known = table["path"].isin(self._row_of)
         if not known.all():
             self.missing.append(
-                f"{int((~known).sum()):,} of {len(table):,} images that {folder.name} was judged on "
-                f"are not in {self.run.folds_file} any more and left out of its figures; fine-tune "
-                "it again to judge it on the others too."
+                f"{int((~known).sum()):,} of {len(table):,} images that {folder.name} was judged "
+                f"on are not in {self.run.folds_file} any more and left out of its figures; "
+                "fine-tune it again to judge it on the others too."
             )
         return table[known]
 

@@ -35,15 +35,24 @@ def commands(gathered: Gathered) -> str:
     lines = []
     for one in fit["modules"].values():
         handle = one["handle"] if "/" in str(one["handle"]) else one["module"]
-        n_views = one.get("n_views")
         words = ["hubretrain", "cache", *data, "--module", str(handle)]
-        words += ["--views", str(n_views)] if n_views else []
-        words += [*augmentation_words(one), "--cache", str(fit["cache"])]
-        lines.append(_line([*words, *_unless("--precision", one.get("precision"), "f32")]))
+        n_views, minority = one.get("n_views"), one.get("minority_views")
+        words += _unless("--views", n_views, None)
+        words += _unless("--minority-views", minority, n_views)
+        words += [*augmentation_words(one), *_unless("--seed", one.get("seed"), 0)]
+        words += _unless("--precision", one.get("precision"), "f32")
+        words += _unless("--batch-size", one.get("batch_size"), None)
+        words += _unless("--folds", fit["n_folds"], 5)  # cache looks whether classes suffice
+        lines.append(_line([*words, "--cache", str(fit["cache"])]))
     words = ["hubretrain", "fit", *data, "--run", str(gathered.run.folder)]
-    words += ["--cache", str(fit["cache"]), "--metric", str(fit["metric"])]
+    words += ["--cache", str(fit["cache"])]
+    words += [word for module in fit["modules"] for word in ("--module", module)]
+    words += ["--metric", str(fit["metric"])]
     words += ["--seed", str(fit["seed"]), "--folds", str(fit["n_folds"])]
-    words += ["--test-fraction", str(fit["test_fraction"])]
+    words += ["--test-fraction", str(fit["test_fraction"]), *_unless("--top", fit.get("top"), 3)]
+    words += ["--no-views"] if fit.get("views") is False else []
+    if fit.get("duplicates_kept_together") is False:
+        words.append("--no-keep-duplicates-together")
     for weight in fit.get("class_weights") or []:
         named = isinstance(weight, Mapping)
         text = ",".join(f"{name}={w:g}" for name, w in weight.items()) if named else str(weight)
@@ -156,7 +165,7 @@ def _data_words(fit: Mapping[str, Any]) -> list[str]:
     return [*words, "--skip-unmatched"] if options.get("skip_unmatched") else words
 
 
-def _unless(flag: str, value: Any, usual: str) -> list[str]:
+def _unless(flag: str, value: Any, usual: Any) -> list[str]:
     return [] if value in (None, usual) else [flag, str(value)]
 
 
