@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 import os
@@ -105,6 +106,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Writes a CSV, whole or not at all; floats keep their value at a reread."""
     with whole_file(path) as aside:
         table.to_csv(aside, index=False, lineterminator="\n")
+        # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
+        if b"\r" in aside.read_bytes():
+            table.to_csv(aside, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
 
 def write_json(path: Path, value: object) -> None:

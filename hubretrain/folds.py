@@ -6,7 +6,6 @@ fold and validated by none).
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.errors import SplitError
-from hubretrain.files import whole_file
+from hubretrain.files import write_table
 
 TEST = -1
 TRAIN = -2
@@ -85,11 +84,7 @@ def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
     out = table.reindex(columns=list(COLUMNS), fill_value="")
     names = {TEST: "test", TRAIN: "train"}
     out["fold"] = [names.get(part, str(part)) for part in parts.tolist()]
-    # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
-    returns = any("\r" in str(value) for name in COLUMNS for value in out[name])
-    with whole_file(Path(path)) as aside:
-        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-        out.to_csv(aside, index=False, lineterminator="\n", quoting=quoting)
+    write_table(Path(path), out)
 
 
 def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:

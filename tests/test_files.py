@@ -1,11 +1,15 @@
+"""Small files and folders: whole or not there, and read as they were written."""
+
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from hubretrain.files import folder_aside, replace_folder
+from hubretrain.files import folder_aside, replace_folder, write_table
 
 
 def test_a_folder_is_replaced_whole_and_nothing_is_left_aside(tmp_path):
@@ -47,3 +51,18 @@ def test_what_a_kill_left_is_removed_a_day_later_and_nothing_else(tmp_path):
         *names[1:],
         ".export.making.12345678",
     }
+
+
+@pytest.mark.parametrize("odd", ["a\rb", "a\r\nb", "a\nb", 'a "b", c', "\r"])
+def test_a_table_is_read_as_it_was_written_whatever_its_names_hold(
+    odd: str, tmp_path: Path
+) -> None:
+    table = pd.DataFrame({"path": [odd, "plain"], f"p({odd})": [0.1 + 0.2, 1e-300], "n": [1, 2]})
+    write_table(tmp_path / "table.csv", table)
+    found = pd.read_csv(tmp_path / "table.csv", keep_default_na=False, dtype={"path": str})
+    pd.testing.assert_frame_equal(found, table, check_exact=True)
+
+
+def test_nothing_is_quoted_that_needs_no_quotes(tmp_path: Path) -> None:
+    write_table(tmp_path / "table.csv", pd.DataFrame({"path": ["a b"], "n": [0.5], "none": [None]}))
+    assert (tmp_path / "table.csv").read_bytes() == b"path,n,none\na b,0.5,\n"
