@@ -415,6 +415,16 @@ def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
         assert any(sentence.startswith(told) for sentence in gathered.missing)
 
 
+def test_a_loss_that_became_infinite_is_left_out_of_its_curve(tuned: Run, tmp_path: Path) -> None:
+    run = copied(tuned, tmp_path / "run")
+    file = run.finetune_folder("pixels") / "history.csv"
+    file.write_text(file.read_text().replace("0.5,", "inf,", 1), encoding="utf-8")
+    found = write_report(run, n_saliency=0, quiet=True)
+    (line, *_) = data_of(found.page)["charts"]["training-0-loss"]["series"]
+    assert line["x"] == [2.0]
+    assert line["y"] == [0.2]
+
+
 def test_the_page_opens_on_the_chosen_module_where_there_is_no_test_split(
     tuned: Run, tmp_path: Path
 ) -> None:
@@ -454,7 +464,9 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     known = gather(fitted).fit
     data, cache = Path(known["data"]), tmp_path / "cache"
     options = known["data_options"]
-    dataset = open_dataset(data, labels=options["labels"], image_column="path", label_column="label")
+    dataset = open_dataset(
+        data, labels=options["labels"], image_column="path", label_column="label"
+    )
     rare = {path: 5 for path in dataset.images["path"][dataset.images["label"] == "NA"]}
     facts = {"seed": 7, "vertical_flip": True, "precision": "int8"}
     views = dict.fromkeys(dataset.images["path"], 2) | rare
@@ -471,7 +483,9 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
         of_cache, of_fit, _ = provenance.commands(gather(run)).splitlines()
         words = shlex.split(of_cache)[2:]
         asked_for = fill.make_context("fill", words).params
-        words = [w if w != str(run.folder) else str(tmp_path / "again") for w in shlex.split(of_fit)]
+        words = [
+            w if w != str(run.folder) else str(tmp_path / "again") for w in shlex.split(of_fit)
+        ]
         ran = CliRunner().invoke(main, words[1:])
     assert ran.exit_code == 0, ran.output
     again = Run(tmp_path / "again")

@@ -194,7 +194,8 @@ def cost_charts(gathered: Gathered) -> dict[str, dict[str, Any]]:
 def training_charts(gathered: Gathered) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     """Module to its curves: (id, what, chart), an epoch a point, the kept epoch marked."""
     found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
-    for m, (module, history) in enumerate(gathered.histories.items()):
+    for m, (module, recorded) in enumerate(gathered.histories.items()):
+        history = recorded.replace([np.inf, -np.inf], np.nan)  # a loss that overflowed
         if history.empty or "epoch" not in history:
             continue
         epochs = [float(e) for e in history["epoch"]]

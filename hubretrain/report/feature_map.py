@@ -47,7 +47,7 @@ def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int =
     Args:
         features: float32 (n_images, n_features).
         method: ``tsne`` or ``umap``.
-        seed: Of the method.
+        seed: Of the method, which takes 32 bits of it.
 
     Returns:
         float64 (n_images, 2), each axis from 0 to 1.
@@ -58,6 +58,7 @@ def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int =
     if method not in METHODS:
         raise DataError(f"--map is {method!r}; expected one of {', '.join(METHODS)}.")
     umap = _umap() if method == "umap" else None
+    seed %= 2**32
     n = len(features)
     with threadpool_limits(1):
         found = _components(features, min(N_COMPONENTS, n, features.shape[1]))

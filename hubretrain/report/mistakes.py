@@ -1,7 +1,8 @@
 """Labels that are likely wrong, and hints at why an image is decided wrongly.
 
 Confident learning: Northcutt, Jiang and Chuang (2021), Confident learning: estimating uncertainty
-in dataset labels, JAIR 70, https://doi.org/10.1613/jair.1.12125, as cleanlab does it.
+in dataset labels, JAIR 70, https://doi.org/10.1613/jair.1.12125. As in cleanlab, an image whose
+likeliest class is its label is not in doubt.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def confident_errors(
 
     A class is confident where its probability is at least the mean that its own images give it
     (equation 2); of several the likeliest counts. Images that are confidently another class than
-    their label are the off-diagonal of the confident joint (equation 1).
+    their label are the off-diagonal of the confident joint (equation 1). Of those, images whose
+    label is the likeliest class are left out, as cleanlab's ``find_label_issues`` does.
 
     Args:
         probabilities: float64 (n_images, n_classes), from models that did not see the image.
@@ -51,6 +53,7 @@ def confident_errors(
     confident = np.where(probabilities >= threshold - 1e-12, probabilities, -1.0)
     other = confident.argmax(axis=1)
     doubtful = (confident.max(axis=1) >= 0) & (other != labels)
+    doubtful &= probabilities.argmax(axis=1) != labels
     return np.where(doubtful, other, -1)
 
 
