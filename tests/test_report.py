@@ -467,7 +467,7 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     dataset = open_dataset(
         data, labels=options["labels"], image_column="path", label_column="label"
     )
-    rare = {path: 5 for path in dataset.images["path"][dataset.images["label"] == "NA"]}
+    rare = dict.fromkeys(dataset.images["path"][dataset.images["label"] == "NA"], 5)
     facts = {"seed": 7, "vertical_flip": True, "precision": "int8"}
     views = dict.fromkeys(dataset.images["path"], 2) | rare
     write_cache(data, cache, "half", columns=slice(5), of=views, facts=facts)
