@@ -17,6 +17,8 @@ from click.testing import CliRunner
 from conftest import write_digits
 from PIL import Image
 from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
     confusion_matrix,
     f1_score,
     multilabel_confusion_matrix,
@@ -31,7 +33,8 @@ from hubretrain.cli.cache import fill
 from hubretrain.dataset import open_dataset
 from hubretrain.fit import screen_modules
 from hubretrain.folds import TEST
-from hubretrain.report import provenance
+from hubretrain.heads import Heads
+from hubretrain.report import charts, provenance
 from hubretrain.report.gather import gather
 from hubretrain.report.page import write_report
 from hubretrain.runs import Run
@@ -222,6 +225,57 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
     assert found["errors"][0].startswith(f"{n_wrong} of {len(first.rows)} images")
 
 
+def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
+    browser: str, tuned: Run, page: Path, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    facts = run.facts()
+    facts["finetune"]["modules"]["pixels"]["adjust"] = 2.0
+    heads = Heads.load(run.heads_file("pixels"))  # as if the classes were not balanced
+    heads.facts["priors"] = np.tile([0.8, 0.15, 0.05], (3, 1))
+    heads.save(run.heads_file("pixels"), {})
+    run.facts_file.write_text(json.dumps(facts), encoding="utf-8")
+    write_report(run, n_saliency=0, quiet=True)
+    script = """
+      const box = document.getElementById('rule'), read = () => ({
+        figures: Object.fromEntries([...document.querySelectorAll('#figures dd')].map(
+          dd => [dd.dataset.figure, [dd.firstChild.textContent, dd.children.length]])),
+        classes: [...document.querySelectorAll('#classes tbody tr')].map(
+          tr => [3, 4, 5].map(k => tr.children[k].firstChild.textContent)),
+        about: document.getElementById('about').textContent,
+        errors: document.getElementById('errors-count').textContent,
+        shown: box.parentElement.getClientRects().length,
+      }), found = [read()];
+      box.click();
+      return [...found, read()];"""
+    ruled, plain = asked(browser, run.folder / "report.html", tmp_path, script)
+    model = gather(run).models[0]
+    labels = gather(run).images["class_index"].to_numpy()[model.rows]
+    for shown, said in ((ruled, model.decided), (plain, model.probabilities.argmax(axis=1))):
+        oracles = {
+            "accuracy": accuracy_score(labels, said),
+            "balanced_accuracy": balanced_accuracy_score(labels, said),
+            "macro_f1": f1_score(labels, said, average="macro"),
+            "plain_accuracy": accuracy_score(labels, model.probabilities.argmax(axis=1)),
+        }
+        for name, value in oracles.items():
+            assert float(shown["figures"][name][0]) == pytest.approx(100 * value, abs=0.0501)
+        options = {"average": None, "zero_division": 0}
+        for k, score in enumerate((recall_score, precision_score, f1_score)):
+            of_class = [float(line[k].replace("–", "0")) for line in shown["classes"]]
+            assert of_class == pytest.approx(100 * score(labels, said, **options), abs=0.0501)
+        n_wrong = int((labels != said).sum())
+        assert shown["errors"].startswith(f"{n_wrong} of {len(labels)} images")
+    assert ruled["figures"]["accuracy"][0] != plain["figures"]["accuracy"][0]
+    assert ruled["figures"]["accuracy"][1] == 1  # with its interval
+    assert plain["figures"]["accuracy"][1] == 0
+    assert "Decisions are by logit adjustment of strength 2;" in ruled["about"]
+    assert "Decisions are the likeliest class;" in plain["about"]
+    script = "return document.getElementById('rule').parentElement.getClientRects().length;"
+    assert ruled["shown"] == 1
+    assert asked(browser, page, tmp_path, script) == 0  # this one has no rule to switch off
+
+
 def test_a_narrow_window_needs_no_sideways_scrolling(
     browser: str, page: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +283,19 @@ def test_a_narrow_window_needs_no_sideways_scrolling(
         browser, page, tmp_path, "return document.documentElement.scrollWidth - innerWidth;", 500
     )
     assert found <= 0
+    script = """const wide = document.querySelector('table.board').parentElement;
+      return [wide.scrollWidth - wide.clientWidth,
+        [...document.querySelectorAll('table.board th')].map(th => th.textContent)];"""
+    too_wide, heads = asked(browser, page, tmp_path, script)
+    assert too_wide <= 0  # the leaderboard at 1280 pixels
+    assert heads[3:6] == ["accuracy", "balanced accuracy", "top 3"]
+    found = charts.names("macro_f1")
+    assert [charts.column_name(one, "macro_f1") for one in found] == [
+        "macro f1",
+        "balanced accuracy",
+        "accuracy of the likeliest class",
+        "top 3",
+    ]
 
 
 def test_the_same_run_gives_the_same_bytes_even_without_what_it_remembers(
@@ -279,6 +346,8 @@ def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
     assert "name the images with --data" in told
     assert "no such file" in told.lower()  # of bottlenecks, for the head on the test split
     text = found.page.read_text(encoding="utf-8")
+    assert "0 exact copies; near duplicates are not known, for no search" in text
+    assert f"What cannot be decoded is not known: {tmp_path / 'nowhere' / 'data'} is gone" in text
     assert "No map: " in text
     assert "No saliency maps: none of the images can be read" in text
     shown = asked(
@@ -288,9 +357,10 @@ def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
 
 
 @pytest.mark.parametrize(
-    ("n_classes", "each"), [(2, 20), pytest.param(200, 5, marks=pytest.mark.slow)]
+    ("n_classes", "each"),
+    [(2, 20), (41, 4), pytest.param(200, 5, marks=pytest.mark.slow)],
 )
-def test_two_and_two_hundred_classes_are_drawn(
+def test_few_and_many_classes_are_drawn(
     n_classes: int, each: int, browser: str, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)
@@ -318,11 +388,21 @@ def test_two_and_two_hundred_classes_are_drawn(
     said.to_csv(place.out_of_fold_file, index=False)
     found = write_report(place, n_saliency=0, quiet=True)
     assert found.page.stat().st_size < 5_000_000
+    text = found.page.read_text(encoding="utf-8")
+    assert "One module: nothing to compare." in text
+    assert "<h3>Views</h3>" not in text  # one view is cached: nothing is augmented
+    assert "near duplicates are not known" in text  # none were sought
     script = """return {cells: document.querySelectorAll('#confusion td').length,
       never: document.getElementById('never').textContent,
+      side: document.querySelector('#confusion td').offsetWidth,
+      height: document.querySelector('#confusion td').offsetHeight,
+      sideways: (box => box.scrollWidth - box.clientWidth)(document.getElementById('confusion')),
       lines: document.querySelectorAll('#pr polyline').length};"""
     shown = asked(browser, found.page, tmp_path, script)
     assert shown["cells"] == n_classes**2
+    assert shown["sideways"] <= 0
+    if n_classes > 40:
+        assert shown["side"] == shown["height"] == max(4, min(20, 900 // n_classes))
     assert "c001" in shown["never"]
     assert shown["lines"] >= 1
 

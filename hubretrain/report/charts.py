@@ -31,12 +31,22 @@ def metric_name(metric: str) -> str:
     return metric.replace("_", " ")
 
 
+def column_name(metric: str, of_choice: str) -> str:
+    """What the leaderboard calls a metric; see ``_column``."""
+    is_plain = metric == "accuracy" != of_choice
+    return metric_name(metric) + (" of the likeliest class" if is_plain else "")
+
+
+def shown_board(gathered: Gathered) -> pd.DataFrame:
+    """The leaderboard without all nearest neighbours but the best, the one to beat."""
+    nearest = gathered.board.index[gathered.board["module"].str.startswith("1-nearest")]
+    return gathered.board.drop(index=nearest[1:])
+
+
 def board_rows(gathered: Gathered) -> list[dict[str, Any]]:
     """The leaderboard, a row each: name, marks, figures, costs, where to draw the interval."""
     metric = str(gathered.fit["metric"])
-    board, lower_is_better = gathered.board, not METRICS[metric].higher_is_better
-    nearest = board.index[board["module"].str.startswith("1-nearest")]
-    board = board.drop(index=nearest[1:])  # the best of them is the one to beat
+    board = shown_board(gathered)
     frame = _frame(board, metric)
     rows = []
     for _, row in board.iterrows():
@@ -55,7 +65,6 @@ def board_rows(gathered: Gathered) -> list[dict[str, Any]]:
                 "costs": {cost: finite(row[cost]) for cost in COSTS if cost in row},
                 "test": figure_words(row, f"test_{_column(row, metric, metric)}"),
                 "reference": row["kind"] == REFERENCE,
-                "loss": lower_is_better,
             }
         )
     return rows

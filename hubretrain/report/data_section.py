@@ -42,8 +42,11 @@ def data_values_of(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> di
     n_copies = int(images["sha256"].duplicated().sum())
     pairs = near_pairs(gathered)
     here = set(images["sha256"])
-    n_near = int((pairs["a"].isin(here) & pairs["b"].isin(here)).sum())
-    facts.append(f"{n_copies:,} exact copies, {n_near:,} pairs of near duplicates.")
+    near = "near duplicates are not known, for no search for them is in the cache"
+    if pairs is not None:
+        n_near = int((pairs["a"].isin(here) & pairs["b"].isin(here)).sum())
+        near = f"{n_near:,} pairs of near duplicates"
+    facts.append(f"{n_copies:,} exact copies; {near}.")
     conflicting = images.groupby("sha256")["label"].transform("nunique") > 1
     if int(conflicting.sum()):
         shown = ", ".join(images.loc[conflicting, "path"].head(6))
@@ -57,7 +60,10 @@ def data_values_of(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> di
         f"whose group stands on both sides of a split: {n_leaked:,}."
     )
     quarantine = Quarantine(gathered.cache_folder / "quarantine.csv")
-    facts.append(f"{len(quarantine.reasons):,} contents cannot be decoded and are left out.")
+    if gathered.cache_folder.exists():
+        facts.append(f"{len(quarantine.reasons):,} contents cannot be decoded and are left out.")
+    else:
+        facts.append(f"What cannot be decoded is not known: {gathered.cache_folder} is gone.")
     if (gathered.run.folder / "data_check.html").exists():
         facts.append("More is in data_check.html beside this page.")
     sheet, note = _views(gathered, root)
@@ -75,15 +81,19 @@ def _views(gathered: Gathered, root: Path) -> tuple[str, str]:
     """The contact sheet: how augmentation changes a few images."""
     tuned = provenance.fine_tunings(gathered.facts)
     facts = next(iter(gathered.fit["modules"].values()))
-    what = "augmented views as they are cached"
+    what, n_views = "augmented views as they are cached", N_SHEET_VIEWS
     if tuned:
         module, identity = next(iter(tuned.items()))
         facts, what = identity.get("augmentation", facts), f"views as {module} was fine-tuned on"
+    elif facts.get("n_views") is not None:
+        n_views = min(n_views, max(int(facts["n_views"]), int(facts["minority_views"])))
+    if n_views < 2:
+        return "", ""  # nothing is augmented
     try:
         augmentation = provenance.augmentation_of(facts)
         seed = int(facts.get("seed", 0))
         sheet, _ = contact_sheet(
-            root, gathered.images, N_SHEET_VIEWS, augmentation, seed, n_images=N_SHEET_IMAGES,
+            root, gathered.images, n_views, augmentation, seed, n_images=N_SHEET_IMAGES,
             size=SHEET_VIEW,
         )  # fmt: skip
     except (DataError, ValueError, TypeError):  # facts of another version

@@ -32,12 +32,13 @@ def require() -> None:
 
 
 def write_figures(
-    gathered: Gathered, plane: dict[str, Any] | None, folder: Path
+    gathered: Gathered, drawings: dict[str, Any], plane: dict[str, Any] | None, folder: Path
 ) -> tuple[Path, ...]:
     """Draws every figure of the page that needs no picture.
 
     Args:
         gathered: The run.
+        drawings: The page's charts by name.
         plane: The feature map as the page has it, or None.
         folder: Where to.
 
@@ -46,10 +47,7 @@ def write_figures(
     """
     require()
     drawn = {"leaderboard": _leaderboard(gathered)}
-    for name, chart in charts.cost_charts(gathered).items():
-        drawn[name] = _chart(chart)
-    for of_module in charts.training_charts(gathered).values():
-        drawn |= {name: _chart(chart) for name, _, chart in of_module}
+    drawn |= {name: _chart(chart) for name, chart in drawings.items()}
     if gathered.models:
         model = gathered.models[0]
         labels = gathered.images["class_index"].to_numpy()[model.rows]
@@ -79,7 +77,8 @@ def _save(figure: Any, file: Path) -> Path:
 
 def _leaderboard(gathered: Gathered) -> Any:
     metric = str(gathered.fit["metric"])
-    board = gathered.board[gathered.board[f"{metric}_low"].notna()].iloc[::-1]
+    board = charts.shown_board(gathered)
+    board = board[board[f"{metric}_low"].notna()].iloc[::-1]
     figure, axes = _figure(7.5, 1.2 + 0.4 * len(board))
     for y, (_, row) in enumerate(board.iterrows()):
         tied, reference = str(row["tied"]) == "True", row["kind"] == "reference"

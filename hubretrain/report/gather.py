@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,14 +298,19 @@ class _Reader:
             raise RunError(f"{file} is damaged ({error}); make it again.") from error
 
 
-def near_pairs(gathered: Gathered) -> pd.DataFrame:
-    """The near duplicates that the cache remembers: columns a, b (sha256), similarity."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+def near_pairs(gathered: Gathered) -> pd.DataFrame | None:
+    """The near duplicates that the cache remembers; None where it knows of no search.
+
+    Returns:
+        Columns a, b (sha256), similarity.
+    """
+    try:
         table = pd.read_csv(gathered.cache_folder / "copies.csv", dtype=str, keep_default_na=False)
         pairs = table[table["near"] != ""]
         found = pd.DataFrame({"a": pairs["sha256"], "b": pairs["near"]})
         return found.assign(similarity=pairs["similarity"].astype(float)).reset_index(drop=True)
-    return pd.DataFrame({"a": [], "b": [], "similarity": []})
+    except (OSError, ValueError, KeyError):
+        return None  # no search was made, or its memory is gone
 
 
 def _fine_tuned_folders(run: Run) -> list[Path]:

@@ -109,7 +109,7 @@ def hints_of(gathered: Gathered) -> dict[int, str]:
             others = [other for other in rows if other != row]
             hints.setdefault(row, []).append(_said("same file as", others, row, paths, labels))
     pairs = near_pairs(gathered)
-    for a, b, similarity in zip(pairs["a"], pairs["b"], pairs["similarity"], strict=True):
+    for a, b, similarity in () if pairs is None else pairs.itertuples(index=False):
         for this, that in ((a, b), (b, a)):
             for row in rows_of.get(this, ()) if rows_of.get(that) else ():
                 what = f"near duplicate ({similarity:.2f}) of"

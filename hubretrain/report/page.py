@@ -105,6 +105,11 @@ def write_report(
     plane, map_values = _map(gathered, map_method, quiet)
     shown, note = saliency_rows(gathered, root, n_saliency, quiet=quiet)
     wrong = _wrong_rows(gathered)
+    board, cost_charts = charts.board_rows(gathered), charts.cost_charts(gathered)
+    training_charts = charts.training_charts(gathered)
+    drawn = dict(cost_charts)
+    for of_module in training_charts.values():
+        drawn |= {name: chart for name, _, chart in of_module}
     data_values = {
         "classes": list(gathered.class_names),
         "n_steps": curves.N_STEPS,
@@ -115,7 +120,7 @@ def write_report(
         "large": payload.sheet_payload(large),
         "models": [payload.model_payload(one, gathered) for one in gathered.models],
         "map": plane,
-        "charts": _charts(gathered),
+        "charts": drawn,
     }
     values = {
         "name": run.name,
@@ -126,11 +131,11 @@ def write_report(
         "missing": missing,
         "data": data_values,
         "n_models": len(gathered.models),
-        **_leaderboard(gathered),
+        **_leaderboard(gathered, board, cost_charts),
         **map_values,
         **_saliency(shown, note),
         **_labels(doubtful, csv),
-        **_training(gathered),
+        **_training(gathered, training_charts),
         **data_values_of(gathered, thumbnails, root),
         "commands": provenance.commands(gathered),
         "provenance": provenance.table(gathered),
@@ -141,29 +146,32 @@ def write_report(
     write_page(page, "report.html", values, SCRIPTS)
     pictures: tuple[Path, ...] = ()
     if png is not None:
-        pictures = figures.write_figures(gathered, plane, png)
+        pictures = figures.write_figures(gathered, drawn, plane, png)
     return Report(page, csv, len(doubtful), tuple(missing), pictures)
 
 
-def _leaderboard(gathered: Gathered) -> dict[str, Any]:
-    board = charts.board_rows(gathered)
+def _leaderboard(
+    gathered: Gathered, board: list[dict[str, Any]], cost_charts: dict[str, Any]
+) -> dict[str, Any]:
     metric = str(gathered.fit["metric"])
     keys = [k for k in charts.COSTS if any(row["costs"].get(k) is not None for row in board)]
     labels = {"gflops": "GFLOPs", "ms_an_image": "ms an image", "n_parameters": "parameters"}
     return {
         "notes": gathered.fit.get("notes", []),
-        "names": [charts.metric_name(one) for one in charts.names(metric)],
+        "metric": charts.metric_name(metric),
+        "columns": [charts.column_name(one, metric) for one in charts.names(metric)],
         "board": board,
         "any_test": any(row["test"] for row in board),
         "cost_keys": keys,
         "cost_labels": [labels[key] for key in keys],
-        "cost_charts": list(charts.cost_charts(gathered)),
+        "cost_charts": list(cost_charts),
+        "one_module": len(gathered.fit["modules"]) == 1,
         "effects": charts.effect_rows(gathered),
-        "sums": _sums(gathered),
+        "sums": _sums(gathered, board),
     }
 
 
-def _sums(gathered: Gathered) -> list[tuple[str, str, str]]:
+def _sums(gathered: Gathered, board: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """The figures on top: what, value, and more."""
     metric = str(gathered.fit["metric"])
     name = charts.metric_name(metric)
@@ -172,7 +180,7 @@ def _sums(gathered: Gathered) -> list[tuple[str, str, str]]:
         ("classes", f"{len(gathered.class_names):,}", ""),
         ("modules", f"{len(gathered.fit['modules']):,}", ""),
     ]
-    for row in charts.board_rows(gathered):
+    for row in board:
         if row["place"] == 1 and row["figures"][0]:
             one = row["figures"][0]
             sums.append((f"{name}, head of {row['name']}", one["value"], one["ends"]))
@@ -296,14 +304,9 @@ def _saliency(shown: list[SaliencyRow], note: str) -> dict[str, Any]:
     return {"saliency": rows, "saliency_note": note}
 
 
-def _charts(gathered: Gathered) -> dict[str, Any]:
-    found = dict(charts.cost_charts(gathered))
-    for of_module in charts.training_charts(gathered).values():
-        found |= {name: chart for name, _, chart in of_module}
-    return found
-
-
-def _training(gathered: Gathered) -> dict[str, Any]:
+def _training(
+    gathered: Gathered, training_charts: dict[str, list[tuple[str, str, dict[str, Any]]]]
+) -> dict[str, Any]:
     metric = str(gathered.fit["metric"])
     tuned = gathered.facts.get("finetune") or {}
     judged = tuned.get("modules") or ({tuned["module"]: tuned} if "module" in tuned else {})
@@ -327,7 +330,7 @@ def _training(gathered: Gathered) -> dict[str, Any]:
         rows.append({"module": module, "before": words[0], "after": words[1], "kept": shown_epoch})
     training = {
         module: [(name, what, charts.line_names(chart)) for name, what, chart in of_module]
-        for module, of_module in charts.training_charts(gathered).items()
+        for module, of_module in training_charts.items()
     }
     return {"training": training, "tuned": rows, "order": _order(tuned.get("order"))}
 

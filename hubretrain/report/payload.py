@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from hubretrain.folds import TEST, TRAIN
 from hubretrain.metrics import METRICS
 from hubretrain.rankings import roc_auc_per_class
 from hubretrain.report import curves
@@ -72,7 +71,8 @@ def model_payload(model: Model, gathered: Gathered) -> dict[str, Any]:
     order, thousandths = curves.likeliest(model.probabilities)
     return {
         "title": model.title,
-        "about": about(model),
+        "about": [about(model), about(replace(model, adjust=0.0))],
+        "adjust": model.adjust,
         "rows": model.rows.tolist(),
         "decided": model.decided.tolist(),
         "top": order.tolist(),
@@ -84,6 +84,7 @@ def model_payload(model: Model, gathered: Gathered) -> dict[str, Any]:
                 curves.finite(model.figures[metric][1]),
                 curves.finite(model.figures[metric][2]),
                 "%" if METRICS[metric.removeprefix("plain_")].is_share else "",
+                metric,
             ]
             for metric, name in FIGURES.items()
             if metric in model.figures
@@ -116,8 +117,7 @@ def about(model: Model) -> str:
 
 
 def _classes(model: Model, labels: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    counts = curves.confusion(labels, model.decided, len(names))
-    n_of, n_decided, hits = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
+    """Of each class what the page does not count itself."""
     areas = roc_auc_per_class(model.probabilities, labels)
     table = model.classes.set_index("class")
     found = []
@@ -125,24 +125,9 @@ def _classes(model: Model, labels: Any, names: tuple[str, ...]) -> list[dict[str
         kept: Any = table.loc[name] if name in table.index else {}
         line: dict[str, Any] = {
             "class": name,
-            "n_images": int(n_of[c]),
-            "n_decided": int(n_decided[c]),
             "n_groups": int(kept["n_groups"]) if "n_groups" in kept else None,
-            "recall": _ratio(hits[c], n_of[c]),
-            "precision": _ratio(hits[c], n_decided[c]),
-            "f1": _ratio(2 * hits[c], n_of[c] + n_decided[c]) if n_of[c] else None,
             "roc_auc": curves.finite(areas[c]),
         }
         line |= {key: curves.finite(kept[key]) if key in kept else None for key in ADDED}
         found.append(line)
     return found
-
-
-def _ratio(a: Any, b: Any) -> float | None:
-    return round(float(a) / float(b), 6) if b else None
-
-
-def part_names(folds: pd.Series) -> list[str]:
-    """The part of each image in words."""
-    names = {TEST: "test", TRAIN: "train"}
-    return [names.get(fold, f"fold {fold}") for fold in folds.tolist()]

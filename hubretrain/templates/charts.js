@@ -66,8 +66,8 @@ const shown = value => {
   return String(Number(value.toPrecision(6))).replace(/\B(?=(\d{3})+(?!\d)(?<!\.\d*))/g, ',');
 };
 
-/* A chart in a box: {title, x: {label, low, high, log, format}, y, height, series, square}.
-   A series: {kind: line | points | bars | ranges | mark, x, y, low, high, names, class, colour}. */
+/* A chart in a box: {title, x: {label, low, high, log, format}, y: {label, low, high, format}, height, series,
+   square}. A series: {kind: line | points | bars | mark, x, y, low, high, names, class, colour}. */
 function chart(box, spec) {
   const width = Math.max(240, Math.min(box.clientWidth || 480, spec.square ? 460 : 900));
   const height = spec.square ? Math.min(width, 420) : spec.height || 260;
@@ -88,7 +88,7 @@ function chart(box, spec) {
     root.append(svg('text', {class: 'tick', x: X(value), y: margin.top + inner.h + 16, 'text-anchor': 'middle'},
       (spec.x.format || shown)(value)));
   }
-  for (const value of spec.y.log ? logTicks(spec.y.low, spec.y.high) : ticks(spec.y.low, spec.y.high, 5)) {
+  for (const value of ticks(spec.y.low, spec.y.high, 5)) {
     root.append(svg('line', {class: 'grid', x1: margin.left, x2: margin.left + inner.w, y1: Y(value), y2: Y(value)}));
     root.append(svg('text', {class: 'tick', x: margin.left - 6, y: Y(value) + 4, 'text-anchor': 'end'},
       (spec.y.format || shown)(value)));
@@ -116,6 +116,7 @@ function drawSeries(root, one, X, Y, margin, inner) {
     root.append(svg('text', {class: 'marked', x: X(one.x) + (X(one.x) > margin.left + inner.w / 2 ? -5 : 5), y: margin.top + 12,
       'text-anchor': X(one.x) > margin.left + inner.w / 2 ? 'end' : 'start'}, one.name));
   } else {
+    const written = [];
     one.x.forEach((x, i) => {
       if (one.low && one.low[i] != null) {
         root.append(svg('line', {class: 'range', style: paint, x1: X(x), x2: X(x), y1: Y(one.low[i]), y2: Y(one.high[i])}));
@@ -124,7 +125,10 @@ function drawSeries(root, one, X, Y, margin, inner) {
       root.append(name(dot, one.names && one.names[i]));
       if (one.written) {
         const left = X(x) > margin.left + 0.6 * inner.w;
-        root.append(svg('text', {class: 'label', x: X(x) + (left ? -8 : 8), y: Y(one.y[i]) - 6,
+        let y = Y(one.y[i]) - 6;
+        while (written.some(([px, py]) => Math.abs(px - X(x)) < 90 && Math.abs(py - y) < 13)) y += 2;
+        written.push([X(x), y]);
+        root.append(svg('text', {class: 'label', x: X(x) + (left ? -8 : 8), y,
           'text-anchor': left ? 'end' : 'start'}, one.names[i]));
       }
     });

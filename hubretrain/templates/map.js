@@ -79,6 +79,7 @@ function beginMap() {
     const scale = Math.min(60, Math.max(1, view.scale * factor)), f = scale / view.scale;
     view.x = x - f * (x - view.x); view.y = y - f * (y - view.y); view.scale = scale;
     if (scale === 1) { view.x = 0; view.y = 0; }
+    canvas.style.touchAction = scale > 1 ? 'none' : ''; // a finger moves the map, not the page
     draw();
   }
 
@@ -89,7 +90,7 @@ function beginMap() {
     zoom(event.deltaY < 0 ? 1.25 : 0.8, event.clientX - box.left, event.clientY - box.top);
   }, {passive: false});
   canvas.addEventListener('pointerdown', event => { drag = [event.clientX - view.x, event.clientY - view.y]; moved = false; });
-  addEventListener('pointerup', () => { drag = null; });
+  for (const end of ['pointerup', 'pointercancel']) addEventListener(end, () => { drag = null; });
   canvas.addEventListener('pointermove', event => {
     if (drag && view.scale > 1) {
       view.x = event.clientX - drag[0]; view.y = event.clientY - drag[1]; moved = true;

@@ -5,7 +5,10 @@ const N = DATA.classes.length, IMAGES = DATA.images;
 const state = {model: 0, threshold: 100, focus: 'macro', rule: true, cell: null};
 const at = id => document.getElementById(id);
 const model = () => DATA.models[state.model];
-const decided = one => state.rule ? one.decided : one.top.map(top => top[0]);
+const byRule = one => state.rule || !one.adjust;
+const decided = one => byRule(one) ? one.decided : one.top.map(top => top[0]);
+const ratio = (a, b) => b > 0 ? a / b : null;
+const mean = values => { const some = values.filter(v => v != null); return some.length ? some.reduce((a, b) => a + b, 0) / some.length : null; };
 
 function card(row, one, i, big) {
   const large = IMAGES.large[row];
@@ -21,18 +24,31 @@ function card(row, one, i, big) {
 }
 
 // -- the chosen model --------------------------------------------------------------------------
+// What the decisions come to, class by class; counted here, for they change with the rule.
+function byClass(one) {
+  const said = decided(one), found = one.n_of.map(n => ({n, decided: 0, hits: 0}));
+  one.rows.forEach((row, i) => { found[said[i]].decided++; if (said[i] === IMAGES.label[row]) found[said[i]].hits++; });
+  return found.map(of => ({...of, recall: ratio(of.hits, of.n), precision: ratio(of.hits, of.decided),
+    f1: of.n ? 2 * of.hits / (of.n + of.decided) : null}));
+}
+
 function drawFigures() {
-  const one = model(), box = at('figures');
-  box.replaceChildren(...one.figures.map(([name, value, low, high, unit]) => el('div', {},
-    el('dt', {}, name), el('dd', {}, unit === '%' ? points(value) : value.toFixed(3),
-      low == null ? null : el('small', {}, unit === '%' ? `${points(low)}–${points(high)}` : `${low.toFixed(3)}–${high.toFixed(3)}`)))));
-  at('about').textContent = one.about;
+  const one = model(), classes = byClass(one);
+  const plain = byRule(one) ? {} : {balanced_accuracy: mean(classes.map(of => of.recall)), macro_f1: mean(classes.map(of => of.f1)),
+    accuracy: classes.reduce((n, of) => n + of.hits, 0) / one.rows.length};
+  at('figures').replaceChildren(...one.figures.map(([name, value, low, high, unit, metric]) => {
+    if (metric in plain) [value, low, high] = [plain[metric], null, null];
+    return el('div', {}, el('dt', {}, name), el('dd', {'data-figure': metric}, unit === '%' ? points(value) : value.toFixed(3),
+      low == null ? null : el('small', {}, unit === '%' ? `${points(low)}–${points(high)}` : `${low.toFixed(3)}–${high.toFixed(3)}`)));
+  }));
+  at('about').textContent = one.about[byRule(one) ? 0 : 1];
+  at('rule').parentElement.hidden = !one.adjust;
 }
 
 function drawConfusion() {
   const one = model(), said = decided(one), counts = Array.from({length: N}, () => new Array(N).fill(0));
   one.rows.forEach((row, i) => counts[IMAGES.label[row]][said[i]]++);
-  const byPercent = at('confusion-percent').checked, small = N > 25;
+  const byPercent = at('confusion-percent').checked, small = N > 40;
   const head = el('tr', {}, el('th', {}), DATA.classes.map(name => el('th', {class: 'across', title: name}, el('span', {}, name))));
   const body = counts.map((line, r) => {
     const total = line.reduce((a, b) => a + b, 0);
@@ -49,7 +65,9 @@ function drawConfusion() {
       return cell;
     }));
   });
-  at('confusion').replaceChildren(el('table', {class: small ? 'confusion small' : 'confusion'}, el('thead', {}, head), el('tbody', {}, body)));
+  const table = el('table', {class: `confusion ${small ? 'small' : N > 15 ? 'many' : ''}`}, el('thead', {}, head), el('tbody', {}, body));
+  table.style.setProperty('--cell', `${Math.max(4, Math.min(20, Math.floor(900 / N)))}px`);
+  at('confusion').replaceChildren(table);
   drawCell(said);
 }
 
@@ -67,9 +85,6 @@ function drawCell(said) {
 const sure = (one, i, c) => { const k = one.top[i].indexOf(c); return k < 0 ? 0 : one.p[i][k]; };
 
 // -- thresholds --------------------------------------------------------------------------------
-const ratio = (a, b) => b > 0 ? a / b : null;
-const mean = values => { const some = values.filter(v => v != null); return some.length ? some.reduce((a, b) => a + b, 0) / some.length : null; };
-
 function countsAt(one, c, k) {
   const tp = one.tp[c][k], fp = one.fp[c][k], positive = one.n_of[c];
   return {tp, fp, fn: positive - tp, tn: one.rows.length - positive - fp};
@@ -144,14 +159,15 @@ function interval(value, low, high) {
 }
 
 function drawClasses() {
-  const one = model();
+  const one = model(), classes = byClass(one), ends = byRule(one);
   const head = ['class', 'images', 'groups', 'recall', 'precision', 'F1', 'average precision', 'ROC AUC'];
   at('classes').replaceChildren(el('table', {}, el('thead', {}, el('tr', {}, head.map(name => el('th', {}, name)))),
-    el('tbody', {}, one.classes.map(line => el('tr', {}, el('td', {}, line.class), el('td', {}, count(line.n_images)),
-      el('td', {}, line.n_groups == null ? '–' : count(line.n_groups)), interval(line.recall, line.recall_low, line.recall_high),
-      el('td', {}, points(line.precision)), el('td', {}, points(line.f1)),
+    el('tbody', {}, one.classes.map((line, c) => el('tr', {}, el('td', {}, line.class), el('td', {}, count(classes[c].n)),
+      el('td', {}, line.n_groups == null ? '–' : count(line.n_groups)),
+      interval(classes[c].recall, ends ? line.recall_low : null, line.recall_high),
+      el('td', {}, points(classes[c].precision)), el('td', {}, points(classes[c].f1)),
       interval(line.average_precision, line.average_precision_low, line.average_precision_high), el('td', {}, points(line.roc_auc)))))));
-  const never = one.classes.filter(line => line.n_images && line.n_decided === 0).map(line => line.class);
+  const never = DATA.classes.filter((_, c) => classes[c].n && classes[c].decided === 0);
   at('never').textContent = never.length ? `Never decided on by this model: ${never.join(', ')}.` : '';
   at('topk').replaceChildren(el('table', {class: 'narrow'}, el('thead', {}, el('tr', {}, one.topk.map((_, k) => el('th', {}, `top ${k + 1}`)))),
     el('tbody', {}, el('tr', {}, one.topk.map(share => el('td', {}, points(share)))))));
@@ -193,7 +209,7 @@ function begin() {
   if (choice) {
     choice.append(...DATA.models.map((one, i) => el('option', {value: i}, one.title)));
     choice.addEventListener('change', () => { state.model = Number(choice.value); state.cell = null; drawModel(); });
-    at('rule').addEventListener('change', event => { state.rule = event.target.checked; drawConfusion(); drawErrors(); document.dispatchEvent(new Event('model')); });
+    at('rule').addEventListener('change', event => { state.rule = event.target.checked; drawModel(); });
     at('confusion-percent').addEventListener('change', drawConfusion);
     const slider = at('threshold');
     slider.max = DATA.n_steps;
