@@ -38,7 +38,8 @@ def data_values_of(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> di
     sizes = sizes[sizes["w"] > 0].value_counts()
     if len(sizes):
         shown = ", ".join(f"{w} x {h} ({n:,})" for (w, h), n in sizes.head(3).items())
-        facts.append(f"{len(sizes):,} sizes, pixels; most often {shown}.")
+        n = "1 size" if len(sizes) == 1 else f"{len(sizes):,} sizes"
+        facts.append(f"{n}, pixels; most often {shown}.")
     n_copies = int(images["sha256"].duplicated().sum())
     pairs = near_pairs(gathered)
     here = set(images["sha256"])
