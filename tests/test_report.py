@@ -556,7 +556,7 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     weights = (None, {SCRIPT: 2.0})
     with threadpool_limits(1):
         screen_modules(
-            dataset, run, cache=cache, modules=["half"], metric="macro_f1", l2=(10.0,),
+            dataset, run, cache=cache, modules=["half"], metric="macro_f1", l2=(10**0.5, 10.0),
             class_weights=weights, adjust=(0.0, 0.5), views=False, n_folds=2, test_fraction=0.25,
             top=1, keep_duplicates_together=False, seed=3, quiet=True,
         )  # fmt: skip

@@ -87,7 +87,7 @@ def model_payload(model: Model, gathered: Gathered) -> dict[str, Any]:
                 metric,
             ]
             for metric, name in FIGURES.items()
-            if metric in model.figures
+            if metric in model.figures and (model.adjust or metric != "plain_accuracy")
         ],
         "classes": _classes(model, labels, gathered.class_names),
         "tp": right.tolist(),

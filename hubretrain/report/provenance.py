@@ -12,6 +12,7 @@ from hubretrain.augmentation import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.report.gather import Gathered
 from hubretrain.runs import Run
+from hubretrain.screening import L2
 from hubretrain.tuning import Tuning, saved_tuning
 
 FILES = (
@@ -55,12 +56,14 @@ def commands(gathered: Gathered) -> str:
         words.append("--no-keep-duplicates-together")
     for weight in fit.get("class_weights") or []:
         named = isinstance(weight, Mapping)
-        text = ",".join(f"{name}={w:g}" for name, w in weight.items()) if named else str(weight)
+        text = (
+            ",".join(f"{name}={_number(w)}" for name, w in weight.items()) if named else str(weight)
+        )
         words += ["--class-weight", text]
     if fit.get("adjust"):
-        words += ["--adjust", ",".join(f"{one:g}" for one in fit["adjust"])]
-    if fit.get("l2"):
-        words += ["--l2", ",".join(f"{one:g}" for one in fit["l2"])]
+        words += ["--adjust", ",".join(map(_number, fit["adjust"]))]
+    if fit.get("l2") and tuple(fit["l2"]) != L2:
+        words += ["--l2", ",".join(map(_number, fit["l2"]))]
     lines.append(_line(words))
     for module in fine_tunings(gathered.facts):
         words = ["hubretrain", "finetune", str(gathered.run.folder), "--module", module]
@@ -167,6 +170,12 @@ def _data_words(fit: Mapping[str, Any]) -> list[str]:
 
 def _unless(flag: str, value: Any, usual: Any) -> list[str]:
     return [] if value in (None, usual) else [flag, str(value)]
+
+
+def _number(value: float) -> str:
+    """As short as it can be, but read again the same."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def _line(words: list[str]) -> str:
