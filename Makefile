@@ -19,7 +19,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

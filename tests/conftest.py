@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,14 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LONGEST = ("test_readme.py", "test_cache.py")  # begun first, so that no processor waits at the end
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: what the
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests start would never hear Ctrl-C
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # stable: the others keep order
 
 
 def real_folder(variable: str, beside: str) -> Path | None:

@@ -378,6 +378,7 @@ def test_an_option_out_of_bounds_is_one_sentence(small_export, option, value, co
 
 def test_interrupting_it_is_how_it_ends(small_export):
     with serving(small_export) as running:
+        running.ask("GET", "/healthz")  # it listens before it serves
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(timeout=100) == 0
         assert running.process.stderr.read() == ""
