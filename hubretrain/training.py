@@ -147,15 +147,7 @@ class FineTuning:
                         quiet=self.quiet,
                     )
                 )
-            self._steps = Steps(
-                self.classifier,
-                self._trained,
-                {"head": self.head_optimizer, "all": self.optimizer},
-                self._start,
-                self.devices,
-                self.tuning,
-                cut if isinstance(self._source, CachedTrunk) else None,
-            )
+            self._trace(cut if isinstance(self._source, CachedTrunk) else None)
             self._train(train, validation)
         if isinstance(self._source, CachedTrunk):
             self.notes.append(self._source.told())
@@ -163,6 +155,17 @@ class FineTuning:
         self._follow()
         self._write_history()  # a kill may have come between a checkpoint and its row
         return self.history()
+
+    def _trace(self, cut: Cut | None) -> None:
+        self._steps = Steps(
+            self.classifier,
+            self._trained,
+            {"head": self.head_optimizer, "all": self.optimizer},
+            self._start,
+            self.devices,
+            self.tuning,
+            cut,
+        )
 
     def _train(self, train: TrainingImages, validation: TrainingImages) -> None:
         state = self.state
