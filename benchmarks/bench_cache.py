@@ -50,7 +50,7 @@ class Contest:
 
     def bare(self) -> Marks:
         """The module alone, TensorFlow, batch 48."""
-        from hubretrain.engines import open_engine
+        from hubretrain.extraction.engines import open_engine
 
         size = self.modules[0].image_size
         random = np.random.default_rng(0)
@@ -115,8 +115,8 @@ class Contest:
         import pandas as pd
 
         from hubretrain.bottlenecks import BottleneckWriter
-        from hubretrain.cache import cache_bottlenecks
-        from hubretrain.dataset import ImageDataset
+        from hubretrain.data.dataset import ImageDataset
+        from hubretrain.extraction.cache import cache_bottlenecks
         from hubretrain.parallel import Cluster
 
         paths = [str(image) for image in self.images]

@@ -51,8 +51,8 @@ def one_run(place: Path, n: int) -> tuple[float, float, float]:
     """Microseconds an image after start-up, wall and processor; peak memory, MiB, so far."""
     from dataclasses import replace
 
-    from hubretrain.cache import cache_bottlenecks
-    from hubretrain.dataset import open_dataset
+    from hubretrain.data.dataset import open_dataset
+    from hubretrain.extraction.cache import cache_bottlenecks
     from hubretrain.modules import resolve
 
     whole = open_dataset(place / str(n))
@@ -76,7 +76,7 @@ def one_run(place: Path, n: int) -> tuple[float, float, float]:
 
 def no_work(place: Path, n: int) -> float:
     """Seconds of the command with nothing to do, start-up and all."""
-    command = [sys.executable, "-m", "hubretrain.cli", "cache", place / str(n), "--views", "1"]
+    command = [sys.executable, "-m", "hubretrain", "cache", place / str(n), "--views", "1"]
     command += ["--module", place / "module", "--cache", place / "cache", "--engine", "tensorflow"]
     subprocess.run(command, check=True, capture_output=True)
     started = time.monotonic()

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageEnhance
 
-from hubretrain.duplicates import find_duplicates
+from hubretrain.data.near_duplicates.search import find_duplicates
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 

@@ -22,15 +22,15 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hubretrain.contents import usable_images
-from hubretrain.dataset import open_dataset
-from hubretrain.engines import Engine, TensorFlowEngine, calibrate, open_engine
-from hubretrain.engines.calibration import sample
-from hubretrain.engines.openvino import can_bf16
-from hubretrain.engines.tensorflow import images_per_second
-from hubretrain.estimators import SoftmaxHead
-from hubretrain.images import decode, view
-from hubretrain.intervals import compare, group_resamples, interval, resample
+from hubretrain.data.dataset import open_dataset
+from hubretrain.data.image_table import usable_images
+from hubretrain.data.images.decode import decode, view
+from hubretrain.evaluation.intervals import compare, group_resamples, interval, resample
+from hubretrain.extraction.engines import Engine, TensorFlowEngine, calibrate, open_engine
+from hubretrain.extraction.engines.openvino import can_bf16
+from hubretrain.extraction.engines.quantization import sample
+from hubretrain.extraction.engines.tensorflow import images_per_second
+from hubretrain.heads.estimators import SoftmaxHead
 from hubretrain.modules import StoredModule, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.parallel import ahead

@@ -24,14 +24,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hubretrain.batches import PixelSource, TrainingImages, epoch_views, shuffled, split
-from hubretrain.classifier import Classifier
+from hubretrain.finetuning.devices import devices
+from hubretrain.finetuning.input_pipeline import (
+    PixelSource,
+    TrainingImages,
+    epoch_views,
+    shuffled,
+    split,
+)
+from hubretrain.finetuning.options import Tuning
+from hubretrain.finetuning.trainer import FineTuning
 from hubretrain.modules import resolve
 from hubretrain.modules.backbone import Backbone
-from hubretrain.strategy import devices
-from hubretrain.tensorflow_door import tf
-from hubretrain.training import FineTuning
-from hubretrain.tuning import Tuning
+from hubretrain.modules.classifier import Classifier
+from hubretrain.tensorflow import tf
 
 N_CLASSES = 5
 
@@ -131,7 +137,7 @@ def bench_trunk(asked: argparse.Namespace) -> None:
             loop._begin(len(images), None)
             cut = loop._cut()
             if cut is not None:
-                from hubretrain.trunk import CachedTrunk
+                from hubretrain.finetuning.activation_cache import CachedTrunk
 
                 loop._source = CachedTrunk(
                     loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}, quiet=True
@@ -160,8 +166,8 @@ def bench_trunk(asked: argparse.Namespace) -> None:
 
 def bench_tune(asked: argparse.Namespace) -> None:
     """A short fine-tuning of a fitted run, on a copy of it."""
-    from hubretrain.dataset import open_dataset
-    from hubretrain.finetune import finetune_module
+    from hubretrain.data.dataset import open_dataset
+    from hubretrain.finetuning.finetune import finetune_module
     from hubretrain.runs import Run
 
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from hubretrain.fitting import HeadPath, fit_path
+from hubretrain.heads.path import HeadPath, fit_path
 
 C = np.logspace(-4, 0, 10)
 N_FOLDS = 5

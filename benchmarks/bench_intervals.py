@@ -3,9 +3,9 @@
     python benchmarks/bench_intervals.py --repetitions 1000 --images 1000 --images 8000
 
 Each repetition draws a new set of groups, predictions of two models of them, and the intervals
-that `hubretrain.intervals` gives; the truth is the same model on a sample so large that its own
-error does not matter. `coverage` should lie in 93 to 97 %; with 1,000 repetitions its standard
-error is 0.7 points.
+that `hubretrain.evaluation.intervals` gives; the truth is the same model on a sample so large that
+its own error does not matter. `coverage` should lie in 93 to 97 %; with 1,000 repetitions its
+standard error is 0.7 points.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
-from hubretrain.intervals import difference, group_resamples, interval, resample
-from hubretrain.metrics import METRICS
+from hubretrain.evaluation.intervals import difference, group_resamples, interval, resample
+from hubretrain.evaluation.metrics import METRICS
 
 # Shares of the classes of HAM10000, and how many images a group has, 1.56 on average.
 CLASS_SHARES = np.array([0.67, 0.11, 0.11, 0.05, 0.03, 0.014, 0.011])

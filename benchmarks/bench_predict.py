@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hubretrain.exported import Exported
-from hubretrain.folds import TEST, read_folds
-from hubretrain.images import decode, view
-from hubretrain.predict import predict_images
-from hubretrain.runners import FORMATS, open_runner, scaled
+from hubretrain.data.images.decode import decode, view
+from hubretrain.data.splitting.folds import TEST, read_folds
+from hubretrain.export.manifest import Exported
+from hubretrain.export.predict import predict_images
+from hubretrain.export.runtimes import FORMATS, open_runner, scaled
 from hubretrain.runs import Run
 
 
 def cold(export: Path, image: Path) -> None:
-    predict = [sys.executable, "-m", "hubretrain.cli", "predict", str(export), str(image)]
+    predict = [sys.executable, "-m", "hubretrain", "predict", str(export), str(image)]
     contenders = {
         "`python -c pass`": [sys.executable, "-c", "pass"],
         "`python -c 'import numpy'`": [sys.executable, "-c", "import numpy"],
@@ -90,7 +90,7 @@ def many(exported: Exported, files: list[Path], rounds: int) -> None:
 
 
 def parity(exported: Exported, files: list[Path]) -> None:
-    from hubretrain.tensorflow_door import tf
+    from hubretrain.tensorflow import tf
 
     sizes = exported.sizes
     contents = [path.read_bytes() for path in files]

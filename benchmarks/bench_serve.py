@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from hubretrain.exported import Exported
-from hubretrain.images import decode, view
-from hubretrain.predict import image_files, predict_images
-from hubretrain.runners import scaled
+from hubretrain.data.images.decode import decode, view
+from hubretrain.export.manifest import Exported
+from hubretrain.export.predict import image_files, predict_images
+from hubretrain.export.runtimes import scaled
 
 
 class Load:
@@ -108,7 +108,7 @@ def main() -> None:
     files = list(image_files([asked.images]))[::31][:64]
     images = [Path(path).read_bytes() for path in files]
     expected = [dict(one.classes) for one in predict_images(asked.export, files)]
-    command = [sys.executable, "-m", "hubretrain.cli", "serve", str(asked.export), "--port", "0"]
+    command = [sys.executable, "-m", "hubretrain", "serve", str(asked.export), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from hubretrain.leakage import leak_chances, worst_deviation
-from hubretrain.splits import split_images
+from hubretrain.data.splitting.leakage import leak_chances, worst_deviation
+from hubretrain.data.splitting.splits import split_images
 
 
 def theirs(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:

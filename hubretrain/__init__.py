@@ -9,49 +9,49 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hubretrain._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from hubretrain.augmentation import Augmentation as Augmentation
     from hubretrain.bottlenecks import Bottlenecks as Bottlenecks
-    from hubretrain.cache import cache_bottlenecks as cache_bottlenecks
-    from hubretrain.check import check_dataset as check_dataset
-    from hubretrain.dataset import ImageDataset as ImageDataset
-    from hubretrain.dataset import open_dataset as open_dataset
+    from hubretrain.data.check import check_dataset as check_dataset
+    from hubretrain.data.dataset import ImageDataset as ImageDataset
+    from hubretrain.data.dataset import open_dataset as open_dataset
+    from hubretrain.data.images.augmentation import Augmentation as Augmentation
     from hubretrain.errors import HubretrainError as HubretrainError
-    from hubretrain.export_run import export_run as export_run
-    from hubretrain.finetune import finetune_module as finetune_module
-    from hubretrain.fit import screen_modules as screen_modules
-    from hubretrain.heads import Heads as Heads
+    from hubretrain.export.export import export_run as export_run
+    from hubretrain.export.predict import predict_images as predict_images
+    from hubretrain.extraction.cache import cache_bottlenecks as cache_bottlenecks
+    from hubretrain.finetuning.finetune import finetune_module as finetune_module
+    from hubretrain.heads.heads import Heads as Heads
     from hubretrain.modules import HubModule as HubModule
     from hubretrain.modules import resolve as resolve
     from hubretrain.modules.backbone import Backbone as Backbone
-    from hubretrain.predict import predict_images as predict_images
-    from hubretrain.report.explain import explain_images as explain_images
-    from hubretrain.report.page import write_report as write_report
+    from hubretrain.report.report import write_report as write_report
+    from hubretrain.report.saliency.explain import explain_images as explain_images
     from hubretrain.runs import Run as Run
-    from hubretrain.serve import serve_export as serve_export
+    from hubretrain.screening.fit import screen_modules as screen_modules
+    from hubretrain.serving.serve import serve_export as serve_export
 
 _HOME = {
-    "Augmentation": "hubretrain.augmentation",
+    "Augmentation": "hubretrain.data.images.augmentation",
     "Backbone": "hubretrain.modules.backbone",
     "Bottlenecks": "hubretrain.bottlenecks",
-    "Heads": "hubretrain.heads",
+    "Heads": "hubretrain.heads.heads",
     "HubModule": "hubretrain.modules",
     "HubretrainError": "hubretrain.errors",
-    "ImageDataset": "hubretrain.dataset",
+    "ImageDataset": "hubretrain.data.dataset",
     "Run": "hubretrain.runs",
-    "export_run": "hubretrain.export_run",
-    "serve_export": "hubretrain.serve",
-    "cache_bottlenecks": "hubretrain.cache",
-    "check_dataset": "hubretrain.check",
-    "explain_images": "hubretrain.report.explain",
-    "finetune_module": "hubretrain.finetune",
-    "screen_modules": "hubretrain.fit",
-    "open_dataset": "hubretrain.dataset",
-    "predict_images": "hubretrain.predict",
+    "export_run": "hubretrain.export.export",
+    "serve_export": "hubretrain.serving.serve",
+    "cache_bottlenecks": "hubretrain.extraction.cache",
+    "check_dataset": "hubretrain.data.check",
+    "explain_images": "hubretrain.report.saliency.explain",
+    "finetune_module": "hubretrain.finetuning.finetune",
+    "screen_modules": "hubretrain.screening.fit",
+    "open_dataset": "hubretrain.data.dataset",
+    "predict_images": "hubretrain.export.predict",
     "resolve": "hubretrain.modules",
-    "write_report": "hubretrain.report.page",
+    "write_report": "hubretrain.report.report",
 }
 
 __all__ = ["__version__", *_HOME]

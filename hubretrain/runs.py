@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hubretrain import __version__
+from hubretrain._version import __version__
 from hubretrain.errors import RunError
 from hubretrain.files import write_json
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from conftest import encoded
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from tests.samples import encoded
 
 SCRIPT = "<script>document.title='run'</script>"  # a class name
 

@@ -6,17 +6,16 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from conftest import write_digits
 
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.cache import cache_bottlenecks
-from hubretrain.dataset import open_dataset
+from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import HeadError, WorkerError
+from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
 from hubretrain.parallel import Cluster, ahead, on_ray
+from tests.samples import REPOSITORY, write_digits
 
 
 def test_ahead_keeps_the_order_and_a_bounded_number_waiting():
@@ -67,7 +66,7 @@ def refusing():
 def here_on_workers(monkeypatch):
     """Lets workers import this file."""
     pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
 def test_workers_do_every_job_with_few_of_them_waiting(here_on_workers):
@@ -149,7 +148,7 @@ def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_
     (serial,) = cache_bottlenecks(
         open_dataset(digits), [resolve(str(small_module))], folder=tmp_path / "serial", **options
     )
-    command = [sys.executable, "-m", "hubretrain.cli", "cache", digits, "--module", small_module]
+    command = [sys.executable, "-m", "hubretrain", "cache", digits, "--module", small_module]
     command += [
         "--views",
         "50",

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from conftest import REPOSITORY, encoded, write_digits
 from sklearn.datasets import load_digits
 
 from hubretrain.cli import main
+from tests.samples import REPOSITORY, encoded, write_digits
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)

@@ -9,10 +9,10 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import encoded, write_digits
 
 from hubretrain.errors import CacheError, DataError
 from hubretrain.storage import is_remote, located, read_bytes, stamp_of
+from tests.samples import encoded, write_digits
 
 pytest.importorskip("fsspec")
 
@@ -105,8 +105,8 @@ def test_images_at_urls_are_cached_and_cost_nothing_the_second_time(
     served, small_module, tmp_path, monkeypatch
 ):
     from hubretrain.bottlenecks import Bottlenecks
-    from hubretrain.cache import cache_bottlenecks
-    from hubretrain.dataset import open_dataset
+    from hubretrain.data.dataset import open_dataset
+    from hubretrain.extraction.cache import cache_bottlenecks
     from hubretrain.modules import resolve
 
     folder, url, handler = served
@@ -130,8 +130,8 @@ def test_images_at_urls_are_cached_and_cost_nothing_the_second_time(
 def test_an_image_that_a_server_fails_to_give_is_done_by_the_next_run(
     served, small_module, tmp_path
 ):
-    from hubretrain.cache import cache_bottlenecks
-    from hubretrain.dataset import open_dataset
+    from hubretrain.data.dataset import open_dataset
+    from hubretrain.extraction.cache import cache_bottlenecks
     from hubretrain.modules import resolve
 
     folder, url, handler = served

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain import __version__
+from hubretrain._version import __version__
 from hubretrain.errors import CacheError
 
 FORMAT = "hubretrain bottlenecks"

@@ -11,7 +11,6 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks.growing import compare, holds, rebuild, refuse_to_lose
 from hubretrain.bottlenecks.layout import (
     Fact,
     Rows,
@@ -22,6 +21,7 @@ from hubretrain.bottlenecks.layout import (
     view_name,
 )
 from hubretrain.bottlenecks.reader import Bottlenecks
+from hubretrain.bottlenecks.rebuild import compare, holds, rebuild, refuse_to_lose
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hubretrain import __version__
+from hubretrain._version import __version__
 from hubretrain.errors import HubretrainError
 
 COMMANDS = (

@@ -122,8 +122,8 @@ def fit(
     A run keeps its folds and what its modules came to: the same command again goes on where it
     was stopped, and a later one adds modules.
     """
-    from hubretrain.fit import screen_modules
     from hubretrain.runs import Run
+    from hubretrain.screening.fit import screen_modules
 
     dataset = open_data(options)
     for name, value in (("adjust", adjust), ("l2", l2)):
@@ -134,7 +134,7 @@ def fit(
     if as_json:
         click.echo(_as_json(found))
         return
-    from hubretrain.cli.leaderboard import print_leaderboard
+    from hubretrain.cli.tables import print_leaderboard
 
     for note in found.notes:
         click.echo(note)

@@ -77,7 +77,7 @@ def serve(
     / the page; POST /predict an image; POST /v1/models/NAME:predict; /healthz; /metrics.
     """
     export_first(model)
-    from hubretrain.serve import serve_export
+    from hubretrain.serving.serve import serve_export
 
     def ready(url: str, called: str, engine: str) -> None:
         click.echo(f"Serving {called} with {engine} at {url}")

@@ -11,7 +11,7 @@ import numpy as np
 from hubretrain.errors import ModuleError
 from hubretrain.modules.complexity import complexity
 from hubretrain.modules.store import StoredModule, remember
-from hubretrain.tensorflow_door import tf
+from hubretrain.tensorflow import tf
 
 import tensorflow_hub as hub  # isort: skip  (behind the door: it imports TensorFlow)
 

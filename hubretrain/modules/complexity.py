@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hubretrain.tensorflow_door import frozen, tf
+from hubretrain.tensorflow import frozen, tf
 
 
 @dataclass(frozen=True)

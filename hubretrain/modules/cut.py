@@ -13,7 +13,7 @@ from typing import Any
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules.backbone import Backbone
-from hubretrain.tensorflow_door import tf
+from hubretrain.tensorflow import tf
 
 _READS_ONLY = {"ReadVariableOp", "Placeholder", "VarHandleOp"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules.archive import unpack_module
-from hubretrain.modules.build import build
+from hubretrain.modules.builders.build import build
 from hubretrain.modules.catalogue import KAGGLE, HubModule
 from hubretrain.modules.network import network, reason_of, shown_progress
 from hubretrain.modules.saved_model import missing
@@ -36,7 +36,7 @@ def _tensorflow_hub(handle: str, folder: Path) -> None:
 
     What is in that cache only by half, as after a tidying of temporary files, is fetched anew.
     """
-    from hubretrain import tensorflow_door  # noqa: F401  (first, so that it is silent)
+    from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (first, so that it is silent)
 
     import tensorflow_hub as hub  # isort: skip
     from tensorflow_hub import resolver  # isort: skip

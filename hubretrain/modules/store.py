@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hubretrain import __version__
+from hubretrain._version import __version__
 from hubretrain.errors import ModuleError
 from hubretrain.files import write_json
 from hubretrain.modules import keras_handles

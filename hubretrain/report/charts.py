@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.leaderboard import MODULE, REFERENCE
-from hubretrain.metrics import METRICS
+from hubretrain.evaluation.metrics import METRICS
 from hubretrain.report.curves import finite
-from hubretrain.report.gather import Gathered
+from hubretrain.report.run_data import Gathered
+from hubretrain.screening.leaderboard import MODULE, REFERENCE
 
 COSTS = {
     "gflops": "GFLOPs an image (10^9 floating-point operations)",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.contact_sheet import contact_sheet
+from hubretrain.data.images.contact_sheet import contact_sheet
+from hubretrain.data.quarantine import Quarantine
+from hubretrain.data.splitting.leakage import leaked_images, part_table
 from hubretrain.errors import DataError
-from hubretrain.leakage import leaked_images, part_table
-from hubretrain.quarantine import Quarantine
 from hubretrain.report import provenance
-from hubretrain.report.gather import Gathered, near_pairs
+from hubretrain.report.run_data import Gathered, near_pairs
 from hubretrain.report.thumbnails import Thumbnails, as_uri
 
 N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW = 5, 6, 112

@@ -10,7 +10,7 @@ import numpy as np
 from hubretrain.errors import DataError
 from hubretrain.files import whole_file
 from hubretrain.report import charts, curves
-from hubretrain.report.gather import Gathered, Model
+from hubretrain.report.run_data import Gathered, Model
 
 BLUE, RED, GREY = "#3b7ea1", "#c2372d", "#8a949c"
 MOST_NAMED = 20  # classes with a name on an axis or in a key

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.metrics import METRICS
-from hubretrain.rankings import roc_auc_per_class
+from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation.ranking_metrics import roc_auc_per_class
 from hubretrain.report import curves
-from hubretrain.report.gather import Gathered, Model
+from hubretrain.report.run_data import Gathered, Model
 from hubretrain.report.thumbnails import Thumbnails
 
 FIGURES = {

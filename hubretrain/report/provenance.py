@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from hubretrain.augmentation import Augmentation
+from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import RunError
-from hubretrain.report.gather import Gathered
+from hubretrain.finetuning.options import Tuning, saved_tuning
+from hubretrain.report.run_data import Gathered
 from hubretrain.runs import Run
-from hubretrain.screening import L2
-from hubretrain.tuning import Tuning, saved_tuning
+from hubretrain.screening.screen import L2
 
 FILES = (
     "run.json",

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from hubretrain.data.images.decode import decode
 from hubretrain.errors import DataError
-from hubretrain.images import decode
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 from hubretrain.storage import located, read_bytes

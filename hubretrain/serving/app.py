@@ -20,15 +20,15 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from hubretrain.data.images.decode import TooManyPixelsError, decode, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.exported import Exported
-from hubretrain.images import TooManyPixelsError, decode, view
-from hubretrain.runners import Runner, scaled
-from hubretrain.serving.batches import Batches, FullError, Pixels
-from hubretrain.serving.counts import Counts
-from hubretrain.serving.forms import INPUT, FormError, TooManyImagesError, read_asked
-from hubretrain.serving.limited import App, Limited
+from hubretrain.export.manifest import Exported
+from hubretrain.export.runtimes import Runner, scaled
+from hubretrain.serving.batch_queue import Batches, FullError, Pixels
+from hubretrain.serving.body_limits import App, Limited
 from hubretrain.serving.limits import Limits
+from hubretrain.serving.prometheus import Counts
+from hubretrain.serving.tf_serving import INPUT, FormError, TooManyImagesError, read_asked
 
 BATCH_SIZE = 16
 
@@ -216,7 +216,9 @@ async def _as_failure(_request: Request, error: Exception) -> Response:
 
 def _page(name: str) -> tuple[str, str]:
     """The page, and the policy that lets its own style and script run and nothing else."""
-    text = (resources.files("hubretrain") / "templates" / "drop.html").read_text(encoding="utf-8")
+    text = (resources.files("hubretrain.serving") / "templates" / "drop.html").read_text(
+        encoding="utf-8"
+    )
     hashes = {}
     for tag in ("style", "script"):
         found = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)

@@ -1,0 +1,1 @@
+"""data/near_duplicates."""

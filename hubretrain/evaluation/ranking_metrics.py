@@ -1,0 +1,145 @@
+"""Metrics of a ranking, one class against the rest: ROC AUC and average precision.
+
+Both are running totals of the weights down the ranking, over many resamples at once; see
+:mod:`hubretrain.evaluation.metrics` for what they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from hubretrain.evaluation.checks import (
+    AnyArray,
+    FloatArray,
+    check_predictions,
+    mean_over_present,
+    ratio,
+)
+
+# Weights that are ranked at once: running totals are fastest while they stay in the cache.
+RANKING_CELLS = 2**18
+TINY = float(np.finfo(np.float64).tiny)
+
+
+def roc_auc_per_class(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Returns, for each class against the rest, the area under the ROC curve.
+
+    The chance that an image of the class gets a higher probability of it than an image of another
+    class, ties counting half: Hanley and McNeil (1982), Radiology 143:29,
+    https://doi.org/10.1148/radiology.143.1.7063747.
+
+    Returns:
+        float64, shape (n_classes,) or (n_resamples, n_classes), in [0, 1]; NaN for a class that
+        is not present, or that every image belongs to.
+    """
+    return _rank_per_class(probabilities, labels, weights, _area_under_roc)
+
+
+def roc_auc(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Returns the mean over present classes of `roc_auc_per_class`: macro, one against the rest.
+
+    NaN with only one class present.
+    """
+    return mean_over_present(roc_auc_per_class(probabilities, labels, weights))
+
+
+def average_precision_per_class(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Returns, for each class against the rest, the average precision.
+
+    The sum over thresholds of (rise of recall) x precision, equal probabilities sharing one
+    threshold and nothing interpolated, as in scikit-learn's `average_precision_score`; Boyd, Eng
+    and Page (2013), Area under the precision-recall curve, ECML,
+    https://doi.org/10.1007/978-3-642-40994-3_29.
+
+    Returns:
+        float64, shape (n_classes,) or (n_resamples, n_classes), in [0, 1]; NaN for a class that
+        is not present.
+    """
+    return _rank_per_class(probabilities, labels, weights, _average_precision)
+
+
+def mean_average_precision(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Returns the mean over present classes of `average_precision_per_class`."""
+    return mean_over_present(average_precision_per_class(probabilities, labels, weights))
+
+
+# In one class's ranking only blocks count, runs of equal scores with an image of the class. For
+# each block `hits` is the weight of the class in it, `block` of all images in it, and `until` of
+# all images from the top of the ranking to its end: (n_blocks, n_resamples).
+RankingValue: TypeAlias = Callable[[AnyArray, AnyArray, AnyArray, FloatArray], FloatArray]
+
+
+def _area_under_roc(
+    hits: AnyArray, block: AnyArray, until: AnyArray, total: FloatArray
+) -> FloatArray:
+    # The rank-sum form: among itself, the class wins exactly half of its own pairs.
+    n_class = hits.sum(axis=0, dtype=np.float64)
+    ranks = (hits * (2.0 * until - block)).sum(axis=0) / 2
+    return ratio(n_class * (total - n_class / 2) - ranks, n_class * (total - n_class))
+
+
+def _average_precision(
+    hits: AnyArray,
+    block: AnyArray,  # noqa: ARG001 - the signature that ROC AUC needs
+    until: AnyArray,
+    total: FloatArray,  # noqa: ARG001
+) -> FloatArray:
+    found = np.cumsum(hits, axis=0, dtype=hits.dtype)
+    # A block without weight has no precision and no hits: 0, not NaN.
+    gained = (hits * (found / np.maximum(until, TINY))).sum(axis=0)
+    return ratio(gained, found[-1].astype(np.float64))
+
+
+def _ranking(scores: AnyArray, is_class: AnyArray) -> sparse.csr_matrix:
+    """Returns (3 n_blocks, n_images): times weights, `hits`, `block` and the steps of `until`."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    ends = np.append(begins[1:], len(order))
+    of_class = np.flatnonzero(is_class[order])
+    blocks, n_hits = np.unique(
+        np.searchsorted(begins, of_class, side="right") - 1, return_counts=True
+    )
+    begins, ends = begins[blocks], ends[blocks]
+    sizes = ends - begins
+    inside = np.arange(sizes.sum()) + np.repeat(ends - np.cumsum(sizes), sizes)
+    columns = np.concatenate([order[of_class], order[inside], order[: ends[-1]]])
+    n_columns = np.concatenate([n_hits, sizes, np.diff(ends, prepend=0)])
+    return sparse.csr_matrix(
+        (np.ones(len(columns), np.int32), columns, np.append(0, np.cumsum(n_columns))),
+        shape=(len(n_columns), len(order)),
+    )
+
+
+def _rank_per_class(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None, value: RankingValue
+) -> FloatArray:
+    """Returns `value` of each class's ranking, float64 (..., n_classes); NaN without images."""
+    probabilities, labels, weights = check_predictions(probabilities, labels, weights)
+    present = np.unique(labels)
+    rankings = [_ranking(probabilities[:, c], labels == c) for c in present]
+    rows = np.atleast_2d(weights)
+    # Whole counts add up twice as fast as floats, and no total reaches 2**31 images.
+    kind = np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float64
+    values = np.full((len(rows), probabilities.shape[1]), np.nan)
+    step = max(1, RANKING_CELLS // len(labels))
+    for start in range(0, len(rows), step):
+        chunk = np.ascontiguousarray(rows[start : start + step].T, dtype=kind)
+        total = chunk.sum(axis=0, dtype=np.float64)
+        for c, ranking in zip(present, rankings, strict=True):
+            hits, block, steps = np.split(ranking @ chunk, 3)
+            until = np.cumsum(steps, axis=0, dtype=kind)
+            values[start : start + step, c] = value(hits, block, until, total)
+    return values.reshape(*weights.shape[:-1], -1)

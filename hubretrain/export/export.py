@@ -1,0 +1,171 @@
+"""The export stage: what a run found becomes a model that takes images, in one of several formats.
+
+A run that was fine-tuned has its export already; a fitted head alone, or the ensemble, is joined
+with its modules here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.errors import DataError, HeadError, RunError
+from hubretrain.evaluation.temperature import temperature_of
+from hubretrain.export.manifest import (
+    FACTS,
+    Exported,
+    heads_sha256,
+    is_current,
+    read_facts,
+    refuse_other,
+)
+from hubretrain.fitted import module_of
+from hubretrain.heads.ensemble import ENSEMBLE_NAME, LIKELIEST, Ensemble
+from hubretrain.heads.heads import Heads
+from hubretrain.runs import Run
+
+if TYPE_CHECKING:
+    from hubretrain.modules.classifier import Classifier
+
+FOR_USE = 0  # the head that was refitted on all folds, see screening.py
+
+
+def export_run(
+    run: Run,
+    *,
+    head: str | None = None,
+    ensemble: bool = False,
+    formats: Sequence[str] = (),
+    output: Path | None = None,
+) -> Exported:
+    """Exports a run.
+
+    Without ``head`` or ``ensemble`` it is the run's export, which fine-tuning left; where there is
+    none, the head of the shortlist's first module, anew where the run was fitted since. Formats
+    that are there stay there.
+
+    Args:
+        run: A fitted run.
+        head: The module whose fitted head is exported.
+        ensemble: Export the run's ensemble of heads.
+        formats: Of ``savedmodel``, ``litert``, ``onnx``; the SavedModel is always written, and
+            LiteRT too where it can be.
+        output: Where to; by default ``<run>/export``, and ``<run>/exports/<module>`` or
+            ``<run>/exports/ensemble`` for what was asked for by name.
+
+    Raises:
+        RunError: The run is not fitted, or the folder cannot be written or holds something else.
+        HeadError: There is no such head.
+        ModuleError: A module cannot be loaded, or is not what it was.
+        EngineError: The model cannot be converted as asked.
+    """
+    facts = run.facts().get("fit")
+    if facts is None:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    is_asked = ensemble or head is not None
+    name = ENSEMBLE_NAME if ensemble else str(head)
+    folder = output or (run.folder / "exports" / name if is_asked else run.export_folder)
+    refuse_other(folder)
+    from hubretrain.export.writer import add_formats, copy_export  # imports TensorFlow
+
+    if not is_asked and is_current(run):
+        if folder.resolve() == run.export_folder.resolve():
+            return add_formats(folder, formats)
+        return copy_export(run.export_folder, folder, formats)
+    formats = [*formats, *_formats_there(folder)]
+    if ensemble:
+        _export_ensemble(run, facts, folder, formats)
+    else:
+        _export_head(run, facts, head or facts["shortlist"][0], folder, formats)
+    return Exported.open(folder)
+
+
+def _formats_there(folder: Path) -> list[str]:
+    """What an earlier export to a folder was asked for, and is not to lose."""
+    there = (folder / FACTS).is_file() and "model.onnx" in read_facts(folder).get("files", ())
+    return ["onnx"] if there else []
+
+
+def _export_head(
+    run: Run, facts: dict[str, Any], module: str, folder: Path, formats: Sequence[str]
+) -> None:
+    from hubretrain.export.writer import export_saved_model
+
+    heads, classifier = _classifier(run, facts, module, FOR_USE)
+    known = {
+        "run": run.name,
+        "fine_tuned": False,
+        "heads_sha256": heads_sha256(run, module),
+        "adjust": float(heads.facts["adjust"][FOR_USE]),
+        "priors": np.asarray(heads.facts["priors"][FOR_USE]).tolist(),
+        "augmentation": _augmentation(facts, module),
+    }
+    temperature = _temperature(run, module, facts["class_names"])
+    export_saved_model(
+        classifier, facts["class_names"], folder, known, temperature=temperature, formats=formats
+    )
+
+
+def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Sequence[str]) -> None:
+    from hubretrain.export.writer import Member, export_ensemble
+
+    found = Ensemble.load(run.ensemble_file)
+    members = [
+        Member(_classifier(run, facts, name, LIKELIEST)[1], weight)
+        for name, weight in found.weights.items()
+    ]
+    known = {
+        "run": run.name,
+        "fine_tuned": False,
+        "adjust": found.adjust,
+        "priors": list(found.priors),
+        "augmentation": _augmentation(facts, next(iter(found.weights))),
+    }
+    temperature = _temperature(run, ENSEMBLE_NAME, facts["class_names"])
+    export_ensemble(
+        members, facts["class_names"], folder, known, temperature=temperature, formats=formats
+    )
+
+
+def _classifier(
+    run: Run, facts: dict[str, Any], module: str, which: int
+) -> tuple[Heads, Classifier]:
+    stored = module_of(module, facts)
+    heads = Heads.load(run.heads_file(module))
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.classifier import Classifier
+
+    return heads, Classifier(
+        Backbone(stored), heads.kind, heads.weight[:, which], heads.bias[which]
+    )
+
+
+def _augmentation(facts: dict[str, Any], module: str) -> dict[str, Any]:
+    """How the module's cached views differ: facts of its bottleneck file."""
+    known = facts["modules"][module]
+    names = [field.name for field in fields(Augmentation) if field.name in known]
+    return asdict(Augmentation(**{name: known[name] for name in names}))
+
+
+def _temperature(run: Run, row: str, class_names: Sequence[str]) -> float:
+    """Fitted on what heads said of images that they were neither fitted nor chosen on.
+
+    Raises:
+        HeadError: The run has no such probabilities.
+    """
+    import pandas as pd
+
+    try:
+        # A class may be called NA.
+        table = pd.read_csv(run.out_of_fold_file, dtype={"label": str}, keep_default_na=False)
+        return temperature_of(table[table["module"] == row], class_names)
+    except (OSError, ValueError, KeyError, DataError) as error:
+        raise HeadError(
+            f"{run.out_of_fold_file} does not say what heads said of {row} ({error}); fit again "
+            "with: hubretrain fit"
+        ) from error

@@ -1,0 +1,89 @@
+"""The door to ONNX, an extra: ``hubretrain[onnx]``. tf2onnx makes it, ONNX Runtime runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.errors import EngineError, RunError
+from hubretrain.export.manifest import pixels_name
+from hubretrain.quiet import silent_stderr
+
+OPSET = 17
+_INSTALL = "install it with: pip install 'hubretrain[onnx]'"
+
+
+class Onnx:
+    """An ONNX model on the processor.
+
+    Args:
+        model: The bytes of an ``.onnx`` file.
+        sizes: Heights and widths of the inputs.
+        place: The file, for errors.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed.
+        RunError: The bytes are no such model.
+    """
+
+    name = "ONNX Runtime"
+
+    def __init__(self, model: bytes, sizes: Sequence[int], place: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineError(f"ONNX Runtime is missing ({error}); {_INSTALL}") from None
+        self._sizes = sizes
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # it raises types of its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{place} cannot be run ({reason}); export again.") from error
+
+    def __call__(self, pixels: Mapping[int, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Probabilities, float32 (n_images, n_classes), of pixels by size."""
+        inputs = {pixels_name(size, self._sizes): pixels[size] for size in self._sizes}
+        return np.asarray(self._session.run(["probabilities"], inputs)[0])
+
+
+def convert(saved_model: Path, file: Path) -> None:
+    """Makes an ONNX model of the signature ``pixels`` of a SavedModel.
+
+    Raises:
+        EngineError: tf2onnx is not installed, or the model holds something that ONNX lacks.
+    """
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise EngineError(f"tf2onnx is missing ({error}); {_INSTALL}") from None
+    import logging
+
+    from hubretrain.tensorflow import tf
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    loaded = tf.saved_model.load(str(saved_model))
+    function = loaded.signatures["pixels"]
+    specs = [
+        tf.TensorSpec(spec.shape, spec.dtype, name=name)
+        for name, spec in function.structured_input_signature[1].items()
+    ]
+
+    def of(*pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        names = [spec.name for spec in specs]
+        return function(**dict(zip(names, pixels, strict=True)))
+
+    try:
+        with silent_stderr():
+            tf2onnx.convert.from_function(
+                tf.function(of), input_signature=specs, opset=OPSET, output_path=str(file)
+            )
+    except Exception as error:  # it raises types of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineError(f"the model cannot be converted to ONNX ({reason[:200]})") from error

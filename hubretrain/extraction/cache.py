@@ -1,0 +1,275 @@
+"""The cache stage: every image through every module once, bottlenecks into HDF5.
+
+Each image is decoded once for all its views and all modules. Running the same command again
+computes only what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.bottlenecks import BottleneckWriter, Rows
+from hubretrain.bottlenecks.costs import Passes
+from hubretrain.data.dataset import ImageDataset
+from hubretrain.data.image_table import digests_of, folder_of
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.quarantine import Quarantine
+from hubretrain.errors import CacheError, DataError
+from hubretrain.extraction.pipeline import Batch, Recipe, Undecodable, Wanted, extract
+from hubretrain.extraction.plan import Part, facts_of, file_name, rows_of
+from hubretrain.extraction.running import calibration_of, running_of
+from hubretrain.modules import StoredModule
+from hubretrain.parallel import Cluster
+from hubretrain.progress import Bar
+from hubretrain.storage import located
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What one module's cache came to.
+
+    Attributes:
+        module: The module's name.
+        file: Its bottleneck file.
+        n_images: Distinct image contents in it.
+        n_views: Most views of one.
+        n_rows: Bottlenecks in it: views of all images together.
+        n_computed: Forward passes of this run.
+        n_quarantined: Contents that cannot be decoded.
+        quarantine: The table that names them.
+        seconds: Time that all modules of this run took together.
+    """
+
+    module: str
+    file: Path
+    n_images: int
+    n_views: int
+    n_rows: int
+    n_computed: int
+    n_quarantined: int
+    quarantine: Path
+    seconds: float
+
+
+def cache_bottlenecks(
+    dataset: ImageDataset,
+    modules: Sequence[StoredModule],
+    *,
+    n_views: int = 4,
+    minority_views: int | None = None,
+    folder: Path = Path("cache"),
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    engine: str = "auto",
+    precision: str = "f32",
+    augment_on: str = "auto",
+    batch_size: int | None = None,
+    dtype: npt.DTypeLike | None = None,
+    part: Part | None = None,
+    cluster: Cluster | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[Cached]:
+    """Brings the bottleneck files of ``modules`` up to date with a data set.
+
+    Args:
+        dataset: The images.
+        modules: The modules; one that was never loaded is probed first.
+        n_views: Views of each image: the image as it is, and ``n_views - 1`` augmented ones.
+        minority_views: Views of the rarest class, at most; see :func:`rows_of`.
+        folder: The cache.
+        augmentation: How the augmented views differ.
+        seed: Of the augmentation.
+        engine: ``auto``, ``tensorflow`` or ``openvino``; see
+            :func:`hubretrain.extraction.engines.choose_engine`.
+        precision: ``f32``; ``bf16`` or ``int8`` with OpenVINO.
+        augment_on: ``processor``, or ``gpu``: in batches, by TensorFlow; by default ``gpu`` where
+            one is in sight and TensorFlow is the engine.
+        batch_size: Images a forward pass; by default what the engine does best with.
+        dtype: float32, or float16 to halve the files; by default that of the file, else float32.
+        part: Only this share of the images, into a file of its own, to be merged.
+        cluster: Workers on Ray to do it; by default this process does.
+        strict: Raise at the first image that cannot be decoded, instead of quarantining it.
+        overwrite: Compute anew what was computed with other settings.
+        quiet: Show no progress.
+
+    Returns:
+        One summary a module.
+
+    Raises:
+        CacheError: See :class:`BottleneckWriter`; or files could not be read.
+        DataError: ``strict`` and an image cannot be decoded, or none can.
+        ModuleError: A module cannot be loaded.
+        WorkerError: The cluster cannot be used.
+    """
+    started = time.monotonic()
+    names = [module.name for module in modules]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise CacheError(
+            f"two modules are called {twice.pop()}, which is also the name of the file; name each "
+            "module once, or rename a folder."
+        )
+    place = folder_of(dataset, folder)
+    quarantine = Quarantine(place / "quarantine.csv")
+    digests = digests_of(dataset, folder, quiet=quiet)
+    rows = rows_of(dataset, digests, quarantine, n_views, minority_views, part)
+    augmentation = augmentation or Augmentation()
+    modules = [m if m.probed else _probed(m) for m in modules]
+    running = [
+        running_of(m, place, part, engine, precision, augment_on, overwrite) for m in modules
+    ]
+    calibrations = [
+        calibration_of(one, dataset, digests, seed, overwrite=overwrite, quiet=quiet)
+        for one in running
+    ]
+    recipe = Recipe(tuple(running), augmentation, seed, batch_size)
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                BottleneckWriter(
+                    place / file_name(one.module.name, part),
+                    rows,
+                    one.module.n_features,
+                    facts_of(one, augmentation, seed, batch_size, calibration),
+                    overwrite=overwrite,
+                    dtype=dtype,
+                )
+            )
+            for one, calibration in zip(running, calibrations, strict=True)
+        ]
+        filling = _Filling(dataset, rows, recipe, writers, quarantine, strict=strict)
+        if any(writer.todo.any() for writer in writers):
+            try:
+                filling.run(cluster, quiet=quiet)
+            finally:
+                filling.note(Passes(place / "passes.csv"))
+        for writer in writers:
+            writer.seal()
+    _refuse_all_broken(dataset, rows, quarantine, strict=strict)
+    decodable = np.array([sha256 not in quarantine.reasons for sha256 in rows.sha256], dtype=bool)
+    seconds = time.monotonic() - started
+    return [
+        Cached(
+            module.name,
+            writer.path,
+            len(rows),
+            int(writer.rows.n_views.max(initial=0)),
+            int(writer.rows.n_views[decodable].sum()),
+            n_computed,
+            len(quarantine.reasons),
+            quarantine.file,
+            seconds,
+        )
+        for module, writer, n_computed in zip(modules, writers, filling.n_computed, strict=True)
+    ]
+
+
+class _Filling:
+    """Feeds what is to do to an extractor and gives what comes back to the writers."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        rows: Rows,
+        recipe: Recipe,
+        writers: Sequence[BottleneckWriter],
+        quarantine: Quarantine,
+        *,
+        strict: bool,
+    ) -> None:
+        self.dataset, self.rows, self.recipe = dataset, rows, recipe
+        self.writers, self.quarantine, self.strict = writers, quarantine, strict
+        self.needed = [bool(writer.todo.any()) for writer in writers]
+        self.unread: list[Undecodable] = []
+        self.n_computed = [0] * len(writers)
+        self.seconds = 0.0
+        self.busy = [0.0] * len(writers)
+
+    def run(self, cluster: Cluster | None, *, quiet: bool) -> None:
+        """Computes everything that is to do."""
+        total = sum(int(writer.todo.sum()) for writer in self.writers)
+        named = zip(self.recipe.running, self.needed, strict=True)
+        names = ", ".join(one.module.name for one, needed in named if needed)
+        with Bar(names, total, quiet=quiet) as bar:
+            for found in extract(self.recipe, self._wanted(), self.needed, cluster):
+                if isinstance(found, Batch):
+                    self._write(found)
+                    bar.advance(len(found.rows))
+                else:
+                    bar.total -= found.wanted.n_forward
+                    self._leave_out(found)
+        if self.unread:
+            first = self.unread[0]
+            raise CacheError(
+                f"{len(self.unread)} images could not be read, the first {first.wanted.place}: "
+                f"{first.reason}; mend that and run the same command again: what is finished is "
+                "kept."
+            )
+
+    def note(self, passes: Passes) -> None:
+        """Notes what each module cost: its share of the time in which any of them computed."""
+        all_busy = max(sum(self.busy), 1e-9)
+        for one, n, busy in zip(self.recipe.running, self.n_computed, self.busy, strict=True):
+            if n:
+                seconds = self.seconds * busy / all_busy
+                passes.add(one.module.name, one.engine, one.precision, n, seconds)
+
+    def _wanted(self) -> Iterator[Wanted]:
+        for row in np.flatnonzero(np.any([w.todo.any(axis=1) for w in self.writers], axis=0)):
+            views = tuple(tuple(np.flatnonzero(w.todo[row]).tolist()) for w in self.writers)
+            place = located(self.dataset.root, self.rows.path[row])
+            yield Wanted(int(row), place, self.rows.sha256[row], views)
+
+    def _write(self, batch: Batch) -> None:
+        self.writers[batch.module].write(batch.views, batch.rows, batch.features)
+        self.n_computed[batch.module] += len(batch.rows)
+        self.seconds += batch.seconds
+        self.busy[batch.module] += batch.busy
+
+    def _leave_out(self, found: Undecodable) -> None:
+        if found.unread:
+            self.unread.append(found)
+            return
+        if self.strict:
+            raise DataError(
+                f"{found.wanted.place}: {found.reason}; mend or remove it, or go on without "
+                "--strict, which quarantines it."
+            )
+        row = found.wanted.row
+        self.quarantine.add(found.wanted.sha256, self.rows.path[row], found.reason)
+        self.quarantine.save()  # at once: the file alone does not say why a row is empty
+        for writer in self.writers:
+            writer.quarantine(row)
+
+
+def _refuse_all_broken(
+    dataset: ImageDataset, rows: Rows, quarantine: Quarantine, *, strict: bool
+) -> None:
+    """Raises if no image can be decoded, or if one cannot where that is not suffered."""
+    broken = [row for row, sha256 in enumerate(rows.sha256) if sha256 in quarantine.reasons]
+    if not broken:
+        return
+    path, reason = rows.path[broken[0]], quarantine.reasons[rows.sha256[broken[0]]]
+    if len(broken) == len(rows):
+        raise DataError(
+            f"{dataset.root}: none of its {len(rows)} images can be decoded (first: {reason})."
+        )
+    if strict:
+        raise DataError(
+            f"{located(dataset.root, path)}: {reason}; mend or remove it, or go on without "
+            "--strict, which quarantines it."
+        )
+
+
+def _probed(module: StoredModule) -> StoredModule:
+    from hubretrain.modules.backbone import Backbone
+
+    return Backbone(module).stored

@@ -1,0 +1,212 @@
+"""OpenVINO as an engine: faster on a processor, float32, bfloat16 or a quantised model.
+
+A module is converted once, by way of TensorFlow, and kept in OpenVINO's own format::
+
+    <store>/openvino/<name>-<key>/model.xml, model.bin
+
+The key is made of the module's digest, its image size and range, and OpenVINO's version. Later
+runs read it and import no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubretrain.errors import EngineError
+from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine, Features, Pixels
+from hubretrain.extraction.engines.openvino_door import ov
+from hubretrain.modules import StoredModule, store_folder
+
+MODEL = "model.xml"
+
+
+class OpenVINOEngine(Engine[Any]):
+    """A module in OpenVINO, on the processor.
+
+    One batch runs on each of a few streams of cores ("throughput hint"). Shapes are fixed, and no
+    sum runs over more than one image: so a feature vector depends neither on its neighbours
+    nor on its place.
+
+    Args:
+        module: The module.
+        precision: ``f32``, ``bf16``, or ``int8``.
+        batch_size: Images a forward pass.
+        quantised: The folder of the quantised model, for ``int8``.
+
+    Raises:
+        EngineError: OpenVINO cannot convert or run the module.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        module: StoredModule,
+        precision: str = "f32",
+        batch_size: int = OPENVINO_BATCH_SIZE,
+        quantised: Path | None = None,
+    ) -> None:
+        self.precision, self._handle = precision, module.handle
+        model = read(quantised) if quantised else converted(module)
+        size = module.image_size
+        hint = "bf16" if precision == "bf16" else "f32"  # f32 even where bf16 is the default
+        try:
+            model.reshape([batch_size, size, size, 3])
+            settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+            if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+                settings["INFERENCE_NUM_THREADS"] = threads  # a worker's share of the processors
+            compiled = ov.Core().compile_model(model, "CPU", settings)
+            n = max(2, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+            requests = [compiled.create_infer_request() for _ in range(n)]
+        except RuntimeError as error:
+            raise self._failed(error) from error
+        super().__init__(size, batch_size, requests)
+
+    def _forward(self, images: Sequence[Pixels], slot: Any) -> Features:
+        self._fill(slot.get_input_tensor().data, images)
+        try:
+            slot.start_async()
+            slot.wait()
+        except RuntimeError as error:
+            raise self._failed(error) from error
+        features: Features = slot.get_output_tensor().data[: len(images)].copy()
+        return features
+
+    def _failed(self, error: RuntimeError) -> EngineError:
+        return EngineError(
+            f"OpenVINO cannot run {self._handle} ({_reason(error)}); "
+            "go on with --engine tensorflow."
+        )
+
+
+def can_bf16() -> bool:
+    """Whether this processor computes in bfloat16; where it cannot, OpenVINO does float32."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def converted(module: StoredModule) -> Any:
+    """The module as an OpenVINO model of uint8 (n_images, image_size, image_size, 3), float32.
+
+    Raises:
+        EngineError: OpenVINO cannot convert it.
+        ModuleError: It cannot be loaded, or the store cannot be written.
+    """
+    folder = _kept_at(module)
+    with contextlib.suppress(EngineError):
+        return read(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # not there, or damaged
+    _convert(module, folder)
+    return read(folder)
+
+
+def read(folder: Path) -> Any:
+    """Reads a kept model.
+
+    Raises:
+        EngineError: It is missing or damaged.
+    """
+    try:
+        return ov.Core().read_model(folder / MODEL)
+    except RuntimeError as error:
+        raise EngineError(f"{folder / MODEL} cannot be read ({_reason(error)}).") from error
+
+
+@contextlib.contextmanager
+def keeping(model: Any, folder: Path) -> Iterator[Path]:
+    """Writes a model into a folder beside ``folder``, which is moved there at the end, whole.
+
+    Yields:
+        The folder, for what else belongs into it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise EngineError(
+            f"{folder.parent}/ cannot be written ({error.strerror}); make room or mend its rights."
+        ) from error
+    try:
+        aside.chmod(0o755)
+        ov.save_model(model, aside / MODEL, compress_to_fp16=False)
+        read(aside)  # a full disk leaves a short file without an error
+        yield aside
+        try:
+            os.replace(aside, folder)
+        except OSError:
+            if not (folder / MODEL).is_file():  # else another process was as fast
+                raise
+    except (OSError, RuntimeError) as error:
+        raise EngineError(f"{folder}/ cannot be written ({_reason(error)}).") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _kept_at(module: StoredModule) -> Path:
+    facts = (module.sha256, module.image_size, module.value_range, ov.get_version())
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    return store_folder() / "openvino" / f"{module.name}-{key}"
+
+
+def _convert(module: StoredModule, folder: Path) -> None:
+    """Goes by way of a SavedModel that takes uint8 pixels, as TensorFlow's engine does."""
+    from hubretrain.modules.backbone import Backbone  # imports TensorFlow
+    from hubretrain.tensorflow import tf
+
+    backbone = Backbone(module)
+    size = module.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, "pixels")])  # type: ignore[untyped-decorator]
+    def forward(pixels: tf.Tensor) -> tf.Tensor:
+        return {"features": backbone(tf.cast(pixels, tf.float32) / 255.0)}
+
+    whole = tf.Module()
+    whole.module, whole.forward = backbone.saved_object, forward
+    with tempfile.TemporaryDirectory() as place:
+        tf.saved_model.save(whole, place, signatures={"serving_default": forward})
+        try:
+            model = ov.Core().read_model(place)
+            _check(model, backbone, tf)
+        except RuntimeError as error:
+            raise EngineError(
+                f"OpenVINO cannot convert {module.handle} ({_reason(error)}); "
+                "go on with --engine tensorflow."
+            ) from error
+        with keeping(model, folder):
+            pass
+
+
+def _check(model: Any, backbone: Any, tf: Any) -> None:
+    """Compares a conversion with TensorFlow on noise, once; what differs is not kept."""
+    size = backbone.stored.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    expected = backbone(tf.constant(noise.astype(np.float32) / 255)).numpy()
+    found = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(noise)[0]
+    if found.shape != expected.shape:
+        raise RuntimeError(f"it gives shape {found.shape}, TensorFlow {expected.shape}")
+    error = float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+    if not error <= 1e-4:
+        raise RuntimeError(f"its features differ from TensorFlow's by {error:.1e}")
+
+
+def _reason(error: Exception) -> str:
+    """The line of OpenVINO's long reports that says what is wrong."""
+    about = (
+        "Exception from",
+        "Check '",
+        "FrontEnd API",
+        "Model wasn't",
+        "Summary",
+        "To facilitate",
+    )
+    lines = [line.strip(" .-") for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith(about)]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,132 @@
+"""TensorFlow as an engine: always there, on a processor or a GPU, float32."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hubretrain.errors import EngineError
+from hubretrain.extraction.engines.engine import Engine, Features, Pixels
+
+if TYPE_CHECKING:
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.tensorflow import tf
+
+
+BATCH_SIZE = 48
+_GAIN = 1.05
+
+
+class TensorFlowEngine(Engine[Pixels]):
+    """The module's own graph in TensorFlow, float32.
+
+    On a processor a feature vector does not depend on its place in the batch either if
+    ``batch_size`` is a multiple of 48: then every matrix product has a multiple of 48 rows,
+    and no row falls to the kernels that finish a remainder (tiles are 8 to 48 rows high), whose
+    sums round otherwise. So a resumed cache is bit-equal to an uninterrupted one.
+
+    Args:
+        backbone: A loaded module.
+        batch_size: Images a forward pass.
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, backbone: Backbone, batch_size: int = BATCH_SIZE) -> None:
+        from hubretrain.tensorflow import tf
+
+        size = backbone.stored.image_size
+        pixels = np.zeros((batch_size, size, size, 3), dtype=np.uint8)
+        super().__init__(size, batch_size, [pixels])
+        self._handle = backbone.stored.handle
+        self._failures = tf.errors.OpError
+
+        @tf.function(input_signature=[tf.TensorSpec(pixels.shape, tf.uint8)])  # type: ignore[untyped-decorator]
+        def forward(pixels: tf.Tensor) -> tf.Tensor:
+            return backbone(tf.cast(pixels, tf.float32) / 255.0)
+
+        self._run = forward
+
+    def _forward(self, images: Sequence[Pixels], slot: Pixels) -> Features:
+        self._fill(slot, images)
+        try:
+            features: Features = self._run(slot).numpy()
+        except self._failures as error:
+            raise self._failed(error) from error
+        return features[: len(images)]
+
+    def _failed(self, error: Any) -> EngineError:
+        reason = (str(error.message).strip().splitlines() or [type(error).__name__])[0]
+        return EngineError(
+            f"TensorFlow cannot run {self._handle} on {self.batch_size} images at once "
+            f"({reason}); if memory is short, choose a smaller --batch-size."
+        )
+
+
+class ViewCuttingEngine(TensorFlowEngine):
+    """A TensorFlow engine that is given whole images and draws, and cuts the views itself.
+
+    So augmentation runs where the module runs, on a GPU, in batches.
+    """
+
+    cuts_views = True
+
+    def _forward(self, images: Sequence[Any], slot: Pixels) -> Features:
+        from hubretrain.data.images.batched import batch_views
+
+        pixels, draws = zip(*images, strict=True)
+        try:
+            views = batch_views(pixels, draws, self.image_size)
+        except self._failures as error:
+            raise self._failed(error) from error
+        return super()._forward(list(views), slot)
+
+
+def best_batch_size(
+    build: Callable[[int], Engine[Pixels]],
+    first: int = BATCH_SIZE,
+    last: int = 16 * BATCH_SIZE,
+    seconds: float = 1.0,
+) -> int:
+    """Finds the batch size of a GPU by doubling, until memory ends or 5 % more are not gained.
+
+    Args:
+        build: Makes an engine of a batch size.
+        first: The size to begin with, which must fit.
+        last: No size beyond this one.
+        seconds: How long each size is measured.
+
+    Raises:
+        EngineError: Not even ``first`` images fit into memory.
+    """
+    best, best_speed = first, images_per_second(build(first), seconds)
+    size = 2 * first
+    while size <= last:
+        try:
+            speed = images_per_second(build(size), seconds)
+        except EngineError:
+            break
+        if speed < _GAIN * best_speed:
+            break
+        best, best_speed = size, speed
+        size *= 2
+    return best
+
+
+def images_per_second(engine: Engine[Pixels], seconds: float) -> float:
+    """How fast an engine is on pixels in memory, after one batch of warming up."""
+    shape = (engine.batch_size, engine.image_size, engine.image_size, 3)
+    images = list(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    with engine:
+        engine(images)
+        started, done = time.monotonic(), 0
+        waiting = [engine.submit(images) for _ in range(engine.n_ahead)]
+        while waiting:
+            waiting.pop(0).result()
+            done += len(images)
+            if time.monotonic() - started < seconds:
+                waiting.append(engine.submit(images))
+        return done / (time.monotonic() - started)

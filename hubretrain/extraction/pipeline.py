@@ -1,0 +1,366 @@
+"""From files to bottlenecks: threads decode and cut views ahead of the forward passes."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain._version import __version__
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images.decode import decode, view
+from hubretrain.errors import CacheError, DataError, WorkerError
+from hubretrain.extraction.engines import BATCH_SIZE, open_engine
+from hubretrain.modules import StoredModule
+from hubretrain.modules.archive import packed, unpacked
+from hubretrain.parallel import Cluster, ahead, on_ray
+from hubretrain.storage import is_remote, read_bytes
+
+
+@dataclass(frozen=True)
+class Running:
+    """One module and how it is run.
+
+    Attributes:
+        module: The module, probed.
+        engine: ``tensorflow`` or ``openvino``.
+        precision: ``f32``, ``bf16`` or ``int8``.
+        quantised: The folder of the quantised model, for ``int8``.
+        cuts_views: Whether the engine cuts the views, in batches, from whole images.
+    """
+
+    module: StoredModule
+    engine: str = "tensorflow"
+    precision: str = "f32"
+    quantised: Path | None = None
+    cuts_views: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the bottlenecks of an image depend on, besides the image.
+
+    Attributes:
+        running: The modules, and what runs them.
+        augmentation: How augmented views differ from their image.
+        seed: Of the augmentation.
+        batch_size: Images a forward pass; by default what each engine does best with.
+    """
+
+    running: tuple[Running, ...]
+    augmentation: Augmentation
+    seed: int
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One image and what is to do of it.
+
+    Attributes:
+        row: Its row in the bottleneck files.
+        place: Its file or URL.
+        sha256: Its content.
+        views: The views to compute with each module of the recipe.
+        data: The file's bytes, where they were read already.
+    """
+
+    row: int
+    place: str
+    sha256: str
+    views: tuple[tuple[int, ...], ...]
+    data: bytes | None = None
+
+    @property
+    def n_forward(self) -> int:
+        """Forward passes that it takes."""
+        return sum(len(views) for views in self.views)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Bottlenecks of one forward pass.
+
+    Attributes:
+        module: Index of the module in the recipe.
+        rows: The row of each.
+        views: The view of each.
+        features: float32 of shape (len(rows), n_features), finite.
+        seconds: Time that it adds to that in which some module had a batch in flight.
+        busy: Time that its module's forward passes took since its last batch, summed over
+            those that ran at a time; beside other modules, all of them slow each other down.
+    """
+
+    module: int
+    rows: tuple[int, ...]
+    views: tuple[int, ...]
+    features: npt.NDArray[np.float32]
+    seconds: float
+    busy: float
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """An image that gives no bottlenecks.
+
+    Attributes:
+        wanted: The image.
+        reason: Why.
+        unread: Whether its file could not be read, now; else its content is no image, for good.
+    """
+
+    wanted: Wanted
+    reason: str
+    unread: bool = False
+
+
+class Extractor:
+    """Holds the modules of a recipe and computes bottlenecks with them.
+
+    Args:
+        recipe: The modules and all else that the bottlenecks depend on.
+        needed: Which modules to load.
+
+    Raises:
+        EngineError: An engine cannot run its module.
+        ModuleError: A module cannot be loaded.
+    """
+
+    def __init__(self, recipe: Recipe, needed: Sequence[bool]) -> None:
+        self.recipe = recipe
+        clock = _Clock()
+        self._streams = [
+            _Stream(m, running, recipe.batch_size, clock) if asked else None
+            for m, (running, asked) in enumerate(zip(recipe.running, needed, strict=True))
+        ]
+
+    def run(self, images: Iterable[Wanted]) -> Iterator[Batch | Undecodable]:
+        """Computes what is wanted, batch by batch, nearly in the order of the images.
+
+        Raises:
+            CacheError: A module gives NaN or infinite features.
+            EngineError: An engine fails.
+        """
+        for wanted, found in ahead(self._views_of, images):
+            if isinstance(found, Undecodable):
+                yield found
+                continue
+            for m, v, pixels in found:
+                stream = self._streams[m]
+                assert stream is not None, "nothing is wanted of a module that is not needed"
+                yield from stream.add(wanted, v, pixels)
+        for last in self._streams:
+            if last is not None:
+                yield from last.finish()
+
+    def close(self) -> None:
+        """Waits for what is being computed."""
+        for stream in self._streams:
+            if stream is not None:
+                stream.engine.close()
+
+    def _views_of(self, wanted: Wanted) -> list[tuple[int, int, Any]] | Undecodable:
+        """Decodes one image and cuts every view that some module wants of it: (module, view, .).
+
+        Every view is cut from the decoded image, never from another view, so that its pixels do
+        not depend on which modules travel together.
+        """
+        try:
+            data = read_bytes(wanted.place) if wanted.data is None else wanted.data
+        except (OSError, DataError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return Undecodable(wanted, f"cannot be read ({reason})", unread=True)
+        if hashlib.sha256(data).hexdigest() != wanted.sha256:
+            return Undecodable(wanted, "was changed after the run began", unread=True)
+        try:
+            image = decode(data)
+        except DataError as error:
+            return Undecodable(wanted, str(error))
+        draw_of = functools.partial(
+            self.recipe.augmentation.draw, wanted.sha256, seed=self.recipe.seed
+        )
+        cut: dict[tuple[int, int], Any] = {}
+        found = []
+        for m, running in enumerate(self.recipe.running):
+            for v in wanted.views[m]:
+                key = (v, 0 if running.cuts_views else running.module.image_size)
+                if key not in cut:
+                    draw = draw_of(view=v) if v else None
+                    cut[key] = (
+                        (np.asarray(image), draw)
+                        if running.cuts_views
+                        else view(image, running.module.image_size, draw)
+                    )
+                found.append((m, v, cut[key]))
+        return found
+
+
+class _Stream:
+    """One module's views on their way through its engine, in batches."""
+
+    def __init__(self, m: int, running: Running, batch_size: int | None, clock: _Clock) -> None:
+        self.m, self.name, self._clock = m, running.module.name, clock
+        self.engine = open_engine(
+            running.module,
+            running.engine,
+            running.precision,
+            batch_size,
+            running.quantised,
+            cuts_views=running.cuts_views,
+        )
+        self._waiting: list[tuple[Wanted, int, Any]] = []
+        self._flying: collections.deque[_Flight] = collections.deque()
+        self._busy = 0.0
+
+    def add(self, wanted: Wanted, view: int, pixels: Any) -> Iterator[Batch]:
+        """Takes one view; yields the batches that are done, where the engine has enough."""
+        self._waiting.append((wanted, view, pixels))
+        if len(self._waiting) == self.engine.batch_size:
+            self._start()
+            while len(self._flying) >= self.engine.n_ahead:
+                yield self._landed()
+
+    def finish(self) -> Iterator[Batch]:
+        """Yields all that is left."""
+        if self._waiting:
+            self._start()
+        while self._flying:
+            yield self._landed()
+
+    def _start(self) -> None:
+        images, views, pixels = zip(*self._waiting, strict=True)
+        self._waiting = []
+        future = self.engine.submit(pixels)
+        self._flying.append(_Flight(images, views, future, time.perf_counter()))
+
+    def _landed(self) -> Batch:
+        flight = self._flying.popleft()
+        features = flight.features.result()
+        seconds = self._clock.since(flight.started)
+        busy, self._busy = self.engine.busy - self._busy, self.engine.busy
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise CacheError(
+                f"{self.name} gives NaN or infinite features for "
+                f"{flight.images[int(np.argmin(finite))].place}; the module does not suit this "
+                "image or is damaged."
+            )
+        rows = tuple(image.row for image in flight.images)
+        return Batch(self.m, rows, flight.views, features, seconds, busy)
+
+
+class _Clock:
+    """Counts the time in which batches of any module are in flight, none of it twice."""
+
+    def __init__(self) -> None:
+        self._counted_to = 0.0
+
+    def since(self, started: float) -> float:
+        """Seconds since ``started`` that were not counted yet."""
+        counted_to, self._counted_to = self._counted_to, time.perf_counter()
+        return self._counted_to - max(started, counted_to)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A batch that an engine is computing."""
+
+    images: tuple[Wanted, ...]
+    views: tuple[int, ...]
+    features: Future[npt.NDArray[np.float32]]
+    started: float
+
+
+def extract(
+    recipe: Recipe,
+    images: Iterable[Wanted],
+    needed: Sequence[bool],
+    cluster: Cluster | None = None,
+) -> Iterator[Batch | Undecodable]:
+    """Computes what is wanted: in this process, or with workers on Ray, the very same bottlenecks.
+
+    Args:
+        recipe: The modules and all else that the bottlenecks depend on.
+        images: What to do.
+        needed: Of which modules something is wanted.
+        cluster: The workers, if not this process alone.
+
+    Yields:
+        The results, in any order.
+
+    Raises:
+        CacheError: A module gives NaN or infinite features.
+        EngineError: An engine cannot run its module.
+        ModuleError: A module cannot be loaded.
+        WorkerError: See :func:`hubretrain.parallel.on_ray`.
+    """
+    if cluster is None:
+        extractor = Extractor(recipe, needed)
+        try:
+            yield from extractor.run(images)
+        finally:
+            extractor.close()
+        return
+    archives = [
+        (packed(running.module.folder), packed(running.quantised) if running.quantised else b"")
+        if asked
+        else None
+        for running, asked in zip(recipe.running, needed, strict=True)
+    ]
+    make_worker = functools.partial(_worker, recipe, archives, __version__)
+    for found in on_ray(make_worker, _jobs(images, recipe.batch_size or BATCH_SIZE), cluster):
+        yield from found
+
+
+def _worker(
+    recipe: Recipe, archives: Sequence[tuple[bytes, bytes] | None], version: str
+) -> Callable[[list[Wanted]], list[Batch | Undecodable]]:
+    """Makes what a worker does: it holds the modules, and decodes and forwards what it is given."""
+    if version != __version__:
+        raise WorkerError(
+            f"a worker runs hubretrain {__version__}, the command {version}; install the same "
+            "version on every machine."
+        )
+    here = []
+    for running, archive in zip(recipe.running, archives, strict=True):
+        if archive is not None:
+            module = replace(running.module, folder=unpacked(archive[0]))
+            quantised = unpacked(archive[1]) if archive[1] else None
+            running = replace(running, module=module, quantised=quantised)
+        here.append(running)
+    needed = [archive is not None for archive in archives]
+    extractor = Extractor(replace(recipe, running=tuple(here)), needed)
+    return lambda images: list(extractor.run(images))
+
+
+def _jobs(images: Iterable[Wanted], batch_size: int) -> Iterator[list[Wanted]]:
+    """Cuts the images into jobs of whole batches, nearly: what is left over is padded."""
+    job: list[Wanted] = []
+    n_forward = 0
+    for wanted, data in ahead(_read, images):
+        job.append(replace(wanted, data=data))
+        n_forward += max(map(len, wanted.views))
+        if n_forward % batch_size == 0 or n_forward >= 8 * batch_size:
+            yield job
+            job, n_forward = [], 0
+    if job:
+        yield job
+
+
+def _read(wanted: Wanted) -> bytes | None:
+    """The file's bytes; a worker that gets none reads itself, as what is elsewhere."""
+    if is_remote(wanted.place):
+        return None
+    try:
+        return read_bytes(wanted.place)
+    except OSError:
+        return None

@@ -1,0 +1,166 @@
+"""What a bottleneck file is to hold: its name, its rows and its facts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from hubretrain.bottlenecks import Fact, Rows
+from hubretrain.data.dataset import ImageDataset
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images.resize import RESIZER
+from hubretrain.data.quarantine import Quarantine
+from hubretrain.errors import CacheError
+from hubretrain.extraction.engines import BATCH_SIZE, OPENVINO_BATCH_SIZE
+from hubretrain.extraction.pipeline import Running
+
+RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
+MAX_VIEWS = 1000
+PARTS = "parts"  # the folder of parts, in the data set's folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several shares of a data set, each cached on a machine of its own.
+
+    Which images are in it depends on their contents alone.
+
+    Attributes:
+        number: Which one, from 1.
+        n_parts: How many there are.
+    """
+
+    number: int
+    n_parts: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Reads ``3/16``.
+
+        Raises:
+            CacheError: It is no such thing.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise CacheError(
+                f"--part is {text!r}; expected a number and how many there are, such as 3/16."
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, sha256: str) -> bool:
+        """Whether a content belongs to it."""
+        return int(sha256[:15], 16) % self.n_parts == self.number - 1
+
+
+def rows_of(
+    dataset: ImageDataset,
+    digests: Sequence[str],
+    quarantine: Quarantine,
+    n_views: int,
+    minority_views: int | None = None,
+    part: Part | None = None,
+) -> Rows:
+    """A row for each distinct content, in order of path.
+
+    Args:
+        dataset: The images.
+        digests: The sha256 of each.
+        quarantine: What cannot be decoded; brought up to date with the data set.
+        n_views: Views of the images of the largest class.
+        minority_views: Views of those of the rarest, at most; by default ``n_views``.
+        part: Only the contents of this part.
+
+    Raises:
+        CacheError: A number of views is out of range.
+    """
+    for option, value in (("--views", n_views), ("--minority-views", minority_views or n_views)):
+        if not 1 <= value <= MAX_VIEWS:
+            raise CacheError(f"{option} is {value}; expected 1 to {MAX_VIEWS}.")
+    of_class = views_of_classes(dataset.images["label"], n_views, minority_views or n_views)
+    path_of: dict[str, str] = {}
+    views_of: dict[str, int] = {}
+    images = dataset.images
+    for path, label, sha256 in zip(images["path"], images["label"], digests, strict=True):
+        path_of.setdefault(sha256, path)
+        views_of[sha256] = max(views_of.get(sha256, 0), of_class[label])
+    quarantine.keep(path_of)
+    quarantine.save()
+    kept = [sha256 for sha256 in path_of if part is None or part.holds(sha256)]
+    n = [0 if sha256 in quarantine.reasons else views_of[sha256] for sha256 in kept]
+    paths = tuple(path_of[sha256] for sha256 in kept)
+    return Rows(paths, tuple(kept), np.array(n, dtype=np.int16))
+
+
+def views_of_classes(labels: pd.Series, n_views: int, minority_views: int) -> dict[str, int]:
+    """How many views the images of each class get: rarer classes more, smoothly.
+
+    A class that is r times as rare as the largest gets ``n_views * r**a`` views, with the a in
+    [0, 1] for which the rarest class comes to ``minority_views``; so no class gets more rows
+    than the largest has, but for rounding.
+
+    Args:
+        labels: The class of each image.
+        n_views: Of the largest class.
+        minority_views: Of the rarest, at most.
+
+    Raises:
+        CacheError: ``minority_views`` is less than ``n_views``.
+    """
+    if minority_views < n_views:
+        raise CacheError(
+            f"--minority-views is {minority_views}, less than --views, {n_views}; expected at "
+            "least as many for rare classes as for the others."
+        )
+    counts = labels.value_counts()
+    rarity = counts.max() / counts
+    steepest = math.log(rarity.max())
+    exponent = min(1.0, math.log(minority_views / n_views) / steepest) if steepest else 0.0
+    views = (n_views * rarity**exponent).round().astype(int)
+    return {str(name): int(n) for name, n in views.items()}
+
+
+def file_name(module: str, part: Part | None = None) -> str:
+    """Where a module's bottleneck file, or one part of it, is in the data set's folder."""
+    if part is None:
+        return f"{module}.h5"
+    return f"{PARTS}/{module}.{part.number}-of-{part.n_parts}.h5"
+
+
+def facts_of(
+    running: Running,
+    augmentation: Augmentation,
+    seed: int,
+    batch_size: int | None = None,
+    calibration: Mapping[str, Fact] | None = None,
+) -> dict[str, Fact]:
+    """What the features depend on, as flat attributes of the bottleneck file.
+
+    The batch size is one of them only if the last bits of features depend on it: not with
+    TensorFlow on a processor if it is a multiple of 48, nor if it is the engine's own.
+    """
+    module = running.module
+    own = BATCH_SIZE if running.engine == "tensorflow" else OPENVINO_BATCH_SIZE
+    given = batch_size or own
+    size_matters = given % own != 0 if running.engine == "tensorflow" else given != own
+    low, high = module.value_range
+    costs = {"n_parameters": module.n_parameters, "gflops": module.gflops}
+    return {
+        "module": module.name,
+        "handle": module.handle,
+        "module_sha256": module.sha256,
+        "image_size": module.image_size,
+        "value_range": f"[{low:g}, {high:g}]",
+        **{name: fact for name, fact in costs.items() if fact is not None},
+        "resize": f"{RESIZE}, {'TensorFlow' if running.cuts_views else RESIZER}",
+        **asdict(augmentation),
+        "seed": seed,
+        "engine": running.engine,
+        "precision": running.precision,
+        **({"batch_size": given} if size_matters else {}),
+        **(calibration or {}),
+    }

@@ -1,0 +1,129 @@
+"""Where training runs: on one device, on all GPUs, on several machines, in float16."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.errors import RunError
+from hubretrain.tensorflow import tf
+
+LOSS_SCALE = 1024.0  # keeps small gradients above float16's least number
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a training; every machine of several makes its own, alike.
+
+    Attributes:
+        strategy: TensorFlow's.
+        n_replicas: Devices over all machines: a batch is divided among them.
+        local: Which of the replicas are on this machine.
+        is_chief: Whether this machine writes the run.
+        loss_scale: What gradients are multiplied by on the way.
+    """
+
+    strategy: Any
+    n_replicas: int = 1
+    local: tuple[int, ...] = (0,)
+    is_chief: bool = True
+    loss_scale: float = 1.0
+
+    def share(self, batch: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """The images of a batch for each local replica: every n-th of them."""
+        return [batch[replica :: self.n_replicas] for replica in self.local]
+
+    def traced(self, step: Callable[..., Any], signature: list[Any]) -> Any:
+        """A step as a graph that runs on every replica."""
+        if self.n_replicas == 1:
+            return tf.function(step, input_signature=signature)
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def on_each(*arguments: Any) -> Any:
+            return self.strategy.run(step, args=arguments)
+
+        return on_each
+
+    def run(self, function: Any, parts: list[tuple[Any, ...]]) -> float:
+        """Runs a function on each replica's part and gives the sum of its results."""
+        if self.n_replicas == 1:
+            return float(function(*parts[0]))
+        first = self.local[0]
+        arguments = [
+            self.strategy.experimental_distribute_values_from_function(
+                lambda context, k=k: tf.convert_to_tensor(
+                    parts[context.replica_id_in_sync_group - first][k]
+                )
+            )
+            for k in range(len(parts[0]))
+        ]
+        results = function(*arguments)
+        return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None))
+
+    def agreed(self, values: list[float]) -> list[float]:
+        """The mean of each value over the machines, so that all decide alike."""
+        if len(self.local) == self.n_replicas:
+            return values
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def everywhere() -> Any:
+            return self.strategy.run(lambda: tf.constant(values, tf.float64))
+
+        means = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, everywhere(), axis=None)
+        return [float(x) for x in means.numpy()]
+
+
+def devices(*, mixed_precision: bool = False) -> Devices:
+    """All GPUs of this machine, or of the machines that ``TF_CONFIG`` names; else the processor.
+
+    ``TF_CONFIG`` is TensorFlow's: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
+
+    Raises:
+        RunError: ``TF_CONFIG`` is no such description, or mixed precision is asked of a processor.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if mixed_precision and not gpus:
+        raise RunError(
+            "--mixed-precision computes in float16, which only a GPU gains by, and TensorFlow "
+            "finds none here; leave it out, or go on where there is one."
+        )
+    scale = LOSS_SCALE if mixed_precision else 1.0
+    if mixed_precision:
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision": True})
+    task = _task()
+    if task is not None:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        n_replicas, n_workers, index = strategy.num_replicas_in_sync, *task
+        n_local = n_replicas // n_workers
+        local = tuple(range(index * n_local, (index + 1) * n_local))
+        return Devices(strategy, n_replicas, local, index == 0, scale)
+    if len(gpus) > 1:
+        strategy = tf.distribute.MirroredStrategy()
+        local = tuple(range(strategy.num_replicas_in_sync))
+        return Devices(strategy, len(local), local, loss_scale=scale)
+    return Devices(tf.distribute.get_strategy(), loss_scale=scale)
+
+
+def _task() -> tuple[int, int] | None:
+    """(number of workers, which of them this is), or None on one machine."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        workers = [*config["cluster"].get("chief", ()), *config["cluster"].get("worker", ())]
+        offset = len(config["cluster"].get("chief", ())) if config["task"]["type"] != "chief" else 0
+        index = offset + int(config["task"]["index"])
+        workers[index]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise RunError(
+            f"TF_CONFIG describes no cluster ({type(error).__name__}: {error}); expected "
+            '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}.'
+        ) from None
+    return (len(workers), index) if len(workers) > 1 else None

@@ -1,0 +1,87 @@
+"""What is asked of a fine-tuning, and the file that remembers it: ``options.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.errors import RunError
+from hubretrain.files import write_json
+
+OPTIONS = "options.json"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The options of a fine-tuning; every default needs no flag.
+
+    Attributes:
+        unfreeze_last: Layers of the backbone to train; None for all, 0 for the head alone.
+        epochs: Instead of the policy's own.
+        batch_size: Images a step, instead of the policy's own.
+        learning_rate: The peak, instead of the policy's own.
+        schedule: ``cosine`` or ``plateau``.
+        warmup_head: Epochs of the head alone before the backbone joins.
+        depth_decay: Learning rate of the first trained layer as a share of the head's; those
+            between get geometrically more (discriminative rates, Howard and Ruder 2018,
+            https://arxiv.org/abs/1801.06146). 1: all the same.
+        label_smoothing: Share of each label spread over all classes, [0, 1)
+            (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567).
+        balanced_sampling: Draw as many images of each class an epoch, instead of class weights.
+        l2_sp: Strength of the pull back to the weights that training started from
+            (Li et al. 2018, https://arxiv.org/abs/1802.01483).
+        train_batchnorm: Let BatchNorm use and update the statistics of the batches.
+        mixed_precision: Compute in float16 where a GPU gains by it.
+        trunk_views: Augmented views an image that the frozen part is run for, once; epochs then
+            train only the top. 0: the frozen part runs in each epoch.
+        augmentation: How each epoch's view of an image differs from it.
+        seed: Of order and augmentation.
+    """
+
+    unfreeze_last: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    schedule: str = "cosine"
+    warmup_head: int = 0
+    depth_decay: float = 1.0
+    label_smoothing: float = 0.0
+    balanced_sampling: bool = False
+    l2_sp: float = 0.0
+    train_batchnorm: bool = False
+    mixed_precision: bool = False
+    trunk_views: int = 4
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on: all options but the length, as JSON knows them."""
+        chosen = asdict(self)
+        del chosen["epochs"]
+        return json.loads(json.dumps(chosen))
+
+    def save(self, folder: Path) -> None:
+        """Writes ``options.json``, for ``--resume``."""
+        write_json(folder / OPTIONS, asdict(self))
+
+
+def saved_tuning(folder: Path) -> Tuning:
+    """The options that a fine-tuning was begun with.
+
+    Raises:
+        RunError: There is none to go on with, or its options cannot be read.
+    """
+    path = folder / OPTIONS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["augmentation"] = Augmentation(**found["augmentation"])
+        return Tuning(**{f.name: found[f.name] for f in fields(Tuning) if f.name in found})
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} holds no fine-tuning to resume; begin one without --resume."
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} cannot be read ({error}); begin anew with --restart.") from error

@@ -1,0 +1,138 @@
+"""What fine-tuning came to: its figures, its predictions, and whether screening was right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import kendalltau
+
+from hubretrain.errors import DataError
+from hubretrain.evaluation import intervals
+from hubretrain.evaluation.logit_adjustment import adjusted
+from hubretrain.evaluation.metrics import METRICS
+from hubretrain.files import write_table
+
+N_RESAMPLES = 1000
+Figures = dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What fine-tuning one module came to.
+
+    Attributes:
+        module: The module's name.
+        history: One row an epoch.
+        test: Metric name to (estimate, low, high) on the test split; {} without one.
+        head_test: The same for the head that training started from.
+        validation: The same as ``test`` on the validation fold.
+        head_validation: The same as ``head_test`` on the validation fold.
+        export: Where the run's export is: of the module that is best on the validation fold.
+        notes: What one should know.
+        diverged: What to do about a loss that became NaN or infinite; None if it did not.
+    """
+
+    module: str
+    history: pd.DataFrame
+    test: Figures
+    head_test: Figures
+    validation: Figures
+    head_validation: Figures
+    export: Path
+    notes: tuple[str, ...] = ()
+    diverged: str | None = None
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights were kept; 0 is the head that training started from."""
+        return int(self.history.loc[self.history["kept"], "epoch"].iloc[0])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How probabilities become decisions: logit adjustment by the priors."""
+
+    strength: float
+    priors: npt.NDArray[np.float64]
+
+
+def judged(
+    probabilities: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[Any],
+    seed: int,
+    rule: Rule,
+) -> Figures:
+    """Every metric on some images, with its interval; one that is undefined there is absent.
+
+    Metrics of decisions are those of the head's decision rule, as on the leaderboard;
+    ``plain_accuracy`` is that of the likeliest class.
+    """
+    if len(set(groups.tolist())) < 2:
+        return {}
+    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
+    decided = adjusted(probabilities, rule.priors, rule.strength)
+    said = {name: decided if METRICS[name].is_of_decision else probabilities for name in METRICS}
+    found: Figures = {}
+    for name, model in {**said, "plain_accuracy": probabilities}.items():
+        try:
+            metric = name.removeprefix("plain_")
+            result = intervals.resample(metric, model, labels, groups, weights)
+        except DataError:  # such as ROC AUC of a test split with one class
+            continue
+        estimate, low, high = intervals.interval(result)
+        found[name] = (round(estimate, 6), round(low, 6), round(high, 6))
+    return found
+
+
+def keep_predictions(
+    path: Path,
+    images: pd.DataFrame,
+    probabilities: npt.NDArray[np.float32],
+    class_names: Sequence[str],
+) -> None:
+    """Writes path, sha256, label and the probability of each class, one row an image."""
+    table = images[["path", "sha256", "label"]].copy()
+    for c, name in enumerate(class_names):
+        table[f"p({name})"] = probabilities[:, c].round(6)
+    write_table(path, table)
+
+
+def order_of(
+    screening: Mapping[str, float], finetuned: Mapping[str, float], metric: str
+) -> dict[str, Any]:
+    """Whether modules rank after fine-tuning as they did when they were screened.
+
+    Args:
+        screening: Each module's metric on the leaderboard, perhaps that of others too.
+        finetuned: The modules' metric on the validation fold after fine-tuning.
+        metric: Its name.
+
+    Returns:
+        ``screening`` and ``finetuned``: names, best first; ``kendall_tau``: agreement of the two
+        orders, from -1 to 1 (tau-b, Kendall 1945), None where all are tied in one of them;
+        ``regret``: by how much the best fine-tuned module beats the one that screening put first,
+        in the metric's unit, at least 0; ``metric``.
+    """
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    names = list(finetuned)
+    first, second = ([sign * found[name] for name in names] for found in (screening, finetuned))
+    tau = float(kendalltau(first, second).statistic)
+    chosen = names[int(np.argmax(first))]
+    return {
+        "screening": _best_first(names, first),
+        "finetuned": _best_first(names, second),
+        "kendall_tau": tau if np.isfinite(tau) else None,
+        "regret": max(second) - second[names.index(chosen)],
+        "metric": metric,
+    }
+
+
+def _best_first(names: Sequence[str], values: Sequence[float]) -> list[str]:
+    return [names[i] for i in np.argsort(-np.asarray(values), kind="stable")]

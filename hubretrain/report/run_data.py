@@ -1,0 +1,345 @@
+"""Everything that a report tells of, read from the run folder: no image, no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.data.splitting.folds import TEST, read_folds
+from hubretrain.errors import CacheError, HeadError, RunError
+from hubretrain.evaluation import intervals
+from hubretrain.evaluation.checks import AnyArray
+from hubretrain.evaluation.logit_adjustment import adjusted
+from hubretrain.evaluation.metrics import METRICS
+from hubretrain.heads.ensemble import ENSEMBLE_NAME
+from hubretrain.heads.heads import Heads
+from hubretrain.runs import Run
+from hubretrain.screening.leaderboard import ENSEMBLE, MODULE, Judge, per_class
+
+N_RESAMPLES = 1000
+VALIDATION_FOLD = 0  # of fine-tuning
+HEAD, FINE_TUNED = "head", "fine-tuned"
+OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
+Figure = tuple[float, float, float]
+"""Estimate, low and high end of the 95 % interval; the ends are NaN where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What one model says of some images that it was not trained on.
+
+    Attributes:
+        module: The module's name, or ``ensemble``.
+        kind: ``head``, ``fine-tuned`` or ``ensemble``.
+        part: Which images: ``out of fold``, ``test split`` or ``validation fold``.
+        rows: int64 (n_images,), rows of the image table.
+        probabilities: float64 (n_images, n_classes).
+        decided: int64 (n_images,), the class that the decision rule decides on.
+        adjust: Strength of the rule's logit adjustment; 0: the likeliest class.
+        figures: Metric name to its figure.
+        classes: A row a class, as in ``per_class.csv``.
+    """
+
+    module: str
+    kind: str
+    part: str
+    rows: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+    decided: npt.NDArray[np.int64]
+    adjust: float
+    figures: Mapping[str, Figure]
+    classes: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        name = self.module if self.kind == ENSEMBLE else f"{self.module}, {self.kind}"
+        return f"{name}: {self.part}"
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A run, read.
+
+    Attributes:
+        run: Where it is.
+        facts: Its ``run.json``.
+        class_names: In class order.
+        images: A row an image: path, sha256, label, group (its cluster), fold, class_index.
+        board: The leaderboard.
+        effects: What each ingredient was worth.
+        models: The one to begin with first.
+        histories: Of fine-tuned modules, a row an epoch.
+        missing: What the run does not hold, a sentence each.
+    """
+
+    run: Run
+    facts: dict[str, Any]
+    class_names: tuple[str, ...]
+    images: pd.DataFrame
+    board: pd.DataFrame
+    effects: pd.DataFrame
+    models: tuple[Model, ...]
+    histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """What ``fit`` recorded."""
+        return dict(self.facts["fit"])
+
+    @property
+    def cache_folder(self) -> Path:
+        """The data set's folder in the cache."""
+        return Path(self.fit["cache"]) / Path(self.fit["data"]).name
+
+
+def gather(run: Run) -> Gathered:
+    """Reads a run folder.
+
+    Raises:
+        RunError: The run is not fitted, or a file of it is missing or damaged.
+    """
+    facts = run.facts()
+    if "fit" not in facts:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    names = tuple(str(name) for name in facts["fit"]["class_names"])
+    images = read_folds(run.folds_file)
+    images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
+    if images["class_index"].isna().any():
+        raise RunError(f"{run.folds_file} holds classes that the fit does not know; fit again.")
+    images["class_index"] = images["class_index"].astype(np.int64)
+    board = _table(run.leaderboard_file, ("module", "kind"), {"tied", "shortlist"})
+    effects = _table(run.effects_file, ("effect", "sentence"), set())
+    reader = _Reader(run, facts, names, images, board)
+    models = [*reader.fine_tuned(), *reader.out_of_fold(), *reader.heads_on_test()]
+    chosen = facts.get("finetune", {})
+    first = str(chosen.get("chosen") or chosen.get("module") or "")
+    models.sort(
+        key=lambda one: (
+            one.kind != FINE_TUNED,
+            one.kind == FINE_TUNED and one.module != first,
+            one.kind == FINE_TUNED and one.part != TEST_SPLIT,
+        )
+    )
+    histories = {
+        folder.name: pd.read_csv(folder / "history.csv")
+        for folder in _fine_tuned_folders(run)
+        if (folder / "history.csv").exists()
+    }
+    if not histories:
+        reader.missing.append(
+            "No module of this run is fine-tuned; do it with: hubretrain finetune "
+            f"{run.folder.as_posix()}"
+        )
+    return Gathered(
+        run, facts, names, images, board, effects, tuple(models), histories, tuple(reader.missing)
+    )
+
+
+class _Reader:
+    """Reads predictions of one run and judges those that no file judges."""
+
+    def __init__(
+        self,
+        run: Run,
+        facts: dict[str, Any],
+        names: tuple[str, ...],
+        images: pd.DataFrame,
+        board: pd.DataFrame,
+    ) -> None:
+        self.run, self.facts, self.names, self.images, self.board = run, facts, names, images, board
+        self.missing: list[str] = []
+        self._row_of = {path: row for row, path in enumerate(images["path"])}
+        self._seed = int(facts["fit"].get("seed", 0))
+
+    def out_of_fold(self) -> Iterator[Model]:
+        """The heads of the shortlist, the best module and the ensemble, out of fold."""
+        said = _table(self.run.out_of_fold_file, ("module", "path", "label", "decision"), set())
+        classes = _table(self.run.per_class_file, ("module", "class"), set())
+        board = self.board[self.board["kind"] == MODULE]
+        wanted = [*self._shortlist(), *board["module"].head(1), ENSEMBLE_NAME]
+        index = {name: c for c, name in enumerate(self.names)}
+        for name in dict.fromkeys(wanted):
+            table = said[said["module"] == name]
+            if table.empty:
+                continue
+            kind = ENSEMBLE if name == ENSEMBLE_NAME else HEAD
+            row = self.board[self.board["kind" if kind == ENSEMBLE else "module"] == name].iloc[0]
+            figures = {
+                metric: _figure(row, metric)
+                for metric in (*METRICS, "plain_accuracy", "plain_balanced_accuracy")
+                if metric in row and pd.notna(row[metric])
+            }
+            yield Model(
+                name,
+                kind,
+                OUT_OF_FOLD,
+                self._rows(table, self.run.out_of_fold_file),
+                self._probabilities(table, self.run.out_of_fold_file),
+                table["decision"].map(index).to_numpy(np.int64),
+                float(row["adjust"]) if pd.notna(row.get("adjust")) else 0.0,
+                figures,
+                classes[classes["module"] == name].drop(columns="module").reset_index(drop=True),
+            )
+
+    def heads_on_test(self) -> Iterator[Model]:
+        """The shortlist's heads on the test split, from the cached bottlenecks."""
+        test = self.images[self.images["fold"] == TEST]
+        cache = Path(self.facts["fit"]["cache"]) / Path(self.facts["fit"]["data"]).name
+        for name in self._shortlist() if len(test) else ():
+            try:
+                heads = Heads.load(self.run.heads_file(name)).select([0])
+                with Bottlenecks(cache / f"{name}.h5") as bottlenecks:
+                    features = bottlenecks.rows(test["sha256"].tolist())
+            except (CacheError, HeadError) as error:
+                self.missing.append(f"The head of {name} on the test split: {error}")
+                continue
+            probabilities = heads.probabilities(features)[:, 0].astype(np.float64)
+            rule = float(heads.facts["adjust"][0]), heads.facts["priors"][0]
+            rows = test.index.to_numpy(np.int64)
+            yield self._judged(name, HEAD, TEST_SPLIT, rows, probabilities, rule)
+
+    def fine_tuned(self) -> Iterator[Model]:
+        """Fine-tuned modules on the test split and on the fold that stopped them."""
+        files = {"predictions.csv": TEST_SPLIT, "validation.csv": VALIDATION}
+        for folder in _fine_tuned_folders(self.run):
+            there = [file for file in files if (folder / file).exists()]
+            rule = self._rule(folder.name) if there else None
+            for file in there:
+                table = self._still_there(_table(folder / file, ("path", "label"), set()), folder)
+                if table.empty or rule is None:
+                    continue
+                probabilities = self._probabilities(table, folder / file)
+                rows = self._rows(table, folder / file)
+                yield self._judged(folder.name, FINE_TUNED, files[file], rows, probabilities, rule)
+
+    def _still_there(self, table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+        """What fine-tuning said of the images that a later fit still holds."""
+        known = table["path"].isin(self._row_of)
+        if not known.all():
+            self.missing.append(
+                f"{int((~known).sum()):,} of {len(table):,} images that {folder.name} was judged "
+                f"on are not in {self.run.folds_file} any more and left out of its figures; "
+                "fine-tune it again to judge it on the others too."
+            )
+        return table[known]
+
+    def _judged(
+        self,
+        name: str,
+        kind: str,
+        part: str,
+        rows: npt.NDArray[np.int64],
+        probabilities: npt.NDArray[np.float64],
+        rule: tuple[float, AnyArray],
+    ) -> Model:
+        decided = adjusted(probabilities, rule[1], rule[0])
+        labels = self.images["class_index"].to_numpy()[rows]
+        groups = self.images["group"].to_numpy()[rows]
+        figures: dict[str, Figure] = {}
+        classes = pd.DataFrame(
+            {"class": self.names, "n_images": np.bincount(labels, minlength=len(self.names))}
+        )
+        if len(set(groups.tolist())) > 1:
+            weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=self._seed)
+            judge = Judge(labels, groups, weights, "accuracy")
+            columns = judge.all_columns(probabilities, decided)
+            figures = {
+                metric: (columns[metric], columns[f"{metric}_low"], columns[f"{metric}_high"])
+                for metric in (*METRICS, "plain_accuracy", "plain_balanced_accuracy")
+                if metric in columns
+            }
+            classes = per_class(self.names, {name: (probabilities, decided)}, judge)
+        return Model(
+            name, kind, part, rows, probabilities, decided.argmax(axis=1), rule[0], figures, classes
+        )
+
+    def _rule(self, module: str) -> tuple[float, AnyArray]:
+        """The decision rule that fine-tuning was judged by: that of the head it started from."""
+        tuned = self.facts.get("finetune", {})
+        tuned = tuned.get("modules", {}).get(module, tuned)
+        try:
+            heads = Heads.load(self.run.heads_file(module))
+            which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
+            priors = heads.facts["priors"][which]
+            return float(tuned.get("adjust", heads.facts["adjust"][which])), priors
+        except (HeadError, KeyError, ValueError):
+            self.missing.append(
+                f"The decision rule of {module}: its head file is missing, so fine-tuned "
+                "decisions are the likeliest class."
+            )
+            return 0.0, np.ones(len(self.names))
+
+    def _shortlist(self) -> list[str]:
+        listed = self.board[self.board["shortlist"].notna()].sort_values("shortlist")
+        return [str(name) for name in listed["module"]]
+
+    def _rows(self, table: pd.DataFrame, file: Path) -> npt.NDArray[np.int64]:
+        try:
+            return np.array([self._row_of[path] for path in table["path"]], np.int64)
+        except KeyError as error:
+            raise RunError(
+                f"{file} names {error}, which {self.run.folds_file} does not hold; fit "
+                "again, and then fine-tune."
+            ) from None
+
+    def _probabilities(self, table: pd.DataFrame, file: Path) -> npt.NDArray[np.float64]:
+        try:
+            return table[[f"p({name})" for name in self.names]].to_numpy(np.float64)
+        except (KeyError, ValueError) as error:
+            raise RunError(f"{file} is damaged ({error}); make it again.") from error
+
+
+def near_pairs(gathered: Gathered) -> pd.DataFrame | None:
+    """The near duplicates that the cache remembers; None where it knows of no search.
+
+    Returns:
+        Columns a, b (sha256), similarity.
+    """
+    try:
+        table = pd.read_csv(gathered.cache_folder / "copies.csv", dtype=str, keep_default_na=False)
+        pairs = table[table["near"] != ""]
+        found = pd.DataFrame({"a": pairs["sha256"], "b": pairs["near"]})
+        return found.assign(similarity=pairs["similarity"].astype(float)).reset_index(drop=True)
+    except (OSError, ValueError, KeyError):
+        return None  # no search was made, or its memory is gone
+
+
+def _fine_tuned_folders(run: Run) -> list[Path]:
+    return sorted(path for path in (run.folder / "finetune").glob("*") if path.is_dir())
+
+
+def _figure(row: Any, metric: str) -> Figure:
+    return tuple(float(row.get(f"{metric}{end}", np.nan)) for end in ("", "_low", "_high"))  # type: ignore[return-value]
+
+
+def _table(file: Path, text: tuple[str, ...], needed: set[str]) -> pd.DataFrame:
+    """A CSV of the run; some columns are text, whatever they look like."""
+    try:
+        names = pd.read_csv(file, nrows=0, encoding="utf-8").columns
+        found = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(set(text) & set(names), str),
+            keep_default_na=False,  # a class may be called NA
+            na_values={name: [""] for name in names if name not in text},
+            encoding="utf-8",
+        )
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is missing; fit again with: hubretrain fit") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}); fit again.") from error
+    absent = sorted((needed | set(text)) - set(found.columns))
+    if absent:
+        raise RunError(
+            f"{file} has no column {absent[0]!r}: another version wrote it; fit again with: "
+            "hubretrain fit"
+        )
+    return found

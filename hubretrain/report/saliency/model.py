@@ -1,0 +1,98 @@
+"""The model that is explained: an export, or the head of a run on its module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hubretrain.errors import RunError
+from hubretrain.export.manifest import Exported, pixels_name
+from hubretrain.export.targets import export_of, shortlisted
+from hubretrain.fitted import module_of
+from hubretrain.heads.ensemble import ENSEMBLE_NAME
+from hubretrain.heads.heads import Heads
+from hubretrain.modules.backbone import Backbone
+from hubretrain.modules.classifier import Classifier
+from hubretrain.report.saliency.gradients import Differentiable
+from hubretrain.runs import Run
+from hubretrain.tensorflow import tf
+
+ALL_FOLDS = 0  # which head of the file is for use
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A model with the names of its classes.
+
+    Attributes:
+        title: What it is, for people.
+        model: Its scores and gradients.
+        class_names: In class order.
+    """
+
+    title: str
+    model: Differentiable
+    class_names: tuple[str, ...]
+
+
+def open_explained(place: Path, module: str | None = None) -> Explained:
+    """Loads the model of an export folder or of a run.
+
+    Args:
+        place: An export folder or a run folder. Of a run its export, where there is one.
+        module: The head on this module of the run instead.
+
+    Raises:
+        RunError: There is neither an export nor a fitted run, or it cannot be explained.
+        HeadError: The head file is missing.
+        ModuleError: The module cannot be loaded, or has no gradients.
+    """
+    if (folder := export_of(place)) is not None and module is None:
+        return _of_export(folder)
+    return _of_head(Run(place), module)
+
+
+def _of_export(folder: Path) -> Explained:
+    """The exported graph, from pixels of its largest size: an ensemble's members have several."""
+    export = Exported.open(folder)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        pixels = loaded.signatures["pixels"]
+    except (OSError, tf.errors.OpError) as error:
+        raise RunError(f"{folder} holds no SavedModel ({error}); export again.") from error
+    except KeyError as error:
+        raise RunError(
+            f"{folder} has no signature {error}: an earlier version wrote it; export again, or "
+            "explain a head of the run with --head MODULE."
+        ) from error
+    sizes, largest = export.sizes, max(export.sizes)
+
+    def probabilities(images: tf.Tensor) -> tf.Tensor:
+        resized = {
+            size: tf.image.resize(images, (size, size), antialias=True)
+            for size in sizes
+            if size != largest
+        }
+        given = {pixels_name(size, sizes): resized.get(size, images) for size in sizes}
+        return pixels(**given)["probabilities"]
+
+    is_ensemble = export.facts.get("module") == ENSEMBLE_NAME
+    model = Differentiable(probabilities, largest, str(folder), with_map=not is_ensemble)
+    title = f"{export.facts.get('module', 'the model')} as exported"
+    return Explained(title, model, tuple(export.class_names))
+
+
+def _of_head(run: Run, module: str | None) -> Explained:
+    name = module or shortlisted(run)
+    facts = run.facts().get("fit")
+    if facts is None:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    backbone = Backbone(module_of(name, facts))
+    heads = Heads.load(run.heads_file(name))
+    weight = heads.weight[:, ALL_FOLDS].astype(np.float32)
+    bias = heads.bias[ALL_FOLDS].astype(np.float32)
+    classifier = Classifier(backbone, heads.kind, weight, bias)
+    model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
+    return Explained(f"the head of {name}", model, tuple(facts["class_names"]))

@@ -1,0 +1,351 @@
+"""The fit stage: heads on every cached module, compared on images that they never saw.
+
+Every head is fitted on all folds but one and scores that one, so each image gets probabilities
+from heads that never saw it, nor any image of its group. The test split takes no part in any
+choice; it is looked at once, for the shortlist, when all is chosen. What a module came to is kept,
+so a fit that was stopped goes on, and a later one adds modules to the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.bottlenecks.costs import Passes
+from hubretrain.data.dataset import ImageDataset
+from hubretrain.data.image_table import folder_of, usable_images
+from hubretrain.data.splitting.folds import NEW, TEST, previous_parts, read_folds, write_folds
+from hubretrain.data.splitting.leakage import kept_together, worst_deviation
+from hubretrain.data.splitting.splits import cut_parts
+from hubretrain.errors import CacheError, HeadError, RunError
+from hubretrain.evaluation import intervals
+from hubretrain.evaluation.logit_adjustment import STRENGTHS, adjusted
+from hubretrain.evaluation.metrics import METRICS
+from hubretrain.files import write_table
+from hubretrain.heads.heads import Heads
+from hubretrain.heads.inputs import ClassWeight
+from hubretrain.runs import Run
+from hubretrain.screening.comparison import N_RESAMPLES, Judged
+from hubretrain.screening.leaderboard import Judge, per_class
+from hubretrain.screening.result import Screened
+from hubretrain.screening.screen import L2, Sweep, identity_of, screen
+
+UNBALANCED = 1.5  # the largest class has this many times an equal share
+ClassWeightByName = str | dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What ``fit`` found.
+
+    Attributes:
+        run: Where it is kept.
+        metric: The metric of choice.
+        leaderboard: A row a module, the ensemble, and the references; best first.
+        effects: A row a question: effect, metric, estimate, low, high, p, n_modules, sentence.
+        notes: Sentences that a reader of the leaderboard should know.
+    """
+
+    run: Run
+    metric: str
+    leaderboard: pd.DataFrame
+    effects: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def screen_modules(
+    dataset: ImageDataset,
+    run: Run,
+    *,
+    cache: Path = Path("cache"),
+    modules: Sequence[str] = (),
+    metric: str | None = None,
+    class_weights: Sequence[ClassWeightByName] = (None, "balanced"),
+    l2: Sequence[float] = L2,
+    adjust: Sequence[float] | None = None,
+    views: bool = True,
+    n_folds: int = 5,
+    test_fraction: float = 0.2,
+    top: int = 3,
+    keep_duplicates_together: bool = True,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Screening:
+    """Fits heads on every cached module and ranks the modules.
+
+    Args:
+        dataset: The labelled images.
+        run: Where to keep what is found; a run with folds keeps them, and its modules.
+        cache: Where the bottlenecks are.
+        modules: Which cached modules; by default all of them. ``NAME_random`` is taken for the
+            twin of ``NAME`` with random weights: a reference.
+        metric: A name of :data:`METRICS` to choose by. By default balanced accuracy where the
+            classes are unbalanced, else accuracy.
+        class_weights: What to compare: None, ``balanced``, weights by class name (1 for others).
+        l2: Penalties to compare, 1 / C of scikit-learn.
+        adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
+            for decisions whose metric is a mean over classes, else none: the likeliest class is
+            the rule of the best accuracy.
+        views: Whether to train on all cached views too, besides view 0 only.
+        n_folds: Folds of the cross-validation.
+        test_fraction: Share of the images kept for the test split.
+        top: At most so many modules are shortlisted.
+        keep_duplicates_together: Look for near duplicates and keep them in one part.
+        seed: Of the split and the resamples.
+        quiet: Show no progress.
+
+    Raises:
+        CacheError: Nothing is cached, or what is cached is not finished.
+        HeadError: The heads cannot be fitted.
+        SplitError: A class is too small for the folds.
+        RunError: The run folder cannot be written, or belongs to another data set.
+    """
+    files = _bottleneck_files(dataset, cache, modules, run)
+    images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together, quiet=quiet)
+    notes = _changes(images, run)
+    images["fold"] = cut_parts(
+        images, run.folds_file, n_folds=n_folds, test_fraction=test_fraction, seed=seed
+    )
+    write_folds(run.folds_file, images.assign(group=images["cluster"]))
+    development = images[images["fold"] != TEST].reset_index(drop=True)
+    test = images[images["fold"] == TEST].reset_index(drop=True)
+    largest = development["class_index"].value_counts().max() / len(development)
+    metric = _metric(metric, bool(largest * len(dataset.class_names) > UNBALANCED))
+    if adjust is None:
+        facts = METRICS[metric]
+        adjust = STRENGTHS if facts.is_of_decision and facts.is_mean_over_classes else (0.0,)
+    sweep = Sweep(
+        metric,
+        dataset.class_names,
+        _class_weights(class_weights, dataset.class_names),
+        tuple(float(one) for one in l2),
+        tuple(sorted({0.0, *map(float, adjust)})),
+        views,
+    )
+    screened = [_screened(file, development, sweep, run, quiet=quiet) for file in files]
+    judged = Judged(development, screened, sweep, seed)
+    board, effects = judged.leaderboard(top), judged.effects()
+    board = _with_test(board, run, files, test, seed)
+    shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
+    _write(run, board, effects, judged, dataset)
+    notes = (
+        *_notes(images, dataset, board, sweep.metric, keep_duplicates_together),
+        *judged.notes(),
+        *notes,
+    )
+    run.record(
+        "fit",
+        {
+            "data": str(dataset.root.resolve()),
+            "data_options": dataset.opened_with,
+            "cache": str(cache.resolve()),
+            "class_names": list(dataset.class_names),
+            "metric": sweep.metric,
+            "class_weights": [one or "none" for one in class_weights],
+            "l2": list(sweep.l2),
+            "adjust": list(sweep.strengths),
+            "views": views,
+            "n_folds": n_folds,
+            "test_fraction": test_fraction,
+            "top": top,
+            "duplicates_kept_together": keep_duplicates_together,
+            "seed": seed,
+            "shortlist": shortlist,
+            "test_looked_at": _looks(run, shortlist, screened, test),
+            "modules": {one.module: one.about["module"] for one in screened},
+            "notes": list(notes),
+        },
+    )
+    return Screening(run, sweep.metric, board, effects, notes)
+
+
+def _bottleneck_files(
+    dataset: ImageDataset, cache: Path, modules: Sequence[str], run: Run
+) -> list[Path]:
+    """The caches to fit on: those asked for, and those that the run has already."""
+    place = folder_of(dataset, cache)
+    files = {path.stem: path for path in sorted(place.glob("*.h5"))}
+    if not files:
+        raise CacheError(
+            f"{place}/ holds no bottlenecks; make some with: hubretrain cache --module NAME"
+        )
+    for name in modules:
+        if name not in files:
+            raise CacheError(
+                f"{name} is not cached in {place}/ (there are: {', '.join(files)}); "
+                f"cache it with: hubretrain cache --module {name}"
+            )
+    earlier = run.facts().get("fit")
+    if earlier is not None and earlier["class_names"] != list(dataset.class_names):
+        raise RunError(
+            f"{run.folder} was fitted on the classes {', '.join(earlier['class_names'])}, the data "
+            f"set has {', '.join(dataset.class_names)}; choose another folder with --run."
+        )
+    wanted = set(modules) | set(earlier["modules"] if earlier else ()) if modules else set(files)
+    return [path for name, path in files.items() if name in wanted]
+
+
+def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
+    """What differs from the images that the run's folds were cut for.
+
+    Raises:
+        RunError: Everything: the run is of another data set.
+    """
+    if not run.folds_file.exists():
+        return ()
+    earlier = read_folds(run.folds_file)
+    previous = previous_parts(earlier, images["path"].tolist(), images["sha256"].tolist())
+    if (previous == NEW).all():
+        raise RunError(
+            f"{run.folds_file} holds none of these images, so the run belongs to another data "
+            "set; choose another folder with --run."
+        )
+    labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
+    n = int((labels.notna() & (labels != images["label"])).sum())
+    sentence = f"{n:,} labels have changed since the folds were cut; images keep their folds."
+    return (sentence,) if n else ()
+
+
+def _metric(metric: str | None, unbalanced: bool) -> str:
+    if metric is not None:
+        if metric not in METRICS:
+            raise HeadError(f"--metric is {metric!r}; expected one of {', '.join(METRICS)}.")
+        return metric
+    return "balanced_accuracy" if unbalanced else "accuracy"
+
+
+def _class_weights(
+    asked: Sequence[ClassWeightByName], class_names: Sequence[str]
+) -> tuple[ClassWeight, ...]:
+    """Weights by class name become weights by class number, 1 for a class that is not named."""
+    found: list[ClassWeight] = []
+    for one in asked:
+        if isinstance(one, dict):
+            for name, weight in one.items():
+                if name not in class_names:
+                    raise HeadError(
+                        f"--class-weight names the class {name!r}; expected one of "
+                        f"{', '.join(class_names)}."
+                    )
+                if not 0 < weight < np.inf:
+                    raise HeadError(f"--class-weight of {name} is {weight:g}; expected above 0.")
+            found.append(tuple(float(one.get(name, 1.0)) for name in class_names))
+        else:
+            found.append(one)
+    return tuple(found)
+
+
+def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run, *, quiet: bool) -> Screened:
+    """What the module comes to: read where an earlier fit left it, else fitted and kept."""
+    place, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
+    known = Screened.load(place, identity) if run.heads_file(file.stem).exists() else None
+    if known is None:
+        known, heads = screen(file, images, sweep, quiet=quiet)
+        heads.save(run.heads_file(file.stem), known.about["module"])
+        known.save(place)
+    passes = Passes(file.parent / "passes.csv")
+    mine = passes.table[passes.table["module"] == known.about["module"]["module"]]
+    costs = {
+        "images_per_second": passes.images_per_second(str(known.about["module"]["module"])),
+        "seconds_to_cache": float(mine["seconds"].sum()),
+    }
+    return replace(known, about={**known.about, **costs})
+
+
+def _with_test(
+    board: pd.DataFrame, run: Run, files: Sequence[Path], test: pd.DataFrame, seed: int
+) -> pd.DataFrame:
+    """Adds the test split's figures of the shortlist, and of nothing else."""
+    if test["cluster"].nunique() < 2:
+        return board
+    labels, groups = test["class_index"].to_numpy(), test["cluster"].to_numpy()
+    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
+    judge = Judge(labels, groups, weights, "accuracy")
+    of = {file.stem: file for file in files}
+    for index in board.index[board["shortlist"].notna()]:
+        module = str(board.loc[index, "module"])
+        heads = Heads.load(run.heads_file(module))
+        with Bottlenecks(of[module]) as bottlenecks:
+            features = bottlenecks.rows(test["sha256"].tolist())
+        plain = heads.select([0]).probabilities(features)[:, 0]
+        decided = adjusted(plain, heads.facts["priors"][0], float(heads.facts["adjust"][0]))
+        found = judge.columns("top_3", plain, "test_") | judge.columns(
+            "accuracy", plain, "test_plain_"
+        )
+        for name in ("balanced_accuracy", "accuracy"):
+            found |= judge.columns(name, decided, "test_")
+        for column, value in found.items():
+            board.loc[index, column] = value
+    return board
+
+
+def _looks(
+    run: Run, shortlist: Sequence[str], screened: Sequence[Screened], test: pd.DataFrame
+) -> list[dict[str, str]]:
+    """Each different look at the test split so far: module to the identity of what was judged."""
+    before = run.facts().get("fit", {}).get("test_looked_at")
+    looks: list[dict[str, str]] = list(before) if isinstance(before, list) else []
+    identities = {one.module: one.identity for one in screened}
+    look = {name: identities[name] for name in shortlist}
+    return looks if look in looks or not len(test) else [*looks, look]
+
+
+def _write(
+    run: Run, board: pd.DataFrame, effects: pd.DataFrame, judged: Judged, dataset: ImageDataset
+) -> None:
+    write_table(run.leaderboard_file, board)
+    write_table(run.effects_file, effects)
+    write_table(run.heads_table_file, pd.concat([one.candidates for one in judged.screened]))
+    said = judged.said()
+    write_table(run.per_class_file, per_class(dataset.class_names, said, judged.judge))
+    tables = []
+    names = np.array(dataset.class_names)
+    for module, (plain, decided) in said.items():
+        table = judged.images[["path", "sha256", "label", "fold"]].copy()
+        table.insert(0, "module", module)
+        table["decision"] = names[decided.argmax(axis=1)]
+        for c, name in enumerate(dataset.class_names):
+            table[f"p({name})"] = plain[:, c].round(6)
+        tables.append(table)
+    write_table(run.out_of_fold_file, pd.concat(tables, ignore_index=True))
+    if judged.ensemble is not None:
+        judged.ensemble.save(run.ensemble_file, dataset.class_names)
+
+
+def _notes(
+    images: pd.DataFrame,
+    dataset: ImageDataset,
+    board: pd.DataFrame,
+    metric: str,
+    keep_duplicates_together: bool,
+) -> tuple[str, ...]:
+    parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
+    n_test = int((parts == TEST).sum())
+    majority = images["class_index"].value_counts(normalize=True).max()
+    size = (
+        f"{len(images):,} images, {len(dataset.class_names)} classes, "
+        f"{len(set(clusters)):,} groups; test split {n_test:,}, "
+        f"{len(set(parts[parts >= 0]))} folds over the rest."
+    )
+    together = (
+        f"{kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)} "
+        f"Worst deviation of a class share: {worst_deviation(parts, images['label']):.2f} points."
+    )
+    chosen = (
+        f"Chosen by {metric.replace('_', ' ')}; always guessing the largest class is right for "
+        f"{majority:.1%} of the images."
+    )
+    notes = [size, together, chosen]
+    if (n := len(dataset.images) - len(images)) > 0:
+        notes.append(f"{n} images are left out because they cannot be decoded.")
+    if (n := int((images.groupby("sha256")["label"].transform("nunique") > 1).sum())) > 0:
+        notes.append(f"{n} images are copies under different classes; see: hubretrain data check.")
+    n_tied = int(board["tied"].sum())
+    if n_tied > 1:
+        notes.append(f"{n_tied} modules cannot be told apart from the best at 95 %.")
+    return tuple(notes)

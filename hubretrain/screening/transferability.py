@@ -1,0 +1,106 @@
+"""Transfer scores: how suitable features look without fitting a head. Hints, not measurements.
+
+Both come from the eigenbasis that the heads are fitted in, at the cost of one pass. They rank
+modules unreliably (Agostinelli et al. 2022, How stable are transferability metrics evaluations?,
+https://arxiv.org/abs/2204.01403), so nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubretrain.heads.features import Rows
+
+Array = npt.NDArray[Any]
+
+
+def transfer_scores(rows: Rows, labels: Array, n_classes: int) -> dict[str, float]:
+    """LogME and the shrinkage H-score of standardised features; the higher the better.
+
+    - ``log_me``: You, Liu, Wang and Long (2021), LogME, https://arxiv.org/abs/2102.11005: the log
+      evidence of a Bayesian linear regression on each class's centred 0/1 labels, a row, mean
+      over the classes.
+    - ``h_score``: Ibrahim, Ponomareva and Mazumder (2021), Newer is not always better,
+      https://arxiv.org/abs/2110.06893: the trace of (class means' covariance) x (shrunk
+      covariance of the features)^-1, shrunk as Ledoit and Wolf (2004) have it,
+      https://doi.org/10.1016/S0047-259X(03)00096-4.
+
+    Args:
+        rows: Standardised.
+        labels: int (n_images,).
+        n_classes: How many.
+    """
+    basis, spectrum = rows.eigenbasis()
+    label = labels[rows.image]
+    sums, fourth = np.zeros((n_classes, rows.n_features)), 0.0
+    for which, block in rows.blocks():
+        one_hot = np.eye(n_classes, dtype=block.dtype)[label[which]]
+        sums += one_hot.T @ block
+        fourth += float((np.einsum("ij,ij->i", block, block, dtype=np.float64) ** 2).sum())
+    turned = sums @ basis.astype(np.float64)
+    counts = np.bincount(label, minlength=n_classes).astype(np.float64)
+    present = (counts > 0) & (counts < rows.n_rows)
+    evidence = [
+        _evidence(rows.n_rows, spectrum * rows.n_rows, turned[k], counts[k])
+        for k in np.flatnonzero(present)
+    ]
+    return {
+        "log_me": float(np.mean(evidence)) if evidence else np.nan,
+        "h_score": _h_score(rows, spectrum, turned[counts > 0], counts[counts > 0], fourth),
+    }
+
+
+def _evidence(n_rows: int, spectrum: Array, inner: Array, count: float) -> float:
+    """Log evidence a row of one class's labels, at its maximum (LogME, algorithm 3).
+
+    Args:
+        n_rows: How many.
+        spectrum: Eigenvalues of F'F, float64 (rank,).
+        inner: F'y in the eigenbasis; features are centred, so y need not be.
+        count: Rows of the class.
+    """
+    energy = count - count**2 / n_rows  # of the centred labels
+    kept = spectrum > 1e-9 * max(float(spectrum.max()), 1e-30)
+    size, spectrum, inner = int(kept.sum()), spectrum[kept], inner[kept]
+    if not size:  # constant features explain nothing
+        return np.nan
+    explained = inner**2 / spectrum
+    outside = max(energy - float(explained.sum()), 0.0)
+    ratio = 1.0  # of the weights' precision to the noise's
+    for _ in range(200):
+        known = spectrum / (spectrum + ratio)
+        weights = float((explained * known / (spectrum + ratio)).sum())
+        error = float((explained * (1 - known) ** 2).sum()) + outside
+        freedom = float(known.sum())
+        before, ratio = ratio, freedom / max(weights, 1e-30) * error / max(n_rows - freedom, 1e-9)
+        # As many features as images explain all, and the evidence would have no bound.
+        ratio = max(ratio, 1e-6 * float(spectrum.max()))
+        if abs(ratio - before) <= 1e-6 * before:
+            break
+    noise = max(n_rows - freedom, 1e-9) / max(error, 1e-30)
+    precision = ratio * noise
+    return (
+        float(
+            size / 2 * np.log(precision)
+            + n_rows / 2 * np.log(noise / (2 * np.pi))
+            - np.log(precision + noise * spectrum).sum() / 2
+            - noise / 2 * error
+            - precision / 2 * weights
+        )
+        / n_rows
+    )
+
+
+def _h_score(rows: Rows, spectrum: Array, turned: Array, counts: Array, fourth: float) -> float:
+    n_rows, level = rows.n_rows, float(spectrum.sum()) / rows.n_features
+    squares = float((spectrum**2).sum())
+    spread = squares - rows.n_features * level**2
+    luck = (fourth / n_rows - squares) / n_rows
+    shrinkage = 1.0 if spread <= 0 else float(np.clip(luck / spread, 0, 1))
+    means = turned / counts[:, None]
+    between = (counts / n_rows) @ means**2
+    within = (1 - shrinkage) * spectrum + shrinkage * level + 1e-30
+    return float(((1 - shrinkage) * between / within).sum())

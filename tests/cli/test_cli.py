@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from hubretrain.cli import main
+from tests.samples import write_digits
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "data" / "digits", 180)
+    return tmp_path
+
+
+def invoke(*arguments, code=0):
+    ran = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert ran.exit_code == code, ran.output
+    assert "Traceback" not in ran.output
+    return ran
+
+
+def test_the_three_commands_as_written_lead_from_images_to_predictions(place, small_module):
+    cached = invoke("cache", "--module", small_module, "--views", 2)
+    assert "cache/digits/small.h5: 180 images, 360 bottlenecks, 360 computed now." in cached.stdout
+    fitted = invoke("fit")
+    assert "images leaked: 0" in fitted.stdout
+    assert "Next: hubretrain finetune runs/digits" in fitted.stdout
+    board = pd.read_csv("runs/digits/leaderboard.csv")
+    assert board["module"][0] == "small"
+    assert board["shortlist"].tolist()[0] == 1
+    assert set(board["kind"][1:]) == {"reference"}
+    assert 0.3 < board["accuracy_low"][0] <= board["accuracy"][0] <= board["accuracy_high"][0]
+    tuned = invoke("finetune", "--epochs", 2)
+    assert "Exported to runs/digits/export/" in tuned.stdout
+    image = sorted((place / "data" / "digits" / "2").iterdir())[0]
+    said = json.loads(invoke("predict", "runs/digits", image, "--json", "--top", 3).stdout)
+    assert said[0]["path"] == str(image)
+    assert set(said[0]["classes"]) == {"0", "1", "2"}
+    assert sum(said[0]["classes"].values()) == pytest.approx(1, abs=1e-5)
+    again = invoke("predict", "runs/digits/export", image)
+    assert again.stdout.startswith(f"{image}: ")
+
+
+def test_fit_as_json_holds_what_the_table_shows(place, small_module):
+    invoke("cache", "--module", small_module, "--views", 2)
+    options = ["--class-weight", "none", "--class-weight", "2=3", "--l2", "1,10", "--adjust", "0,1"]
+    said = json.loads(invoke("fit", "--json", "--metric", "macro_f1", *options).stdout)
+    assert said["metric"] == "macro_f1"
+    assert said["shortlist"] == ["small"]
+    row = said["leaderboard"][0]
+    assert row["kind"] == "module"
+    assert row["macro_f1_low"] <= row["macro_f1"] <= row["macro_f1_high"]
+    assert row["gflops"] == 7e-06
+    assert row["class_weight"] in ("none", "0: 1, 1: 1, 2: 3")
+    assert any(effect["effect"] == "augmented views" for effect in said["effects"])
+    shown = invoke("fit", "--metric", "macro_f1", *options).stdout
+    assert f"{100 * row['macro_f1']:.1f}" in shown
+    assert "Augmented views: " in shown
+    assert "Class weights: " in shown
+
+
+def test_a_broken_image_does_not_keep_predict_from_the_others(place, small_module):
+    invoke("cache", "--module", small_module, "--views", 1)
+    invoke("fit")
+    invoke("finetune", "--unfreeze-last", 0, "--epochs", 1)
+    (place / "broken.jpg").write_bytes(b"nothing")
+    image = sorted((place / "data" / "digits" / "1").iterdir())[0]
+    ran = invoke("predict", "runs/digits", "broken.jpg", image, "gone.png", code=1)
+    assert f"{image}: " in ran.stdout
+    assert "broken.jpg: no image of a known type" in ran.stderr
+    assert "gone.png: No such file or directory" in ran.stderr
+
+
+def test_modules_lists_the_catalogue(place):
+    rows = json.loads(invoke("modules", "--json").stdout)
+    (lite0,) = (row for row in rows if row["name"] == "efficientnet_lite0")
+    assert (lite0["image_size"], lite0["n_features"]) == (224, 1280)
+    shown = invoke("modules", "--search", "nasnet").stdout
+    assert "nasnet_mobile" in shown
+    assert "inception" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["cache", "nowhere", "-m", "x"], "nowhere does not exist; expected a folder of images"),
+        (["cache", "-m", "mobilnet_v2"], "Did you mean mobilenet_v2"),
+        (["cache", "-m", "data"], "holds no saved_model.pb"),
+        (["fit"], "holds no bottlenecks; make some with: hubretrain cache --module NAME"),
+        (["finetune"], "runs/ holds no run; make one with: hubretrain fit"),
+        (["finetune", "runs/none"], "holds no finished fit; run first: hubretrain fit"),
+        (["predict", "data", "x.png"], "data is no export"),
+    ],
+)
+def test_foreseen_errors_are_one_sentence_and_exit_code_1(place, arguments, sentence):
+    ran = invoke(*arguments, code=1)
+    assert ran.stderr.startswith("hubretrain: ")
+    assert sentence in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cache"],
+        ["fit", "--nonsense"],
+        ["fit", "--class-weight", "heavy"],
+        ["fit", "--class-weight", "0=two"],
+        ["fit", "--l2", "1,-1"],
+        ["fit", "--adjust", "some"],
+        ["fit", "--top", "0"],
+        ["predict", "x"],
+    ],
+)
+def test_usage_errors_exit_with_2(place, arguments):
+    invoke(*arguments, code=2)
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_sentence(place, small_module):
+    (place / "file").write_text("in the way")
+    ran = invoke("cache", "--module", small_module, "--cache", "file/x", code=1)
+    assert "cannot be written" in ran.stderr
+    invoke("cache", "--module", small_module, "--views", 1)
+    ran = invoke("fit", "--run", "file/run", code=1)
+    assert "file/run/folds.csv cannot be written" in ran.stderr
+
+
+def test_help_and_import_load_neither_tensorflow_nor_pandas():
+    script = (
+        "import sys, hubretrain, hubretrain.cli\n"
+        "from click.testing import CliRunner\n"
+        "for c in ([], ['data'], ['data', 'check'], ['cache'], ['fit'], ['finetune'],\n"
+        "          ['predict'], ['modules']):\n"
+        "    assert CliRunner().invoke(hubretrain.cli.main, [*c, '--help']).exit_code == 0\n"
+        "print([m for m in ('tensorflow', 'pandas', 'h5py', 'sklearn') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+def test_a_class_too_small_for_the_folds_is_named(place, small_module):
+    for image in sorted((place / "data" / "digits" / "2").iterdir())[3:]:
+        image.unlink()
+    sentence = (
+        "hubretrain: Class '2' has 3 groups of images, too few for 5 folds and a test split: ask "
+        "for at most 2 folds, merge the class with another or drop it.\n"
+    )
+    assert invoke("cache", "--module", small_module, code=1).stderr == sentence
+    assert not (place / "cache").exists()
+    invoke("cache", "--module", small_module, "--views", 1, "--folds", 0)
+    assert sentence in invoke("fit", code=1).stderr
+    invoke("fit", "--folds", 2)

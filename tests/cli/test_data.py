@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from hubretrain.cli import main
+from tests.messy import write_messy
+from tests.samples import write_digits
+
+
+def invoke(*arguments: object, code: int = 0) -> Result:
+    ran = CliRunner().invoke(main, [str(a) for a in arguments], env={"COLUMNS": "120"})
+    assert ran.exit_code == code, ran.output
+    assert "Traceback" not in ran.output
+    return ran
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "data" / "digits", 180)
+    return tmp_path
+
+
+def test_check_prints_what_it_writes_and_exits_with_0(place: Path) -> None:
+    ran = invoke("data", "check", "--strict")
+    assert "digits: 180 images, " in ran.stdout
+    assert "180 groups (none are given)" in ran.stdout
+    assert "180 PNG; L; 8 x 8 pixels" in ran.stdout
+    assert "████" in ran.stdout
+    assert "note  No groups are given." in ran.stdout
+    assert "With pictures: runs/digits/data_check.html" in ran.stdout
+    facts = json.loads((place / "runs/digits/data_check.json").read_text(encoding="utf-8"))
+    assert facts["n_images"] == 180
+    assert facts == json.loads(invoke("data", "check", "--json").stdout)
+    assert "<h1>digits</h1>" in (place / "runs/digits/data_check.html").read_text(encoding="utf-8")
+
+
+def test_check_exits_with_1_where_something_is_wrong_only_if_strict(place: Path) -> None:
+    (place / "data" / "digits" / "0" / "broken.png").write_bytes(b"nothing")
+    ran = invoke("data", "check")
+    assert "wrong 1 image cannot be decoded (first: 0/broken.png: no image of a known" in ran.stdout
+    invoke("data", "check", "--strict", code=1)
+
+
+def test_check_exits_with_1_and_names_a_class_too_small_for_the_folds(place: Path) -> None:
+    for image in sorted((place / "data" / "digits" / "2").iterdir())[3:]:
+        image.unlink()
+    ran = invoke("data", "check", code=1)
+    assert "error Class '2' has 3 groups of images, too few for 5 folds" in ran.stdout
+    assert (place / "runs/digits/data_check.html").exists()
+    invoke("data", "check", "--folds", 2)
+
+
+def test_check_survives_everything_at_once(place: Path) -> None:
+    write_messy(place / "messy")
+    ran = invoke("data", "check", "messy", "--labels", "labels.csv", code=1)
+    assert "under different classes: 1" in " ".join(ran.stdout.split())
+
+
+def test_split_keeps_folds_where_fit_finds_them(place: Path, small_module: Path) -> None:
+    ran = invoke("data", "split", "--folds", 3, "--test-fraction", 0.1, "--seed", 7)
+    sentence = "Groups kept together (none are given), duplicates kept together, images leaked: 0"
+    assert sentence in ran.stdout
+    assert "Kept in runs/digits/folds.csv; hubretrain fit takes it from there." in ran.stdout
+    folds = pd.read_csv("runs/digits/folds.csv", dtype=str)
+    assert set(folds["fold"]) == {"test", "0", "1", "2"}
+    counts = json.loads(invoke("data", "split", "--folds", 3, "--json").stdout)["counts"]
+    part = folds["fold"].map(lambda fold: fold if fold == "test" else f"fold {fold}")
+    table = pd.crosstab(part, folds["label"]).to_dict(orient="index")
+    assert counts == table
+    invoke("cache", "--module", small_module, "--views", 1)
+    fitted = invoke("fit", "--folds", 3)
+    assert sentence in fitted.stdout
+    again = pd.read_csv("runs/digits/folds.csv", dtype=str)
+    pd.testing.assert_frame_equal(folds, again)
+
+
+def test_fit_seeks_near_duplicates_once_and_only_if_they_are_to_be_kept_together(
+    place: Path, small_module: Path
+) -> None:
+    invoke("cache", "--module", small_module, "--views", 1)
+    apart = invoke("fit", "--run", "apart", "--no-keep-duplicates-together")
+    assert "duplicates not looked for, nor kept together" in apart.stdout
+    assert "looking at images" not in apart.stderr
+    assert (
+        json.loads(Path("runs/apart/run.json").read_text())["fit"]["duplicates_kept_together"]
+        is False
+    )
+    assert "looking at images: 180 of 180 images" in invoke("fit").stderr
+    assert "looking at images" not in invoke("fit").stderr
+    assert "looking at images" not in invoke("data", "check").stderr
+
+
+def test_fit_says_so_where_copies_stand_under_different_classes(
+    place: Path, small_module: Path
+) -> None:
+    image = sorted((place / "data" / "digits" / "0").iterdir())[0]
+    (place / "data" / "digits" / "1" / "copy.png").write_bytes(image.read_bytes())
+    invoke("cache", "--module", small_module, "--views", 1)
+    assert (
+        "2 images are copies under different classes; see: hubretrain data" in invoke("fit").stdout
+    )
+
+
+def test_split_adds_new_images_and_moves_none_unless_told_to(place: Path) -> None:
+    invoke("data", "split")
+    first = pd.read_csv("runs/digits/folds.csv", dtype=str).set_index("path")["fold"]
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 8, 8)).astype(np.uint8)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(place / "data" / "digits" / str(i % 3) / f"new{i}.png")
+    invoke("data", "split")
+    second = pd.read_csv("runs/digits/folds.csv", dtype=str).set_index("path")["fold"]
+    assert len(second) == 220
+    pd.testing.assert_series_equal(second[first.index], first)
+    invoke("data", "split", "--overwrite", "--seed", 1)
+    third = pd.read_csv("runs/digits/folds.csv", dtype=str).set_index("path")["fold"]
+    assert (third[first.index] != first).any()
+
+
+def test_several_folders_are_checked_and_fitted_as_one(place: Path, small_module: Path) -> None:
+    more = write_digits(place / "more" / "mine", 40, classes=(1, 2))
+    for image in more.rglob("*.png"):  # not the same digits
+        picture = np.asarray(Image.open(image))
+        Image.fromarray(np.ascontiguousarray(picture[::-1, ::-1].T)).save(image)
+    both = ("data/digits", "more/mine")
+    facts = json.loads(invoke("data", "check", *both, "--json").stdout)
+    assert facts["n_images"] == 220
+    assert facts["folders"] == [str(place / folder) for folder in both]
+    invoke("cache", *both, "--module", small_module, "--views", 1)
+    assert "220 images" in invoke("fit", *both).stdout
+    invoke("finetune", "--unfreeze-last", 0, "--epochs", 1)
+
+
+def test_prepare_says_what_it_laid_out(place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d" / "HAM10000_metadata.csv").write_text("lesion_id,image_id,dx\na,ISIC_0000001,nv\n")
+    (place / "d" / "ISIC_0000001.jpg").write_bytes(b"x")
+    ran = invoke("data", "prepare", "ham10000", "--from", "d", code=1)
+    assert "is not HAM10000 as published: " in ran.stderr
+    ran = invoke("data", "prepare", "ham10000", "--from", "d", "--partial")
+    assert ran.stdout == (
+        "data/ham10000/: 1 images of 1 lesions, 1 copied now.\n"
+        "Next: hubretrain data check data/ham10000\n"
+    )
+    invoke("data", "prepare", "cifar", "--from", "d", code=2)

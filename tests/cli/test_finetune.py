@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from hubretrain.cli import main
+from tests.cli.test_cli import invoke
+from tests.samples import write_digits, write_module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--epochs", "0"], "'0' is neither a number of epochs, at least 1, nor +N"),
+        (["--epochs", "²"], "'²' is neither a number of epochs"),
+        (["--resume", "--epochs", 20], "keeps its length; leave out --epochs, or add to it with"),
+        (["--top", 2, "--epochs", "+1"], "--epochs +1 goes on with one module; name it with --m"),
+        (["--epochs", "+x"], "'+x' is neither a number of epochs"),
+        (["--resume", "--restart"], "--resume goes on and --restart begins anew"),
+        (["--top", 2, "--module", "a"], "--top chooses the modules"),
+        (["--resume", "--batch-size", 8, "--crop", 1.0], "leave out --batch-size, --crop."),
+        (["--epochs", "+2", "--l2-sp", 1], "(--resume, --epochs +N) keeps its options"),
+    ],
+)
+def test_options_that_contradict_each_other_are_usage_errors(
+    tmp_path, monkeypatch, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(main, ["finetune", *map(str, arguments)])
+    assert ran.exit_code == 2
+    assert sentence in " ".join(ran.output.split())
+
+
+def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "data" / "digits", 120)
+    for seed in (5, 6):
+        write_module(tmp_path / f"small{seed}", n_features=12, seed=seed)
+    invoke("cache", "--module", "small5", "--module", "small6", "--views", 1)
+    invoke("fit")
+    tuned = invoke("finetune", "--top", 2, "--epochs", 1, "--unfreeze-last", 1)
+    shown = " ".join(tuned.stdout.split())
+    assert "on the validation fold the screening order" in shown
+    assert "Kendall's tau" in shown
+    assert "is the best on the validation fold. Exported to runs/digits/export/" in shown
+    assert "trunk.h5 (0." in shown  # kept for what comes next
+    more = invoke("finetune", "--module", "small5", "--epochs", "+2")
+    assert "epoch 3: loss" in more.stdout
+    assert "epoch 1: loss" not in more.stdout
+    refused = invoke("finetune", "--module", "small5", "--epochs", 2, code=1)
+    assert "holds a fine-tuning with unfreeze_last = 1, now None is asked for" in refused.stderr
+    resumed = invoke("finetune", "--resume")  # the latest
+    assert "small5: " in resumed.stdout
+    assert "epoch 3: loss" not in resumed.stdout
+    diverged = invoke(
+        *("finetune", "--module", "small6", "--restart", "--learning-rate", 1e35), code=1
+    )
+    assert "small6: the loss became" in diverged.stderr
+    assert "Exported to runs/digits/export/" in diverged.stdout

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from hubretrain.data.images.augmentation import Augmentation, Draw
+from hubretrain.data.images.decode import MAX_PIXELS, TooManyPixelsError, decode, view
+from hubretrain.errors import DataError
+from tests.samples import encoded
+
+PHOTOS = load_sample_images().images
+SHA = "ab" * 32
+EVERYTHING = Augmentation(
+    vertical_flip=True,
+    rotate90=True,
+    crop=0.3,
+    brightness=0.2,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.1,
+)
+
+
+def test_view_0_is_the_whole_image_resized_by_the_area_that_each_pixel_covers():
+    # A triangle filter of twice the pixel's width, by hand, on one row that shrinks by four.
+    row = np.arange(16, dtype=np.float64) * 10
+    image = Image.fromarray(np.repeat(row.astype(np.uint8)[None, :, None], 16, 0).repeat(3, 2))
+    centres, pixels = (np.arange(4) + 0.5) * 4, np.arange(16) + 0.5
+    weights = np.clip(1 - np.abs(pixels[None] - centres[:, None]) / 4, 0, None)
+    expected = (weights / weights.sum(1, keepdims=True)) @ row
+    assert np.abs(view(image, 4)[0, :, 0] - expected).max() <= 0.5 + 1e-9
+
+
+def test_a_fine_checkerboard_shrinks_to_grey_so_nothing_aliases():
+    board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
+    small = view(Image.fromarray(board).convert("RGB"), 32)
+    assert np.abs(small.astype(int) - 127.5).max() < 3
+
+
+@given(view_number=st.integers(1, 50), seed=st.integers(-3, 2**40))
+def test_a_draw_depends_on_content_view_and_seed_alone(view_number, seed):
+    one = EVERYTHING.draw(SHA, view_number, seed)
+    for other in range(5):
+        EVERYTHING.draw(SHA, other, seed + 1)
+    assert EVERYTHING.draw(SHA, view_number, seed) == one
+    assert EVERYTHING.draw("cd" * 32, view_number, seed) != one
+    assert EVERYTHING.draw(SHA, view_number + 1, seed) != one
+    assert EVERYTHING.draw(SHA, view_number, seed + 1) != one
+
+
+@given(view_number=st.integers(1, 10_000))
+def test_a_draw_stays_within_the_augmentation(view_number):
+    draw = EVERYTHING.draw(SHA, view_number, 0)
+    left, top, right, bottom = draw.box
+    assert 0 <= left < right <= 1
+    assert 0 <= top < bottom <= 1
+    assert 0.3 / (4 / 3) - 1e-9 <= (right - left) * (bottom - top) <= 1
+    assert draw.quarter_turns in (0, 1, 2, 3)
+    assert abs(draw.brightness) <= 0.2
+    assert 0.7 <= draw.contrast <= 1.3
+    assert abs(draw.hue) <= 0.1
+
+
+def test_draws_are_uniform_over_their_range():
+    draws = [EVERYTHING.draw(SHA, v, 0) for v in range(1, 4001)]
+    assert abs(np.mean([d.mirror for d in draws]) - 0.5) < 0.04
+    assert np.bincount([d.quarter_turns for d in draws], minlength=4).min() > 900
+    deciles = np.quantile([d.brightness for d in draws], np.arange(1, 10) / 10)
+    assert np.abs(deciles - (np.arange(1, 10) / 10 * 0.4 - 0.2)).max() < 0.02
+
+
+def test_without_any_augmentation_a_view_is_view_0():
+    nothing = Augmentation(horizontal_flip=False, crop=1, crop_ratio=1, brightness=0, contrast=0)
+    image = Image.fromarray(PHOTOS[0])
+    draw = nothing.draw(SHA, 3, 7)
+    assert draw.colour_matrix() is None
+    assert np.array_equal(view(image, 64, draw), view(image, 64))
+
+
+def test_geometry_is_that_of_numpy():
+    image = Image.fromarray(PHOTOS[0][:400, :400])
+    whole = (0.0, 0.0, 1.0, 1.0)
+    plain = view(image, 400)
+    assert np.array_equal(view(image, 400, Draw(whole, mirror=True)), plain[:, ::-1])
+    assert np.array_equal(view(image, 400, Draw(whole, flip=True)), plain[::-1])
+    for turns in (1, 2, 3):
+        turned = view(image, 400, Draw(whole, quarter_turns=turns))
+        assert np.array_equal(turned, np.rot90(plain, turns))
+    half = view(image, 200, Draw((0.0, 0.5, 0.5, 1.0)))
+    assert np.array_equal(half, plain[200:, :200])
+
+
+def test_colour_follows_its_formula_to_one_level():
+    image = Image.fromarray(PHOTOS[1])
+    plain = view(image, 128).astype(float)
+    whole = (0.0, 0.0, 1.0, 1.0)
+    brighter = np.clip(plain + 0.1 * 255, 0, 255)
+    assert np.abs(view(image, 128, Draw(whole, brightness=0.1)) - brighter).max() <= 1
+    flatter = 127.5 + 0.5 * (plain - 127.5)
+    assert np.abs(view(image, 128, Draw(whole, contrast=0.5)) - flatter).max() <= 1
+    grey = (plain @ [0.299, 0.587, 0.114])[..., None].repeat(3, 2)
+    assert np.abs(view(image, 128, Draw(whole, saturation=0.0)) - grey).max() <= 1.5
+    full_circle = view(image, 128, Draw(whole, hue=1.0))
+    assert np.abs(full_circle - plain).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"quality": 95}),
+        ("JPEG", {"quality": 95, "progressive": True}),
+        ("PNG", {}),
+        ("BMP", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+    ],
+)
+def test_every_format_decodes_to_the_picture(form, options):
+    pixels = PHOTOS[0][:200, :300]
+    found = np.asarray(decode(encoded(pixels, form, **options)))
+    assert found.shape == pixels.shape
+    assert np.abs(found.astype(int) - pixels).mean() < (3 if form == "JPEG" else 0.01)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP"])
+def test_tensorflow_decodes_the_same_pixels(form):
+    from hubretrain.tensorflow import tf
+
+    data = encoded(PHOTOS[1], form)
+    decoder = {"dct_method": "INTEGER_ACCURATE"}
+    theirs = (
+        tf.io.decode_jpeg(data, 3, **decoder) if form == "JPEG" else tf.io.decode_image(data, 3)
+    )
+    assert np.array_equal(np.asarray(decode(data)), theirs.numpy())
+
+
+def test_grey_palette_alpha_cmyk_and_16_bits_become_8_bit_rgb():
+    photo = Image.fromarray(PHOTOS[0][:100, :100])
+    grey16 = (np.arange(10000, dtype=np.uint32) * 6).astype(np.uint16).reshape(100, 100)
+    buffer = io.BytesIO()
+    Image.fromarray(grey16).save(buffer, "PNG")
+    assert np.array_equal(np.asarray(decode(buffer.getvalue()))[..., 0], grey16 >> 8)
+    for mode, form in (
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("1", "PNG"),
+        ("CMYK", "JPEG"),
+        ("L", "JPEG"),
+        ("P", "GIF"),
+    ):
+        buffer = io.BytesIO()
+        photo.convert(mode).save(buffer, form)
+        image = decode(buffer.getvalue())
+        assert (image.mode, image.size) == ("RGB", (100, 100)), (mode, form)
+    buffer = io.BytesIO()
+    photo.convert("CMYK").save(buffer, "JPEG", quality=95)
+    assert np.abs(np.asarray(decode(buffer.getvalue())).astype(int) - photo).mean() < 6
+
+
+def test_an_image_stands_upright_by_its_exif_orientation():
+    photo = Image.fromarray(PHOTOS[0][:40, :80])
+    for orientation, turn in ((1, 0), (3, 2), (6, 3), (8, 1)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        buffer = io.BytesIO()
+        photo.save(buffer, "PNG", exif=exif)
+        expected = np.rot90(np.asarray(photo), turn)
+        assert np.array_equal(np.asarray(decode(buffer.getvalue())), expected)
+
+
+def test_what_is_no_whole_image_is_refused_with_the_reason():
+    jpeg = encoded(PHOTOS[0], "JPEG")
+    for data, reason in (
+        (b"", "an empty file"),
+        (b"hello, I am text", "no image of a known type"),
+        (jpeg[: len(jpeg) // 2], "truncated"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            decode(data)
+
+
+def test_pixels_of_32_bits_are_refused_for_nothing_tells_their_range():
+    for pixels in (np.random.default_rng(0).random((8, 8), np.float32), np.eye(8, dtype=np.int32)):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "TIFF")
+        with pytest.raises(DataError, match=r"pixels of 32 bits \(mode [FI]\), whose range"):
+            decode(buffer.getvalue())
+
+
+def test_a_decompression_bomb_is_refused_before_its_pixels_are_made():
+    side = int(MAX_PIXELS**0.5) + 10
+    buffer = io.BytesIO()
+    Image.new("1", (side, side)).save(buffer, "PNG")
+    assert len(buffer.getvalue()) < 100_000
+    with pytest.raises(DataError, match=r"pixels; at most 89478485 are read"):
+        decode(buffer.getvalue())
+
+
+def test_a_larger_bomb_has_too_many_pixels_too():
+    buffer = io.BytesIO()
+    Image.new("1", (19_000, 19_000)).save(buffer, "PNG")
+    for asked, most in ((1000, 1000), (10**9, 178956970)):
+        sentence = f"more than 178956970 pixels; at most {most} are read"
+        with pytest.raises(TooManyPixelsError, match=sentence):
+            decode(buffer.getvalue(), asked)
+
+
+def test_an_augmentation_out_of_bounds_is_refused():
+    with pytest.raises(DataError, match=r"crop is 0; expected 0.001 to 1.0"):
+        Augmentation(crop=0)
+    with pytest.raises(DataError, match=r"hue is 0.7; expected 0.0 to 0.5"):
+        Augmentation(hue=0.7)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from hubretrain.data.near_duplicates.table import COLUMNS, near_copies
+from tests.samples import encoded
+
+
+def photograph(which: int, left: int, quality: int = 90) -> bytes:
+    pixels = load_sample_images().images[which]
+    return encoded(pixels[100:300, left : left + 240], "JPEG", quality=quality)
+
+
+def recompressed(image: bytes) -> bytes:
+    return encoded(np.asarray(Image.open(io.BytesIO(image))), "JPEG", quality=60)
+
+
+class Place:
+    """A folder of images and its table, and how many images a search has looked at."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.table_file, self.looked_at = root, root / "cache" / "copies.csv", 0
+
+    def add(self, **images: bytes) -> None:
+        for name, image in images.items():
+            (self.root / f"{name}.jpg").write_bytes(image)
+
+    def search(self, **options: object) -> set[frozenset[str]]:
+        paths = sorted(path.name for path in self.root.glob("*.jpg"))
+        sha256s = [hashlib.sha256((self.root / p).read_bytes()).hexdigest() for p in paths]
+        name_of = {s: p.removesuffix(".jpg") for p, s in zip(paths, sha256s, strict=True)}
+        self.looked_at = 0
+
+        def progress(what: str, n_done: int, n: int) -> None:
+            self.looked_at = max(self.looked_at, n_done if what == "looking at images" else 0)
+
+        self.found = near_copies(
+            self.root, paths, sha256s, self.table_file, progress=progress, **options
+        )
+        self.unreadable = {name_of[s]: why for s, why in self.found.unreadable.items()}
+        pairs = zip(self.found.pairs["a"], self.found.pairs["b"], strict=True)
+        return {frozenset((name_of[a], name_of[b])) for a, b in pairs}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    place = Place(tmp_path)
+    a, b = photograph(0, 0), photograph(1, 200)
+    place.add(a=a, b=b, a_again=recompressed(a), broken=b"nothing")
+    return place
+
+
+def test_an_unchanged_data_set_is_not_searched_again(place: Place) -> None:
+    assert place.search() == {frozenset(("a", "a_again"))}
+    assert place.looked_at == 4
+    first, table = place.found, place.table_file.read_bytes()
+    assert place.search() == {frozenset(("a", "a_again"))}
+    assert place.looked_at == 0
+    pd.testing.assert_frame_equal(place.found.pairs, first.pairs)
+    assert place.unreadable == {"broken": first.unreadable[next(iter(first.unreadable))]}
+    assert place.unreadable["broken"].startswith("UnidentifiedImageError")
+    assert place.table_file.read_bytes() == table
+
+
+def test_renamed_and_removed_images_cost_no_search(place: Place) -> None:
+    place.search()
+    (place.root / "a.jpg").rename(place.root / "z.jpg")
+    assert place.search() == {frozenset(("z", "a_again"))}
+    (place.root / "a_again.jpg").unlink()
+    assert place.search() == set()
+    assert place.looked_at == 0
+
+
+def test_new_images_are_compared_with_all_and_what_was_found_is_kept(place: Place) -> None:
+    place.search()
+    b = photograph(1, 200)
+    place.add(b_again=recompressed(b), c=photograph(0, 300))
+    pairs = {frozenset(("a", "a_again")), frozenset(("b", "b_again"))}
+    assert place.search() == pairs
+    assert place.looked_at == 6
+    assert place.search() == pairs
+    assert place.looked_at == 0
+    assert set(place.unreadable) == {"broken"}
+
+
+def test_a_missing_damaged_or_older_table_is_made_anew(place: Place) -> None:
+    place.search()
+    whole = place.table_file.read_text()
+    older = whole.replace(",1\n", ",0\n")
+    for text in ("", "no table", older, "sha256,near,similarity,unreadable,search\na,b,c,d,e\n"):
+        place.table_file.write_text(text)
+        assert place.search() == {frozenset(("a", "a_again"))}
+        assert place.looked_at == 4
+        assert place.table_file.read_text() == whole
+
+
+def test_the_table_is_readable_by_people(place: Place) -> None:
+    place.search()
+    table = pd.read_csv(place.table_file)
+    assert tuple(table.columns) == COLUMNS
+    assert table["near"].isna().sum() == 4
+    assert len(table) == 5
+    assert table["similarity"].dropna().between(0.92, 1).all()
+
+
+def test_features_are_asked_for_in_a_search_only(place: Place) -> None:
+    asked: list[int] = []
+
+    def features(sha256s: list[str]) -> np.ndarray:
+        asked.append(len(sha256s))
+        return np.random.default_rng(0).normal(size=(len(sha256s), 8)).astype(np.float32)
+
+    for _ in range(2):
+        assert place.search(features=features) == {frozenset(("a", "a_again"))}
+    assert asked == [4]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pandas as pd
+import pytest
+
+from hubretrain.data.digests import image_digests
+from hubretrain.errors import DataError
+
+LONG_AGO = 1_700_000_000
+
+
+def write(folder, n_files):
+    folder.mkdir()
+    names = [f"{i:02d}.bin" for i in range(n_files)]
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+        os.utime(folder / name, (LONG_AGO, LONG_AGO))
+    return names
+
+
+def test_digests_are_those_of_hashlib_and_an_unchanged_file_is_not_read_again(tmp_path):
+    names = write(tmp_path / "d", 5)
+    read = []
+    found = image_digests(tmp_path / "d", names, tmp_path / "digests.csv", read.append)
+    assert found == [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    assert sum(read) == 5
+
+
+def test_what_was_read_is_kept_when_a_file_cannot_be_read(tmp_path, monkeypatch):
+    names = write(tmp_path / "d", 20)
+    bad = tmp_path / "d" / "19.bin"
+    bad.unlink()
+    bad.symlink_to("/proc/self/mem")  # it can be asked for its size, and not be read
+    if not bad.exists():
+        pytest.skip("this system has no /proc")
+    # Changed two seconds ago at least, or the table would rightly not trust them.
+    monkeypatch.setattr("hubretrain.data.digests._RACY_NANOSECONDS", -1)
+    with pytest.raises(DataError, match=r"19.bin cannot be read: Input/output error"):
+        image_digests(tmp_path / "d", names, tmp_path / "digests.csv")
+    kept = pd.read_csv(tmp_path / "digests.csv")["path"].tolist()
+    assert set(names[:8]) <= set(kept)
+    assert "19.bin" not in kept
+
+
+def test_digesting_holds_few_files_at_a_time(tmp_path):
+    import tracemalloc
+
+    n_files = 4000
+    paths = [f"{i:05}.png" for i in range(n_files)]
+    for path in paths:
+        (tmp_path / path).write_bytes(path.encode())
+    image_digests(tmp_path, paths[:10], tmp_path / "few.csv")
+    tracemalloc.start()
+    try:
+        image_digests(tmp_path, paths, tmp_path / "digests.csv")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / n_files < 1400  # a future for every file would alone be as much

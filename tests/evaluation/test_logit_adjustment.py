@@ -1,0 +1,41 @@
+"""Logit adjustment against its closed form and the rule that it is meant to be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hubretrain.evaluation.logit_adjustment import adjusted, class_priors
+from hubretrain.evaluation.metrics import balanced_accuracy
+from hubretrain.heads.heads import probabilities
+
+
+def test_for_softmax_it_is_a_shift_of_the_logits_by_the_log_priors():
+    rng = np.random.default_rng(0)
+    logits, priors = rng.normal(size=(50, 4)), np.array([0.7, 0.2, 0.07, 0.03])
+    for strength in (0.0, 0.5, 1.0, 1.5):
+        expected = probabilities(logits - strength * np.log(priors), "softmax")
+        found = adjusted(probabilities(logits, "softmax"), priors, strength)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_with_true_probabilities_strength_1_has_the_best_balanced_accuracy():
+    rng = np.random.default_rng(1)
+    priors = np.array([0.8, 0.15, 0.05])
+    labels = rng.choice(3, 200_000, p=priors)
+    seen = np.eye(3)[labels] + rng.normal(0, 0.8, (len(labels), 3))
+    likely = priors * np.exp((seen - 0.5) / 0.64)
+    likely /= likely.sum(axis=1, keepdims=True)
+    found = [
+        float(balanced_accuracy(adjusted(likely, priors, s), labels)) for s in (0, 0.5, 1, 1.5)
+    ]
+    assert np.argmax(found) == 2
+    assert found[2] > found[0] + 0.1
+
+
+def test_a_class_without_images_has_half_an_image():
+    np.testing.assert_allclose(class_priors(np.array([0, 0, 1]), 3), np.array([4, 2, 1]) / 7)
+
+
+def test_float32_stays_float32():
+    said = np.full((2, 2), 0.5, np.float32)
+    assert adjusted(said, np.array([0.9, 0.1]), 1.0).dtype == np.float32

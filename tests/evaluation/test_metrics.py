@@ -1,0 +1,312 @@
+"""Metrics against scikit-learn, against repeated images, and at their edges."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+
+from hubretrain.errors import DataError
+from hubretrain.evaluation.checks import check_predictions
+from hubretrain.evaluation.metrics import (
+    METRICS,
+    accuracy,
+    balanced_accuracy,
+    calibration_error,
+    log_loss,
+    macro_f1,
+    recall_per_class,
+    top_k,
+)
+from hubretrain.evaluation.ranking_metrics import (
+    average_precision_per_class,
+    mean_average_precision,
+    roc_auc,
+    roc_auc_per_class,
+)
+
+SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
+
+
+def predictions(seed, n_images=300, shares=SHARES, decimals=None):
+    """Returns probabilities and labels; few decimals make many ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(len(shares), n_images, p=np.asarray(shares) / np.sum(shares))
+    probabilities = rng.dirichlet(np.ones(len(shares)), n_images)
+    probabilities += 0.5 * np.eye(len(shares))[labels] * rng.random((n_images, 1))
+    if decimals is None:
+        return probabilities / probabilities.sum(axis=1, keepdims=True), labels
+    # In units of a power of two, rows sum to exactly 1 and ties are exact.
+    counts = np.floor(probabilities * 2**decimals / probabilities.sum(axis=1, keepdims=True))
+    counts[:, 0] += 2**decimals - counts.sum(axis=1)
+    return counts / 2**decimals, labels
+
+
+def drawn_weights(seed, n_images, n_resamples=4):
+    """Returns counts of which many are 0, as a bootstrap draws them."""
+    return np.random.default_rng(seed).poisson(1.0, (n_resamples, n_images)).astype(np.uint8)
+
+
+def macro(per_class, labels, weights):
+    """Returns scikit-learn's binary score, averaged over the classes with weight."""
+    present = np.unique(labels[weights > 0])
+    return np.mean([per_class(labels == c, c, weights) for c in present])
+
+
+def oracles(probabilities, labels, weights):
+    """Returns what scikit-learn says for each metric that it has."""
+    predicted = probabilities.argmax(axis=1)
+    classes = np.arange(probabilities.shape[1])
+    present = np.unique(labels[weights > 0])
+    return {
+        "accuracy": oracle.accuracy_score(labels, predicted, sample_weight=weights),
+        "balanced_accuracy": oracle.recall_score(
+            labels, predicted, labels=present, average="macro", sample_weight=weights
+        ),
+        "top_3": oracle.top_k_accuracy_score(
+            labels, probabilities, k=3, labels=classes, sample_weight=weights
+        ),
+        "macro_f1": oracle.f1_score(
+            labels, predicted, labels=present, average="macro", sample_weight=weights
+        ),
+        "roc_auc": macro(
+            lambda y, c, w: oracle.roc_auc_score(y, probabilities[:, c], sample_weight=w),
+            labels,
+            weights,
+        ),
+        "mean_average_precision": macro(
+            lambda y, c, w: oracle.average_precision_score(y, probabilities[:, c], sample_weight=w),
+            labels,
+            weights,
+        ),
+        "log_loss": oracle.log_loss(labels, probabilities, labels=classes, sample_weight=weights),
+    }
+
+
+@pytest.mark.parametrize("decimals", [None, 3, 2], ids=["no ties", "ties", "mostly ties"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_metric_agrees_with_scikit_learn_under_any_weights(seed, decimals):
+    probabilities, labels = predictions(seed, decimals=decimals)
+    weights = drawn_weights(seed, len(labels))
+    values = {
+        name: metric.function(probabilities, labels, weights) for name, metric in METRICS.items()
+    }
+    for row, one in enumerate(weights):
+        for name, expected in oracles(probabilities, labels, one).items():
+            assert values[name][row] == pytest.approx(expected, abs=1e-10), name
+
+
+def test_scikit_learns_own_macro_averages_agree_when_every_class_is_present():
+    probabilities, labels = predictions(0)
+    predicted = probabilities.argmax(axis=1)
+    one_hot = np.eye(len(SHARES))[labels]
+    assert balanced_accuracy(probabilities, labels) == pytest.approx(
+        oracle.balanced_accuracy_score(labels, predicted), abs=1e-10
+    )
+    assert macro_f1(probabilities, labels) == pytest.approx(
+        oracle.f1_score(labels, predicted, average="macro"), abs=1e-10
+    )
+    assert roc_auc(probabilities, labels) == pytest.approx(
+        oracle.roc_auc_score(labels, probabilities, multi_class="ovr"), abs=1e-10
+    )
+    assert mean_average_precision(probabilities, labels) == pytest.approx(
+        oracle.average_precision_score(one_hot, probabilities, average="macro"), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_integer_weight_is_the_image_repeated(name):
+    probabilities, labels = predictions(1, decimals=4)
+    weights = drawn_weights(1, len(labels), n_resamples=1)[0]
+    repeated = np.repeat(np.arange(len(labels)), weights)
+    function = METRICS[name].function
+    assert function(probabilities, labels, weights) == pytest.approx(
+        function(probabilities[repeated], labels[repeated], None), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_many_resamples_at_once_are_each_resample_alone(name):
+    probabilities, labels = predictions(2)
+    # More rows than one chunk of either kind, and not a multiple of it.
+    weights = drawn_weights(2, len(labels), n_resamples=301)
+    function = METRICS[name].function
+    together = function(probabilities, labels, weights)
+    assert together.shape == (301,)
+    for row in (0, 31, 32, 255, 256, 300):
+        assert together[row] == pytest.approx(
+            function(probabilities, labels, weights[row]), abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_scaling_all_weights_changes_nothing(name):
+    probabilities, labels = predictions(3)
+    weights = drawn_weights(3, len(labels))
+    function = METRICS[name].function
+    np.testing.assert_allclose(
+        function(probabilities, labels, weights * 0.37),
+        function(probabilities, labels, weights),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_certain_and_right_model_is_perfect_and_a_wrong_one_is_not(name):
+    labels = np.arange(40) % 5
+    right = np.eye(5)[labels]
+    metric = METRICS[name]
+    best = 1.0 if metric.higher_is_better else 0.0
+    assert metric.function(right, labels, None) == pytest.approx(best, abs=1e-12)
+    # Sure of the next class, and the label the least probable of all.
+    surely_wrong = (0.01 + 0.96 * np.eye(5)[(labels + 1) % 5]) * (1 - right)
+    wrong = metric.function(surely_wrong / surely_wrong.sum(axis=1, keepdims=True), labels, None)
+    assert wrong < 0.5 if metric.higher_is_better else wrong > 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["balanced_accuracy", "macro_f1", "roc_auc", "mean_average_precision"]
+)
+def test_a_class_without_images_is_left_out_of_the_mean(name):
+    probabilities, labels = predictions(4)
+    of_others = labels != 2
+    function = METRICS[name].function
+    gone = function(probabilities[of_others], labels[of_others], None)
+    weightless = function(probabilities, labels, of_others.astype(np.uint8))
+    assert gone == pytest.approx(weightless, abs=1e-12)
+    assert gone == pytest.approx(
+        oracles(probabilities[of_others], labels[of_others], np.ones(of_others.sum()))[name]
+    )
+
+
+def test_per_class_values_are_scikit_learns_and_nan_without_images():
+    probabilities, labels = predictions(5)
+    weights = np.where(labels == 3, 0, drawn_weights(5, len(labels), 1)[0])
+    recall = recall_per_class(probabilities, labels, weights)
+    precision = average_precision_per_class(probabilities, labels, weights)
+    area = roc_auc_per_class(probabilities, labels, weights)
+    for values in (recall, precision, area):
+        assert values.shape == (5,)
+        np.testing.assert_array_equal(np.isnan(values), np.arange(5) == 3)
+    predicted = probabilities.argmax(axis=1)
+    for c in (0, 1, 2, 4):
+        is_class, scores = labels == c, probabilities[:, c]
+        assert recall[c] == pytest.approx(
+            oracle.recall_score(is_class, predicted == c, sample_weight=weights), abs=1e-10
+        )
+        assert precision[c] == pytest.approx(
+            oracle.average_precision_score(is_class, scores, sample_weight=weights), abs=1e-10
+        )
+        assert area[c] == pytest.approx(
+            oracle.roc_auc_score(is_class, scores, sample_weight=weights), abs=1e-10
+        )
+
+
+def test_roc_auc_is_undefined_and_the_rest_is_not_when_only_one_class_is_present():
+    probabilities, _ = predictions(6)
+    labels = np.zeros(len(probabilities), int)
+    assert np.isnan(roc_auc(probabilities, labels))
+    for name in set(METRICS) - {"roc_auc"}:
+        assert np.isfinite(METRICS[name].function(probabilities, labels, None)), name
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_top_k_agrees_with_scikit_learn_for_every_k_and_with_ties(k):
+    probabilities, labels = predictions(7, decimals=2)
+    expected = oracle.top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(5))
+    assert top_k(probabilities, labels, k=k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_top_k_is_capped_at_the_number_of_classes():
+    probabilities, labels = predictions(8, shares=[0.7, 0.3])
+    assert top_k(probabilities, labels) == 1.0
+    assert top_k(probabilities, labels, k=1) == pytest.approx(accuracy(probabilities, labels))
+
+
+def test_roc_auc_counts_pairs():
+    probabilities, labels = predictions(9, n_images=60, decimals=3)
+    for c in range(5):
+        of_class, of_others = probabilities[labels == c, c], probabilities[labels != c, c]
+        wins = (of_class[:, None] > of_others) + 0.5 * (of_class[:, None] == of_others)
+        assert roc_auc_per_class(probabilities, labels)[c] == pytest.approx(wins.mean(), abs=1e-12)
+
+
+def test_calibration_error_of_guo_is_the_sum_over_bins():
+    probabilities, labels = predictions(10)
+    weights = drawn_weights(10, len(labels), 1)[0].astype(float)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    expected = 0.0
+    for lower in np.arange(15) / 15:
+        inside = (confidence > lower) & (confidence <= lower + 1 / 15)
+        if weights[inside].sum() > 0:
+            gap = np.average(right[inside], weights=weights[inside]) - np.average(
+                confidence[inside], weights=weights[inside]
+            )
+            expected += weights[inside].sum() / weights.sum() * abs(gap)
+    assert calibration_error(probabilities, labels, weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_of_an_overconfident_coin_is_its_excess():
+    probabilities = np.tile([0.9, 0.1], (100, 1))
+    labels = np.arange(100) % 2
+    assert calibration_error(probabilities, labels) == pytest.approx(0.4)
+
+
+def test_float32_probabilities_of_zero_cost_what_scikit_learn_charges():
+    probabilities = np.array([[0.0, 1.0], [1.0, 0.0], [0.25, 0.75]], np.float32)
+    labels = np.array([0, 0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = oracle.log_loss(labels, probabilities)
+    # scikit-learn adds up in float32 here.
+    assert log_loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
+
+
+def good(shape=(4, 3)):
+    return np.full(shape, 1 / shape[1]), np.array([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "weights", "message"),
+    [
+        (
+            np.where(np.eye(4, 3) > 0, np.nan, 0.3),
+            good()[1],
+            None,
+            "of 3 images are NaN or infinite",
+        ),
+        (good()[0] * 9, good()[1], None, "apply the softmax first"),
+        (good()[0] - 0.5, good()[1], None, "apply the softmax first"),
+        (good()[0] * 0.5, good()[1], None, "image 0 sum to 0.5; expected 1"),
+        (good()[0][:, 0], good()[1], None, "expected (n_images, n_classes)"),
+        (np.empty((0, 3)), np.empty(0, int), None, "neither of them 0"),
+        (np.eye(3, dtype=int), np.arange(3), None, "are int64; expected floats"),
+        (good()[0], np.array([0, 1, 3, 0]), None, "from 0 to 3; expected 0 to 2"),
+        (good()[0], np.array([0, 1, -1, 0]), None, "from -1 to 1; expected 0 to 2"),
+        (good()[0], np.array([0, 1]), None, "shape (2,); expected (4,)"),
+        (good()[0], np.array([0.0, 1, 2, 0]), None, "expected integers from 0 to 2"),
+        (good()[0], good()[1], np.ones(3), "expected (4,) or (n_resamples, 4)"),
+        (good()[0], good()[1], np.array([1, -1, 1, 1]), "negative or not finite"),
+        (good()[0], good()[1], np.array([[1, 1, 1, 1], [0, 0, 0, 0]]), "0 for every image"),
+    ],
+)
+def test_bad_predictions_are_named_in_one_sentence(probabilities, labels, weights, message):
+    with pytest.raises(DataError) as caught:
+        check_predictions(probabilities, labels, weights)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_refuses_nan(name):
+    probabilities, labels = predictions(11)
+    probabilities[5, 2] = np.nan
+    with pytest.raises(DataError, match="of 1 images are NaN or infinite, image 5 first"):
+        METRICS[name].function(probabilities, labels, None)
+
+
+def test_top_k_and_bins_below_one_are_refused():
+    probabilities, labels = predictions(12)
+    with pytest.raises(DataError, match="k = 0"):
+        top_k(probabilities, labels, k=0)
+    with pytest.raises(DataError, match="0 bins"):
+        calibration_error(probabilities, labels, n_bins=0)

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.cli import main
+from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation.temperature import calibrated
+from hubretrain.export.manifest import Exported
+from hubretrain.export.predict import predict_images
+from hubretrain.heads.ensemble import Ensemble
+from hubretrain.heads.heads import Heads
+from hubretrain.runs import Run
+from tests.samples import write_digits, write_pooled
+
+
+def invoke(*arguments, code=0):
+    ran = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert ran.exit_code == code, ran.output
+    assert "Traceback" not in ran.output
+    return ran
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run of two modules, fitted and not fine-tuned."""
+    place = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("HUBRETRAIN_STORE", str(tmp_path_factory.getbasetemp() / "module_store"))
+        write_digits(place / "data" / "digits", 150)
+        (place / "data" / "digits" / "2").rename(place / "data" / "digits" / "NA")
+        modules = [write_pooled(place / f"m{k}", size=8 + 4 * k, seed=k) for k in range(2)]
+        invoke("cache", *(x for one in modules for x in ("-m", one)), "--views", 1)
+        invoke("fit", "--metric", "balanced_accuracy")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def there(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def said(export, paths):
+    names = Exported.open(export).class_names
+    found = [dict(one.classes) for one in predict_images(export, paths, 3)]
+    return np.array([[one[name] for name in names] for one in found])
+
+
+def cached(module, sha256s):
+    with Bottlenecks(f"cache/digits/{module}.h5") as bottlenecks:
+        return bottlenecks.rows(list(sha256s))
+
+
+def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_says(place):
+    run = Run(place / "runs" / "digits")
+    module = run.facts()["fit"]["shortlist"][0]
+    folds = pd.read_csv(run.folds_file).head(20)
+    paths = [f"data/digits/{path}" for path in folds["path"]]
+    ran = invoke("predict", "runs/digits", *paths, "--json")
+    assert ran.stderr == "hubretrain: exporting the fitted head of runs/digits, once\n"
+    again = invoke("predict", "runs/digits", *paths, "--json")
+    assert again.stderr == ""
+    assert again.stdout == ran.stdout
+    facts = Exported.open(run.folder).facts
+    assert (facts["module"], facts["fine_tuned"]) == (module, False)
+    heads = Heads.load(run.heads_file(module))
+    plain = heads.select([0]).probabilities(cached(module, folds["sha256"]))[:, 0]
+    expected = calibrated(plain, facts["temperature"])
+    assert np.abs(said(run.folder, paths) - expected).max() < 1e-3
+    decided = Exported.open(run.folder).decisions(expected)
+    rows = json.loads(ran.stdout)
+    assert [row["decision"] for row in rows] == [facts["class_names"][c] for c in decided]
+
+
+def test_the_temperature_lowers_the_log_loss_of_images_that_no_head_saw(place):
+    invoke("export", "runs/digits", "--head", "m1")
+    facts = Exported.open(place / "runs/digits/exports/m1").facts
+    table = pd.read_csv("runs/digits/out_of_fold.csv", dtype=str, keep_default_na=False)
+    table = table[table["module"] == "m1"]
+    plain = table[[f"p({name})" for name in facts["class_names"]]].to_numpy(dtype=float)
+    plain = plain / plain.sum(axis=1, keepdims=True)
+    labels = table["label"].map(facts["class_names"].index).to_numpy()
+    loss = METRICS["log_loss"].function
+    best = loss(calibrated(plain, facts["temperature"]), labels, None)
+    for other in (1.0, facts["temperature"] * 1.05, facts["temperature"] / 1.05):
+        assert best <= loss(calibrated(plain, other), labels, None)
+
+
+def test_the_ensemble_is_one_export_of_several_sizes(place):
+    ran = invoke("export", "runs/digits", "--ensemble", "--output", "together")
+    assert "ensemble (fitted head), temperature " in ran.stdout
+    assert "Next: hubretrain predict together IMAGE" in ran.stdout
+    run = Run(place / "runs" / "digits")
+    folds = pd.read_csv(run.folds_file).head(12)
+    ensemble = Ensemble.load(run.ensemble_file)
+    features = {name: cached(name, folds["sha256"]) for name in ensemble.weights}
+    plain = ensemble.probabilities(run, features)
+    exported = Exported.open(place / "together")
+    expected = calibrated(plain, exported.facts["temperature"])
+    paths = [f"data/digits/{path}" for path in folds["path"]]
+    assert np.abs(said("together", paths) - expected).max() < 1e-3
+    sizes = {"m0": 8, "m1": 12}
+    assert exported.sizes == tuple(sorted(sizes[name] for name in ensemble.weights))
+    assert exported.has("litert")
+
+
+def test_an_ensemble_is_explained_as_a_whole_from_pixels_of_its_largest_size(place, tmp_path):
+    from hubretrain.data.images.decode import decode, view
+    from hubretrain.report.saliency.gradients import integrated_gradients
+    from hubretrain.report.saliency.model import open_explained
+
+    invoke("export", "runs/digits", "--ensemble")
+    export = place / "runs" / "digits" / "exports" / "ensemble"
+    image = sorted(place.glob("data/digits/*/*.png"))[0]
+    ran = invoke("explain", export, image, "--out", tmp_path)
+    (said,) = [dict(one.classes) for one in predict_images(export, [image], 3)]
+    name, share = ran.stdout.split(": ")[1].split(",")[0].rsplit(" ", 1)
+    assert name == max(said, key=said.get)
+    assert float(share.rstrip("%")) / 100 == pytest.approx(said[name], abs=0.01)
+    assert not list(tmp_path.glob("*gradcam*"))  # that of one member would explain that member
+    assert list(tmp_path.glob("*integrated*"))
+    assert list(tmp_path.glob("*smoothgrad*"))
+    explained = open_explained(export)
+    model, c = explained.model, explained.class_names.index(name)
+    assert model.size == max(Exported.open(export).sizes)
+    pixels = view(decode(image.read_bytes()), model.size).astype(np.float32) / 255
+    added = integrated_gradients(model, pixels, c, n_steps=256).sum()
+    score = model.derive(np.stack([pixels, 0 * pixels]), np.array([c, c]))["score"]
+    assert added == pytest.approx(score[0] - score[1], rel=0.02, abs=1e-3)  # all of it is told
+
+
+def test_an_export_takes_the_place_of_nothing_but_an_export(place, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years")
+    (tmp_path / "note").write_text("x")
+    for other in (tmp_path / "thesis", tmp_path / "note", "runs/digits"):
+        ran = invoke("export", "runs/digits", "--head", "m0", "--output", other, code=1)
+        assert ran.stderr == (
+            f"hubretrain: {other} holds something else than an export; move it away, or choose "
+            "another --output.\n"
+        )
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years"
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        invoke("export", "runs/digits", "--head", "m0", "--output", tmp_path / "empty")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "note", "thesis"]
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    """A run of its own, to be changed."""
+    names = ("run.json", "heads", "out_of_fold.csv", "ensemble.json")
+    for name in names:
+        source, copy = place / "runs" / "digits" / name, tmp_path / "mine" / name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+    return Run(tmp_path / "mine")
+
+
+def fine_tuned(run, class_names):
+    """Leaves the export that fine-tuning leaves, of a model that no head is."""
+    from hubretrain.export.writer import export_saved_model
+    from hubretrain.fitted import module_of
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.classifier import Classifier
+
+    backbone = Backbone(module_of("m0", run.facts()["fit"]))
+    weight = np.zeros((20, 3), "f4")
+    classifier = Classifier(backbone, "softmax", weight, np.log(np.array([0.5, 0.3, 0.2], "f4")))
+    facts = {"run": run.name, "fine_tuned": True}
+    export_saved_model(classifier, class_names, run.export_folder, facts)
+
+
+def test_what_was_fine_tuned_is_what_is_exported_elsewhere_in_more_formats(place, run, tmp_path):
+    pytest.importorskip("tf2onnx")
+    names = run.facts()["fit"]["class_names"]
+    fine_tuned(run, names)
+    ran = invoke("export", run.folder, "--output", tmp_path / "out", "--format", "onnx")
+    assert "m0 (fine-tuned), temperature 1.00:" in ran.stdout
+    image = sorted(place.glob("data/digits/*/*.png"))[0]
+    for form in ("litert", "onnx", "savedmodel"):
+        (found,) = predict_images(tmp_path / "out", [image], form=form)
+        assert [p for _, p in found.classes] == pytest.approx([0.5, 0.3, 0.2], abs=1e-5)
+    assert not Exported.open(run.folder).has("onnx")
+
+
+def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(place, run):
+    image = sorted(place.glob("data/digits/*/*.png"))[0]
+    once = f"hubretrain: exporting the fitted head of {run.folder}, once\n"
+    before = invoke("predict", run.folder, image, "--json")
+    assert before.stderr == once
+    module = run.facts()["fit"]["shortlist"][0]
+    heads = Heads.load(run.heads_file(module))
+    heads.bias[:] += [[0, 0, 50]]
+    heads.save(run.heads_file(module), {})
+    after = invoke("predict", run.folder, image, "--json")
+    assert after.stderr == once
+    assert json.loads(after.stdout)[0]["classes"]["NA"] > 0.9
+    facts = run.facts()
+    facts["fit"]["shortlist"] = [{"m0": "m1", "m1": "m0"}[module]]
+    run.facts_file.write_text(json.dumps(facts))
+    assert invoke("predict", run.folder, image).stderr == once
+    assert invoke("predict", run.folder, image).stderr == ""
+    assert Exported.open(run.folder).facts["module"] != module
+    shutil.rmtree(run.folder / "heads")  # a copy of the export goes on without them
+    assert invoke("predict", run.folder, image).stderr == ""
+    fine_tuned(run, facts["fit"]["class_names"])
+    assert invoke("predict", run.folder, image).stderr == ""
+    fine_tuned(run, ["0", "1", "x"])
+    sentence = "was fine-tuned on the classes 0, 1, x, the fit has 0, 1, NA; fine-tune again, or"
+    for command in (["predict", run.folder, image], ["export", run.folder]):
+        assert sentence in invoke(*command, code=1).stderr
+
+
+def test_serve_exports_the_fitted_head_of_a_run_as_predict_does(run):
+    pytest.importorskip("fastapi")
+    ran = invoke("serve", run.folder, "--host", "a..b", code=1)
+    assert ran.stderr.startswith(f"hubretrain: exporting the fitted head of {run.folder}, once\n")
+    assert "cannot be listened at" in ran.stderr
+    assert Exported.open(run.folder).has("litert")
+
+
+def test_an_export_again_keeps_the_formats_that_are_there(place, run):
+    pytest.importorskip("tf2onnx")
+    folder = run.folder / "exports" / "m0"
+    invoke("export", run.folder, "--head", "m0", "--format", "onnx")
+    invoke("export", run.folder, "--head", "m0")
+    assert Exported.open(folder).content("onnx") == (folder / "model.onnx").read_bytes()
+
+
+def test_foreseen_errors_are_one_sentence(place):
+    ran = invoke("export", "runs/none", code=1)
+    assert "holds no finished fit; run first: hubretrain fit" in ran.stderr
+    ran = invoke("export", "runs/digits", "--head", "m7", code=1)
+    assert "m7 was not fitted in this run (there are: m0, m1)" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    ran = invoke("export", "runs/digits", "--head", "m0", "--ensemble", code=2)
+    assert "two different exports; ask for one" in ran.stderr
+    (place / "file").write_text("")
+    ran = invoke("export", "runs/digits", "--head", "m0", "--output", "file/x", code=1)
+    assert "file/x/ cannot be written" in ran.stderr

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from hubretrain.cli import main
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images.decode import decode, view
+from hubretrain.export.manifest import Exported
+from hubretrain.export.predict import predict_images
+from hubretrain.export.runtimes import open_runner, scaled
+from tests.samples import REPOSITORY, encoded
+
+PHOTOS = load_sample_images().images
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of 30 images, one of them broken."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "below").mkdir(parents=True)
+    for i in range(30):
+        photo = PHOTOS[i % 2][10 * i : 10 * i + 40 + i, 5 * i : 5 * i + 50]
+        name = f"images/{'below/' if i > 20 else ''}{i:02d}.{'png' if i % 3 else 'jpg'}"
+        (tmp_path / name).write_bytes(encoded(photo, "PNG" if i % 3 else "JPEG"))
+    (tmp_path / "images" / "05.png").write_bytes(b"nothing")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def invoke(*arguments, code=0, **options):
+    ran = CliRunner().invoke(main, ["predict", *map(str, arguments)], **options)
+    assert ran.exit_code == code, ran.output
+    assert "Traceback" not in ran.output
+    return ran
+
+
+def test_a_folder_is_read_with_all_below_and_a_broken_file_keeps_its_row(place, small_export):
+    ran = invoke(small_export, "images", "--csv", "--top", 2, code=1)
+    rows = list(csv.DictReader(io.StringIO(ran.stdout)))
+    files = sorted(p for p in (place / "images").rglob("*.*") if p.suffix != ".txt")
+    assert [row["path"] for row in rows] == [str(p.relative_to(place)) for p in files]
+    exported = Exported.open(small_export)
+    runner = open_runner(exported, "savedmodel")
+    for row in rows:
+        if row["path"] == "images/05.png":
+            assert row["error"] == "no image of a known type"
+            assert row["class_1"] == row["decision"] == ""
+            continue
+        pixels = scaled(view(decode((place / row["path"]).read_bytes()), 8)[np.newaxis])
+        said = runner({8: pixels})
+        best = np.argsort(-said[0])[:2]
+        assert [row["class_1"], row["class_2"]] == [exported.class_names[c] for c in best]
+        assert float(row["probability_1"]) == pytest.approx(said[0, best[0]], abs=1e-4)
+        assert row["decision"] == exported.class_names[int(exported.decisions(said)[0])]
+    assert "hubretrain: images/05.png: no image of a known type" in ran.stderr
+
+
+def test_a_list_on_standard_input_is_read_and_urls_keep_their_slashes(place, small_export):
+    listed = "images/00.jpg\n\n  images/01.png\nmemory://none/x.png\n"
+    ran = invoke(small_export, "-", "--json", input=listed, code=1)
+    rows = json.loads(ran.stdout)
+    assert [row["path"] for row in rows] == [
+        "images/00.jpg",
+        "images/01.png",
+        "memory://none/x.png",
+    ]
+    assert "error" in rows[2]
+    assert sum(rows[0]["classes"].values()) == pytest.approx(1, abs=1e-5)
+    assert rows[0]["decision"] in rows[0]["classes"]
+    assert json.loads(invoke(small_export, "-", "--json", input="").stdout) == []
+
+
+def test_the_decision_is_shown_where_it_is_not_the_likeliest_class(place, small_export):
+    rows = json.loads(invoke(small_export, "images", "--json", code=1).stdout)
+    shown = invoke(small_export, "images", code=1).stdout.splitlines()
+    good = [row for row in rows if "error" not in row]
+    differ = [row["decision"] != next(iter(row["classes"])) for row in good]
+    assert any(differ)
+    assert not all(differ)
+    for row, line, differs in zip(good, shown, differ, strict=True):
+        assert line.startswith(f"{row['path']}: {next(iter(row['classes']))} ")
+        assert line.endswith(f"; decided: {row['decision']}") == differs
+
+
+def test_test_time_augmentation_is_the_mean_over_the_views_of_training(place, small_export):
+    data = (place / "images" / "00.jpg").read_bytes()
+    import hashlib
+
+    sha256 = hashlib.sha256(data).hexdigest()
+    draws = [None, *(Augmentation().draw(sha256, k, 0) for k in (1, 2, 3, 4))]
+    pixels = scaled(np.stack([view(decode(data), 8, draw) for draw in draws]))
+    runner = open_runner(Exported.open(small_export), "savedmodel")
+    (found,) = predict_images(small_export, ["images/00.jpg"], tta=5)
+    said = dict(found.classes)
+    expected = runner({8: pixels}).mean(axis=0)
+    for name, p in zip(Exported.open(small_export).class_names, expected, strict=True):
+        assert said[name] == pytest.approx(p, abs=1e-4)
+    assert np.abs(expected - runner({8: pixels})[0]).max() > 1e-3
+
+
+def test_a_photograph_lying_on_its_side_and_a_tiff_are_read_as_in_training(place, small_export):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (place / "side.jpg").write_bytes(encoded(PHOTOS[0][:90, :120], "JPEG", exif=exif, quality=100))
+    (place / "as.tiff").write_bytes(encoded(PHOTOS[0][:90, :120], "TIFF"))
+    side, plain = predict_images(small_export, ["side.jpg", "as.tiff"])
+    assert not side.error + plain.error
+    pixels = scaled(view(decode((place / "side.jpg").read_bytes()), 8)[np.newaxis])
+    said = open_runner(Exported.open(small_export), "savedmodel")({8: pixels})
+    assert side.classes[0][1] == pytest.approx(said.max(), abs=1e-4)
+
+
+def test_a_bomb_is_refused_without_being_decoded(place, small_export):
+    import zlib
+
+    bomb = Image.new("1", (12000, 9000))
+    buffer = io.BytesIO()
+    bomb.save(buffer, "PNG")
+    (place / "bomb.png").write_bytes(buffer.getvalue())
+    assert len(buffer.getvalue()) < 100_000
+    assert zlib.crc32(buffer.getvalue())
+    ran = invoke(small_export, "bomb.png", "images/00.jpg", code=1)
+    assert "bomb.png: 12000 x 9000 pixels; at most 89478485 are read" in ran.stderr
+    assert ran.stdout.startswith("images/00.jpg: ")
+
+
+def test_what_is_no_image_file_is_one_sentence_and_the_rest_go_on(place, small_export):
+    (place / "empty").mkdir()
+    long = "x" * 300
+    listed = f"empty\n{long}\na\0b\nimages/00.jpg\n"
+    ran = invoke(small_export, "-", "--json", input=listed, code=1)
+    assert ran.stderr == (
+        "hubretrain: empty: a folder without images\n"
+        f"hubretrain: {long}: File name too long\n"
+        "hubretrain: a\0b: embedded null byte\n"
+    )
+    assert [row["path"] for row in json.loads(ran.stdout)] == [
+        "empty",
+        long,
+        "a\0b",
+        "images/00.jpg",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_a_file_name_of_no_encoding_is_read_and_shown(place, small_export):
+    name = b"images/\xff\xe9.jpg"
+    os.rename("images/00.jpg", name)
+    command = [sys.executable, "-m", "hubretrain", "predict", small_export]
+    shared = {
+        "env": {"PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"},
+        "capture_output": True,
+        "timeout": 100,
+    }
+    as_text = subprocess.run([*command, name], **shared)
+    assert (as_text.returncode, as_text.stderr) == (0, b"")
+    assert as_text.stdout.startswith(b"images/\\udcff\\udce9.jpg: ")
+    as_json = subprocess.run([*command, "-", "--json"], input=name, **shared)
+    assert (as_json.returncode, as_json.stderr) == (0, b"")
+    assert os.fsencode(json.loads(as_json.stdout)[0]["path"]) == name
+
+
+@pytest.mark.parametrize("tta", [1, 8, 100])
+def test_files_are_read_a_bounded_number_of_views_ahead(place, small_export, tta):
+    n_taken = 0
+
+    def many():
+        nonlocal n_taken
+        for _ in range(1000):
+            n_taken += 1
+            yield "images/00.jpg"
+
+    found = predict_images(small_export, many(), tta=tta)
+    assert not next(found).error
+    assert n_taken * tta <= 64 + 16 + 4 * tta
+    found.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["images", "images/00.jpg"], "images is no export (export.json: "),
+        (["--json", "--csv", "x", "y"], "two forms of output; ask for one"),
+        (["x" * 300, "images/00.jpg"], "File name too long"),
+        (["nowhere", "images/00.jpg"], "make one with: hubretrain export RUN"),
+    ],
+)
+def test_foreseen_errors_are_one_sentence(place, arguments, sentence):
+    ran = CliRunner().invoke(main, ["predict", *arguments])
+    assert ran.exit_code == (2 if "--csv" in arguments else 1)
+    assert sentence in ran.stderr
+    assert "Traceback" not in ran.output
+
+
+def test_a_process_that_predicts_imports_nothing_heavy_and_is_quiet(place, small_export):
+    code = (
+        "import sys; from hubretrain.cli import main\n"
+        f"try: main(['predict', {str(small_export)!r}, 'images/00.jpg'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'pandas', 'scipy', 'sklearn', 'rich', 'jinja2', 'h5py', 'onnx'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        timeout=100,
+    )
+    assert ran.stdout.startswith("images/00.jpg: ")
+    assert ran.stdout.endswith("\n[]\n")
+    assert ran.stderr == ""

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.data.dataset import open_dataset
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images.decode import decode, view
+from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
+from hubretrain.extraction.cache import cache_bottlenecks
+from hubretrain.modules import resolve
+from tests.samples import encoded, write_digits, write_module, write_pooled
+
+
+@pytest.fixture
+def digits(tmp_path):
+    return write_digits(tmp_path / "digits", 60)
+
+
+def run(digits, module, folder, **options):
+    (found,) = cache_bottlenecks(
+        open_dataset(digits),
+        [resolve(str(module))],
+        folder=folder,
+        quiet=True,
+        **{"engine": "tensorflow", **options},
+    )
+    return found
+
+
+def test_features_are_those_of_the_module_called_by_hand(digits, small_module, tmp_path):
+    import tensorflow_hub as hub
+
+    found = run(digits, small_module, tmp_path / "cache", n_views=2, seed=3)
+    module = hub.load(str(small_module))
+    with Bottlenecks(found.file) as bottlenecks:
+        for row in (0, 31, 59):
+            path, sha256 = bottlenecks.paths[row], bottlenecks.sha256s[row]
+            image = decode((digits / path).read_bytes())
+            for v, draw in ((0, None), (1, Augmentation().draw(sha256, 1, 3))):
+                pixels = view(image, 8, draw)[None].astype(np.float32) / 255
+                expected = module(pixels).numpy()[0]
+                assert np.allclose(bottlenecks.view(v)[row], expected, atol=1e-5)
+
+
+def test_a_second_run_computes_nothing_and_imports_no_tensorflow(digits, small_module, tmp_path):
+    run(digits, small_module, tmp_path / "cache")
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from hubretrain.extraction.cache import cache_bottlenecks\n"
+        "from hubretrain.data.dataset import open_dataset; from hubretrain.modules import resolve\n"
+        "data, modules = open_dataset(sys.argv[1]), [resolve(sys.argv[2])]\n"
+        "found = cache_bottlenecks(data, modules, folder=Path(sys.argv[3]))\n"
+        "print(found[0].n_computed, 'tensorflow' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, digits, small_module, tmp_path / "cache"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.split() == ["0", "False"]
+
+
+def test_the_file_is_bit_equal_whatever_the_order_of_work(digits, small_module, tmp_path):
+    straight = run(digits, small_module, tmp_path / "one", n_views=3)
+    kept = tmp_path / "kept"
+    shutil.move(digits / "1", kept)
+    (digits / "1").mkdir()
+    first = sorted(kept.iterdir())[0]
+    shutil.copy2(first, digits / "1")
+    run(digits, small_module, tmp_path / "two", n_views=1)
+    shutil.rmtree(digits / "1")
+    shutil.move(kept, digits / "1")
+    grown = run(digits, small_module, tmp_path / "two", n_views=3)
+    assert grown.n_computed < 60 * 3
+    assert grown.file.read_bytes() == straight.file.read_bytes()
+
+
+def test_an_edited_image_is_computed_anew_and_a_moved_one_is_not(digits, small_module, tmp_path):
+    run(digits, small_module, tmp_path / "cache", n_views=2)
+    images = sorted((digits / "0").iterdir())
+    images[0].rename(digits / "2" / "moved.png")
+    pixels = np.asarray(decode(images[1].read_bytes())).copy()
+    pixels[0, 0] = 7
+    images[1].write_bytes(encoded(pixels))
+    assert run(digits, small_module, tmp_path / "cache", n_views=2).n_computed == 2
+
+
+def test_a_hundred_new_images_cost_a_hundred_forward_passes_a_view(digits, small_module, tmp_path):
+    run(digits, small_module, tmp_path / "cache", n_views=3)
+    random = np.random.default_rng(0)
+    for i in range(100):
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (digits / "012"[i % 3] / f"new{i}.png").write_bytes(encoded(pixels))
+    grown = run(digits, small_module, tmp_path / "cache", n_views=3)
+    assert (grown.n_images, grown.n_computed) == (160, 300)
+
+
+def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp_path):
+    other = write_module(tmp_path / "other", size=12, n_features=3, seed=1)
+    data = open_dataset(digits)
+    both = cache_bottlenecks(
+        data,
+        [resolve(str(small_module)), resolve(str(other))],
+        quiet=True,
+        folder=tmp_path / "both",
+        n_views=2,
+        engine="tensorflow",
+    )
+    for found, module in zip(both, (small_module, other), strict=True):
+        alone = run(digits, module, tmp_path / "alone", n_views=2)
+        assert found.file.read_bytes() == alone.file.read_bytes()
+
+
+def test_images_with_the_same_content_share_a_row(digits, small_module, tmp_path):
+    shutil.copy(next((digits / "0").iterdir()), digits / "1" / "copy.png")
+    assert run(digits, small_module, tmp_path / "cache").n_images == 60
+
+
+def test_a_broken_image_is_quarantined_and_the_rest_goes_on(digits, small_module, tmp_path):
+    (digits / "0" / "broken.png").write_bytes(b"no image")
+    whole = encoded(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), "JPEG")
+    (digits / "1" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    found = run(digits, small_module, tmp_path / "cache", n_views=2)
+    assert (found.n_images, found.n_computed, found.n_quarantined) == (62, 120, 2)
+    assert found.n_rows == 120
+    table = pd.read_csv(tmp_path / "cache" / "digits" / "quarantine.csv")
+    assert table["path"].tolist() == ["0/broken.png", "1/cut.jpg"]
+    assert table["reason"].tolist()[0] == "no image of a known type"
+    assert "truncated" in table["reason"].tolist()[1]
+    assert run(digits, small_module, tmp_path / "cache", n_views=2).n_computed == 0
+    (digits / "0" / "broken.png").unlink()
+    (digits / "1" / "cut.jpg").write_bytes(whole)
+    mended = run(digits, small_module, tmp_path / "cache", n_views=2)
+    assert (mended.n_computed, mended.n_quarantined) == (2, 0)
+    assert not (tmp_path / "cache" / "digits" / "quarantine.csv").exists()
+
+
+def test_strict_stops_at_a_broken_image_and_names_it(digits, small_module, tmp_path):
+    (digits / "0" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; mend or remove"):
+        run(digits, small_module, tmp_path / "cache", strict=True)
+
+
+def test_strict_names_a_broken_image_that_an_earlier_run_left_out(digits, small_module, tmp_path):
+    (digits / "0" / "broken.png").write_bytes(b"no image")
+    assert run(digits, small_module, tmp_path / "cache").n_quarantined == 1
+    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; mend or remove"):
+        run(digits, small_module, tmp_path / "cache", strict=True)
+
+
+def test_when_no_image_can_be_decoded_that_is_an_error(tmp_path, small_module):
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True)
+        (tmp_path / "d" / name).write_bytes(name.encode())
+    with pytest.raises(DataError, match=r"none of its 2 images can be decoded"):
+        run(tmp_path / "d", small_module, tmp_path / "cache")
+
+
+def test_other_augmentation_or_seed_is_refused_and_view_0_survives_overwriting(
+    digits, small_module, tmp_path
+):
+    run(digits, small_module, tmp_path / "cache", n_views=2)
+    with pytest.raises(CacheError, match=r"seed = 0, now 1 is asked for"):
+        run(digits, small_module, tmp_path / "cache", n_views=2, seed=1)
+    again = run(digits, small_module, tmp_path / "cache", n_views=2, seed=1, overwrite=True)
+    assert again.n_computed == 60
+
+
+def test_a_module_with_nan_features_or_a_feature_map_is_refused(digits, tmp_path):
+    nan = write_module(tmp_path / "nan", give="nan")
+    with pytest.raises(ModuleError, match=r"gives NaN or infinite features for ordinary images"):
+        run(digits, nan, tmp_path / "cache")
+    feature_map = write_module(tmp_path / "map", give="map")
+    with pytest.raises(ModuleError, match=r"gives shape \(2, 4, 4, 8\) for 2 images; expected"):
+        run(digits, feature_map, tmp_path / "cache")
+
+
+def test_a_module_changed_in_place_is_refused_by_its_cache(digits, tmp_path):
+    module = write_module(tmp_path / "module", seed=1)
+    run(digits, module, tmp_path / "cache")
+    shutil.rmtree(module)
+    write_module(module, seed=2)
+    with pytest.raises(CacheError, match=r"made with module_sha256 = \w{64}, now \w{64} is asked"):
+        run(digits, module, tmp_path / "cache")
+
+
+def test_killed_again_and_again_the_cache_ends_bit_equal(digits, small_module, tmp_path):
+    straight = run(digits, small_module, tmp_path / "straight", n_views=40)
+    command = [
+        sys.executable,
+        "-m",
+        "hubretrain",
+        "cache",
+        digits,
+        "--module",
+        small_module,
+        "--views",
+        "40",
+        "--engine",
+        "tensorflow",
+        "--cache",
+        tmp_path / "killed",
+    ]
+    file = tmp_path / "killed" / "digits" / "small.h5"
+    done = []
+    for _ in range(2):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        start = done[-1] if done else 0
+        while process.poll() is None:  # until it has computed something more
+            time.sleep(0.01)
+            if file.exists():
+                with Bottlenecks(file) as found:
+                    now = 2400 - int(found.todo().sum())
+                if now > start:
+                    break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with Bottlenecks(file) as found:
+            done.append(2400 - int(found.todo().sum()))
+    assert 0 < done[0] < done[1] <= 2400
+    subprocess.run(command, check=True, capture_output=True)
+    assert file.read_bytes() == straight.file.read_bytes()
+
+
+def test_views_of_a_real_module_do_not_depend_on_what_shares_their_batch(real_models, tmp_path):
+    from hubretrain.extraction.engines import TensorFlowEngine
+    from hubretrain.modules.backbone import Backbone
+
+    engine = TensorFlowEngine(Backbone(resolve(str(real_models / "mobilenet_v2_035_224"))))
+    random = np.random.default_rng(0)
+    images = list(random.integers(0, 256, (48, 224, 224, 3), dtype=np.uint8))
+    together = engine(images)
+    for i in (0, 1, 30, 47):
+        assert np.array_equal(engine([images[i]])[0], together[i])
+    assert np.array_equal(engine(images[::-1])[::-1], together)
+
+
+def test_views_cut_by_tensorflow_in_batches_give_nearly_the_same_features(
+    digits, small_module, tmp_path
+):
+    options = {"n_views": 3, "augmentation": Augmentation(rotate90=True, hue=0.1)}
+    one = run(digits, small_module, tmp_path / "one", **options)
+    other = run(digits, small_module, tmp_path / "other", augment_on="gpu", **options)
+    with Bottlenecks(one.file) as here, Bottlenecks(other.file) as there:
+        assert str(there.facts["resize"]).endswith("TensorFlow")
+        for v in range(3):
+            assert np.allclose(there.view(v)[:], here.view(v)[:], atol=0.02)
+            assert not np.array_equal(there.view(v)[:], np.zeros_like(there.view(v)[:]))
+    again = run(digits, small_module, tmp_path / "other", **options)  # auto: as it was begun
+    assert again.n_computed == 0
+    with pytest.raises(CacheError, match=r"was made with resize = .*TensorFlow, now .* is asked"):
+        run(digits, small_module, tmp_path / "other", augment_on="processor", **options)
+
+
+def test_openvino_does_not_cut_views(digits, small_module, tmp_path):
+    pytest.importorskip("openvino")
+    with pytest.raises(EngineError, match=r"--augment-on gpu needs the TensorFlow engine"):
+        run(digits, small_module, tmp_path / "one", augment_on="gpu", engine="openvino")
+
+
+def test_another_engine_is_taken_up_where_it_began_and_refused_when_asked_for(
+    digits, pooled_module, tmp_path
+):
+    pytest.importorskip("openvino")
+    one = run(digits, pooled_module, tmp_path / "one", engine="openvino")
+    assert run(digits, pooled_module, tmp_path / "one", engine="auto", n_views=5).n_computed == 60
+    with Bottlenecks(one.file) as found:
+        assert (found.facts["engine"], found.facts["precision"]) == ("openvino", "f32")
+    with pytest.raises(CacheError, match=r"made with engine = openvino, now tensorflow is asked"):
+        run(digits, pooled_module, tmp_path / "one")
+    other = run(digits, pooled_module, tmp_path / "other")
+    with Bottlenecks(one.file) as found, Bottlenecks(other.file) as expected:
+        assert np.allclose(found.view(3)[:], expected.view(3)[:], rtol=1e-4, atol=1e-5)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "hubretrain",
+        "cache",
+        digits,
+        "--module",
+        small_module,
+        "--views",
+        "500",
+        "--engine",
+        "tensorflow",
+        "--batch-size",
+        "4",
+        "--cache",
+        tmp_path / "cache",
+    ]
+    file = tmp_path / "cache" / "digits" / "small.h5"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    computed = 0
+    while not computed and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if file.exists():
+            with Bottlenecks(file) as found:
+                computed = 60 * 500 - int(found.todo().sum())
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; what is finished is kept" in errors
+    assert "Traceback" not in errors
+    with Bottlenecks(file) as found:
+        assert 60 * 500 - int(found.todo().sum()) >= computed
+    assert not os.path.exists(file.with_name(".small.h5.lock"))
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+def test_modules_cached_together_are_each_charged_what_they_cost(digits, tmp_path, engine):
+    pytest.importorskip(engine)
+    modules = [resolve(str(write_pooled(tmp_path / f"pooled{size}", size))) for size in (8, 256)]
+    started = time.perf_counter()
+    found = cache_bottlenecks(
+        open_dataset(digits),
+        modules,
+        folder=tmp_path / "cache",
+        n_views=4,
+        engine=engine,
+        quiet=True,
+    )
+    wall = time.perf_counter() - started
+    table = pd.read_csv(found[0].file.parent / "passes.csv").set_index("module")
+    cheap, dear = (table.loc[one.module, "seconds"] for one in found)
+    assert 0 < cheap < dear / 5
+    assert cheap + dear < wall

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.data.dataset import open_dataset
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.preview import draw_preview
+from hubretrain.errors import CacheError, DataError
+from hubretrain.extraction.cache import cache_bottlenecks
+from hubretrain.extraction.plan import Part, views_of_classes
+from hubretrain.modules import resolve
+from tests.samples import encoded
+
+HAM10000 = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}
+
+
+def labels_of(counts):
+    return pd.Series([name for name, n in counts.items() for _ in range(n)])
+
+
+def test_rarer_classes_get_more_views_smoothly_up_to_the_rarest():
+    views = views_of_classes(labels_of(HAM10000), 2, 16)
+    assert views == {"nv": 2, "mel": 5, "bkl": 5, "bcc": 7, "akiec": 9, "vasc": 14, "df": 16}
+
+
+def test_views_never_make_a_rare_class_larger_than_the_largest():
+    assert views_of_classes(labels_of({"a": 100, "b": 90, "c": 50}), 4, 100) == {
+        "a": 4,
+        "b": 4,
+        "c": 8,
+    }
+
+
+@given(
+    counts=st.lists(st.integers(1, 3000), min_size=1, max_size=8),
+    n_views=st.integers(1, 10),
+    more=st.integers(0, 30),
+)
+def test_views_by_class_stay_in_bounds_and_follow_rarity(counts, n_views, more):
+    named = {f"c{i}": n for i, n in enumerate(counts)}
+    views = views_of_classes(labels_of(named), n_views, n_views + more)
+    by_count = sorted(named, key=named.get)
+    assert views[by_count[-1]] == n_views
+    assert all(n_views <= n <= n_views + more for n in views.values())
+    assert [views[name] for name in by_count] == sorted(views.values(), reverse=True)
+    largest = max(counts) * n_views
+    assert all(named[name] * (n - 0.5) <= largest for name, n in views.items())
+
+
+def test_fewer_minority_views_than_views_are_refused():
+    with pytest.raises(CacheError, match=r"--minority-views is 2, less than --views, 4; expected"):
+        views_of_classes(pd.Series(["a", "b"]), 4, 2)
+
+
+def unbalanced(folder):
+    random = np.random.default_rng(0)
+    for name, n in (("many", 24), ("few", 3)):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            (folder / name / f"{i}.png").write_bytes(encoded(pixels))
+    return open_dataset(folder)
+
+
+def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_module, tmp_path):
+    data = unbalanced(tmp_path / "data")
+    options = {
+        "n_views": 1,
+        "minority_views": 4,
+        "folder": tmp_path / "cache",
+        "quiet": True,
+        "engine": "tensorflow",
+    }
+    (found,) = cache_bottlenecks(data, [resolve(str(small_module))], **options)
+    assert (found.n_rows, found.n_computed, found.n_views) == (24 + 3 * 4, 36, 4)
+    with Bottlenecks(found.file) as cached:
+        few = [path.startswith("few") for path in cached.paths]
+        assert cached.n_views_of.tolist() == [4 if f else 1 for f in few]
+        assert np.isnan(cached.view(3)[:]).all(axis=1).tolist() == [not f for f in few]
+        assert cached.verify() == []
+        with pytest.raises(CacheError, match=r"view 3 is not there for 24 of 27 images"):
+            cached.rows(cached.sha256s, 3)
+    (tmp_path / "data" / "few" / "0.png").rename(tmp_path / "data" / "many" / "was_few.png")
+    again = open_dataset(tmp_path / "data")
+    (moved,) = cache_bottlenecks(again, [resolve(str(small_module))], **options)
+    assert moved.n_computed == 0
+
+
+def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
+    data, modules = unbalanced(tmp_path / "data"), [resolve(str(small_module))]
+    files = {}
+    for dtype in ("float32", "float16"):
+        folder = tmp_path / dtype
+        options = {"folder": folder, "dtype": dtype, "quiet": True, "engine": "tensorflow"}
+        (one,) = cache_bottlenecks(data, modules, n_views=2, **options)
+        files[dtype] = one.file
+    with Bottlenecks(files["float32"]) as whole, Bottlenecks(files["float16"]) as half:
+        assert half.view(1).dtype == np.float16
+        assert half.rows(half.sha256s, 1).dtype == np.float32
+        assert np.allclose(half.view(1)[:], whole.view(1)[:], rtol=1e-3, atol=1e-4)
+        assert half.verify() == []
+    options = {"folder": tmp_path / "float16", "quiet": True, "engine": "tensorflow"}
+    (again,) = cache_bottlenecks(data, modules, n_views=3, **options)
+    assert again.n_computed == 27
+    with Bottlenecks(again.file) as half:  # as it was begun, where nothing is asked for
+        assert half.view(2).dtype == np.float16
+    with pytest.raises(CacheError, match=r"made with dtype = float16, now float32 is asked for"):
+        cache_bottlenecks(data, modules, n_views=3, dtype="float32", **options)
+    (wide,) = cache_bottlenecks(
+        data, modules, n_views=2, dtype="float32", overwrite=True, **options
+    )
+    assert wide.n_computed == 54
+    assert wide.file.read_bytes() == files["float32"].read_bytes()
+
+
+def test_an_image_that_changes_during_a_run_is_not_taken_for_the_old_one(small_module, tmp_path):
+    from hubretrain.extraction.pipeline import Recipe, Running, Wanted, extract
+
+    place = tmp_path / "x.png"
+    place.write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
+    recipe = Recipe((Running(resolve(str(small_module), image_size=8)),), Augmentation(), 0)
+    (found,) = extract(recipe, [Wanted(0, str(place), "ab" * 32, ((0,),))], [True])
+    assert (found.reason, found.unread) == ("was changed after the run began", True)
+
+
+def test_two_modules_of_one_name_are_refused(small_module, tmp_path):
+    module = resolve(str(small_module))
+    with pytest.raises(CacheError, match=r"two modules are called small, which is also the name"):
+        cache_bottlenecks(unbalanced(tmp_path / "data"), [module, module], folder=tmp_path / "c")
+
+
+@given(n_parts=st.integers(1, 40), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
+def test_every_content_is_in_exactly_one_part(n_parts, sha256):
+    assert sum(Part(i, n_parts).holds(sha256) for i in range(1, n_parts + 1)) == 1
+
+
+def test_the_preview_shows_the_very_views_that_are_cached(tmp_path):
+    import hashlib
+
+    data = unbalanced(tmp_path / "data")
+    augmentation = Augmentation(vertical_flip=True, rotate90=True, scale=0.3, hue=0.1)
+    n = draw_preview(data, tmp_path / "sheet.png", 3, augmentation, seed=5)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert n == 8
+    assert sheet.shape == (8 * 166 + 6, 3 * 166 + 6, 3)
+    content = (data.root / "few" / "0.png").read_bytes()
+    draw = augmentation.draw(hashlib.sha256(content).hexdigest(), 2, 5)
+    shown = sheet[6 : 6 + 160, 6 + 2 * 166 : 6 + 2 * 166 + 160]
+    assert np.array_equal(shown, view(decode(content), 160, draw))
+
+
+def test_a_preview_that_cannot_be_drawn_says_why(tmp_path):
+    data = unbalanced(tmp_path / "data")
+    with pytest.raises(DataError, match=r"sheet.xyz cannot be written \(unknown file extension"):
+        draw_preview(data, tmp_path / "sheet.xyz", 3, Augmentation(), 0)
+    for n_views in (-3, 0, 13):
+        with pytest.raises(DataError, match=rf"--views is {n_views}; a preview shows 1 to 12"):
+            draw_preview(data, tmp_path / "sheet.png", n_views, Augmentation(), 0)
+    for file in (tmp_path / "data").rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no image can be decoded, so there are no views"):
+        draw_preview(data, tmp_path / "sheet.png", 3, Augmentation(), 0)

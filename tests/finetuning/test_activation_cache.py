@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from hubretrain.data.dataset import open_dataset
+from hubretrain.errors import ModuleError, RunError
+from hubretrain.extraction.cache import cache_bottlenecks
+from hubretrain.modules import resolve
+from hubretrain.runs import Run
+from hubretrain.screening.fit import screen_modules
+from tests.finetuning.test_trainer import copied, tune
+from tests.modules.test_cut import residual_module
+from tests.samples import write_digits, write_module
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Two fitted modules: one that can be cut, one of functions inside functions."""
+    from hubretrain.tensorflow import tf
+
+    place = tmp_path_factory.mktemp("fitted")
+    write_digits(place / "digits", 120)
+    residual_module(place / "residual")
+    inner = tf.saved_model.load(str(write_module(place / "small", size=16)))
+    outer = tf.__internal__.tracking.AutoTrackable()
+    outer.inner, outer.variables = inner, list(inner.variables)
+    outer.trainable_variables = list(inner.variables)
+    spec = tf.TensorSpec((None, 16, 16, 3), tf.float32)
+    outer.__call__ = tf.function(lambda images: inner(images, False), input_signature=[spec])
+    tf.saved_model.save(outer, str(place / "nested"))
+    data = open_dataset(place / "digits")
+    modules = [resolve(str(place / name)) for name in ("residual", "nested")]
+    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1, quiet=True)
+    screen_modules(data, Run(place / "run"), cache=place / "cache", quiet=True)
+    return place
+
+
+def test_epochs_on_cached_activations_are_those_on_pixels(fitted, tmp_path):
+    histories = []
+    for views in (0, 3):
+        run = copied(fitted, tmp_path, f"run{views}")
+        found = tune(
+            fitted, run, module="residual", unfreeze_last=2, trunk_views=views, learning_rate=3e-4
+        )
+        assert [note.startswith("The frozen part's act") for note in found.notes] == [True][:views]
+        assert (run.finetune_folder("residual") / "trunk.h5").exists() == (views > 0)
+        histories.append(found.history)
+    for name in ("loss", "validation_loss"):
+        one, other = (h[name].to_numpy() for h in histories)
+        assert np.allclose(one, other, rtol=1e-2, equal_nan=True), (name, one, other)
+    assert histories[0]["loss"].iloc[-1] < histories[0]["loss"].iloc[1]
+
+
+def test_what_is_left_of_a_view_is_computed_and_nothing_twice(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    options = {"module": "residual", "unfreeze_last": 2, "trunk_views": 2}
+    tune(fitted, run, epochs=1, **options)
+    path = run.finetune_folder("residual") / "trunk.h5"
+    with h5py.File(path, "r+") as file:
+        assert sorted(file) == ["validation", "view_001"]  # epoch 2's view is not needed yet
+        whole = file["view_001"][:]
+        assert whole.dtype == np.float16
+        file["view_001"][3] = np.nan  # as a kill leaves it
+        file["view_001"][50] += 1  # in another batch of 48: kept as it is, not computed anew
+    tune(fitted, run, resume=True, more_epochs=2)
+    with h5py.File(path, "r") as file:
+        again = file["view_001"][:]
+        assert sorted(file) == ["validation", "view_001", "view_002"]
+    assert np.array_equal(again[:48], whole[:48])
+    assert np.array_equal(again[50], whole[50] + 1)
+
+
+def test_activations_of_other_facts_are_made_anew(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    options = {"module": "residual", "unfreeze_last": 2, "epochs": 1}
+    tune(fitted, run, seed=0, **options)
+    path = run.finetune_folder("residual") / "trunk.h5"
+    with h5py.File(path, "r") as file:
+        before = file["view_001"][:]
+    kept = path.read_bytes()
+    tune(fitted, run, seed=1, restart=True, **options)
+    with h5py.File(path, "r") as file:
+        assert not np.array_equal(file["view_001"][:], before)
+    path.write_bytes(kept)
+    (run.finetune_folder("residual") / "checkpoint" / "state.json").unlink()
+    tune(fitted, run, seed=1, **options)
+    with h5py.File(path, "r") as file:
+        assert not np.array_equal(file["view_001"][:], before)
+
+
+def test_a_module_that_cannot_be_cut_says_so_and_goes_on(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, module="nested", unfreeze_last=1, epochs=1)
+    (note,) = found.notes
+    assert note.startswith("The frozen part runs in each epoch: the graph of nested cannot be cut")
+    assert len(found.history) == 2
+
+
+def test_activations_larger_than_the_pixels_are_not_worth_keeping():
+    from hubretrain.finetuning.activation_cache import worth_caching
+    from hubretrain.modules.cut import Cut
+
+    def of_shape(*shape):
+        return Cut("relu", "Relu", shape, abs, abs)
+
+    for fine in (of_shape(7, 7, 192), of_shape(56, 56, 24)):  # as much as pixels, to the byte
+        assert worth_caching(fine, 224) is fine
+    with pytest.raises(ModuleError, match=r"activations at relu would take more room than the pix"):
+        worth_caching(of_shape(56, 56, 25), 224)
+
+
+def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
+    from hubretrain.finetuning.activation_cache import check_room
+
+    with pytest.raises(OSError, match=r"space|large"):
+        check_room(tmp_path / "trunk.h5", 2**60)
+    assert list(tmp_path.iterdir()) == []
+    run = copied(fitted, tmp_path)
+    folder = run.finetune_folder("residual")
+    (folder / "trunk.h5").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"trunk.h5 cannot be written .*--restart --trunk-views 0"):
+        tune(fitted, run, module="residual", unfreeze_last=2, epochs=1)
+
+
+def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
+    from hubretrain.finetuning.finetune import best_modules, finetune_modules
+    from hubretrain.finetuning.options import Tuning
+
+    run = copied(fitted, tmp_path)
+    names = best_modules(run, 2)
+    assert sorted(names) == ["nested", "residual"]
+    with pytest.raises(RunError, match=r"--top is 3 and .* compares 2 modules \(.*ask for fewer"):
+        best_modules(run, 3)
+    data = open_dataset(fitted / "digits")
+    tuning = Tuning(epochs=1, batch_size=16)
+    found = finetune_modules(data, run, names, cache=fitted / "cache", tuning=tuning, quiet=True)
+    facts = run.facts()["finetune"]
+    metric = facts["order"]["metric"]
+    scores = {one.module: one.validation[metric][0] for one in found}
+    assert facts["chosen"] == max(names, key=lambda name: scores[name])
+    assert sorted(facts["modules"]) == sorted(names)
+    assert sorted(facts["order"]["screening"]) == sorted(names)
+    assert facts["order"]["regret"] >= 0
+    import json
+
+    exported = json.loads((run.export_folder / "export.json").read_text())
+    assert exported["module"] == facts["chosen"]

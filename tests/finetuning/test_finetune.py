@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubretrain.data.dataset import open_dataset
+from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.errors import CacheError, RunError
+from hubretrain.extraction.cache import cache_bottlenecks
+from hubretrain.heads.heads import Heads
+from hubretrain.locks import only_writer
+from hubretrain.modules import resolve
+from hubretrain.runs import Run
+from hubretrain.screening.fit import screen_modules
+from tests.finetuning.test_trainer import copied, tune
+from tests.samples import write_digits, write_module
+
+
+def screened(place, *folders):
+    data = open_dataset(place / "digits")
+    modules = [resolve(str(folder)) for folder in folders]
+    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1, quiet=True)
+    screen_modules(data, Run(place / "run"), cache=place / "cache", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A fitted run of two modules and a twin; no test writes there."""
+    place = tmp_path_factory.mktemp("fitted")
+    write_digits(place / "digits", 150)
+    seeds = {"small5": 5, "small6": 6, "small5_random": 7}
+    screened(place, *(write_module(place / n, n_features=12, seed=s) for n, s in seeds.items()))
+    return place
+
+
+def exported(run):
+    return json.loads((run.export_folder / "export.json").read_text())
+
+
+def test_a_name_that_is_not_of_the_run_touches_nothing(fitted, tmp_path):
+    run, mine = copied(fitted, tmp_path), write_module(tmp_path / "mine")
+    for name in (str(mine), "../mine", "smal5"):
+        with pytest.raises(RunError, match=r"was not fitted in this run \(there are: .*small5"):
+            tune(fitted, run, module=name, restart=True)
+    assert (mine / "saved_model.pb").exists()
+    assert not (run.folder / "finetune").exists()
+
+
+def test_a_restart_leaves_a_fine_tuning_alone_that_another_process_writes(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=1)
+    folder = run.finetune_folder("small5")
+    with only_writer(folder), pytest.raises(CacheError, match=r"small5 is being written by proc"):
+        tune(fitted, run, module="small5", epochs=1, restart=True)
+    assert (folder / "checkpoint" / "state.json").exists()
+
+
+def test_images_of_a_given_training_split_are_trained_on(tmp_path):
+    write_digits(tmp_path / "all", 120)
+    for i, path in enumerate(sorted((tmp_path / "all").rglob("*.png"))):
+        split = ("validation", "test")[i % 5] if i % 5 < 2 else "train"
+        place = tmp_path / "digits" / split / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    screened(tmp_path, write_module(tmp_path / "small"))
+    run = Run(tmp_path / "run")
+    tune(tmp_path, run, epochs=1)
+    identity = run.facts()["finetune"]["modules"]["small"]["identity"]
+    folds = pd.read_csv(run.folds_file, dtype=str)["fold"].value_counts()
+    assert (identity["n_train"], identity["n_validation"]) == (folds["train"], folds["0"])
+
+
+def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
+    run, metric = copied(fitted, tmp_path), Run(fitted / "run").facts()["fit"]["metric"]
+    tune(fitted, run, module="small6", learning_rate=1e-6, epochs=1)
+    known = run.facts()["finetune"]
+    assert (known["chosen"], known["order"]) == ("small6", None)
+    run.record("finetune", {"modules": {}, "chosen": None, "order": None})
+    writing = threading.Lock()
+
+    class Meanwhile(Augmentation):  # another process ends while this one trains
+        def draw(self, sha256, view, seed):
+            if writing.acquire(blocking=False):
+                run.record("finetune", known)
+            return super().draw(sha256, view, seed)
+
+    found = tune(fitted, run, module="small5", epochs=3, augmentation=Meanwhile())
+    facts = run.facts()["finetune"]
+    scores = {n: one["validation"][metric][0] for n, one in facts["modules"].items()}
+    assert sorted(scores) == ["small5", "small6"]
+    assert scores["small5"] == found.validation[metric][0]
+    best = max(sorted(scores, reverse=True), key=lambda name: scores[name])  # small6 came first
+    assert facts["chosen"] == best == facts["order"]["finetuned"][0] == exported(run)["module"]
+    (other,) = {"small5", "small6"} - {best}
+    tune(fitted, run, module=other, resume=True)
+    again = run.facts()["finetune"]
+    assert (again["chosen"], again["order"]) == (best, facts["order"])
+    assert exported(run)["module"] == best
+    shutil.rmtree(run.export_folder)  # nothing better is exported, so this one is
+    tune(fitted, run, module=other, resume=True)
+    assert run.facts()["finetune"]["chosen"] == other == exported(run)["module"]
+
+
+def test_a_twin_is_not_among_the_best_modules(fitted):
+    from hubretrain.finetuning.finetune import best_modules
+
+    run = Run(fitted / "run")
+    assert sorted(best_modules(run, 2)) == ["small5", "small6"]
+    with pytest.raises(RunError, match=r"--top is 3 and .* compares 2 modules"):
+        best_modules(run, 3)
+
+
+def test_a_resume_computes_as_its_own_options_say(fitted, tmp_path):
+    from hubretrain.tensorflow import tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("a GPU can do it")
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=1)
+    options = run.finetune_folder("small5") / "options.json"
+    options.write_text(options.read_text().replace('precision": false', 'precision": true'))
+    with pytest.raises(RunError, match=r"--mixed-precision computes in float16"):
+        tune(fitted, run, module="small5", resume=True)
+
+
+def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
+    runs = []
+    for name in ("plain", "balanced"):
+        run = copied(fitted, tmp_path, name)
+        heads = Heads.load(run.heads_file("small5"))
+        heads.weight[:] *= 0.1  # so that there is something to gain
+        heads.facts["adjust"][:] = 1.0
+        heads.facts["priors"][:] = [0.98, 0.01, 0.01]
+        heads.save(run.heads_file("small5"), {})
+        runs.append(run)
+    plain, balanced = (
+        tune(fitted, run, module="small5", balanced_sampling=sampling)
+        for run, sampling in zip(runs, (False, True), strict=True)
+    )
+    assert balanced.head_test == plain.head_test
+    assert balanced.head_validation == plain.head_validation
+    assert balanced.kept_epoch > 0
+    assert exported(runs[0])["adjust"] > 0.1
+    assert exported(runs[1])["adjust"] == 0.0
+    options = {"balanced_sampling": True, "learning_rate": 1e35, "restart": True}
+    assert tune(fitted, runs[1], module="small5", **options).kept_epoch == 0
+    assert runs[1].facts()["finetune"]["modules"]["small5"]["adjust"] == 1.0
+    assert exported(runs[1])["adjust"] > 0.1
+
+
+def test_more_epochs_are_added_once_though_what_they_came_to_was_not_kept(fitted, tmp_path):
+    from hubretrain.finetuning.finetune import finetune_modules
+
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=1)
+    aside = run.leaderboard_file.rename(tmp_path / "aside")  # it ends after the last epoch
+    with pytest.raises(FileNotFoundError):
+        tune(fitted, run, module="small5", resume=True, more_epochs=2)
+    aside.rename(run.leaderboard_file)
+    n_epochs = [
+        len(tune(fitted, run, module="small5", resume=True, more_epochs=2).history) - 1
+        for _ in range(2)
+    ]
+    assert n_epochs == [3, 5]
+    data, names = open_dataset(fitted / "digits"), ["small5", "small6"]
+    with pytest.raises(RunError, match=r"--epochs \+2 goes on with one module; name it with --mod"):
+        finetune_modules(data, run, names, cache=fitted / "cache", resume=True, more_epochs=2)
+
+
+def test_other_images_or_labels_are_no_resume(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=1)
+    folds = pd.read_csv(run.folds_file, dtype=str)
+    one, other = (folds.index[folds["fold"] == fold][0] for fold in ("0", "1"))
+    folds.loc[[one, other], "fold"] = ["1", "0"]
+    folds.to_csv(run.folds_file, index=False)
+    expected = r"on other data or another module: its images was [0-9a-f]+ and is [0-9a-f]+;"
+    with pytest.raises(RunError, match=expected):
+        tune(fitted, run, module="small5", resume=True)
+    path = run.finetune_folder("small5") / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    assert state["identity"]["image_size"] == 8
+    del state["identity"]["images"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(RunError, match=r"of an earlier hubretrain, which did not note its images"):
+        tune(fitted, run, module="small5", resume=True)
+
+
+def test_a_history_whose_last_row_a_kill_took_is_whole_again(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=2)
+    path = run.finetune_folder("small5") / "history.csv"
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    tune(fitted, run, module="small5", resume=True)
+    assert path.read_bytes() == whole
+
+
+def test_a_warm_up_of_the_head_takes_no_patience_from_the_training(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    options = {"epochs": 2, "warmup_head": 4, "learning_rate": 3.0, "unfreeze_last": 0}
+    history = tune(fitted, run, module="small5", **options).history
+    assert np.argmin(history["validation_loss"][:5]) == 0  # nothing was better for 4 epochs
+    assert history["phase"].tolist() == ["head"] * 5 + ["all"] * 2

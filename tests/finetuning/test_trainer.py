@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubretrain.data.dataset import open_dataset
+from hubretrain.data.image_table import usable_images
+from hubretrain.errors import RunError
+from hubretrain.extraction.cache import cache_bottlenecks
+from hubretrain.heads.heads import Heads
+from hubretrain.modules import resolve
+from hubretrain.runs import Run
+from hubretrain.screening.fit import screen_modules
+from tests.samples import REPOSITORY, write_digits, write_module
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A data set, its cache and a fitted run, shared by the tests; none of them writes there."""
+    place = tmp_path_factory.mktemp("fitted")
+    write_digits(place / "digits", 150)
+    module = write_module(place / "small", n_features=12, seed=5)
+    data = open_dataset(place / "digits")
+    cache_bottlenecks(data, [resolve(str(module))], folder=place / "cache", n_views=1, quiet=True)
+    screen_modules(data, Run(place / "run"), cache=place / "cache", quiet=True)
+    return place
+
+
+def copied(fitted, tmp_path, name="run"):
+    import shutil
+
+    shutil.copytree(fitted / "run", tmp_path / name)
+    return Run(tmp_path / name)
+
+
+def tune(fitted, run, **options):
+    from hubretrain.finetuning.finetune import finetune_module
+    from hubretrain.finetuning.options import Tuning
+
+    asked = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, **options}
+    names = ("module", "resume", "more_epochs", "restart", "seconds_between_checkpoints")
+    others = {name: asked.pop(name) for name in names if name in asked}
+    data, tuning = open_dataset(fitted / "digits"), Tuning(**asked)
+    return finetune_module(data, run, cache=fitted / "cache", tuning=tuning, quiet=True, **others)
+
+
+def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
+    from hubretrain.bottlenecks import Bottlenecks
+    from hubretrain.data.images.decode import decode, view
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.classifier import Classifier
+
+    heads = Heads.load(fitted / "run" / "heads" / "small.h5")
+    classifier = Classifier(
+        Backbone(resolve(str(fitted / "small"))), heads.kind, heads.weight[:, 1], heads.bias[1]
+    )
+    images = usable_images(open_dataset(fitted / "digits"), fitted / "cache", quiet=True)
+    with Bottlenecks(fitted / "cache" / "digits" / "small.h5") as bottlenecks:
+        expected = heads.probabilities(bottlenecks.rows(images["sha256"].tolist()))[:, 1]
+    pixels = [view(decode((fitted / "digits" / p).read_bytes()), 8) for p in images["path"]]
+    said = classifier.probabilities(np.stack(pixels).astype(np.float32) / 255).numpy()
+    assert np.allclose(said, expected, atol=1e-5)
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, epochs=6)
+    history = pd.read_csv(run.finetune_folder("small") / "history.csv")
+    assert history["epoch"].tolist() == list(range(7))
+    assert history["loss"].iloc[-1] < history["loss"].iloc[1]
+    assert (
+        history.loc[history["kept"], "validation_loss"].item() == history["validation_loss"].min()
+    )
+    assert found.test["accuracy"][1] <= found.test["accuracy"][0] <= found.test["accuracy"][2]
+    predictions = pd.read_csv(run.finetune_folder("small") / "predictions.csv")
+    columns = [c for c in predictions if c.startswith("p(")]
+    hits = predictions[columns].to_numpy().argmax(1) == predictions["label"].to_numpy()
+    assert found.test["accuracy"][0] == pytest.approx(hits.mean(), abs=1e-6)
+
+
+def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp_path):
+    from hubretrain.data.images.augmentation import Augmentation
+
+    run = copied(fitted, tmp_path)
+    folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
+    seen = set()
+
+    class Watching(Augmentation):  # only what is trained on is augmented
+        def draw(self, sha256, view, seed):
+            seen.add(folds[sha256])
+            return super().draw(sha256, view, seed)
+
+    tune(fitted, run, epochs=1, augmentation=Watching())
+    assert seen == {"1", "2", "3", "4"}
+
+
+def script(fitted, *runs):
+    return (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from pathlib import Path; from tests.finetuning.test_trainer import *\n"
+        f"for run in {[str(run.folder) for run in runs]!r}:\n"
+        f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1,\n"
+        "         depth_decay=0.5, schedule='plateau', seconds_between_checkpoints=0.0)\n"
+    )
+
+
+def test_killed_at_any_step_it_goes_on_exactly(fitted, tmp_path):
+    straight, killed = copied(fitted, tmp_path, "straight"), copied(fitted, tmp_path, "killed")
+    environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+    def start(*runs):
+        command = [sys.executable, "-c", script(fitted, *runs)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+
+    state = killed.finetune_folder("small") / "checkpoint" / "state.json"
+    random = np.random.default_rng(time.time_ns())
+    steps = []
+    for _ in range(2):
+        until = max(steps, default=0) + int(random.integers(2, 12))
+        process = start(killed)
+        while process.poll() is None:
+            if state.exists() and json.loads(state.read_text())["step"] >= until:
+                break
+            time.sleep(0.002)
+        time.sleep(float(random.random()) * 0.02)  # also amid a step, also amid a checkpoint
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        steps.append(json.loads(state.read_text())["step"])
+    last = start(killed, straight)
+    _, said = last.communicate()
+    assert last.returncode == 0, said.decode()
+    assert 0 < steps[0] < steps[1]
+    for name in ("history.csv", "predictions.csv", "validation.csv"):
+        found = [(run.finetune_folder("small") / name).read_bytes() for run in (straight, killed)]
+        assert found[0] == found[1], f"{name} after kills at steps {steps}"
+    assert weights_of(straight) == weights_of(killed)
+
+
+def weights_of(run):
+    """The bytes of every variable and counter of the last checkpoint and of the best."""
+    from hubretrain.tensorflow import tf
+
+    found = {}
+    for index in sorted((run.finetune_folder("small") / "checkpoint").glob("*.index")):
+        reader = tf.train.load_checkpoint(str(index.with_suffix("")))
+        for name in reader.get_variable_to_shape_map():
+            if name != "_CHECKPOINTABLE_OBJECT_GRAPH":
+                found[index.name, name] = np.asarray(reader.get_tensor(name)).tobytes()
+    assert len(found) > 8
+    return found
+
+
+def test_other_options_do_not_go_on_with_an_earlier_training(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, epochs=1)
+    with pytest.raises(RunError, match=r"holds a fine-tuning with batch_size = 16, .*--restart"):
+        tune(fitted, run, epochs=1, batch_size=8)
+    with pytest.raises(RunError, match=r"of 1 epochs, now 2 are asked for; .*--epochs \+N"):
+        tune(fitted, run, epochs=2)
+    tune(fitted, run, epochs=2, restart=True)
+
+
+def test_layers_that_are_not_unfrozen_stay_as_they_were(fitted, tmp_path):
+    from hubretrain.tensorflow import tf
+
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, epochs=2, unfreeze_last=1)
+    before = tf.train.load_checkpoint(str(fitted / "small" / "variables" / "variables"))
+    (best,) = (run.finetune_folder("small") / "checkpoint").glob("best_*.index")
+    after = tf.train.load_checkpoint(str(best.with_suffix("")))
+
+    def tensors(reader):
+        names = reader.get_variable_to_shape_map()
+        return [reader.get_tensor(n) for n in names if len(names[n]) in (2, 4)]
+
+    kernel = next(t for t in tensors(before) if t.ndim == 4)
+    assert any(np.array_equal(kernel, t) for t in tensors(after) if t.ndim == 4)
+    dense = next(t for t in tensors(before) if t.shape == (32, 12))
+    history = pd.read_csv(run.finetune_folder("small") / "history.csv")
+    if history.loc[history["kept"], "epoch"].item() > 0:
+        assert not any(np.array_equal(dense, t) for t in tensors(after) if t.shape == (32, 12))
+
+
+def test_a_loss_that_becomes_nan_ends_training_and_the_best_epoch_is_judged_and_exported(
+    fitted, tmp_path
+):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, learning_rate=1e35, epochs=30)
+    assert re.search(
+        r"small: the loss became (nan|inf) in epoch 1; .* epoch 0, the best before, "
+        r".*--restart and a --learning-rate below 1e\+35",
+        str(found.diverged),
+    )
+    assert found.history["epoch"].tolist()[-1] == found.kept_epoch == 0
+    assert found.test == found.head_test
+    assert (run.export_folder / "saved_model.pb").exists()
+    again = tune(fitted, run, resume=True)  # not trained further, and said again
+    assert again.diverged == found.diverged
+    with pytest.raises(RunError, match=r"the loss became .*; begin anew with --restart"):
+        tune(fitted, run, resume=True, more_epochs=2)
+
+
+def test_more_epochs_go_on_with_a_finished_training(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    first = tune(fitted, run, epochs=2).history
+    more = tune(fitted, run, resume=True, more_epochs=2).history
+    assert more["epoch"].tolist() == [0, 1, 2, 3, 4]
+    columns = ["loss", "validation_loss", "learning_rate"]
+    assert first[columns].equals(more[columns][:3])
+    assert more["learning_rate"].iloc[3] > 0
+    again = tune(fitted, run, resume=True).history  # and is finished then
+    assert again.equals(more)
+    with pytest.raises(RunError, match=r"holds no fine-tuning to resume; begin one without"):
+        tune(fitted, copied(fitted, tmp_path, "other"), resume=True)
+
+
+def test_a_warmed_up_head_trains_alone_first(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, epochs=1, warmup_head=2, l2_sp=0.1, label_smoothing=0.1)
+    assert found.history["phase"].tolist() == ["head", "head", "head", "all"]
+    assert found.history["loss"].iloc[2] < found.history["loss"].iloc[1]
+
+
+def test_the_pull_to_the_start_keeps_weights_near_it(fitted, tmp_path):
+    from hubretrain.tensorflow import tf
+
+    start = tf.train.load_checkpoint(str(fitted / "small" / "variables" / "variables"))
+    names = start.get_variable_to_shape_map()
+    dense = next(start.get_tensor(n) for n in names if names[n] == [32, 12])
+
+    def distance(name, **options):
+        run = copied(fitted, tmp_path, name)
+        tune(fitted, run, epochs=2, **options)
+        (last,) = (run.finetune_folder("small") / "checkpoint").glob("at_*.index")
+        reader = tf.train.load_checkpoint(str(last.with_suffix("")))
+        of_model = [
+            reader.get_tensor(n)
+            for n, shape in reader.get_variable_to_shape_map().items()
+            if shape == [32, 12] and n.startswith("variables/")
+        ]
+        return min(float(np.linalg.norm(one - dense)) for one in of_model)
+
+    free, pulled = distance("free"), distance("pulled", l2_sp=100.0)
+    assert 0 < pulled < free / 2
+
+
+def test_balanced_sampling_trains_without_class_weights_and_adjustment(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, epochs=1, balanced_sampling=True)
+    assert run.facts()["finetune"]["modules"]["small"]["adjust"] == 0.0
+
+
+def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    found = tune(fitted, run, epochs=1)
+    facts = run.facts()["finetune"]
+    assert (facts["chosen"], facts["order"]) == ("small", None)
+    assert facts["modules"]["small"]["kept_epoch"] == found.kept_epoch
+    assert facts["modules"]["small"]["test"]["accuracy"] == list(found.test["accuracy"])
+    validation = pd.read_csv(run.finetune_folder("small") / "validation.csv")
+    folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
+    assert set(folds[validation["sha256"]]) == {"0"}
+    columns = [c for c in validation if c.startswith("p(")]
+    hits = validation[columns].to_numpy().argmax(1) == validation["label"].to_numpy()
+    assert facts["modules"]["small"]["validation"]["plain_accuracy"][0] == pytest.approx(
+        hits.mean(), abs=1e-6
+    )
+
+
+def test_tensorboard_gets_every_epoch(fitted, tmp_path):
+    from hubretrain.tensorflow import tf
+
+    run = copied(fitted, tmp_path)
+    history = tune(fitted, run, epochs=2).history
+    logged = {}
+    for path in sorted((run.finetune_folder("small") / "tensorboard").iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                logged[value.tag, event.step] = value.simple_value
+    for epoch in range(3):
+        expected = history["validation_loss"][epoch]
+        assert logged["epoch/validation_loss", epoch] == pytest.approx(expected, rel=1e-6)
+    assert ("epoch/loss", 0) not in logged
+
+
+def test_a_class_that_no_training_fold_holds_is_an_error(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    folds = pd.read_csv(run.folds_file, dtype=str)
+    folds.loc[folds["label"] == "2", "fold"] = "test"
+    folds.to_csv(run.folds_file, index=False)
+    expected = r"the training folds hold no image of the class 2 \(its images are in the test split"
+    with pytest.raises(RunError, match=expected):
+        tune(fitted, run)

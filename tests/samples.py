@@ -1,0 +1,110 @@
+"""Small but real inputs of tests: images, modules, heads."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG", **options: object) -> bytes:
+    """An image file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def write_digits(folder: Path, n_images: int, classes: tuple[int, ...] = (0, 1, 2)) -> Path:
+    """Some of scikit-learn's handwritten digits as PNG files in class folders."""
+    digits = load_digits()
+    chosen = [i for i in range(len(digits.target)) if digits.target[i] in classes][:n_images]
+    for i in chosen:
+        place = folder / str(digits.target[i])
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = (255 - digits.images[i] * 255 / 16).astype(np.uint8)
+        (place / f"{i:04d}.png").write_bytes(encoded(pixels))
+    return folder
+
+
+def write_module(
+    folder: Path,
+    size: int = 8,
+    n_features: int = 5,
+    seed: int = 0,
+    give: str = "features",
+    trainable: bool = True,
+) -> Path:
+    """A small but real module in TF-Hub's format: a convolution, a pool, a dense layer.
+
+    ``give``: ``features``, ``nan`` features, or a ``map`` of features, to be refused.
+    """
+    from hubretrain.tensorflow import tf
+
+    random = np.random.default_rng(seed)
+    small = tf.__internal__.tracking.AutoTrackable()
+    kernel = tf.Variable(random.normal(0, 0.3, (3, 3, 3, 8)), dtype=tf.float32, name="conv/kernel")
+    dense = tf.Variable(
+        random.normal(0, 0.3, (32, n_features)), dtype=tf.float32, name="dense/kernel"
+    )
+    small.variables = [kernel, dense]
+    small.trainable_variables = [kernel, dense] if trainable else []
+    small.regularization_losses = []
+
+    def features(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        x = tf.nn.relu(tf.nn.conv2d(images - 0.5, kernel, 2, "SAME"))
+        if training:
+            x = x * 1.5
+        if give == "map":
+            return x
+        x = tf.reshape(tf.image.resize(x, (2, 2), antialias=True), (-1, 32)) @ dense
+        return x / 0.0 if give == "nan" else x
+
+    small.__call__ = tf.function(features)
+    spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+    for training in (False, True):
+        small.__call__.get_concrete_function(spec, training)
+    tf.saved_model.save(small, str(folder))
+    return folder
+
+
+def write_pooled(folder: Path, size: int | None = 8, seed: int = 0) -> Path:
+    """A small but real module of operations that both engines know."""
+    from hubretrain.tensorflow import tf
+
+    random = np.random.default_rng(seed)
+    pooled = tf.Module()
+    pooled.kernels = [
+        tf.Variable(random.normal(0, 0.3, shape), dtype=tf.float32)
+        for shape in ((3, 3, 3, 16), (3, 3, 16, 32), (32, 20))
+    ]
+
+    def features(images: tf.Tensor) -> tf.Tensor:
+        first, second, last = pooled.kernels
+        x = tf.nn.relu6(tf.nn.conv2d(images - 0.5, first, 2, "SAME"))
+        x = tf.nn.relu6(tf.nn.conv2d(x, second, 1, "SAME"))
+        return tf.reduce_mean(x, (1, 2)) @ last
+
+    spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+    pooled.__call__ = tf.function(features, input_signature=[spec])
+    tf.saved_model.save(pooled, str(folder))
+    return folder
+
+
+def photo_crops(n: int, size: int = 8) -> np.ndarray:
+    """Small pieces of two photographs, uint8 (n, size, size, 3)."""
+    photos = load_sample_images().images
+    corners = np.random.default_rng(1).integers(0, 300, (n, 2))
+    return np.stack([photos[i % 2][y:, x:][:size, :size] for i, (y, x) in enumerate(corners)])
+
+
+def small_head(backbone: object) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a head of three classes that has an opinion on `photo_crops`."""
+    features = backbone(photo_crops(40).astype("f4") / 255).numpy()
+    weight = np.random.default_rng(0).normal(size=(20, 3))
+    weight *= 2 / (features @ weight).std(axis=0)
+    return weight.astype("f4"), -(features @ weight).mean(axis=0).astype("f4")

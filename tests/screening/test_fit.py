@@ -1,0 +1,378 @@
+"""The fit stage on real digits: what is compared, kept, refused, and said."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import balanced_accuracy_score
+from threadpoolctl import threadpool_limits
+
+from hubretrain.bottlenecks import BottleneckWriter, Rows
+from hubretrain.bottlenecks.costs import Passes
+from hubretrain.cli.tables import print_leaderboard
+from hubretrain.data.dataset import open_dataset
+from hubretrain.data.splitting.folds import TEST, read_folds
+from hubretrain.errors import CacheError, HeadError, RunError
+from hubretrain.heads.ensemble import Ensemble
+from hubretrain.heads.heads import Heads
+from hubretrain.runs import Run
+from hubretrain.screening.fit import screen_modules
+from tests.samples import write_digits
+
+L2 = (1.0, 10.0, 100.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products are fastest on one thread, above all while others use the machine."""
+    with threadpool_limits(1):
+        yield
+
+
+def pixels_of(data, path, view):
+    """An image's pixels, shifted by a column in view 1: features as real as any."""
+    pixels = np.asarray(Image.open(data / path).convert("L"), dtype=np.float32) / 255
+    return np.roll(pixels, view, axis=1)
+
+
+def write_cache(data, cache, module="pixels", *, columns=slice(None), n_views=1, facts=(), of=None):
+    """A finished bottleneck file; ``of`` gives the views of each image, ``n_views`` of all."""
+    dataset = open_dataset(data)
+    paths = dataset.images["path"].tolist()
+    digest = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in paths}
+    first = {sha256: path for path, sha256 in reversed(digest.items())}
+    views_of = np.array([(of or {}).get(path, n_views) for path in first.values()], np.int16)
+    rows = Rows(tuple(first.values()), tuple(first), views_of)
+    known = {"module": module, "handle": module, "module_sha256": module, "image_size": 8}
+    known |= {"value_range": "[0.0, 1.0]", **dict(facts)}
+    features = {
+        v: np.stack([pixels_of(data, p, v)[:, columns].ravel() for p in first.values()])
+        for v in range(int(views_of.max()))
+    }
+    path = cache / dataset.name / f"{module}.h5"
+    with BottleneckWriter(path, rows, features[0].shape[1], known) as writer:
+        for v, values in features.items():
+            here = np.flatnonzero(views_of > v)
+            writer.write(np.full(len(here), v), here, values[here])
+        writer.seal()
+    return path
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Digits of three unbalanced classes, and their pixels as a cache."""
+    data = write_digits(tmp_path / "digits", 300)
+    for name, kept in (("1", 45), ("2", 25)):
+        for image in sorted((data / name).iterdir())[kept:]:
+            image.unlink()
+    write_cache(data, tmp_path / "cache")
+    return tmp_path
+
+
+def fit(place, run="run", **options):
+    options = {"l2": L2, "quiet": True, "cache": place / "cache"} | options
+    return screen_modules(open_dataset(place / "digits"), Run(place / run), **options)
+
+
+def rows_of(found, kind):
+    return found.leaderboard[found.leaderboard["kind"] == kind]
+
+
+def test_the_leaderboard_has_modules_ensemble_and_references_with_intervals(place):
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    found = fit(place)
+    assert found.metric == "balanced_accuracy"  # the classes are unbalanced
+    board = found.leaderboard
+    assert rows_of(found, "module")["module"].tolist() == ["pixels", "left_half"]
+    assert len(rows_of(found, "ensemble")) == 1
+    references = rows_of(found, "reference").set_index("module")
+    assert references.loc["majority class", "balanced_accuracy"] == pytest.approx(1 / 3)
+    assert references.loc["1-nearest-neighbour of pixels", "accuracy"] > 0.9
+    names = ["balanced_accuracy", "accuracy", "top_3", "macro_f1", "roc_auc"]
+    names += ["mean_average_precision", "log_loss", "calibration_error", "plain_accuracy"]
+    ranked = board[board["rank"].notna()]
+    for name in names:
+        assert (ranked[f"{name}_low"] <= ranked[name]).all()
+        assert (ranked[name] <= ranked[f"{name}_high"]).all()
+    assert ranked["rank"].tolist() == [1, 2, 3]
+    assert ranked["balanced_accuracy"].is_monotonic_decreasing
+    assert {"log_me", "h_score", "seconds_to_fit", "n_features"} <= set(board)
+
+
+def test_what_is_written_agrees_with_what_is_said(place):
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    found = fit(place)
+    run = found.run
+    table = pd.read_csv(run.out_of_fold_file, dtype={"label": str, "decision": str})
+    assert set(table["module"]) == {"pixels", "left_half", "ensemble"}
+    one = table[table["module"] == "pixels"]
+    recall = balanced_accuracy_score(one["label"], one["decision"])
+    row = found.leaderboard.set_index("module").loc["pixels"]
+    assert row["balanced_accuracy"] == pytest.approx(recall)
+    likeliest = one[["p(0)", "p(1)", "p(2)"]].to_numpy().argmax(axis=1).astype(str)
+    assert row["plain_accuracy"] == pytest.approx((one["label"] == likeliest).mean())
+    classes = pd.read_csv(run.per_class_file, dtype={"class": str})
+    of_class = classes[classes["module"] == "pixels"].set_index("class")
+    assert of_class["recall"].mean() == pytest.approx(recall)
+    assert (of_class["recall_low"] <= of_class["recall"]).all()
+    assert of_class["n_images"].sum() == len(one)
+    heads = pd.read_csv(run.heads_table_file)
+    assert len(heads[heads["module"] == "pixels"]) >= 2 * 2 * 7 * 2  # kinds, weights, rules, l2
+    assert set(heads["head"]) == {"softmax", "logistic"}
+    facts = json.loads(run.facts_file.read_text())["fit"]
+    assert facts["shortlist"][0] in {"pixels", "left_half"}
+    assert len(facts["test_looked_at"]) == 1
+
+
+def test_the_kept_head_and_the_ensemble_say_of_the_cache_what_they_are_worth(place):
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    found = fit(place)
+    data, run = place / "digits", found.run
+    folds = read_folds(run.folds_file)
+    test = folds[folds["fold"] == TEST]
+    pixels = np.stack([pixels_of(data, path, 0) for path in test["path"]])
+    heads = Heads.load(run.heads_file("pixels"))
+    assert heads.facts["fold"].tolist() == [-1, 0, -1]
+    said = heads.probabilities(pixels.reshape(len(test), -1))[:, 0]
+    right = said.argmax(axis=1) == test["label"].astype(int).to_numpy()
+    row = found.leaderboard.set_index("module").loc["pixels"]
+    assert row["test_plain_accuracy"] == pytest.approx(right.mean())
+    features = {"pixels": pixels.reshape(len(test), -1)}
+    features["left_half"] = pixels[:, :, :4].reshape(len(test), -1)
+    together = Ensemble.load(run.ensemble_file).probabilities(run, features)
+    np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-5)
+    assert (together.argmax(axis=1) == test["label"].astype(int)).mean() > 0.9
+
+
+def test_fitting_again_fits_nothing_and_says_the_same(place):
+    first = fit(place)
+    before = first.run.heads_file("pixels").stat().st_mtime_ns
+    again = fit(place)
+    assert again.run.heads_file("pixels").stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(first.leaderboard, again.leaderboard)
+    facts = json.loads(again.run.facts_file.read_text())["fit"]
+    assert len(facts["test_looked_at"]) == 1
+
+
+def test_a_damaged_result_is_fitted_anew(place):
+    first = fit(place)
+    place_of = first.run.screened_file("pixels")
+    place_of.write_bytes(place_of.read_bytes()[:1000])
+    again = fit(place)
+    columns = ["module", "balanced_accuracy", "l2", "adjust"]
+    pd.testing.assert_frame_equal(first.leaderboard[columns], again.leaderboard[columns])
+
+
+def test_a_fit_that_fails_at_the_second_module_keeps_the_first(place):
+    file = write_cache(place / "digits", place / "cache", "second")
+    import h5py
+
+    with h5py.File(file, "r+") as opened:
+        whole = opened["view_000"][:]
+        opened["view_000"][7] = np.nan
+    with pytest.raises(CacheError, match=r"second\.h5: view 0 is not finished"):
+        fit(place)
+    kept = Run(place / "run").heads_file("pixels")
+    before = kept.stat().st_mtime_ns
+    with h5py.File(file, "r+") as opened:
+        opened["view_000"][:] = whole
+    found = fit(place)
+    assert kept.stat().st_mtime_ns == before
+    assert set(rows_of(found, "module")["module"]) == {"pixels", "second"}
+
+
+def test_a_later_fit_adds_a_module_to_the_folds_and_modules_of_the_run(place):
+    first = fit(place, modules=["pixels"])
+    folds = first.run.folds_file.read_bytes()
+    before = first.run.heads_file("pixels").stat().st_mtime_ns
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    second = fit(place, modules=["left_half"])
+    assert set(rows_of(second, "module")["module"]) == {"pixels", "left_half"}
+    assert second.run.folds_file.read_bytes() == folds
+    assert second.run.heads_file("pixels").stat().st_mtime_ns == before
+    looks = json.loads(second.run.facts_file.read_text())["fit"]["test_looked_at"]
+    assert [sorted(look) for look in looks] == [["pixels"], ["left_half", "pixels"]] or [
+        sorted(look) for look in looks
+    ] == [["pixels"]]
+
+
+def test_changed_labels_keep_their_folds_are_said_and_fitted_anew(place):
+    first = fit(place)
+    folds = read_folds(first.run.folds_file).set_index("sha256")["fold"]
+    moved = sorted((place / "digits" / "0").iterdir())[:4]
+    for image in moved:
+        image.rename(place / "digits" / "1" / image.name)
+    write_cache(place / "digits", place / "cache")
+    second = fit(place)
+    assert any(note.startswith("4 labels have changed") for note in second.notes)
+    assert (
+        read_folds(second.run.folds_file).set_index("sha256")["fold"].to_dict() == folds.to_dict()
+    )
+    assert (
+        rows_of(second, "module")["log_loss"].iloc[0]
+        != rows_of(first, "module")["log_loss"].iloc[0]
+    )
+
+
+def test_views_are_an_effect_and_images_may_have_different_numbers_of_them(place):
+    rare = {f"2/{image.name}": 3 for image in (place / "digits" / "2").iterdir()}
+    write_cache(place / "digits", place / "cache", n_views=2, of=rare)
+    found = fit(place)
+    sentences = found.effects.set_index("effect")["sentence"]
+    assert "points (95 % " in sentences["augmented views"]
+    assert "averaging over views when scoring" in sentences
+    row = rows_of(found, "module").iloc[0]
+    assert row["averaged_accuracy_low"] <= row["averaged_accuracy"] <= 1
+    heads = pd.read_csv(found.run.heads_table_file)
+    assert set(heads["trained_on"]) == {"view 0", "all views"}
+    alone = fit(place, "alone", views=False)
+    assert "augmented views" not in set(alone.effects["effect"])
+    assert set(pd.read_csv(alone.run.heads_table_file)["trained_on"]) == {"view 0"}
+
+
+def test_weights_by_class_name_are_compared_named_and_kept(place):
+    found = fit(place, class_weights=[{"2": 5.0}], adjust=[0])
+    row = rows_of(found, "module").iloc[0]
+    assert row["class_weight"] == "0: 1, 1: 1, 2: 5"
+    assert row["adjust"] == 0
+    heads = Heads.load(found.run.heads_file("pixels"))
+    np.testing.assert_array_equal(heads.facts["weight_of_class"][0], [1, 1, 5])
+    with pytest.raises(HeadError, match="names the class 'two'; expected one of 0, 1, 2"):
+        fit(place, class_weights=[{"two": 5.0}])
+    with pytest.raises(HeadError, match="of 2 is 0; expected above 0"):
+        fit(place, class_weights=[{"2": 0.0}])
+
+
+def test_a_metric_of_probabilities_is_chosen_without_adjustment(place):
+    found = fit(place, metric="log_loss")
+    assert set(pd.read_csv(found.run.heads_table_file)["adjust"]) == {0.0}
+    by_accuracy = fit(place, "accuracy", metric="accuracy")
+    assert set(pd.read_csv(by_accuracy.run.heads_table_file)["adjust"]) == {0.0}
+    assert not by_accuracy.effects["effect"].str.contains("adjustment").any()
+    assert fit(place, "balanced").effects["effect"].str.contains("adjustment").any()
+    with pytest.raises(HeadError, match="--metric is 'auc'; expected one of accuracy"):
+        fit(place, metric="auc")
+
+
+def test_a_random_twin_is_a_reference_and_its_module_is_compared_with_it(place):
+    write_cache(place / "digits", place / "cache", "pixels_random", columns=slice(2))
+    found = fit(place)
+    assert rows_of(found, "module")["module"].tolist() == ["pixels"]
+    twin = found.leaderboard.set_index("module").loc["pixels_random"]
+    assert twin["kind"] == "reference"
+    assert not twin["tied"]
+    effect = found.effects.set_index("effect").loc["pretrained instead of random weights"]
+    assert effect["low"] > 0
+
+
+def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
+    shutil.rmtree(place / "cache")
+    for name, speed in (("slow", 10.0), ("fast", 1000.0)):
+        facts = {"n_parameters": int(1e6)}
+        file = write_cache(place / "digits", place / "cache", name, facts=facts)
+        Passes(file.parent / "passes.csv").add(name, "tensorflow", "float32", 500, 500 / speed)
+    found = fit(place)
+    modules = rows_of(found, "module").set_index("module")
+    assert modules["tied"].all()
+    assert modules["shortlist"].to_dict() == {"fast": 1, "slow": 2}
+    assert modules.loc["slow", "ms_an_image"] == pytest.approx(100)
+    assert modules.loc["slow", "seconds_to_cache"] == pytest.approx(50)
+    assert rows_of(found, "ensemble")["ms_an_image"].iloc[0] <= 101
+    assert json.loads(found.run.facts_file.read_text())["fit"]["shortlist"] == ["fast", "slow"]
+    only = fit(place, "one", top=1)
+    assert json.loads(only.run.facts_file.read_text())["fit"]["shortlist"] == ["fast"]
+
+
+def test_a_given_validation_split_is_the_one_fold(place):
+    data = place / "digits"
+    for split in ("train", "val", "test"):
+        (data / split).mkdir()
+    for folder in [data / c for c in "012"]:
+        images = sorted(folder.iterdir())
+        for i, image in enumerate(images):
+            split = ("val", "test")[i % 5] if i % 5 < 2 else "train"
+            target = data / split / folder.name
+            target.mkdir(exist_ok=True)
+            image.rename(target / image.name)
+        folder.rmdir()
+    write_cache(data, place / "cache")
+    found = fit(place)
+    table = pd.read_csv(found.run.out_of_fold_file)
+    assert table["path"].str.startswith("val/").all()
+    assert rows_of(found, "module")["balanced_accuracy"].iloc[0] > 0.9
+
+
+def test_no_penalty_on_separable_classes_and_constant_features_end(place):
+    data = place / "digits"
+    found = fit(place, l2=[0.0])
+    assert rows_of(found, "module")["accuracy"].iloc[0] > 0.9
+    path = write_cache(data, place / "cache", "constant", columns=slice(1))
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        file["view_000"][:] = 3.0
+    flat = fit(place, "flat", modules=["constant"], metric="accuracy")
+    row = rows_of(flat, "module").iloc[0]
+    counts = np.bincount([int(p.parent.name) for p in data.glob("*/*.png")])
+    assert row["accuracy"] == pytest.approx(counts.max() / counts.sum(), abs=0.02)
+
+
+def test_an_unfinished_cache_names_the_command_that_finishes_it(place):
+    import h5py
+
+    with h5py.File(place / "cache" / "digits" / "pixels.h5", "r+") as file:
+        file["view_000"][5:8] = np.nan
+    with pytest.raises(
+        CacheError, match=r"view 0 is not finished .* same hubretrain cache command"
+    ):
+        fit(place)
+
+
+def test_a_cache_of_other_images_names_the_command_that_brings_it_up_to_date(place):
+    write_digits(place / "digits", 40, classes=(3,))
+    with pytest.raises(CacheError, match=r"has no row for an image .* hubretrain cache --module"):
+        fit(place)
+
+
+def test_a_run_of_other_data_is_refused(place):
+    fit(place)
+    (place / "digits" / "2").rename(place / "digits" / "two")
+    with pytest.raises(RunError, match="was fitted on the classes 0, 1, 2, the data set has 0, 1,"):
+        fit(place)
+    shutil.rmtree(place / "digits")
+    write_digits(place / "digits", 90)
+    for folder in (place / "digits").iterdir():
+        for image in sorted(folder.iterdir()):
+            other = image.with_name(f"other_{image.name}")
+            Image.fromarray(255 - np.asarray(Image.open(image))).save(other)
+            image.unlink()
+    write_cache(place / "digits", place / "other")
+    with pytest.raises(RunError, match="holds none of these images"):
+        fit(place, cache=place / "other")
+
+
+def test_a_module_that_is_not_cached_is_named_with_what_is(place):
+    with pytest.raises(CacheError, match=r"lite9 is not cached in .* \(there are: pixels\)"):
+        fit(place, modules=["lite9"])
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_table_fits_the_terminal(place, width):
+    write_cache(place / "digits", place / "cache", "a_module_with_a_rather_long_name")
+    found = fit(place)
+    stream = io.StringIO()
+    print_leaderboard(found.leaderboard, found.metric, Console(file=stream, width=width))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "softmax" in text or "logistic" in text
+    best = f"{100 * found.leaderboard['balanced_accuracy'][0]:.1f}"
+    assert best in text
+    assert ("top 3" in text.splitlines()[0]) == (width >= 100)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.browser import Browser
+from tests.samples import encoded
+from tests.serving.test_serve import PHOTOS, picture, serving
+
+pytest.importorskip("fastapi")
+SHOWN = """JSON.stringify({
+  rows: [...document.querySelectorAll('li')].map(row =>
+    [...row.querySelectorAll('span')].map(one => one.textContent)),
+  bars: [...document.querySelectorAll('progress')].map(one => one.value),
+  error: document.getElementById('error').textContent,
+  decision: document.getElementById('decision').textContent,
+  width: document.getElementById('shown').naturalWidth,
+  sideways: document.documentElement.scrollWidth - innerWidth,
+})"""
+
+
+@pytest.fixture(scope="module")
+def server(small_export, tmp_path_factory):
+    """Of classes whose names JavaScript would put in an order of its own."""
+    copy = tmp_path_factory.mktemp("numbers") / "export"
+    shutil.copytree(small_export, copy)
+    facts = json.loads((copy / "export.json").read_text(encoding="utf-8"))
+    facts["class_names"] = ["9", "<b>", "1"]
+    (copy / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+    (copy / "labels.txt").write_text("9\n<b>\n1\n", encoding="utf-8")
+    with serving(copy) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    yield one
+    one.close()
+
+
+def shown(browser):
+    return json.loads(browser.value(SHOWN))
+
+
+def drop(browser, file):
+    """Drops a file on the middle of the page, as a hand does."""
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        browser("Input.dispatchDragEvent", type=kind, x=450, y=150, data=data)
+
+
+def choose(browser, file):
+    """Chooses a file as the dialogue does."""
+    root = browser("DOM.getDocument")["root"]["nodeId"]
+    place = browser("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    browser("DOM.setFileInputFiles", files=[str(file)], nodeId=place)
+
+
+def test_a_chosen_image_gets_its_three_bars_and_a_dropped_one_and_the_same_chosen_again(
+    server, browser, tmp_path
+):
+    browser("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+    browser.wait("document.readyState === 'complete'")
+    images = [picture(i) for i in range(60)]
+    said = [server.ask("POST", "/predict", data)[2] for data in images]
+    differs = [one["decision"] != next(iter(one["classes"])) for one in said]
+    chosen = [differs.index(True), differs.index(False), differs.index(True)]
+    for n, i in enumerate(chosen):
+        file = tmp_path / f"{i}.png"
+        file.write_bytes(images[i])
+        if n == 1:
+            drop(browser, file)
+        else:
+            choose(browser, file)
+        first = f"{100 * next(iter(said[i]['classes'].values())):.1f} %"
+        browser.wait(f"document.querySelector('li span + span')?.textContent === '{first}'")
+        found = shown(browser)
+        classes = said[i]["classes"]
+        assert [row[0] for row in found["rows"]] == list(classes)
+        assert found["rows"][0][1] == first
+        assert found["bars"] == pytest.approx(list(classes.values()), abs=1e-6)
+        assert found["decision"].endswith(said[i]["decision"]) == differs[i]
+        assert found["error"] == ""
+        assert found["width"] == 60
+        assert found["sideways"] <= 0
+    assert browser.complaints() == []
+
+
+def test_what_is_no_image_gets_the_servers_sentence(server, browser, tmp_path):
+    browser("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+    browser.wait("document.readyState === 'complete'")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    drop(browser, tmp_path / "broken.png")
+    browser.wait("document.getElementById('error').textContent !== ''")
+    found = shown(browser)
+    assert found["error"] == "no image of a known type"
+    assert found["rows"] == []
+    (tmp_path / "good.jpg").write_bytes(encoded(PHOTOS[0], "JPEG"))
+    drop(browser, tmp_path / "good.jpg")
+    browser.wait("document.querySelectorAll('progress').length === 3")
+    assert shown(browser)["error"] == ""
+
+
+def test_the_page_asks_nobody_but_its_server(server, browser):
+    _, headers, text = server.ask("GET", "/")
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "http:" not in text
+    assert "https:" not in text
+    asked = [e["params"]["request"]["url"] for e in browser.events if "request" in e["params"]]
+    assert asked
+    base = f"http://127.0.0.1:{server.port}/"
+    assert {url.startswith((base, "blob:", "data:")) for url in asked} == {True}
