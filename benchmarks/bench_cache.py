@@ -43,7 +43,7 @@ class Contest:
         self.loaded: dict[str, object] = {}
 
     def once(self, name: str, make: Callable[[], object]) -> object:
-        """What ``make`` makes, made once."""
+        """What `make` makes, made once."""
         if name not in self.loaded:
             self.loaded[name] = make()
         return self.loaded[name]

@@ -23,7 +23,7 @@ import numpy as np
 
 
 def write_images(folder: Path, n: int) -> None:
-    """Writes ``n`` small noisy BMP files, all different, in two class folders."""
+    """Writes `n` small noisy BMP files, all different, in two class folders."""
     from PIL import Image
 
     random = np.random.default_rng(n)

@@ -32,8 +32,8 @@ from hubretrain.finetuning.input_pipeline import (
     shuffled,
     split,
 )
-from hubretrain.finetuning.options import Tuning
-from hubretrain.finetuning.trainer import FineTuning
+from hubretrain.finetuning.options import FineTuneOptions
+from hubretrain.finetuning.trainer import Trainer
 from hubretrain.modules import resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.classifier import Classifier
@@ -55,13 +55,13 @@ def noise(folder: Path, n_images: int) -> TrainingImages:
     return TrainingImages(folder, names, [f"{i:064x}" for i in range(n_images)], labels, weights)
 
 
-def training(backbone: Backbone, folder: Path, tuning: Tuning) -> FineTuning:
+def training(backbone: Backbone, folder: Path, tuning: FineTuneOptions) -> Trainer:
     """A fine-tuning from a head of noise."""
     weight = np.random.default_rng(1).normal(0, 0.01, (backbone.stored.n_features, N_CLASSES))
     classifier = Classifier(
         backbone, "softmax", weight.astype(np.float32), np.zeros(N_CLASSES, np.float32)
     )
-    return FineTuning(classifier, folder, tuning, devices(), quiet=True)
+    return Trainer(classifier, folder, tuning, devices(), quiet=True)
 
 
 def bare_step(classifier: Classifier, variables: list) -> object:
@@ -88,7 +88,7 @@ def bench_step(asked: argparse.Namespace) -> None:
         n_images = asked.batch_size * asked.steps
         images = noise(Path(folder) / "images", n_images)
         backbone = Backbone(resolve(asked.module))
-        tuning = Tuning(epochs=10_000, batch_size=asked.batch_size, learning_rate=1e-6)
+        tuning = FineTuneOptions(epochs=10_000, batch_size=asked.batch_size, learning_rate=1e-6)
         loop = training(backbone, Path(folder) / "run", tuning)
         loop._begin(n_images, None)
         loop._trace(None)
@@ -126,7 +126,7 @@ def bench_trunk(asked: argparse.Namespace) -> None:
         backbone = Backbone(resolve(asked.module))
         loops = []
         for views in (0, 1):
-            tuning = Tuning(
+            tuning = FineTuneOptions(
                 epochs=10_000,
                 batch_size=asked.batch_size,
                 learning_rate=1e-6,
@@ -137,9 +137,9 @@ def bench_trunk(asked: argparse.Namespace) -> None:
             loop._begin(len(images), None)
             cut = loop._cut()
             if cut is not None:
-                from hubretrain.finetuning.activation_cache import CachedTrunk
+                from hubretrain.finetuning.activation_cache import ActivationCache
 
-                loop._source = CachedTrunk(
+                loop._source = ActivationCache(
                     loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}, quiet=True
                 )
                 n_bytes = 2 * int(np.prod(cut.shape))
@@ -172,7 +172,7 @@ def bench_tune(asked: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(asked.run, Path(folder) / "run")
-        tuning = Tuning(epochs=asked.epochs, unfreeze_last=asked.unfreeze_last)
+        tuning = FineTuneOptions(epochs=asked.epochs, unfreeze_last=asked.unfreeze_last)
         started = time.monotonic()
         found = finetune_module(
             open_dataset(asked.data), Run(Path(folder) / "run"), cache=asked.cache, tuning=tuning

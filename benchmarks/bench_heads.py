@@ -8,7 +8,7 @@
     python benchmarks/bench_heads.py --out-of-core-rows 1000000   # 5 GB in --folder
 
 Ratios are of one run on one machine; other load on it blurs them, so CPU seconds stand beside.
-``LogisticRegressionCV`` starts each C from the last one's solution, as we do, and stops after
+`LogisticRegressionCV` starts each C from the last one's solution, as we do, and stops after
 100 iterations, its default; more would make it slower.
 """
 
@@ -129,7 +129,7 @@ def exactness(
 ) -> str:
     """Gaps to scikit-learn converged tightly, for all that did not stop early.
 
-    scikit-learn starts from our solution to save hours; it is a convex problem, and ``proved``
+    scikit-learn starts from our solution to save hours; it is a convex problem, and `proved`
     bounds how far from the one minimum it ends: |gradient|^2 / (2 l2 objective).
     """
     worst = dict.fromkeys(["objective", "validation loss", "probability", "proved"], 0.0)

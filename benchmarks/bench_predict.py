@@ -23,9 +23,9 @@ import numpy as np
 
 from hubretrain.data.images.decode import decode, view
 from hubretrain.data.splitting.folds import TEST, read_folds
-from hubretrain.export.manifest import Exported
+from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
-from hubretrain.export.runtimes import FORMATS, open_runner, scaled
+from hubretrain.export.runtimes import FORMATS, open_runtime, scaled
 from hubretrain.runs import Run
 
 
@@ -62,7 +62,7 @@ def _used() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def many(exported: Exported, files: list[Path], rounds: int) -> None:
+def many(exported: Export, files: list[Path], rounds: int) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     model = str(exported.model("litert"))
@@ -89,7 +89,7 @@ def many(exported: Exported, files: list[Path], rounds: int) -> None:
     print(f"| `predict`, with opening it | {np.median(ours):.1f} | {spread} |")
 
 
-def parity(exported: Exported, files: list[Path]) -> None:
+def parity(exported: Export, files: list[Path]) -> None:
     from hubretrain.tensorflow import tf
 
     sizes = exported.sizes
@@ -97,7 +97,7 @@ def parity(exported: Exported, files: list[Path]) -> None:
     pixels = {s: scaled(np.stack([view(decode(data), s) for data in contents])) for s in sizes}
 
     def said(form: str) -> np.ndarray:
-        runner = open_runner(exported, form)
+        runner = open_runtime(exported, form)
         parts = range(0, len(files), 16)
         return np.concatenate(
             [runner({s: p[i : i + 16] for s, p in pixels.items()}) for i in parts]
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["cold", "many", "parity"], action="append")
     asked = parser.parse_args()
     folder = asked.export or Run(asked.run).export_folder
-    exported = Exported.open(folder)
+    exported = Export.open(folder)
     folds = read_folds(Run(asked.run).folds_file)
     tests = [asked.data / path for path in folds.loc[folds["fold"] == TEST, "path"]]
     every = [asked.data / path for path in folds["path"]][: asked.files]

@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 from hubretrain.data.images.decode import decode, view
-from hubretrain.export.manifest import Exported
+from hubretrain.export.manifest import Export
 from hubretrain.export.predict import image_files, predict_images
 from hubretrain.export.runtimes import scaled
 
@@ -79,7 +79,7 @@ class Load:
         connection.close()
 
 
-def bare(exported: Exported, images: list[bytes], seconds: float) -> float:
+def bare(exported: Export, images: list[bytes], seconds: float) -> float:
     """Images a second of the interpreter alone."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--memory", type=int, metavar="REQUESTS")
     asked = parser.parse_args()
-    exported = Exported.open(asked.export)
+    exported = Export.open(asked.export)
     files = list(image_files([asked.images]))[::31][:64]
     images = [Path(path).read_bytes() for path in files]
     expected = [dict(one.classes) for one in predict_images(asked.export, files)]
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def latencies(
-    load: Load, exported: Exported, images: list[bytes], clients: list[int], seconds: float
+    load: Load, exported: Export, images: list[bytes], clients: list[int], seconds: float
 ) -> None:
     print(
         "| clients | requests | requests/s | of the bare interpreter | p50 ms | p99 ms | answers |"

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 
 def main(folder: Path) -> None:
-    """Writes one folder a class below ``folder``."""
+    """Writes one folder a class below `folder`."""
     digits = load_digits()
     for i, (picture, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         place = folder / str(digit)

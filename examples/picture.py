@@ -13,7 +13,7 @@ from rich.text import Text
 
 
 def main(path: str) -> None:
-    """Writes the picture to ``path``."""
+    """Writes the picture to `path`."""
     console = Console(record=True, width=140, file=StringIO())
     for line in sys.stdin.read().splitlines():
         style = "bold green" if line.startswith("$ ") else ""

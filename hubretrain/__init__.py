@@ -1,7 +1,7 @@
 """hubretrain: cache bottlenecks once, screen many heads honestly, fine-tune the winner.
 
 This is the contents page. Every name is imported when it is first used, so that
-``import hubretrain`` imports neither TensorFlow nor pandas.
+`import hubretrain` imports neither TensorFlow nor pandas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m hubretrain`` is ``hubretrain``."""
+"""`python -m hubretrain` is `hubretrain`."""
 
 from hubretrain.cli import main
 

@@ -25,7 +25,7 @@ _A_DAY = 86_400.0
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a place beside ``path`` to write to; on success it is moved to ``path``.
+    """Yields a place beside `path` to write to; on success it is moved to `path`.
 
     Raises:
         RunError: The folder cannot be made or written.
@@ -54,7 +54,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``folder`` to make a new one in, gone afterwards.
+    """Yields an empty folder beside `folder` to make a new one in, gone afterwards.
 
     What was killed a day ago or longer is removed first; nothing is that long in the making.
 
@@ -85,7 +85,7 @@ def _remove_old(parent: Path, name: re.Pattern[str]) -> None:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Moves a folder that was made in :func:`folder_aside` to its place; what is there goes.
+    """Moves a folder that was made in `folder_aside` to its place; what is there goes.
 
     Raises:
         OSError: It cannot be moved; what was there is there again.

@@ -10,8 +10,8 @@ from hubretrain.modules import StoredModule, resolve, stored
 from hubretrain.runs import Run
 
 
-def facts_of_fit(run: Run) -> dict[str, Any]:
-    """What ``run.json`` says of the fit.
+def fit_record(run: Run) -> dict[str, Any]:
+    """What `run.json` says of the fit.
 
     Raises:
         RunError: There was none yet.
@@ -32,12 +32,12 @@ def check_fitted(names: Iterable[str], facts: dict[str, Any]) -> None:
             )
 
 
-def module_of(name: str, facts: dict[str, Any]) -> StoredModule:
+def restore_module(name: str, facts: dict[str, Any]) -> StoredModule:
     """A module of a run, found again and checked: in the store, else by its handle.
 
     Args:
         name: As in the run.
-        facts: What ``run.json`` says of the fit.
+        facts: What `run.json` says of the fit.
 
     Raises:
         RunError: The run has no such module, or it is another one by now.

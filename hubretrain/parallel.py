@@ -1,6 +1,6 @@
 """The same function over many jobs: in threads here, or in processes on Ray.
 
-This is the one door to `Ray <https://docs.ray.io>`_, which is an extra: ``hubretrain[ray]``.
+This is the one door to `Ray <https://docs.ray.io>`_, which is an extra: `hubretrain[ray]`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Cluster:
 
     Attributes:
         n_workers: How many.
-        address: Of a Ray cluster: ``auto``, ``host:port`` or ``ray://host:port``; by default a
+        address: Of a Ray cluster: `auto`, `host:port` or `ray://host:port`; by default a
             Ray of its own on this machine.
     """
 

@@ -38,7 +38,7 @@ class Bar:
     """A progress bar over a known number of things.
 
     Args:
-        what: What is going on, such as ``mobilenet_v2``.
+        what: What is going on, such as `mobilenet_v2`.
         total: How many things there are.
         unit: What they are called, in the plural.
         quiet: Show nothing.
@@ -84,7 +84,7 @@ class Bar:
         return self.done / max(time.monotonic() - self._started, 1e-9)
 
     def advance(self, n: int = 1) -> None:
-        """Counts ``n`` more things as done."""
+        """Counts `n` more things as done."""
         self.done += n
         if self._live:
             self._live.advance(self._task, n)

@@ -15,7 +15,7 @@ _one_at_a_time = threading.Lock()  # two at once would leave standard error clos
 def silent_stderr() -> Iterator[None]:
     """Sends what native code writes to standard error to nowhere, for a moment.
 
-    TensorFlow's C++ logs before it reads ``TF_CPP_MIN_LOG_LEVEL``, and LiteRT reads nothing, so
+    TensorFlow's C++ logs before it reads `TF_CPP_MIN_LOG_LEVEL`, and LiteRT reads nothing, so
     nothing gentler helps.
     """
     with _one_at_a_time:

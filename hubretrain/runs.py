@@ -1,4 +1,4 @@
-"""The run folder: its paths and its ``run.json``."""
+"""The run folder: its paths and its `run.json`."""
 
 from __future__ import annotations
 
@@ -32,63 +32,63 @@ class Run:
 
     @property
     def facts_file(self) -> Path:
-        """``run.json``: commands, versions, seeds, digests."""
+        """`run.json`: commands, versions, seeds, digests."""
         return self.folder / "run.json"
 
     @property
     def folds_file(self) -> Path:
-        """``folds.csv``: the split and fold of each image."""
+        """`folds.csv`: the split and fold of each image."""
         return self.folder / "folds.csv"
 
     @property
     def leaderboard_file(self) -> Path:
-        """``leaderboard.csv``: one row a module, best first."""
+        """`leaderboard.csv`: one row a module, best first."""
         return self.folder / "leaderboard.csv"
 
     @property
     def out_of_fold_file(self) -> Path:
-        """``out_of_fold.csv``: each image's probabilities from heads that never saw it."""
+        """`out_of_fold.csv`: each image's probabilities from heads that never saw it."""
         return self.folder / "out_of_fold.csv"
 
     def heads_file(self, module: str) -> Path:
-        """``heads/<module>.h5``: the fitted heads."""
+        """`heads/<module>.h5`: the fitted heads."""
         return self.folder / "heads" / f"{module}.h5"
 
     @property
     def heads_table_file(self) -> Path:
-        """``heads.csv``: every head that was fitted, one row a candidate."""
+        """`heads.csv`: every head that was fitted, one row a candidate."""
         return self.folder / "heads.csv"
 
     @property
     def per_class_file(self) -> Path:
-        """``per_class.csv``: recall and average precision of each class."""
+        """`per_class.csv`: recall and average precision of each class."""
         return self.folder / "per_class.csv"
 
     @property
     def effects_file(self) -> Path:
-        """``effects.csv``: what views, class weights and the like were worth."""
+        """`effects.csv`: what views, class weights and the like were worth."""
         return self.folder / "effects.csv"
 
     @property
     def ensemble_file(self) -> Path:
-        """``ensemble.json``: members and weights of the ensemble."""
+        """`ensemble.json`: members and weights of the ensemble."""
         return self.folder / "ensemble.json"
 
     def screened_file(self, module: str) -> Path:
-        """``screened/<module>.h5``: what fitting a module found, to be read again."""
+        """`screened/<module>.h5`: what fitting a module found, to be read again."""
         return self.folder / "screened" / f"{module}.h5"
 
     def finetune_folder(self, module: str) -> Path:
-        """``finetune/<module>/``: history, checkpoints, predictions."""
+        """`finetune/<module>/`: history, checkpoints, predictions."""
         return self.folder / "finetune" / module
 
     @property
     def export_folder(self) -> Path:
-        """``export/``: the model that takes bytes and gives probabilities."""
+        """`export/`: the model that takes bytes and gives probabilities."""
         return self.folder / "export"
 
     def facts(self) -> dict[str, Any]:
-        """What ``run.json`` holds, {} where there is none yet.
+        """What `run.json` holds, {} where there is none yet.
 
         Raises:
             RunError: The file is no JSON object.
@@ -106,7 +106,7 @@ class Run:
         return facts
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
-        """Puts one stage's facts into ``run.json``, leaving the other stages' as they are."""
+        """Puts one stage's facts into `run.json`, leaving the other stages' as they are."""
         everything = self.facts()
         everything[stage] = {"versions": versions(), **facts}
         write_json(self.facts_file, everything)

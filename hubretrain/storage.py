@@ -1,7 +1,7 @@
 """Image files, here or elsewhere: below the data set's folder, or at a URL.
 
-A path with ``://`` in it (``https://``, ``s3://``, ``gs://``, ``memory://`` ...) is read through
-`fsspec <https://filesystem-spec.readthedocs.io>`_, an extra: ``hubretrain[remote]``. This is the
+A path with `://` in it (`https://`, `s3://`, `gs://`, `memory://` ...) is read through
+`fsspec <https://filesystem-spec.readthedocs.io>`_, an extra: `hubretrain[remote]`. This is the
 one door to it.
 """
 
@@ -38,7 +38,7 @@ def is_remote(path: str) -> bool:
 
 
 def located(root: Path, path: str) -> str:
-    """Where an image is: its URL, or its file below ``root``."""
+    """Where an image is: its URL, or its file below `root`."""
     return path if is_remote(path) else str(root / path)
 
 
@@ -46,7 +46,7 @@ def read_bytes(place: str) -> bytes:
     """The bytes of an image file.
 
     Args:
-        place: What :func:`located` gives.
+        place: What `located` gives.
 
     Raises:
         OSError: It cannot be read.

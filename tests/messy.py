@@ -25,7 +25,7 @@ def recompressed(image: bytes) -> bytes:
 
 
 def write_messy(root: Path) -> Path:
-    """24 good photographs of two classes and a few bad files; ``labels.csv`` beside the folder."""
+    """24 good photographs of two classes and a few bad files; `labels.csv` beside the folder."""
     root.mkdir(parents=True)
     rows = []
 

@@ -41,7 +41,7 @@ def write_module(
 ) -> Path:
     """A small but real module in TF-Hub's format: a convolution, a pool, a dense layer.
 
-    ``give``: ``features``, ``nan`` features, or a ``map`` of features, to be refused.
+    `give`: `features`, `nan` features, or a `map` of features, to be refused.
     """
     from hubretrain.tensorflow import tf
 

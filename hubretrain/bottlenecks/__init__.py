@@ -2,7 +2,7 @@
 
 from hubretrain.bottlenecks.layout import CONTENT_FACTS as CONTENT_FACTS
 from hubretrain.bottlenecks.layout import Fact as Fact
-from hubretrain.bottlenecks.layout import Rows as Rows
+from hubretrain.bottlenecks.layout import RowIndex as RowIndex
 from hubretrain.bottlenecks.merge import merge_files as merge_files
 from hubretrain.bottlenecks.reader import Bottlenecks as Bottlenecks
 from hubretrain.bottlenecks.rebuild import compare as compare

@@ -1,4 +1,4 @@
-"""What the forward passes cost: ``passes.csv``, a line for each module of each run."""
+"""What the forward passes cost: `passes.csv`, a line for each module of each run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hubretrain.files import write_table
 COLUMNS = ["finished_at", "module", "engine", "precision", "n_forward", "seconds"]
 
 
-class Passes:
+class ForwardPassLog:
     """The costs of a data set's bottlenecks, appended to by each run.
 
     Args:
-        file: The ``passes.csv``.
+        file: The `passes.csv`.
 
     Attributes:
-        table: Columns ``finished_at`` (UTC), ``module``, ``engine``, ``precision``,
-            ``n_forward`` (forward passes) and ``seconds`` (in the module itself; of modules
+        table: Columns `finished_at` (UTC), `module`, `engine`, `precision`,
+            `n_forward` (forward passes) and `seconds` (in the module itself; of modules
             that ran together, its share).
     """
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hubretrain.bottlenecks import Bottlenecks
 
 
-class CachedRows:
+class CachedView:
     """One view of some images, to slice like an array (n_images, n_features) of float32.
 
     Nothing is kept: a cache larger than memory can be fitted on.
@@ -41,13 +41,13 @@ class CachedRows:
 
 def cached_views(
     bottlenecks: Bottlenecks, sha256s: Sequence[str], *, all_views: bool
-) -> tuple[list[CachedRows], npt.NDArray[np.int64]]:
+) -> tuple[list[CachedView], npt.NDArray[np.int64]]:
     """The views of some images, one part a view, and the image that each row is of.
 
     An image has as many rows as views were cached of it; images may differ in that.
 
     Returns:
-        What `fit_path` takes as ``features`` and ``rows``.
+        What `fit_path` takes as `features` and `rows`.
     """
     n_views_of = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
     # View 0 of every image is asked for, so that one without a row is an error that says so.
@@ -56,6 +56,6 @@ def cached_views(
     for view in range(bottlenecks.n_views if all_views else 1):
         images = np.flatnonzero(n_views > view)
         if len(images):
-            parts.append(CachedRows(bottlenecks, [sha256s[i] for i in images.tolist()], view))
+            parts.append(CachedView(bottlenecks, [sha256s[i] for i in images.tolist()], view))
             rows.append(images)
     return parts, np.concatenate(rows)

@@ -53,7 +53,7 @@ CONTENT_FACTS = (
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowIndex:
     """What a bottleneck file is to hold: a row for each distinct image content.
 
     Attributes:
@@ -69,11 +69,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sha256)
 
-    def select(self, kept: Sequence[bool]) -> Rows:
+    def select(self, kept: Sequence[bool]) -> RowIndex:
         """Only some of the rows."""
         paths = tuple(itertools.compress(self.path, kept))
         sha256s = tuple(itertools.compress(self.sha256, kept))
-        return Rows(paths, sha256s, self.n_views[np.asarray(kept, dtype=bool)])
+        return RowIndex(paths, sha256s, self.n_views[np.asarray(kept, dtype=bool)])
 
 
 def view_name(view: int) -> str:

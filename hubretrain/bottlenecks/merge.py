@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks.layout import Rows
+from hubretrain.bottlenecks.layout import RowIndex
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.bottlenecks.rebuild import gather, make, unequal_facts
 from hubretrain.bottlenecks.writer import seal_file
@@ -18,7 +18,7 @@ from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
 
 
-def merge_files(parts: Sequence[Path], output: Path) -> Rows:
+def merge_files(parts: Sequence[Path], output: Path) -> RowIndex:
     """Writes the rows of several bottleneck files into one, in order of path.
 
     Args:
@@ -48,7 +48,7 @@ def merge_files(parts: Sequence[Path], output: Path) -> Rows:
         part_of = np.array([p for _, _, p, _ in found], dtype=np.int64)
         row_of = np.array([row for _, _, _, row in found], dtype=np.int64)
         n_views = np.array([opened[p].n_views_of[row] for _, _, p, row in found], dtype=np.int16)
-        rows = Rows(tuple(f[0] for f in found), tuple(f[1] for f in found), n_views)
+        rows = RowIndex(tuple(f[0] for f in found), tuple(f[1] for f in found), n_views)
 
         def rows_of(v: int, start: int, stop: int, values: npt.NDArray[Any]) -> None:
             for p, part in enumerate(opened):

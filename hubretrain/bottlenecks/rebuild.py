@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks.layout import CONTENT_FACTS, Fact, Rows, view_name
+from hubretrain.bottlenecks.layout import CONTENT_FACTS, Fact, RowIndex, view_name
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.errors import CacheError
 from hubretrain.files import reserve
@@ -43,7 +43,7 @@ class Comparison:
     n_gone: int
     differing: tuple[tuple[str, Fact | None, Fact | None], ...]
     kept_views: int
-    rows: Rows
+    rows: RowIndex
 
     def of_rows(self, values: npt.NDArray[Any], missing: int) -> npt.NDArray[Any]:
         """What the file has for each row asked for, of one value for each row of the file."""
@@ -53,7 +53,7 @@ class Comparison:
 
 
 def compare(
-    old: Bottlenecks, rows: Rows, facts: Mapping[str, Fact], dtype: np.dtype[Any] | None = None
+    old: Bottlenecks, rows: RowIndex, facts: Mapping[str, Fact], dtype: np.dtype[Any] | None = None
 ) -> Comparison:
     """Says what a bottleneck file has of what is asked for.
 
@@ -138,17 +138,17 @@ def refuse_to_lose(old: Bottlenecks, found: Comparison) -> None:
 
 def rebuild(
     path: Path,
-    rows: Rows,
+    rows: RowIndex,
     n_features: int,
     facts: Mapping[str, Fact],
     dtype: np.dtype[Any],
     old: Bottlenecks | None = None,
     found: Comparison | None = None,
 ) -> None:
-    """Makes the file anew, with those rows of ``old`` that ``found`` says hold.
+    """Makes the file anew, with those rows of `old` that `found` says hold.
 
     Raises:
-        CacheError: The disk is full, the folder cannot be written, or ``old`` is damaged.
+        CacheError: The disk is full, the folder cannot be written, or `old` is damaged.
     """
     if old is not None and found is not None:
         damaged = old.damaged(range(min(found.kept_views, old.n_views)))
@@ -167,7 +167,7 @@ def rebuild(
 
 def make(
     path: Path,
-    rows: Rows,
+    rows: RowIndex,
     n_features: int,
     facts: Mapping[str, Fact],
     dtype: np.dtype[Any],
@@ -181,8 +181,8 @@ def make(
         n_features: Length of a bottleneck.
         facts: Its root attributes.
         dtype: Of the views.
-        rows_of: ``rows_of(view, first, last, values)`` puts what is known of the rows from
-            ``first`` to ``last`` into ``values``, (last - first, n_features), NaN before.
+        rows_of: `rows_of(view, first, last, values)` puts what is known of the rows from
+            `first` to `last` into `values`, (last - first, n_features), NaN before.
 
     Raises:
         CacheError: The disk is full, or the folder cannot be written.
@@ -228,7 +228,7 @@ def gather(
     values: npt.NDArray[Any],
     into: npt.NDArray[np.int64],
 ) -> None:
-    """Puts the rows ``index`` of a view into the rows ``into`` of ``values``."""
+    """Puts the rows `index` of a view into the rows `into` of `values`."""
     if not len(index):
         return
     first, last = int(index.min()), int(index.max())
@@ -289,7 +289,7 @@ def _shrunk(
 ) -> tuple[Comparison, Shrinking | None]:
     kept = np.array([sha256 in present for sha256 in old.sha256s], dtype=bool)
     views = np.minimum(old.n_views_of, n_views or old.n_views)
-    rows = Rows(tuple(old.paths), tuple(old.sha256s), views).select(kept.tolist())
+    rows = RowIndex(tuple(old.paths), tuple(old.sha256s), views).select(kept.tolist())
     found = replace(compare(old, rows, old.facts), rows=rows)
     if found.n_gone == old.n_images > 0:
         refuse_to_lose(old, found)

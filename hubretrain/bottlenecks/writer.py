@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hubretrain.bottlenecks.layout import (
     Fact,
-    Rows,
+    RowIndex,
     digest_of,
     open_file,
     own_facts,
@@ -33,12 +33,12 @@ class BottleneckWriter:
         path: The file; its folder is made.
         rows: What the file is to hold.
         n_features: Length of a bottleneck.
-        facts: What the features depend on; see :data:`CONTENT_FACTS`.
+        facts: What the features depend on; see `CONTENT_FACTS`.
         overwrite: Drop what was computed with other facts instead of refusing.
         dtype: float32, or float16 to halve the file; by default that of the file, else float32.
 
     Attributes:
-        rows: What the file holds: ``rows``, and views beyond them that it had already.
+        rows: What the file holds: `rows`, and views beyond them that it had already.
         todo: Which views of which rows are still to do: bool (n_images, n_views).
 
     Raises:
@@ -49,7 +49,7 @@ class BottleneckWriter:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        rows: Rows,
+        rows: RowIndex,
         n_features: int,
         facts: Mapping[str, Fact],
         *,
@@ -134,12 +134,12 @@ class BottleneckWriter:
 
 def _brought_up(
     path: Path,
-    rows: Rows,
+    rows: RowIndex,
     n_features: int,
     facts: Mapping[str, Fact],
     overwrite: bool,
     dtype: npt.DTypeLike | None,
-) -> Rows:
+) -> RowIndex:
     """Makes the file, or makes it anew where it does not have just these rows and facts."""
     if not path.exists():
         rebuild(path, rows, n_features, facts, np.dtype(dtype or np.float32))
@@ -161,7 +161,7 @@ def seal_file(path: Path) -> None:
         CacheError: Another process is writing, or it is no bottleneck file.
     """
     with Bottlenecks(path) as made:
-        rows = Rows(tuple(made.paths), tuple(made.sha256s), made.n_views_of)
+        rows = RowIndex(tuple(made.paths), tuple(made.sha256s), made.n_views_of)
         n_features, facts, dtype = made.n_features, made.facts, made.view(0).dtype
     with BottleneckWriter(path, rows, n_features, facts, dtype=dtype) as writer:
         writer.seal()

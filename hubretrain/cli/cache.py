@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class _CacheGroup(click.Group):
-    """``cache [DATA] --module NAME`` fills; ``cache status`` and the others are named.
+    """`cache [DATA] --module NAME` fills; `cache status` and the others are named.
 
-    A folder that is called like one of these is given as ``./status``.
+    A folder that is called like one of these is given as `./status`.
     """
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
-        """Takes what does not begin with the name of a command to be for ``fill``."""
+        """Takes what does not begin with the name of a command to be for `fill`."""
         if not arguments or arguments[0] not in self.commands:
             arguments = ["fill", *arguments]
         return super().parse_args(context, arguments)

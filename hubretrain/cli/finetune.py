@@ -18,14 +18,14 @@ from hubretrain.cli.options import (
 
 if TYPE_CHECKING:
     from hubretrain.data.dataset import ImageDataset
-    from hubretrain.finetuning.result import FineTuned
+    from hubretrain.finetuning.result import FineTuneResult
     from hubretrain.runs import Run
 
 NOT_OF_TRAINING = {"run_folder", "data", "modules", "top", "epochs", "restart", "resume", "quiet"}
 
 
 class Epochs(click.ParamType):  # type: ignore[type-arg]
-    """``N``, or ``+N`` to add to a training that is finished."""
+    """`N`, or `+N` to add to a training that is finished."""
 
     name = "N|+N"
 
@@ -158,12 +158,12 @@ def finetune(
     run = chosen_run(run_folder)
     dataset, cache_folder = _dataset_of(run, data)
     from hubretrain.finetuning.finetune import best_modules, finetune_modules, latest_finetuning
-    from hubretrain.finetuning.options import Tuning
+    from hubretrain.finetuning.options import FineTuneOptions
 
     names = list(modules)
     if not names:
         names = [latest_finetuning(run)] if resume and not top else best_modules(run, top or 1)
-    tuning = Tuning(epochs=epochs[0] if epochs and more is None else None, **options)
+    tuning = FineTuneOptions(epochs=epochs[0] if epochs and more is None else None, **options)
     every = finetune_modules(
         dataset,
         run,
@@ -218,7 +218,7 @@ def _check(
             )
 
 
-def _show(found: FineTuned) -> None:
+def _show(found: FineTuneResult) -> None:
     for note in found.notes:
         click.echo(note)
     best = found.kept_epoch
@@ -279,8 +279,8 @@ def _show_choice(run: Run, trained: list[str]) -> None:
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
     from hubretrain.data.dataset import open_dataset
-    from hubretrain.fitted import facts_of_fit
+    from hubretrain.fitted import fit_record
 
-    facts = facts_of_fit(run)
+    facts = fit_record(run)
     options = facts["data_options"]
     return open_dataset(data or facts["data"], **options), Path(facts["cache"])

@@ -19,7 +19,7 @@ from hubretrain.cli.options import (
 
 
 def _class_weights(_context: Any, _parameter: Any, values: tuple[str, ...]) -> list[Any]:
-    """Each ``none``, ``balanced``, or ``NAME=WEIGHT,NAME=WEIGHT``."""
+    """Each `none`, `balanced`, or `NAME=WEIGHT,NAME=WEIGHT`."""
     return [_class_weight(value) for value in values]
 
 

@@ -79,7 +79,7 @@ def data_options(command: F) -> F:
 
 
 def augmentation_options(command: F) -> F:
-    """The options that say how augmented views differ; ``command`` gets one ``augmentation``."""
+    """The options that say how augmented views differ; `command` gets one `augmentation`."""
 
     @functools.wraps(command)
     def with_augmentation(**options: Any) -> Any:
@@ -140,7 +140,7 @@ def run_option(command: F) -> F:
 
 
 def run_argument(command: F) -> F:
-    """The run that a command goes on with, for :func:`chosen_run`."""
+    """The run that a command goes on with, for `chosen_run`."""
     return click.argument(
         "run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path)
     )(command)
@@ -201,7 +201,7 @@ def input_options(command: F) -> F:
 
 
 def offline_option(command: F) -> F:
-    """The option that forbids the network, as ``HUBRETRAIN_OFFLINE=1`` does."""
+    """The option that forbids the network, as `HUBRETRAIN_OFFLINE=1` does."""
     return click.option(
         "--offline",
         is_flag=True,
@@ -217,12 +217,12 @@ def _go_offline(value: bool) -> None:
 
 
 def _run_folder(value: Path | None) -> Path | None:
-    """A plain name is a folder in ``runs/``."""
+    """A plain name is a folder in `runs/`."""
     return RUNS / value if value is not None and len(value.parts) == 1 else value
 
 
 def open_data(options: dict[str, Any]) -> ImageDataset:
-    """The data set that the data options name; takes them out of ``options``."""
+    """The data set that the data options name; takes them out of `options`."""
     from hubretrain.data.dataset import open_dataset
 
     names = (

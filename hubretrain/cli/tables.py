@@ -102,7 +102,7 @@ def _name(row: Any) -> str:
 
 
 def _head(row: Any) -> str:
-    """The chosen head in words, such as ``softmax, l2 316, all views, adjusted 0.75``."""
+    """The chosen head in words, such as `softmax, l2 316, all views, adjusted 0.75`."""
     if row["head"] == "none":
         return ""
     parts = [str(row["head"])]

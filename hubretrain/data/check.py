@@ -31,11 +31,11 @@ from hubretrain.storage import located, read_bytes
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What ``data check`` found.
+class DataCheck:
+    """What `data check` found.
 
     Attributes:
-        facts: Everything, as ``data_check.json`` holds it.
+        facts: Everything, as `data_check.json` holds it.
         findings: What it means, the gravest first.
         images: The image table with sha256, cluster, n_bytes, format, mode, width, height and
             unreadable.
@@ -47,7 +47,7 @@ class Checked:
 
     @property
     def worst(self) -> str:
-        """The gravest level: ``error``, ``wrong``, ``note``, or blank."""
+        """The gravest level: `error`, `wrong`, `note`, or blank."""
         return self.findings[0].level if self.findings else ""
 
 
@@ -58,7 +58,7 @@ def check_dataset(
     n_folds: int = 5,
     test_fraction: float = 0.2,
     quiet: bool = False,
-) -> Checked:
+) -> DataCheck:
     """Looks at classes, files, sizes, groups, duplicates, leaks and whether folds can be cut.
 
     Args:
@@ -94,11 +94,11 @@ def check_dataset(
         "random_split_leak": random_split_leak(images),
         "folds": _folds(usable, names, n_folds, test_fraction),
     }
-    return Checked(facts, tuple(findings_of(facts)), images)
+    return DataCheck(facts, tuple(findings_of(facts)), images)
 
 
-def write_facts(checked: Checked, file: Path) -> None:
-    """Writes ``data_check.json``: the facts and the findings.
+def write_facts(checked: DataCheck, file: Path) -> None:
+    """Writes `data_check.json`: the facts and the findings.
 
     Raises:
         RunError: The file cannot be written.
@@ -131,7 +131,7 @@ def _image_table(
 
 
 def _why_unreadable(place: str) -> str:
-    """Why an image cannot be decoded as ``hubretrain cache`` decodes it, or blank if it can."""
+    """Why an image cannot be decoded as `hubretrain cache` decodes it, or blank if it can."""
     try:
         decode(read_bytes(place))
     except OSError as error:

@@ -1,6 +1,6 @@
 """Folders or a table become a data set: a checked table of labelled images.
 
-The layouts that are recognised stand in ``layouts``, the tables in ``tables``. Nothing here opens
+The layouts that are recognised stand in `layouts`, the tables in `tables`. Nothing here opens
 an image.
 """
 
@@ -30,12 +30,12 @@ class ImageDataset:
     Attributes:
         name: The data set's name, used for its folder in the cache: that of its first folder.
         root: The folder that image paths are relative to: the first.
-        images: One row an image, columns ``path`` (str, relative to ``root``, with ``/``),
-            ``label`` (str), ``group`` (str; images of one group never straddle splits) and
-            ``split`` (``train``, ``validation``, ``test``, or empty where none was given).
-        class_names: The labels in class order; class ``c`` is ``class_names[c]``.
+        images: One row an image, columns `path` (str, relative to `root`, with `/`),
+            `label` (str), `group` (str; images of one group never straddle splits) and
+            `split` (`train`, `validation`, `test`, or empty where none was given).
+        class_names: The labels in class order; class `c` is `class_names[c]`.
         grouped: Whether groups were given; otherwise each image is a group of its own.
-        opened_with: The options of :func:`open_dataset` that open it again.
+        opened_with: The options of `open_dataset` that open it again.
     """
 
     name: str
@@ -82,15 +82,15 @@ class ImageDataset:
                 parquet.
             more_roots: More folders that hold images of the table.
             image_column: Names the image: a path below its folder, a file name, or a file stem.
-                By default the first of ``path``, ``file_name``, ``image_id``, ``filename``,
-                ``image`` that is there.
-            label_column: The class. By default the first of ``label``, ``class``, ``dx``,
-                ``labels``.
+                By default the first of `path`, `file_name`, `image_id`, `filename`,
+                `image` that is there.
+            label_column: The class. By default the first of `label`, `class`, `dx`,
+                `labels`.
             group_column: Images that belong together (a lesion, a patient). An empty cell
-                makes the image a group of its own. By default the first of ``group``,
-                ``lesion_id``, ``patient_id``, ``subject_id``; ``none`` takes none.
-            split_column: A split that was given: ``train``, ``validation`` or ``test``. By
-                default ``split``; ``none`` takes none.
+                makes the image a group of its own. By default the first of `group`,
+                `lesion_id`, `patient_id`, `subject_id`; `none` takes none.
+            split_column: A split that was given: `train`, `validation` or `test`. By
+                default `split`; `none` takes none.
             skip_unmatched: Go on without rows that have no file and files that have no row.
 
         Raises:
@@ -137,14 +137,14 @@ class ImageDataset:
             test_fraction: Share of the images in the test split; not used where one is given.
             seed: Another seed is another split.
             keep_duplicates_together: Look for near duplicates and keep them in one part.
-            folds_file: An earlier split, as :func:`hubretrain.data.splitting.folds.write_folds`
+            folds_file: An earlier split, as `hubretrain.data.splitting.folds.write_folds`
                 writes it. Images that it holds keep their part.
             cache: Where digests and near duplicates are kept, so that they are sought once.
             quiet: Show no progress.
 
         Returns:
-            The images that can be decoded: the columns of ``images``, ``sha256``,
-            ``class_index`` (int64), ``cluster`` (str; what was kept together) and ``fold`` (int8:
+            The images that can be decoded: the columns of `images`, `sha256`,
+            `class_index` (int64), `cluster` (str; what was kept together) and `fold` (int8:
             0, 1, ..., -1 for the test split, -2 for training only).
 
         Raises:
@@ -174,17 +174,17 @@ def open_dataset(
     split_column: str | None = None,
     skip_unmatched: bool = False,
 ) -> ImageDataset:
-    """Opens a data set: the folder given, or the one in ``data/``.
+    """Opens a data set: the folder given, or the one in `data/`.
 
     Args:
-        data: A folder. None: ``data/`` itself, or the one data set in it.
+        data: A folder. None: `data/` itself, or the one data set in it.
         more_roots: More folders, to enrich the first; each is recognised by itself, and paths are
             relative to the first.
-        labels: A table of labels; see :meth:`ImageDataset.from_csv` for this and the columns.
+        labels: A table of labels; see `ImageDataset.from_csv` for this and the columns.
         image_column: The column that names the image.
         label_column: The column that names the class.
         group_column: The column that names what must stay together.
-        split_column: The column with a given split; ``none`` forgets that of folders too.
+        split_column: The column with a given split; `none` forgets that of folders too.
         skip_unmatched: Go on without rows that have no file and files that have no row.
 
     Raises:

@@ -1,6 +1,6 @@
 """The sha256 of every image file, kept in a table so that an unchanged file is read once.
 
-On disk: ``digests.csv`` with columns ``path, size, mtime_ns, ctime_ns, sha256``. A file whose
+On disk: `digests.csv` with columns `path, size, mtime_ns, ctime_ns, sha256`. A file whose
 three numbers are the same is taken to be the same, as git's index does; one that was changed
 less than two seconds before the table was written is read again, for it may have changed
 once more within the clock's tick.
@@ -36,9 +36,9 @@ def image_digests(
     """The sha256 of each image file, as lower-case hex.
 
     Args:
-        root: The folder that ``paths`` are relative to.
+        root: The folder that `paths` are relative to.
         paths: The image files.
-        table_file: The ``digests.csv`` to read first and to bring up to date.
+        table_file: The `digests.csv` to read first and to bring up to date.
         progress: Called with the number of images just read.
 
     Raises:

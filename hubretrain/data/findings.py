@@ -19,7 +19,7 @@ class Finding:
     """One thing to know about a data set.
 
     Attributes:
-        level: ``error``: hubretrain fit will refuse it; ``wrong``: to be mended; ``note``.
+        level: `error`: hubretrain fit will refuse it; `wrong`: to be mended; `note`.
         what: What is.
         advice: What to do, or what hubretrain does about it.
     """
@@ -40,7 +40,7 @@ def alike_names(class_names: Iterable[str]) -> list[list[str]]:
 
 
 def findings_of(facts: Facts) -> list[Finding]:
-    """What the facts of :func:`hubretrain.data.check.check_dataset` mean, the gravest first."""
+    """What the facts of `hubretrain.data.check.check_dataset` mean, the gravest first."""
     found = [
         *_too_small(facts),
         *_unreadable(facts),

@@ -42,7 +42,7 @@ MAX_DEPTH = 3  # of archives within archives
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """What was laid out.
 
     Attributes:
@@ -84,8 +84,8 @@ class _File:
 
 def prepare_ham10000(
     source: Path, folder: Path, *, partial: bool = False, quiet: bool = False
-) -> Prepared:
-    """Lays out HAM10000: ``HAM10000_metadata.csv`` and ``images/<image_id>.jpg``.
+) -> PreparedData:
+    """Lays out HAM10000: `HAM10000_metadata.csv` and `images/<image_id>.jpg`.
 
     Args:
         source: What was downloaded, from Harvard Dataverse or Kaggle: a folder or a zip, with
@@ -118,7 +118,7 @@ def prepare_ham10000(
     present = {path.stem for path in (folder / "images").iterdir()}
     rows = rows[rows["image_id"].isin(present)]
     write_table(folder / "HAM10000_metadata.csv", rows)
-    return Prepared(folder, len(rows), rows["lesion_id"].nunique(), n_copied)
+    return PreparedData(folder, len(rows), rows["lesion_id"].nunique(), n_copied)
 
 
 def _files(source: Path, stack: ExitStack) -> Iterator[_File]:

@@ -22,7 +22,7 @@ from hubretrain.progress import Bar
 
 
 class Labelled(Protocol):
-    """What is asked of a data set here; :class:`hubretrain.data.dataset.ImageDataset` has it."""
+    """What is asked of a data set here; `hubretrain.data.dataset.ImageDataset` has it."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -91,8 +91,8 @@ def usable_images(
         quiet: Show no progress.
 
     Returns:
-        The columns of :attr:`ImageDataset.images`, and ``sha256``, ``class_index`` (int64) and
-        ``cluster``: groups that share an image file's content, or hold near duplicates of each
+        The columns of `ImageDataset.images`, and `sha256`, `class_index` (int64) and
+        `cluster`: groups that share an image file's content, or hold near duplicates of each
         other, are one cluster, so that copies of one image never straddle splits.
     """
     table = dataset.images.copy()
@@ -114,7 +114,7 @@ def cluster_names(
     Args:
         groups: Of each image.
         sha256s: Of each image.
-        pairs: Near duplicates, columns ``a`` and ``b``, each the sha256 of some image.
+        pairs: Near duplicates, columns `a` and `b`, each the sha256 of some image.
 
     Returns:
         The cluster of each image, named by the least sha256 in it.

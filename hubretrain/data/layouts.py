@@ -2,11 +2,11 @@
 
 In this order, without options:
 
-1. HAM10000 as published: ``HAM10000_metadata.csv`` with ``image_id``, ``dx``, ``lesion_id``.
-2. Hugging Face imagefolder: ``metadata.csv``, ``.jsonl`` or ``.parquet`` with ``file_name`` and a
-   label column, for the whole folder or in each of ``train/``, ``validation/``, ``test/``.
-3. ``train/<class>/..``, ``val/<class>/..``, ``test/<class>/..``, as TFDS' ImageFolder.
-4. ``<class>/..``: a folder a class.
+1. HAM10000 as published: `HAM10000_metadata.csv` with `image_id`, `dx`, `lesion_id`.
+2. Hugging Face imagefolder: `metadata.csv`, `.jsonl` or `.parquet` with `file_name` and a
+   label column, for the whole folder or in each of `train/`, `validation/`, `test/`.
+3. `train/<class>/..`, `val/<class>/..`, `test/<class>/..`, as TFDS' ImageFolder.
+4. `<class>/..`: a folder a class.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Place:
     Attributes:
         root: The folder that was named.
         folder: That, or a folder of a given split in it.
-        prefix: What the paths below it begin with: blank, or a folder and ``/``.
+        prefix: What the paths below it begin with: blank, or a folder and `/`.
         table: The table that labels its images; None: class folders.
         split: The split that all of its images were given, or blank.
     """
@@ -146,7 +146,7 @@ def class_folders(place: Place) -> pd.DataFrame:
 
 
 def default_folder(data: Path) -> Path:
-    """The data set to take when none is named: the one in ``data``, or ``data`` itself.
+    """The data set to take when none is named: the one in `data`, or `data` itself.
 
     Raises:
         DataError: There is none, or there are several (they are listed).
@@ -169,7 +169,7 @@ def default_folder(data: Path) -> Path:
 
 
 def find_images(root: Path) -> list[str]:
-    """Every image file below ``root``, as sorted paths relative to it; hidden ones left out.
+    """Every image file below `root`, as sorted paths relative to it; hidden ones left out.
 
     Links to folders are followed once each, so a link that loops ends.
 

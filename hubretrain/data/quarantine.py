@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: ``quarantine.csv`` with ``path``, ``reason`` and ``sha256``."""
+"""Images that cannot be decoded: `quarantine.csv` with `path`, `reason` and `sha256`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Quarantine:
     """What cannot be decoded, by content, with the reason.
 
     Args:
-        file: The ``quarantine.csv``.
+        file: The `quarantine.csv`.
 
     Attributes:
         reasons: The reason for each content, by its sha256.

@@ -1,7 +1,7 @@
 """What a careful person looks at first in a data set, as facts of its image table.
 
-The table has a row an image, with the columns of ``contents.usable_images`` and of ``headers``,
-and ``unreadable``: why an image cannot be decoded, or blank. Facts are what JSON holds.
+The table has a row an image, with the columns of `contents.usable_images` and of `headers`,
+and `unreadable`: why an image cannot be decoded, or blank. Facts are what JSON holds.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def duplicate_facts(table: pd.DataFrame, pairs: pd.DataFrame) -> Facts:
 
     Args:
         table: The image table.
-        pairs: Near duplicates, columns ``a``, ``b`` (sha256) and ``similarity``.
+        pairs: Near duplicates, columns `a`, `b` (sha256) and `similarity`.
 
     Returns:
-        ``exact``: sets of files with the same bytes; ``near``: pairs of contents, by their first
-        paths; ``conflicting``: those of either with several labels.
+        `exact`: sets of files with the same bytes; `near`: pairs of contents, by their first
+        paths; `conflicting`: those of either with several labels.
     """
     usable = table[table["unreadable"] == ""]
     first = usable.drop_duplicates("sha256").set_index("sha256")

@@ -39,14 +39,14 @@ def labelled_by(
         labels: The table.
         places: The folders of the images.
         columns: The names of the columns with the image, label, group and split; None takes the
-            first of ``USUAL_COLUMNS`` that is there, ``none`` no group and no split.
+            first of `USUAL_COLUMNS` that is there, `none` no group and no split.
         skip_unmatched: Go on without rows that have no file and files that have no row.
 
     Returns:
         Columns path, label, group and split, all text; and the columns that were taken.
 
     Raises:
-        DataError: See :meth:`hubretrain.data.dataset.ImageDataset.from_csv`.
+        DataError: See `hubretrain.data.dataset.ImageDataset.from_csv`.
     """
     rows = read_table(labels)
     taken = {role: _column(rows, labels, columns.get(role), role) for role in USUAL_COLUMNS}
@@ -67,10 +67,10 @@ def labelled_by(
 
 
 def labels_images(known: Path) -> bool:
-    """Whether a table that was recognised by its name is one: others have a ``metadata.csv`` too.
+    """Whether a table that was recognised by its name is one: others have a `metadata.csv` too.
 
     Raises:
-        DataError: See :func:`read_table`.
+        DataError: See `read_table`.
     """
     generic = known.stem == "metadata"
     return not generic or "file_name" in read_table(known).columns
@@ -169,7 +169,7 @@ def _match(cells: pd.Series, paths: dict[str, str], labels: Path) -> pd.Series:
 
     A URL is its own path.
 
-    ``paths`` has each image's path in the data set, and within its own folder.
+    `paths` has each image's path in the data set, and within its own folder.
     """
     by_path: dict[str, list[str]] = {}
     by_name: dict[str, list[str]] = {}

@@ -24,7 +24,7 @@ seven groups in the rarest class. They do less well for the macro F1 of so few (
 0.995 (92), and the calibration error of 1,000 images (90), which is biased.
 
 The luck of having been chosen is not in these intervals either;
-:mod:`hubretrain.evaluation.selection` takes it
+`hubretrain.evaluation.selection` takes it
 out of the predictions before they come here.
 
 What none of this sees is that other training images would have given other heads. An interval is

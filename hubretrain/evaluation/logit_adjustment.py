@@ -27,7 +27,7 @@ def class_priors(labels: AnyArray, n_classes: int) -> FloatArray:
 
 
 def adjusted(probabilities: AnyArray, priors: AnyArray, strength: float) -> AnyArray:
-    """Returns probabilities divided by ``priors ** strength`` and normalised again.
+    """Returns probabilities divided by `priors ** strength` and normalised again.
 
     Their largest is the decision. They are no calibrated probabilities of these images, but of
     images whose classes are evened out that far.

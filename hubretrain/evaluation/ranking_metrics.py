@@ -1,7 +1,7 @@
 """Metrics of a ranking, one class against the rest: ROC AUC and average precision.
 
 Both are running totals of the weights down the ranking, over many resamples at once; see
-:mod:`hubretrain.evaluation.metrics` for what they take.
+`hubretrain.evaluation.metrics` for what they take.
 """
 
 from __future__ import annotations

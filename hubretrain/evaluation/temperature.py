@@ -39,7 +39,7 @@ def fit_temperature(probabilities: AnyArray, labels: AnyArray) -> float:
         labels: Integer (n_images,), in [0, n_classes).
 
     Raises:
-        DataError: See :func:`~hubretrain.evaluation.checks.check_predictions`.
+        DataError: See `hubretrain.evaluation.checks.check_predictions`.
     """
     probabilities, labels, _ = check_predictions(probabilities, labels)
     logs = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
@@ -56,10 +56,10 @@ def fit_temperature(probabilities: AnyArray, labels: AnyArray) -> float:
 
 
 def temperature_of(table: pd.DataFrame, class_names: Sequence[str]) -> float:
-    """Returns the temperature of the predictions in a table, such as ``validation.csv``.
+    """Returns the temperature of the predictions in a table, such as `validation.csv`.
 
     Args:
-        table: A row an image: ``label``, and ``p(<class>)`` for each class.
+        table: A row an image: `label`, and `p(<class>)` for each class.
         class_names: In class order.
 
     Raises:

@@ -18,13 +18,13 @@ from hubretrain.errors import DataError, HeadError, RunError
 from hubretrain.evaluation.temperature import temperature_of
 from hubretrain.export.manifest import (
     FACTS,
-    Exported,
+    Export,
     heads_sha256,
     is_current,
     read_facts,
     refuse_other,
 )
-from hubretrain.fitted import module_of
+from hubretrain.fitted import restore_module
 from hubretrain.heads.ensemble import ENSEMBLE_NAME, LIKELIEST, Ensemble
 from hubretrain.heads.heads import Heads
 from hubretrain.runs import Run
@@ -42,10 +42,10 @@ def export_run(
     ensemble: bool = False,
     formats: Sequence[str] = (),
     output: Path | None = None,
-) -> Exported:
+) -> Export:
     """Exports a run.
 
-    Without ``head`` or ``ensemble`` it is the run's export, which fine-tuning left; where there is
+    Without `head` or `ensemble` it is the run's export, which fine-tuning left; where there is
     none, the head of the shortlist's first module, anew where the run was fitted since. Formats
     that are there stay there.
 
@@ -53,10 +53,10 @@ def export_run(
         run: A fitted run.
         head: The module whose fitted head is exported.
         ensemble: Export the run's ensemble of heads.
-        formats: Of ``savedmodel``, ``litert``, ``onnx``; the SavedModel is always written, and
+        formats: Of `savedmodel`, `litert`, `onnx`; the SavedModel is always written, and
             LiteRT too where it can be.
-        output: Where to; by default ``<run>/export``, and ``<run>/exports/<module>`` or
-            ``<run>/exports/ensemble`` for what was asked for by name.
+        output: Where to; by default `<run>/export`, and `<run>/exports/<module>` or
+            `<run>/exports/ensemble` for what was asked for by name.
 
     Raises:
         RunError: The run is not fitted, or the folder cannot be written or holds something else.
@@ -82,7 +82,7 @@ def export_run(
         _export_ensemble(run, facts, folder, formats)
     else:
         _export_head(run, facts, head or facts["shortlist"][0], folder, formats)
-    return Exported.open(folder)
+    return Export.open(folder)
 
 
 def _formats_there(folder: Path) -> list[str]:
@@ -135,7 +135,7 @@ def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Seq
 def _classifier(
     run: Run, facts: dict[str, Any], module: str, which: int
 ) -> tuple[Heads, Classifier]:
-    stored = module_of(module, facts)
+    stored = restore_module(module, facts)
     heads = Heads.load(run.heads_file(module))
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier

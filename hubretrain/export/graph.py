@@ -1,6 +1,6 @@
 """The graph that is exported: encoded image bytes or pixels in, calibrated probabilities out.
 
-It decodes and resizes as :mod:`hubretrain.data.images.decode` does, so what is served is what was
+It decodes and resizes as `hubretrain.data.images.decode` does, so what is served is what was
 trained.
 """
 
@@ -34,19 +34,19 @@ class Member:
         return self.classifier.backbone.stored.image_size
 
 
-class Served(tf.Module):  # type: ignore[misc]
+class ServingGraph(tf.Module):  # type: ignore[misc]
     """Classifiers, the decoder in front of them, and the temperature behind them.
 
     Args:
         members: Classifiers and their weights.
         class_names: In class order.
-        temperature: Of the calibration, see :mod:`hubretrain.evaluation.temperature`.
+        temperature: Of the calibration, see `hubretrain.evaluation.temperature`.
 
     Attributes:
         sizes: Heights and widths of the members' inputs, each once, ascending.
-        pixels: A function of ``pixels``, float32 (n_images, size, size, 3), RGB in [0, 1], or
-            with several sizes of ``pixels_<size>`` each. It gives ``probabilities`` float32
-            (n_images, n_classes) and ``bottlenecks`` float32 (n_images, n_features), the
+        pixels: A function of `pixels`, float32 (n_images, size, size, 3), RGB in [0, 1], or
+            with several sizes of `pixels_<size>` each. It gives `probabilities` float32
+            (n_images, n_classes) and `bottlenecks` float32 (n_images, n_features), the
             members' side by side.
     """
 

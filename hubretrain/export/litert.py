@@ -1,6 +1,6 @@
 """The door to LiteRT (formerly TensorFlow Lite): models that run without TensorFlow.
 
-``ai-edge-litert`` runs them; TensorFlow's converter makes them.
+`ai-edge-litert` runs them; TensorFlow's converter makes them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LiteRT:
     other row. An image that comes alone has an interpreter with all processors.
 
     Args:
-        model: The bytes of a ``.tflite`` file: interpreters are made while it is in use, when
+        model: The bytes of a `.tflite` file: interpreters are made while it is in use, when
             another may have taken the file's place.
         sizes: Heights and widths of the inputs.
         place: The file, for errors.
@@ -106,7 +106,7 @@ class LiteRT:
 
 
 def convert(saved_model: Path, file: Path, *, int8: bool = False) -> None:
-    """Makes a LiteRT model of the signature ``pixels`` of a SavedModel.
+    """Makes a LiteRT model of the signature `pixels` of a SavedModel.
 
     Args:
         saved_model: Its folder.

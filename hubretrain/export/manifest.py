@@ -1,17 +1,17 @@
-"""What stands beside an exported model: ``export.json``. Reading it imports no TensorFlow.
+"""What stands beside an exported model: `export.json`. Reading it imports no TensorFlow.
 
-An export folder holds the SavedModel (``saved_model.pb``, ``variables/``), what was converted from
-it (``model.tflite``, ``model_int8.tflite``, ``model.onnx``), ``labels.txt``, and ``export.json``:
+An export folder holds the SavedModel (`saved_model.pb`, `variables/`), what was converted from
+it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `export.json`:
 
-- ``class_names``: in the order of the probabilities; ``labels.txt`` has one a line.
-- ``image_sizes``: heights and widths of the inputs: ``pixels``, or ``pixels_<size>`` of several.
+- `class_names`: in the order of the probabilities; `labels.txt` has one a line.
+- `image_sizes`: heights and widths of the inputs: `pixels`, or `pixels_<size>` of several.
   Each is float32 (n, size, size, 3), RGB in [0, 1]: decoded upright, resized with an antialiased
   triangle filter in 8 bits, the aspect ratio not kept, divided by 255.
-- ``temperature``: of the calibration; it is in the graph already.
-- ``adjust``, ``priors``: the decision is the largest of probability / prior ** adjust.
-- ``augmentation``: how the views differed that it was trained on.
-- ``heads_sha256``: of the head file that a fitted head came from; none of a fine-tuned model.
-- ``files``: sha256 of each model file.
+- `temperature`: of the calibration; it is in the graph already.
+- `adjust`, `priors`: the decision is the largest of probability / prior ** adjust.
+- `augmentation`: how the views differed that it was trained on.
+- `heads_sha256`: of the head file that a fitted head came from; none of a fine-tuned model.
+- `files`: sha256 of each model file.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ MODEL_OF = {  # format: the file that is run
 
 
 @dataclass(frozen=True)
-class Exported:
+class Export:
     """An export folder, checked.
 
     Attributes:
         folder: The folder.
-        facts: What ``export.json`` holds.
+        facts: What `export.json` holds.
     """
 
     folder: Path
     facts: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Exported:
+    def open(cls, folder: str | os.PathLike[str]) -> Export:
         """Reads and checks the facts.
 
         Args:
@@ -90,11 +90,11 @@ class Exported:
         return str(self.facts.get("run") or self.folder.resolve().name)
 
     def has(self, form: str) -> bool:
-        """Whether the model is there in a format, a key of ``MODEL_OF``."""
+        """Whether the model is there in a format, a key of `MODEL_OF`."""
         return MODEL_OF[form] in self.facts["files"]
 
     def model(self, form: str) -> Path:
-        """The model file of a format, a key of ``MODEL_OF``: the very bytes that were exported.
+        """The model file of a format, a key of `MODEL_OF`: the very bytes that were exported.
 
         Raises:
             RunError: It is not there, or not those bytes.
@@ -218,7 +218,7 @@ def pixels_name(size: int, sizes: Sequence[int]) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``export.json`` says.
+    """What `export.json` says.
 
     Raises:
         RunError: The folder holds no export, or half of one.

@@ -1,4 +1,4 @@
-"""The door to ONNX, an extra: ``hubretrain[onnx]``. tf2onnx makes it, ONNX Runtime runs it."""
+"""The door to ONNX, an extra: `hubretrain[onnx]`. tf2onnx makes it, ONNX Runtime runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Onnx:
     """An ONNX model on the processor.
 
     Args:
-        model: The bytes of an ``.onnx`` file.
+        model: The bytes of an `.onnx` file.
         sizes: Heights and widths of the inputs.
         place: The file, for errors.
 
@@ -54,7 +54,7 @@ class Onnx:
 
 
 def convert(saved_model: Path, file: Path) -> None:
-    """Makes an ONNX model of the signature ``pixels`` of a SavedModel.
+    """Makes an ONNX model of the signature `pixels` of a SavedModel.
 
     Raises:
         EngineError: tf2onnx is not installed, or the model holds something that ONNX lacks.

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from hubretrain.data.images.augmentation import Augmentation, Draw
 from hubretrain.data.images.decode import IMAGE_SUFFIXES, decode, view
 from hubretrain.errors import DataError
-from hubretrain.export.manifest import Exported
-from hubretrain.export.runtimes import Runner, open_runner, scaled
+from hubretrain.export.manifest import Export
+from hubretrain.export.runtimes import Runtime, open_runtime, scaled
 from hubretrain.parallel import ahead
 from hubretrain.storage import is_remote, read_bytes
 
@@ -50,7 +50,7 @@ def predict_images(
     tta: int = 1,
     form: str | None = None,
 ) -> Iterator[Prediction]:
-    """The likeliest classes of images, in their order, some tens of images behind ``images``.
+    """The likeliest classes of images, in their order, some tens of images behind `images`.
 
     Args:
         export: An export folder.
@@ -59,18 +59,18 @@ def predict_images(
         top: How many classes of each.
         tta: Test-time augmentation: the mean over so many views, the image itself first and then
             views augmented as in training; 1 for the image alone.
-        form: One of ``runners.FORMATS``; by default LiteRT, or TensorFlow where that is missing.
+        form: One of `runners.FORMATS`; by default LiteRT, or TensorFlow where that is missing.
 
     Raises:
         RunError: There is no export there, or it is damaged.
         EngineError: What runs that format is not installed.
     """
-    exported = Exported.open(export)
-    return _predictions(exported, open_runner(exported, form), images, top, tta)
+    exported = Export.open(export)
+    return _predictions(exported, open_runtime(exported, form), images, top, tta)
 
 
 def _predictions(
-    exported: Exported, runner: Runner, images: Iterable[str | Path], top: int, tta: int
+    exported: Export, runner: Runtime, images: Iterable[str | Path], top: int, tta: int
 ) -> Iterator[Prediction]:
     look = _views(exported, tta)
     waiting: list[tuple[str, _Looked]] = []
@@ -107,7 +107,7 @@ def image_files(images: Iterable[str | Path]) -> Iterator[str]:
         yield from map(str, found) if found else [str(one)]
 
 
-def _views(exported: Exported, tta: int) -> Callable[[str], _Looked]:
+def _views(exported: Export, tta: int) -> Callable[[str], _Looked]:
     """What turns a path into the pixels of its views, or into a sentence on what is wrong."""
     facts: dict[str, Any] = exported.facts.get("augmentation") or {}
     augmentation = Augmentation(**facts)
@@ -134,7 +134,7 @@ def _views(exported: Exported, tta: int) -> Callable[[str], _Looked]:
 
 
 def _said(
-    exported: Exported, runner: Runner, waiting: list[tuple[str, _Looked]], top: int
+    exported: Export, runner: Runtime, waiting: list[tuple[str, _Looked]], top: int
 ) -> Iterator[Prediction]:
     seen = [found for _, found in waiting if not isinstance(found, str)]
     probabilities: Iterator[npt.NDArray[np.float32]] = iter(())

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from hubretrain.errors import RunError
 from hubretrain.export import litert as litert_door
 from hubretrain.export import onnx as onnx_door
-from hubretrain.export.manifest import MODEL_OF, Exported, pixels_name
+from hubretrain.export.manifest import MODEL_OF, Export, pixels_name
 
 FORMATS = ("litert", "litert_int8", "onnx", "savedmodel")
 
 
-class Runner(Protocol):
+class Runtime(Protocol):
     """Pixels by size, float32 (n, size, size, 3) in [0, 1], become probabilities (n, n_classes)."""
 
     name: str
@@ -34,7 +34,7 @@ class SavedModel:
 
     name = "TensorFlow"
 
-    def __init__(self, exported: Exported) -> None:
+    def __init__(self, exported: Export) -> None:
         from hubretrain.tensorflow import tf
 
         self._tf, self._sizes = tf, exported.sizes
@@ -60,12 +60,12 @@ def scaled(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return pixels.astype(np.float32) / np.float32(255)
 
 
-def open_runner(exported: Exported, form: str | None = None) -> Runner:
+def open_runtime(exported: Export, form: str | None = None) -> Runtime:
     """Opens the model in a format.
 
     Args:
         exported: The export.
-        form: One of ``FORMATS``; by default LiteRT where it is there, else TensorFlow.
+        form: One of `FORMATS`; by default LiteRT where it is there, else TensorFlow.
 
     Raises:
         RunError: The model is not there in that format, or damaged, or of other classes.

@@ -1,7 +1,7 @@
 """A trained classifier becomes an export folder, whole or not at all.
 
-The SavedModel comes first; every other format is converted from its signature ``pixels``, so they
-hold the same weights, range and temperature. :mod:`hubretrain.export.manifest` says what stands
+The SavedModel comes first; every other format is converted from its signature `pixels`, so they
+hold the same weights, range and temperature. `hubretrain.export.manifest` says what stands
 there.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 from hubretrain.errors import EngineError, RunError
 from hubretrain.export import litert as litert_door
 from hubretrain.export import onnx as onnx_door
-from hubretrain.export.graph import Member, Served
-from hubretrain.export.manifest import FACTS, LABELS, MODEL_OF, Exported, refuse_other
+from hubretrain.export.graph import Member, ServingGraph
+from hubretrain.export.manifest import FACTS, LABELS, MODEL_OF, Export, refuse_other
 from hubretrain.files import folder_aside, replace_folder, write_json
 from hubretrain.heads.ensemble import ENSEMBLE_NAME
 from hubretrain.modules.classifier import Classifier
@@ -43,10 +43,10 @@ def export_saved_model(
         classifier: The trained model.
         class_names: In class order.
         folder: Where to; an export that is there is replaced.
-        facts: What else ``export.json`` is to hold; ``adjust`` as it was chosen, for probabilities
+        facts: What else `export.json` is to hold; `adjust` as it was chosen, for probabilities
             without the temperature.
-        temperature: Of the calibration, see :mod:`hubretrain.evaluation.temperature`.
-        formats: ``litert`` and ``onnx``, where the model must be there in them. LiteRT is made
+        temperature: Of the calibration, see `hubretrain.evaluation.temperature`.
+        formats: `litert` and `onnx`, where the model must be there in them. LiteRT is made
             unasked where it can be.
 
     Raises:
@@ -80,9 +80,9 @@ def export_ensemble(
         members: Classifiers and their weights.
         class_names: In class order.
         folder: Where to; an export that is there is replaced.
-        facts: As :func:`export_saved_model` takes them.
+        facts: As `export_saved_model` takes them.
         temperature: Of the calibration of the mean.
-        formats: As :func:`export_saved_model` takes them.
+        formats: As `export_saved_model` takes them.
 
     Raises:
         RunError: The folder cannot be written, or holds something else.
@@ -104,18 +104,18 @@ def export_ensemble(
     _export(members, class_names, folder, {**known, **facts}, temperature, formats)
 
 
-def add_formats(folder: Path, formats: Sequence[str]) -> Exported:
+def add_formats(folder: Path, formats: Sequence[str]) -> Export:
     """Converts an export to more formats, beside those that it has.
 
     Args:
         folder: The export folder.
-        formats: ``litert``, ``onnx``.
+        formats: `litert`, `onnx`.
 
     Raises:
         RunError: The folder holds no whole export, or cannot be written.
         EngineError: The model cannot be converted.
     """
-    exported = Exported.open(folder)
+    exported = Export.open(folder)
     missing = [one for one in formats if one != "savedmodel" and not exported.has(one)]
     if missing:
         exported.model("savedmodel")
@@ -127,19 +127,19 @@ def add_formats(folder: Path, formats: Sequence[str]) -> Exported:
         if "litert" in missing:
             facts["not_converted"] = ""
         write_json(folder / FACTS, facts)
-    return Exported.open(folder)
+    return Export.open(folder)
 
 
-def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Exported:
+def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Export:
     """Copies an export and converts the copy to the formats that it lacks, whole or not at all.
 
     Args:
         source: An export folder.
         folder: Where to; an export that is there is replaced.
-        formats: ``litert``, ``onnx``.
+        formats: `litert`, `onnx`.
 
     Raises:
-        RunError: ``source`` holds no whole export, or ``folder`` something else or cannot be
+        RunError: `source` holds no whole export, or `folder` something else or cannot be
             written.
         EngineError: The model cannot be converted.
     """
@@ -148,7 +148,7 @@ def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Exported:
         shutil.copytree(source, aside / "new")
         add_formats(aside / "new", formats)
         replace_folder(aside / "new", folder)
-    return Exported.open(folder)
+    return Export.open(folder)
 
 
 def _export(
@@ -160,7 +160,7 @@ def _export(
     formats: Sequence[str],
 ) -> None:
     refuse_other(folder)
-    served = Served(members, class_names, temperature)
+    served = ServingGraph(members, class_names, temperature)
     # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
     strength = float(facts.get("adjust") or 0.0) / temperature
     with _aside(folder) as aside:
@@ -196,7 +196,7 @@ def _export(
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` to write to, gone afterwards."""
+    """A folder beside `folder` to write to, gone afterwards."""
     try:
         with folder_aside(folder) as aside:
             yield aside
@@ -207,7 +207,7 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 def _converted(saved_model: Path, place: Path, formats: Sequence[str]) -> dict[str, str]:
-    """Makes the files of some formats in ``place``: file name to its sha256."""
+    """Makes the files of some formats in `place`: file name to its sha256."""
     names = []
     for one in formats:
         names.append(MODEL_OF[one])

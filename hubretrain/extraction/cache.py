@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks import BottleneckWriter, Rows
-from hubretrain.bottlenecks.costs import Passes
+from hubretrain.bottlenecks import BottleneckWriter, RowIndex
+from hubretrain.bottlenecks.costs import ForwardPassLog
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.image_table import digests_of, folder_of
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.errors import CacheError, DataError
-from hubretrain.extraction.pipeline import Batch, Recipe, Undecodable, Wanted, extract
+from hubretrain.extraction.pipeline import Batch, ImageTask, Recipe, Undecodable, extract
 from hubretrain.extraction.plan import Part, facts_of, file_name, rows_of
-from hubretrain.extraction.running import calibration_of, running_of
+from hubretrain.extraction.running import calibration_of, extractor_spec
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import Cluster
 from hubretrain.progress import Bar
@@ -32,7 +32,7 @@ from hubretrain.storage import located
 
 
 @dataclass(frozen=True)
-class Cached:
+class CacheResult:
     """What one module's cache came to.
 
     Attributes:
@@ -77,21 +77,21 @@ def cache_bottlenecks(
     strict: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-) -> list[Cached]:
-    """Brings the bottleneck files of ``modules`` up to date with a data set.
+) -> list[CacheResult]:
+    """Brings the bottleneck files of `modules` up to date with a data set.
 
     Args:
         dataset: The images.
         modules: The modules; one that was never loaded is probed first.
-        n_views: Views of each image: the image as it is, and ``n_views - 1`` augmented ones.
-        minority_views: Views of the rarest class, at most; see :func:`rows_of`.
+        n_views: Views of each image: the image as it is, and `n_views - 1` augmented ones.
+        minority_views: Views of the rarest class, at most; see `rows_of`.
         folder: The cache.
         augmentation: How the augmented views differ.
         seed: Of the augmentation.
-        engine: ``auto``, ``tensorflow`` or ``openvino``; see
-            :func:`hubretrain.extraction.engines.choose_engine`.
-        precision: ``f32``; ``bf16`` or ``int8`` with OpenVINO.
-        augment_on: ``processor``, or ``gpu``: in batches, by TensorFlow; by default ``gpu`` where
+        engine: `auto`, `tensorflow` or `openvino`; see
+            `hubretrain.extraction.engines.choose_engine`.
+        precision: `f32`; `bf16` or `int8` with OpenVINO.
+        augment_on: `processor`, or `gpu`: in batches, by TensorFlow; by default `gpu` where
             one is in sight and TensorFlow is the engine.
         batch_size: Images a forward pass; by default what the engine does best with.
         dtype: float32, or float16 to halve the files; by default that of the file, else float32.
@@ -105,8 +105,8 @@ def cache_bottlenecks(
         One summary a module.
 
     Raises:
-        CacheError: See :class:`BottleneckWriter`; or files could not be read.
-        DataError: ``strict`` and an image cannot be decoded, or none can.
+        CacheError: See `BottleneckWriter`; or files could not be read.
+        DataError: `strict` and an image cannot be decoded, or none can.
         ModuleError: A module cannot be loaded.
         WorkerError: The cluster cannot be used.
     """
@@ -124,7 +124,7 @@ def cache_bottlenecks(
     augmentation = augmentation or Augmentation()
     modules = [m if m.probed else _probed(m) for m in modules]
     running = [
-        running_of(m, place, part, engine, precision, augment_on, overwrite) for m in modules
+        extractor_spec(m, place, part, engine, precision, augment_on, overwrite) for m in modules
     ]
     calibrations = [
         calibration_of(one, dataset, digests, seed, overwrite=overwrite, quiet=quiet)
@@ -150,14 +150,14 @@ def cache_bottlenecks(
             try:
                 filling.run(cluster, quiet=quiet)
             finally:
-                filling.note(Passes(place / "passes.csv"))
+                filling.note(ForwardPassLog(place / "passes.csv"))
         for writer in writers:
             writer.seal()
     _refuse_all_broken(dataset, rows, quarantine, strict=strict)
     decodable = np.array([sha256 not in quarantine.reasons for sha256 in rows.sha256], dtype=bool)
     seconds = time.monotonic() - started
     return [
-        Cached(
+        CacheResult(
             module.name,
             writer.path,
             len(rows),
@@ -178,7 +178,7 @@ class _Filling:
     def __init__(
         self,
         dataset: ImageDataset,
-        rows: Rows,
+        rows: RowIndex,
         recipe: Recipe,
         writers: Sequence[BottleneckWriter],
         quarantine: Quarantine,
@@ -214,7 +214,7 @@ class _Filling:
                 "kept."
             )
 
-    def note(self, passes: Passes) -> None:
+    def note(self, passes: ForwardPassLog) -> None:
         """Notes what each module cost: its share of the time in which any of them computed."""
         all_busy = max(sum(self.busy), 1e-9)
         for one, n, busy in zip(self.recipe.running, self.n_computed, self.busy, strict=True):
@@ -222,11 +222,11 @@ class _Filling:
                 seconds = self.seconds * busy / all_busy
                 passes.add(one.module.name, one.engine, one.precision, n, seconds)
 
-    def _wanted(self) -> Iterator[Wanted]:
+    def _wanted(self) -> Iterator[ImageTask]:
         for row in np.flatnonzero(np.any([w.todo.any(axis=1) for w in self.writers], axis=0)):
             views = tuple(tuple(np.flatnonzero(w.todo[row]).tolist()) for w in self.writers)
             place = located(self.dataset.root, self.rows.path[row])
-            yield Wanted(int(row), place, self.rows.sha256[row], views)
+            yield ImageTask(int(row), place, self.rows.sha256[row], views)
 
     def _write(self, batch: Batch) -> None:
         self.writers[batch.module].write(batch.views, batch.rows, batch.features)
@@ -251,7 +251,7 @@ class _Filling:
 
 
 def _refuse_all_broken(
-    dataset: ImageDataset, rows: Rows, quarantine: Quarantine, *, strict: bool
+    dataset: ImageDataset, rows: RowIndex, quarantine: Quarantine, *, strict: bool
 ) -> None:
     """Raises if no image can be decoded, or if one cannot where that is not suffered."""
     broken = [row for row, sha256 in enumerate(rows.sha256) if sha256 in quarantine.reasons]

@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.bottlenecks import Bottlenecks, Rows, compare, merge_files, seal_file, shrink_file
-from hubretrain.bottlenecks.costs import Passes
+from hubretrain.bottlenecks import (
+    Bottlenecks,
+    RowIndex,
+    compare,
+    merge_files,
+    seal_file,
+    shrink_file,
+)
+from hubretrain.bottlenecks.costs import ForwardPassLog
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.image_table import digests_of, folder_of
 from hubretrain.data.quarantine import Quarantine
@@ -76,10 +83,10 @@ def cache_status(
         quiet: Show no progress.
 
     Returns:
-        One row a file: ``module``, ``file``, ``n_images``, ``n_views``, ``done`` and ``todo``
-        (bottlenecks), ``done_by_view`` (list of ints), ``bytes``, ``images_per_second`` (of the
-        last run, NaN if unknown), ``new``, ``edited``, ``gone`` (images), ``to_compute``
-        (forward passes of the next run) and ``why`` (sentences).
+        One row a file: `module`, `file`, `n_images`, `n_views`, `done` and `todo`
+        (bottlenecks), `done_by_view` (list of ints), `bytes`, `images_per_second` (of the
+        last run, NaN if unknown), `new`, `edited`, `gone` (images), `to_compute`
+        (forward passes of the next run) and `why` (sentences).
 
     Raises:
         CacheError: Nothing is cached.
@@ -91,7 +98,7 @@ def cache_status(
             f"{place}/ holds no bottlenecks; make some with: hubretrain cache --module NAME"
         )
     digests = digests_of(dataset, cache, quiet=quiet)
-    passes = Passes(place / "passes.csv")
+    passes = ForwardPassLog(place / "passes.csv")
     table = []
     for file in files:
         with Bottlenecks(file) as old:
@@ -108,7 +115,9 @@ def cache_status(
     return pd.DataFrame(table)
 
 
-def _status_of(old: Bottlenecks, asked: Rows, images_per_second: float | None) -> dict[str, Any]:
+def _status_of(
+    old: Bottlenecks, asked: RowIndex, images_per_second: float | None
+) -> dict[str, Any]:
     todo = old.todo()
     wanted = np.arange(old.n_views) < old.n_views_of[:, None]
     found = compare(old, asked, old.facts)
@@ -157,7 +166,7 @@ def collect_garbage(
 ) -> list[tuple[Path, str, int]]:
     """Gives back the room of what nothing needs.
 
-    That is rows of images that are gone, views beyond ``n_views``, and files that killed runs
+    That is rows of images that are gone, views beyond `n_views`, and files that killed runs
     left behind.
 
     Args:
@@ -202,7 +211,7 @@ def merge_parts(parts: Sequence[Path], output: Path | None = None) -> tuple[Path
     """Makes one bottleneck file of the parts that several machines made of a data set.
 
     Args:
-        parts: Bottleneck files made with ``--part``, or any of one module and data set.
+        parts: Bottleneck files made with `--part`, or any of one module and data set.
         output: The file to make; by default the parts' name without the part.
 
     Returns:

@@ -27,14 +27,14 @@ from hubretrain.storage import is_remote, read_bytes
 
 
 @dataclass(frozen=True)
-class Running:
+class ExtractorSpec:
     """One module and how it is run.
 
     Attributes:
         module: The module, probed.
-        engine: ``tensorflow`` or ``openvino``.
-        precision: ``f32``, ``bf16`` or ``int8``.
-        quantised: The folder of the quantised model, for ``int8``.
+        engine: `tensorflow` or `openvino`.
+        precision: `f32`, `bf16` or `int8`.
+        quantised: The folder of the quantised model, for `int8`.
         cuts_views: Whether the engine cuts the views, in batches, from whole images.
     """
 
@@ -56,14 +56,14 @@ class Recipe:
         batch_size: Images a forward pass; by default what each engine does best with.
     """
 
-    running: tuple[Running, ...]
+    running: tuple[ExtractorSpec, ...]
     augmentation: Augmentation
     seed: int
     batch_size: int | None = None
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImageTask:
     """One image and what is to do of it.
 
     Attributes:
@@ -118,7 +118,7 @@ class Undecodable:
         unread: Whether its file could not be read, now; else its content is no image, for good.
     """
 
-    wanted: Wanted
+    wanted: ImageTask
     reason: str
     unread: bool = False
 
@@ -143,7 +143,7 @@ class Extractor:
             for m, (running, asked) in enumerate(zip(recipe.running, needed, strict=True))
         ]
 
-    def run(self, images: Iterable[Wanted]) -> Iterator[Batch | Undecodable]:
+    def run(self, images: Iterable[ImageTask]) -> Iterator[Batch | Undecodable]:
         """Computes what is wanted, batch by batch, nearly in the order of the images.
 
         Raises:
@@ -168,7 +168,7 @@ class Extractor:
             if stream is not None:
                 stream.engine.close()
 
-    def _views_of(self, wanted: Wanted) -> list[tuple[int, int, Any]] | Undecodable:
+    def _views_of(self, wanted: ImageTask) -> list[tuple[int, int, Any]] | Undecodable:
         """Decodes one image and cuts every view that some module wants of it: (module, view, .).
 
         Every view is cut from the decoded image, never from another view, so that its pixels do
@@ -207,7 +207,9 @@ class Extractor:
 class _Stream:
     """One module's views on their way through its engine, in batches."""
 
-    def __init__(self, m: int, running: Running, batch_size: int | None, clock: _Clock) -> None:
+    def __init__(
+        self, m: int, running: ExtractorSpec, batch_size: int | None, clock: _Clock
+    ) -> None:
         self.m, self.name, self._clock = m, running.module.name, clock
         self.engine = open_engine(
             running.module,
@@ -217,11 +219,11 @@ class _Stream:
             running.quantised,
             cuts_views=running.cuts_views,
         )
-        self._waiting: list[tuple[Wanted, int, Any]] = []
+        self._waiting: list[tuple[ImageTask, int, Any]] = []
         self._flying: collections.deque[_Flight] = collections.deque()
         self._busy = 0.0
 
-    def add(self, wanted: Wanted, view: int, pixels: Any) -> Iterator[Batch]:
+    def add(self, wanted: ImageTask, view: int, pixels: Any) -> Iterator[Batch]:
         """Takes one view; yields the batches that are done, where the engine has enough."""
         self._waiting.append((wanted, view, pixels))
         if len(self._waiting) == self.engine.batch_size:
@@ -265,7 +267,7 @@ class _Clock:
         self._counted_to = 0.0
 
     def since(self, started: float) -> float:
-        """Seconds since ``started`` that were not counted yet."""
+        """Seconds since `started` that were not counted yet."""
         counted_to, self._counted_to = self._counted_to, time.perf_counter()
         return self._counted_to - max(started, counted_to)
 
@@ -274,7 +276,7 @@ class _Clock:
 class _Flight:
     """A batch that an engine is computing."""
 
-    images: tuple[Wanted, ...]
+    images: tuple[ImageTask, ...]
     views: tuple[int, ...]
     features: Future[npt.NDArray[np.float32]]
     started: float
@@ -282,7 +284,7 @@ class _Flight:
 
 def extract(
     recipe: Recipe,
-    images: Iterable[Wanted],
+    images: Iterable[ImageTask],
     needed: Sequence[bool],
     cluster: Cluster | None = None,
 ) -> Iterator[Batch | Undecodable]:
@@ -301,7 +303,7 @@ def extract(
         CacheError: A module gives NaN or infinite features.
         EngineError: An engine cannot run its module.
         ModuleError: A module cannot be loaded.
-        WorkerError: See :func:`hubretrain.parallel.on_ray`.
+        WorkerError: See `hubretrain.parallel.on_ray`.
     """
     if cluster is None:
         extractor = Extractor(recipe, needed)
@@ -323,7 +325,7 @@ def extract(
 
 def _worker(
     recipe: Recipe, archives: Sequence[tuple[bytes, bytes] | None], version: str
-) -> Callable[[list[Wanted]], list[Batch | Undecodable]]:
+) -> Callable[[list[ImageTask]], list[Batch | Undecodable]]:
     """Makes what a worker does: it holds the modules, and decodes and forwards what it is given."""
     if version != __version__:
         raise WorkerError(
@@ -342,9 +344,9 @@ def _worker(
     return lambda images: list(extractor.run(images))
 
 
-def _jobs(images: Iterable[Wanted], batch_size: int) -> Iterator[list[Wanted]]:
+def _jobs(images: Iterable[ImageTask], batch_size: int) -> Iterator[list[ImageTask]]:
     """Cuts the images into jobs of whole batches, nearly: what is left over is padded."""
-    job: list[Wanted] = []
+    job: list[ImageTask] = []
     n_forward = 0
     for wanted, data in ahead(_read, images):
         job.append(replace(wanted, data=data))
@@ -356,7 +358,7 @@ def _jobs(images: Iterable[Wanted], batch_size: int) -> Iterator[list[Wanted]]:
         yield job
 
 
-def _read(wanted: Wanted) -> bytes | None:
+def _read(wanted: ImageTask) -> bytes | None:
     """The file's bytes; a worker that gets none reads itself, as what is elsewhere."""
     if is_remote(wanted.place):
         return None

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from hubretrain.bottlenecks import Fact, Rows
+from hubretrain.bottlenecks import Fact, RowIndex
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.resize import RESIZER
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.errors import CacheError
 from hubretrain.extraction.engines import BATCH_SIZE, OPENVINO_BATCH_SIZE
-from hubretrain.extraction.pipeline import Running
+from hubretrain.extraction.pipeline import ExtractorSpec
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 MAX_VIEWS = 1000
@@ -40,7 +40,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Reads ``3/16``.
+        """Reads `3/16`.
 
         Raises:
             CacheError: It is no such thing.
@@ -64,7 +64,7 @@ def rows_of(
     n_views: int,
     minority_views: int | None = None,
     part: Part | None = None,
-) -> Rows:
+) -> RowIndex:
     """A row for each distinct content, in order of path.
 
     Args:
@@ -72,7 +72,7 @@ def rows_of(
         digests: The sha256 of each.
         quarantine: What cannot be decoded; brought up to date with the data set.
         n_views: Views of the images of the largest class.
-        minority_views: Views of those of the rarest, at most; by default ``n_views``.
+        minority_views: Views of those of the rarest, at most; by default `n_views`.
         part: Only the contents of this part.
 
     Raises:
@@ -93,14 +93,14 @@ def rows_of(
     kept = [sha256 for sha256 in path_of if part is None or part.holds(sha256)]
     n = [0 if sha256 in quarantine.reasons else views_of[sha256] for sha256 in kept]
     paths = tuple(path_of[sha256] for sha256 in kept)
-    return Rows(paths, tuple(kept), np.array(n, dtype=np.int16))
+    return RowIndex(paths, tuple(kept), np.array(n, dtype=np.int16))
 
 
 def views_of_classes(labels: pd.Series, n_views: int, minority_views: int) -> dict[str, int]:
     """How many views the images of each class get: rarer classes more, smoothly.
 
-    A class that is r times as rare as the largest gets ``n_views * r**a`` views, with the a in
-    [0, 1] for which the rarest class comes to ``minority_views``; so no class gets more rows
+    A class that is r times as rare as the largest gets `n_views * r**a` views, with the a in
+    [0, 1] for which the rarest class comes to `minority_views`; so no class gets more rows
     than the largest has, but for rounding.
 
     Args:
@@ -109,7 +109,7 @@ def views_of_classes(labels: pd.Series, n_views: int, minority_views: int) -> di
         minority_views: Of the rarest, at most.
 
     Raises:
-        CacheError: ``minority_views`` is less than ``n_views``.
+        CacheError: `minority_views` is less than `n_views`.
     """
     if minority_views < n_views:
         raise CacheError(
@@ -132,7 +132,7 @@ def file_name(module: str, part: Part | None = None) -> str:
 
 
 def facts_of(
-    running: Running,
+    running: ExtractorSpec,
     augmentation: Augmentation,
     seed: int,
     batch_size: int | None = None,

@@ -10,13 +10,13 @@ from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.images.decode import Pixels, decode, view
 from hubretrain.errors import DataError, EngineError
 from hubretrain.extraction.engines import calibrate, choose_engine, gpu_in_sight
-from hubretrain.extraction.pipeline import Running
+from hubretrain.extraction.pipeline import ExtractorSpec
 from hubretrain.extraction.plan import Part, file_name
 from hubretrain.modules import StoredModule
 from hubretrain.storage import located, read_bytes
 
 
-def running_of(
+def extractor_spec(
     module: StoredModule,
     place: Path,
     part: Part | None,
@@ -24,20 +24,20 @@ def running_of(
     precision: str,
     augment_on: str,
     overwrite: bool,
-) -> Running:
+) -> ExtractorSpec:
     """What runs a module: as what is there was computed, where that is left open.
 
     Args:
         module: The module, probed.
         place: The data set's folder in the cache.
         part: The part of the data set, if not all of it.
-        engine: ``auto``, ``tensorflow`` or ``openvino``.
-        precision: ``f32``, ``bf16`` or ``int8``.
-        augment_on: ``auto``, ``processor`` or ``gpu``.
+        engine: `auto`, `tensorflow` or `openvino`.
+        precision: `f32`, `bf16` or `int8`.
+        augment_on: `auto`, `processor` or `gpu`.
         overwrite: What is there does not count.
 
     Raises:
-        EngineError: See :func:`hubretrain.extraction.engines.choose_engine`.
+        EngineError: See `hubretrain.extraction.engines.choose_engine`.
     """
     file = place / file_name(module.name, part)
     before: dict[str, Fact] = {}
@@ -52,11 +52,11 @@ def running_of(
     if cuts_views and name != "tensorflow":
         raise EngineError("--augment-on gpu needs the TensorFlow engine: --engine tensorflow.")
     quantised = place / f"{module.name}.int8" if precision == "int8" else None
-    return Running(module, name, precision, quantised, cuts_views)
+    return ExtractorSpec(module, name, precision, quantised, cuts_views)
 
 
 def calibration_of(
-    running: Running,
+    running: ExtractorSpec,
     dataset: ImageDataset,
     digests: Sequence[str],
     seed: int,
@@ -67,7 +67,7 @@ def calibration_of(
     """Facts of the quantised model that a module is run as, made now if need be; else none.
 
     Raises:
-        CacheError: See :func:`hubretrain.extraction.engines.calibrate`.
+        CacheError: See `hubretrain.extraction.engines.calibrate`.
         EngineError: Likewise.
     """
     if running.quantised is None:

@@ -1,7 +1,7 @@
 """The frozen part of a backbone, run once a view: its activations in HDF5, float16.
 
-``finetune/<module>/trunk.h5``: ``validation`` (image, ...), the images as they are, and
-``view_001`` ... (image, ...), augmented views of the training images. Allocated and filled with
+`finetune/<module>/trunk.h5`: `validation` (image, ...), the images as they are, and
+`view_001` ... (image, ...), augmented views of the training images. Allocated and filled with
 NaN when needed, written a batch at a time, so NaN says what is still to do, as in the cache.
 """
 
@@ -50,10 +50,10 @@ def worth_caching(cut: Cut, image_size: int) -> Cut:
     return cut
 
 
-class CachedTrunk:
+class ActivationCache:
     """Gives the top of a backbone its activations, computed once a view.
 
-    The first ``n_views`` epochs show the views that they would show without this cache; later
+    The first `n_views` epochs show the views that they would show without this cache; later
     ones show these again.
 
     Args:
@@ -63,7 +63,7 @@ class CachedTrunk:
         train: The training images.
         validation: The validation images.
         n_views: Augmented views an image.
-        facts: What the activations depend on besides, see ``TRUNK_FACTS``.
+        facts: What the activations depend on besides, see `TRUNK_FACTS`.
 
     Raises:
         RunError: The file cannot be written.
@@ -93,7 +93,7 @@ class CachedTrunk:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def __enter__(self) -> CachedTrunk:
+    def __enter__(self) -> ActivationCache:
         return self
 
     def __exit__(

@@ -6,7 +6,7 @@
     checkpoint/at_0003_0120.*            weights and optimizer after 3 epochs and 120 steps
     checkpoint/best_0002.*               weights of the best epoch so far
 
-A checkpoint is written under a new name, then ``state.json`` points to it, then the former one is
+A checkpoint is written under a new name, then `state.json` points to it, then the former one is
 removed. So the last good one survives a kill and a full disk.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from hubretrain.errors import RunError
 from hubretrain.files import write_json
 from hubretrain.finetuning.optimizers import Optimizer
-from hubretrain.finetuning.options import Tuning
+from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.tensorflow import tf
 
 
@@ -33,7 +33,7 @@ class State:
 
     Attributes:
         base_epochs: Epochs that the policy is for, as begun.
-        epochs: Epochs after which training ends; more than ``base_epochs`` once extended.
+        epochs: Epochs after which training ends; more than `base_epochs` once extended.
         extension: By how many epochs it was last extended.
         concluded: Epochs after which the result was last judged and kept; -1 for never.
         epoch: Finished epochs.
@@ -158,7 +158,7 @@ class Checkpoints:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def point_to(self, state: State) -> None:
-        """Writes ``state.json``, whose variables are there already."""
+        """Writes `state.json`, whose variables are there already."""
         if self._is_chief:
             name, best = _names(state)
             facts = {"checkpoint": name, "best": best, "identity": self.identity, **asdict(state)}
@@ -187,7 +187,7 @@ class Checkpoints:
 
     def _check(self, known: dict[str, Any]) -> None:
         """Raises where a checkpoint's options, data or module are not these."""
-        options = {one.name for one in fields(Tuning)}
+        options = {one.name for one in fields(FineTuneOptions)}
         for name, value in self.identity.items():
             if name not in known:
                 raise RunError(

@@ -80,12 +80,12 @@ class Devices:
 
 
 def devices(*, mixed_precision: bool = False) -> Devices:
-    """All GPUs of this machine, or of the machines that ``TF_CONFIG`` names; else the processor.
+    """All GPUs of this machine, or of the machines that `TF_CONFIG` names; else the processor.
 
-    ``TF_CONFIG`` is TensorFlow's: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
+    `TF_CONFIG` is TensorFlow's: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
 
     Raises:
-        RunError: ``TF_CONFIG`` is no such description, or mixed precision is asked of a processor.
+        RunError: `TF_CONFIG` is no such description, or mixed precision is asked of a processor.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if mixed_precision and not gpus:

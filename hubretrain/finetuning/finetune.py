@@ -14,13 +14,13 @@ from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.image_table import usable_images
 from hubretrain.data.splitting.folds import NEW, previous_parts, read_folds
 from hubretrain.errors import RunError
-from hubretrain.export.manifest import Exported
+from hubretrain.export.manifest import Export
 from hubretrain.finetuning.devices import devices
-from hubretrain.finetuning.module import ModuleTuning
-from hubretrain.finetuning.options import OPTIONS, Tuning, saved_tuning
-from hubretrain.finetuning.result import FineTuned, order_of
+from hubretrain.finetuning.module import ModuleFineTuning
+from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_tuning
+from hubretrain.finetuning.result import FineTuneResult, order_of
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
-from hubretrain.fitted import check_fitted, facts_of_fit
+from hubretrain.fitted import check_fitted, fit_record
 from hubretrain.locks import only_writer
 from hubretrain.runs import Run
 from hubretrain.screening.leaderboard import MODULE
@@ -32,13 +32,13 @@ def finetune_module(
     *,
     cache: Path = Path("cache"),
     module: str | None = None,
-    tuning: Tuning | None = None,
+    tuning: FineTuneOptions | None = None,
     resume: bool = False,
     more_epochs: int | None = None,
     restart: bool = False,
     seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
     quiet: bool = False,
-) -> FineTuned:
+) -> FineTuneResult:
     """Fine-tunes the best shortlisted module of a run and exports the result.
 
     It trains on all folds but the first, stops by the first, and is judged once on the test
@@ -50,7 +50,7 @@ def finetune_module(
         cache: Where the data set's digests are.
         module: Which module instead of the shortlist's first.
         tuning: How; by default as the data's size asks for.
-        resume: Take the options of the fine-tuning that is there instead of ``tuning``.
+        resume: Take the options of the fine-tuning that is there instead of `tuning`.
         more_epochs: Epochs to add to a finished fine-tuning.
         restart: Forget an earlier fine-tuning of this module in this run.
         seconds_between_checkpoints: How much a kill within an epoch may cost.
@@ -82,7 +82,7 @@ def best_modules(run: Run, n: int) -> list[str]:
     Raises:
         RunError: The run is not fitted, or compares fewer modules.
     """
-    facts = facts_of_fit(run)
+    facts = fit_record(run)
     board = _screened(run, facts)
     ranked = board.loc[board["kind"] == MODULE, "module"].tolist()  # no twin of random weights
     names = [*facts["shortlist"], *(m for m in ranked if m not in facts["shortlist"])]
@@ -116,24 +116,24 @@ def finetune_modules(
     modules: Sequence[str],
     *,
     cache: Path = Path("cache"),
-    tuning: Tuning | None = None,
+    tuning: FineTuneOptions | None = None,
     resume: bool = False,
     more_epochs: int | None = None,
     restart: bool = False,
     seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
     quiet: bool = False,
-) -> list[FineTuned]:
+) -> list[FineTuneResult]:
     """Fine-tunes modules in turn; the run's export is what is best on the validation fold.
 
-    ``run.json`` says whether the screening order held among all that were fine-tuned in the run.
-    The same call again goes on where it stopped. For the arguments see :func:`finetune_module`;
-    ``more_epochs`` are for one module.
+    `run.json` says whether the screening order held among all that were fine-tuned in the run.
+    The same call again goes on where it stopped. For the arguments see `finetune_module`;
+    `more_epochs` are for one module.
     """
     facts = _fitted(run, dataset)
     check_fitted(modules, facts)
     if more_epochs is not None and len(modules) > 1:
         raise RunError(f"--epochs +{more_epochs} goes on with one module; name it with --module.")
-    asked = tuning or Tuning()
+    asked = tuning or FineTuneOptions()
     tunings = [saved_tuning(run.finetune_folder(m)) if resume else asked for m in modules]
     if len({one.mixed_precision for one in tunings}) > 1:
         raise RunError(
@@ -144,13 +144,13 @@ def finetune_modules(
     together = facts.get("duplicates_kept_together", True)
     images = usable_images(dataset, cache, near_duplicates=together, quiet=quiet)
     images = _with_folds(images, run)
-    done: list[FineTuned] = []
+    done: list[FineTuneResult] = []
     for name, asked in zip(modules, tunings, strict=True):
         folder = run.finetune_folder(name)
         if not quiet and len(modules) > 1 and where.is_chief:
             print(f"{name}:", flush=True)
         with only_writer(folder) if where.is_chief else contextlib.nullcontext():
-            one = ModuleTuning(dataset, run, images, name, facts, where)
+            one = ModuleFineTuning(dataset, run, images, name, facts, where)
             if where.is_chief and restart:
                 shutil.rmtree(folder, ignore_errors=True)
             if where.is_chief and not (folder / "checkpoint" / "state.json").exists():
@@ -166,9 +166,13 @@ def finetune_modules(
 
 
 def _keep(
-    run: Run, facts: dict[str, Any], one: ModuleTuning, found: FineTuned, record: dict[str, Any]
+    run: Run,
+    facts: dict[str, Any],
+    one: ModuleFineTuning,
+    found: FineTuneResult,
+    record: dict[str, Any],
 ) -> None:
-    """Puts a module into ``run.json``, and exports it unless the run's export is a better one."""
+    """Puts a module into `run.json`, and exports it unless the run's export is a better one."""
     known = run.facts().get("finetune", {})  # as it is now: training takes hours
     records = {**(known.get("modules") or {}), found.module: record}
     metric = facts["metric"]
@@ -193,7 +197,7 @@ def _keep(
 def _exported(run: Run) -> str | None:
     """The module whose fine-tuned model the run's export is."""
     try:
-        facts = Exported.open(run.export_folder).facts
+        facts = Export.open(run.export_folder).facts
     except RunError:
         return None
     return str(facts["module"]) if facts.get("fine_tuned") else None
@@ -206,7 +210,7 @@ def _screened(run: Run, facts: dict[str, Any]) -> pd.DataFrame:
 
 
 def _fitted(run: Run, dataset: ImageDataset) -> dict[str, Any]:
-    facts = facts_of_fit(run)
+    facts = fit_record(run)
     if facts["class_names"] != list(dataset.class_names):
         raise RunError(
             f"{run.folder} was fitted on the classes {', '.join(facts['class_names'])}, the data "

@@ -17,10 +17,10 @@ from hubretrain.evaluation.temperature import fit_temperature
 from hubretrain.export.writer import export_saved_model
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
-from hubretrain.finetuning.options import Tuning
-from hubretrain.finetuning.result import FineTuned, Rule, judged, keep_predictions
-from hubretrain.finetuning.trainer import FineTuning
-from hubretrain.fitted import module_of
+from hubretrain.finetuning.options import FineTuneOptions
+from hubretrain.finetuning.result import FineTuneResult, Rule, judged, keep_predictions
+from hubretrain.finetuning.trainer import Trainer
+from hubretrain.fitted import restore_module
 from hubretrain.heads.heads import Heads
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.classifier import Classifier
@@ -29,15 +29,15 @@ from hubretrain.runs import Run
 VALIDATION_FOLD = 0
 
 
-class ModuleTuning:
+class ModuleFineTuning:
     """One module: its images, its model, its training, its figures.
 
     Args:
         dataset: The data set.
         run: A run that was fitted on it.
-        images: Every image that takes part, with its ``fold``.
+        images: Every image that takes part, with its `fold`.
         name: The module.
-        facts: What ``run.json`` says of the fit.
+        facts: What `run.json` says of the fit.
         where: On which devices.
 
     Raises:
@@ -58,7 +58,7 @@ class ModuleTuning:
         self.dataset, self.run, self.name, self.where = dataset, run, name, where
         self.folder = run.finetune_folder(name)
         heads = Heads.load(run.heads_file(name))
-        backbone = Backbone(module_of(name, facts))
+        backbone = Backbone(restore_module(name, facts))
         which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
         self.classifier = Classifier(
             backbone, heads.kind, heads.weight[:, which], heads.bias[which]
@@ -87,9 +87,9 @@ class ModuleTuning:
             )
 
     def run_with(
-        self, tuning: Tuning, more_epochs: int | None, seconds: float, quiet: bool
-    ) -> tuple[FineTuned, dict[str, Any]]:
-        """Trains and judges; what was found, and the record of it for ``run.json``."""
+        self, tuning: FineTuneOptions, more_epochs: int | None, seconds: float, quiet: bool
+    ) -> tuple[FineTuneResult, dict[str, Any]]:
+        """Trains and judges; what was found, and the record of it for `run.json`."""
         plain = np.ones_like(self.weight_of_class)
         weights = plain if tuning.balanced_sampling else self.weight_of_class
         train = _training_images(self.dataset, self.train, weights)
@@ -98,7 +98,7 @@ class ModuleTuning:
         images = {
             part: _training_images(self.dataset, table, plain) for part, table in parts.items()
         }
-        self.training = training = FineTuning(
+        self.training = training = Trainer(
             self.classifier,
             self.folder,
             tuning,
@@ -131,7 +131,7 @@ class ModuleTuning:
             if self.where.is_chief and len(table):
                 name = "predictions.csv" if part == "test" else "validation.csv"
                 keep_predictions(self.folder / name, table, said, self.dataset.class_names)
-        result = FineTuned(
+        result = FineTuneResult(
             self.name,
             history,
             found["test"],
@@ -159,8 +159,8 @@ class ModuleTuning:
         labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
         return judged(said, labels, groups, seed, self.rule)
 
-    def export(self, found: FineTuned) -> None:
-        """Writes ``export/``."""
+    def export(self, found: FineTuneResult) -> None:
+        """Writes `export/`."""
         facts = {
             "run": self.run.name,
             "fine_tuned": True,

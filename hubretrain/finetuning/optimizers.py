@@ -42,7 +42,7 @@ class Optimizer(tf.Module):  # type: ignore[misc]
         """Makes a step; where several devices train, their gradients are summed.
 
         Args:
-            gradients: One for each variable of :attr:`trained`, in its order.
+            gradients: One for each variable of `trained`, in its order.
         """
         rest = list(gradients)
         for adam, variables in zip(self.adams, self.variables_of, strict=True):

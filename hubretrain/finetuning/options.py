@@ -1,4 +1,4 @@
-"""What is asked of a fine-tuning, and the file that remembers it: ``options.json``."""
+"""What is asked of a fine-tuning, and the file that remembers it: `options.json`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIONS = "options.json"
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FineTuneOptions:
     """The options of a fine-tuning; every default needs no flag.
 
     Attributes:
@@ -23,7 +23,7 @@ class Tuning:
         epochs: Instead of the policy's own.
         batch_size: Images a step, instead of the policy's own.
         learning_rate: The peak, instead of the policy's own.
-        schedule: ``cosine`` or ``plateau``.
+        schedule: `cosine` or `plateau`.
         warmup_head: Epochs of the head alone before the backbone joins.
         depth_decay: Learning rate of the first trained layer as a share of the head's; those
             between get geometrically more (discriminative rates, Howard and Ruder 2018,
@@ -64,11 +64,11 @@ class Tuning:
         return json.loads(json.dumps(chosen))
 
     def save(self, folder: Path) -> None:
-        """Writes ``options.json``, for ``--resume``."""
+        """Writes `options.json`, for `--resume`."""
         write_json(folder / OPTIONS, asdict(self))
 
 
-def saved_tuning(folder: Path) -> Tuning:
+def saved_tuning(folder: Path) -> FineTuneOptions:
     """The options that a fine-tuning was begun with.
 
     Raises:
@@ -78,7 +78,9 @@ def saved_tuning(folder: Path) -> Tuning:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         found["augmentation"] = Augmentation(**found["augmentation"])
-        return Tuning(**{f.name: found[f.name] for f in fields(Tuning) if f.name in found})
+        return FineTuneOptions(
+            **{f.name: found[f.name] for f in fields(FineTuneOptions) if f.name in found}
+        )
     except FileNotFoundError:
         raise RunError(
             f"{folder} holds no fine-tuning to resume; begin one without --resume."

@@ -23,7 +23,7 @@ Figures = dict[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
-class FineTuned:
+class FineTuneResult:
     """What fine-tuning one module came to.
 
     Attributes:
@@ -31,8 +31,8 @@ class FineTuned:
         history: One row an epoch.
         test: Metric name to (estimate, low, high) on the test split; {} without one.
         head_test: The same for the head that training started from.
-        validation: The same as ``test`` on the validation fold.
-        head_validation: The same as ``head_test`` on the validation fold.
+        validation: The same as `test` on the validation fold.
+        head_validation: The same as `head_test` on the validation fold.
         export: Where the run's export is: of the module that is best on the validation fold.
         notes: What one should know.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
@@ -72,7 +72,7 @@ def judged(
     """Every metric on some images, with its interval; one that is undefined there is absent.
 
     Metrics of decisions are those of the head's decision rule, as on the leaderboard;
-    ``plain_accuracy`` is that of the likeliest class.
+    `plain_accuracy` is that of the likeliest class.
     """
     if len(set(groups.tolist())) < 2:
         return {}
@@ -115,10 +115,10 @@ def order_of(
         metric: Its name.
 
     Returns:
-        ``screening`` and ``finetuned``: names, best first; ``kendall_tau``: agreement of the two
+        `screening` and `finetuned`: names, best first; `kendall_tau`: agreement of the two
         orders, from -1 to 1 (tau-b, Kendall 1945), None where all are tied in one of them;
-        ``regret``: by how much the best fine-tuned module beats the one that screening put first,
-        in the metric's unit, at least 0; ``metric``.
+        `regret`: by how much the best fine-tuned module beats the one that screening put first,
+        in the metric's unit, at least 0; `metric`.
     """
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     names = list(finetuned)

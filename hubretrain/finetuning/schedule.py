@@ -25,8 +25,8 @@ class Schedule:
         learning_rate: Its peak, for Adam.
         warmup_steps: Steps over which the learning rate grows to its peak.
         patience: Epochs without a better validation loss before it stops.
-        kind: ``cosine``: the rate falls to zero at the last epoch; ``plateau``: it stays, and is
-            halved whenever ``reduce_after`` epochs bring no better validation loss.
+        kind: `cosine`: the rate falls to zero at the last epoch; `plateau`: it stays, and is
+            halved whenever `reduce_after` epochs bring no better validation loss.
         reduce_after: Epochs without a better validation loss before a plateau halves the rate.
     """
 
@@ -63,12 +63,12 @@ def schedule_for(
     learning_rate: float | None = None,
     kind: str = "cosine",
 ) -> Schedule:
-    """The policy for ``n_images`` training images; what is given is taken as it is.
+    """The policy for `n_images` training images; what is given is taken as it is.
 
     About 1,500 steps below 20,000 images and 5,000 above, in 3 to 30 epochs.
 
     Raises:
-        RunError: ``kind`` is not one of :data:`KINDS`.
+        RunError: `kind` is not one of `KINDS`.
     """
     if kind not in KINDS:
         raise RunError(f"--schedule is {kind!r}; expected {' or '.join(KINDS)}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.optimizers import Optimizer
-from hubretrain.finetuning.options import Tuning
+from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.modules.classifier import Classifier
 from hubretrain.modules.cut import Cut
 from hubretrain.tensorflow import tf
@@ -19,8 +19,8 @@ class Steps:
     Args:
         classifier: What is evaluated.
         trained: What is trained: itself, or its copy on several devices.
-        optimizers: Phase to what a step of it changes; ``all`` changes everything that is trained.
-        start: Where the variables of ``all`` are pulled to; [] for no pull.
+        optimizers: Phase to what a step of it changes; `all` changes everything that is trained.
+        start: Where the variables of `all` are pulled to; [] for no pull.
         devices: Where it runs.
         tuning: How.
         cut: Where the frozen part ends, if activations are given instead of pixels.
@@ -37,7 +37,7 @@ class Steps:
         optimizers: Mapping[str, Optimizer],
         start: Sequence[tf.Tensor],
         devices: Devices,
-        tuning: Tuning,
+        tuning: FineTuneOptions,
         cut: Cut | None,
     ) -> None:
         self._trained, self._cut, self._devices, self._tuning = trained, cut, devices, tuning

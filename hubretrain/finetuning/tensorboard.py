@@ -1,4 +1,4 @@
-"""Epochs for TensorBoard: ``finetune/<module>/tensorboard/``."""
+"""Epochs for TensorBoard: `finetune/<module>/tensorboard/`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def log_epoch(folder: Path, row: Mapping[str, Any]) -> None:
     """Adds one row of the history, each number a scalar at its epoch.
 
     The events are written as TensorFlow's own summaries, without the tensorboard package, which
-    only looking at them needs: ``tensorboard --logdir runs``. An epoch that is done again after a
+    only looking at them needs: `tensorboard --logdir runs`. An epoch that is done again after a
     kill is logged again, with the same numbers.
 
     Raises:

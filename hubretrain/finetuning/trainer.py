@@ -18,7 +18,7 @@ import pandas as pd
 
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import write_table
-from hubretrain.finetuning.activation_cache import TRUNK_FACTS, CachedTrunk, worth_caching
+from hubretrain.finetuning.activation_cache import TRUNK_FACTS, ActivationCache, worth_caching
 from hubretrain.finetuning.checkpoints import Checkpoints, State
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import (
@@ -31,7 +31,7 @@ from hubretrain.finetuning.input_pipeline import (
     split,
 )
 from hubretrain.finetuning.optimizers import Optimizer, depth_groups
-from hubretrain.finetuning.options import Tuning
+from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.schedule import REDUCTION, Schedule, schedule_for
 from hubretrain.finetuning.steps import Steps, pixels_spec, scaled
 from hubretrain.finetuning.tensorboard import log_epoch
@@ -43,7 +43,7 @@ from hubretrain.tensorflow import tf
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
-class FineTuning:
+class Trainer:
     """One fine-tuning, resumable within an epoch.
 
     Args:
@@ -64,7 +64,7 @@ class FineTuning:
         self,
         classifier: Classifier,
         folder: Path,
-        tuning: Tuning,
+        tuning: FineTuneOptions,
         devices: Devices,
         *,
         identity: dict[str, Any] | None = None,
@@ -100,7 +100,7 @@ class FineTuning:
             folder, self._variables, optimizers, self.identity, is_chief=devices.is_chief
         )
         self.pixels = PixelSource(stored.image_size, tuning.augmentation, tuning.seed)
-        self._source: PixelSource | CachedTrunk = self.pixels
+        self._source: PixelSource | ActivationCache = self.pixels
         self._predict = tf.function(
             lambda given: classifier.probabilities(scaled(given)),
             input_signature=[pixels_spec(stored.image_size)],
@@ -115,7 +115,7 @@ class FineTuning:
 
         The best epoch's weights are in the model afterwards. Running it again goes on from the
         last checkpoint, and comes to what it would have come to without the interruption: to the
-        bit on one thread (``TF_NUM_INTRAOP_THREADS=1``), else to the rounding of sums whose order
+        bit on one thread (`TF_NUM_INTRAOP_THREADS=1`), else to the rounding of sums whose order
         threads decide.
 
         Args:
@@ -136,7 +136,7 @@ class FineTuning:
         with ExitStack() as open_files:
             if cut is not None and not self.state.is_finished:
                 self._source = open_files.enter_context(
-                    CachedTrunk(
+                    ActivationCache(
                         self.folder,
                         cut,
                         self.pixels,
@@ -147,9 +147,9 @@ class FineTuning:
                         quiet=self.quiet,
                     )
                 )
-            self._trace(cut if isinstance(self._source, CachedTrunk) else None)
+            self._trace(cut if isinstance(self._source, ActivationCache) else None)
             self._train(train, validation)
-        if isinstance(self._source, CachedTrunk):
+        if isinstance(self._source, ActivationCache):
             self.notes.append(self._source.told())
         self.checkpoints.read_best(self.state)
         self._follow()
@@ -189,7 +189,7 @@ class FineTuning:
                 )
 
     def history(self) -> pd.DataFrame:
-        """One row an epoch; ``kept`` marks the one whose weights were kept."""
+        """One row an epoch; `kept` marks the one whose weights were kept."""
         table: pd.DataFrame = pd.DataFrame(self.state.history)
         table["kept"] = table["epoch"] == self.state.best_epoch
         return table
@@ -285,7 +285,7 @@ class FineTuning:
             order = balanced(train.labels, seed, epoch)
         else:
             order = shuffled(len(train), seed, epoch)
-        cached = self._source if isinstance(self._source, CachedTrunk) else None
+        cached = self._source if isinstance(self._source, ActivationCache) else None
         views = cached.epoch_views(order, epoch) if cached else epoch_views(order, epoch)
         if cached:
             cached.fill(views)

@@ -1,4 +1,4 @@
-"""A greedy ensemble of the modules' heads, and its file: ``ensemble.json``.
+"""A greedy ensemble of the modules' heads, and its file: `ensemble.json`.
 
 Caruana, Niculescu-Mizil, Crew and Ksikes (2004), Ensemble selection from libraries of models,
 ICML, https://doi.org/10.1145/1015330.1015432: starting from nothing, the member that helps the

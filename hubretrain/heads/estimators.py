@@ -1,8 +1,8 @@
 """scikit-learn estimators of one head: for pipelines, GridSearchCV, cross_val_predict.
 
-They minimise what ``LogisticRegression`` (softmax) and ``OneVsRestClassifier`` of it (logistic)
-do at the same C on the same features; they do not standardise, so put a ``StandardScaler`` in
-front as usual. To fit many C and folds at once, :func:`hubretrain.heads.path.fit_path` is faster.
+They minimise what `LogisticRegression` (softmax) and `OneVsRestClassifier` of it (logistic)
+do at the same C on the same features; they do not standardise, so put a `StandardScaler` in
+front as usual. To fit many C and folds at once, `hubretrain.heads.path.fit_path` is faster.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return probabilities(scores, self._kind)
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Logarithms of :meth:`predict_proba`."""
+        """Logarithms of `predict_proba`."""
         return np.log(self.predict_proba(X))
 
     def _class_weight(self) -> str | dict[int, float] | None:
@@ -134,11 +134,11 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class SoftmaxHead(_Head):
-    """Multinomial logistic regression: ``LogisticRegression`` by the solver of many heads.
+    """Multinomial logistic regression: `LogisticRegression` by the solver of many heads.
 
     Args:
         C: Inverse strength of the l2 penalty, as scikit-learn has it; above 0.
-        class_weight: None, ``balanced``, or a weight for each class name.
+        class_weight: None, `balanced`, or a weight for each class name.
         tol: Ends when the promised decrease is below this share of the objective; float32
             features end at 5e-7 at the latest.
         max_iter: Passes over the rows, at most.
@@ -154,14 +154,14 @@ class SoftmaxHead(_Head):
 
 
 class LogisticHead(_Head):
-    """One class against the rest: ``OneVsRestClassifier(LogisticRegression())``.
+    """One class against the rest: `OneVsRestClassifier(LogisticRegression())`.
 
-    With ``class_weight="balanced"`` each class weighs as much as all others together; with
+    With `class_weight="balanced"` each class weighs as much as all others together; with
     weights by class name a row has its own class's weight in every one of the problems.
 
     Args:
         C: Inverse strength of the l2 penalty, as scikit-learn has it; above 0.
-        class_weight: None, ``balanced``, or a weight for each class name.
+        class_weight: None, `balanced`, or a weight for each class name.
         tol: Ends when the promised decrease is below this share of the objective; float32
             features end at 5e-7 at the latest.
         max_iter: Passes over the rows, at most.

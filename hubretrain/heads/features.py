@@ -17,7 +17,7 @@ SAMPLE_ROWS_PER_FEATURE = 16  # rows that the eigenbasis is taken from
 FEW_ROWS_PER_FEATURE = 4  # up to so many, turning the heads at each pass costs more than a copy
 
 
-class Rows:
+class FeatureBlocks:
     """Standardised feature rows, in blocks: from memory, or read again on every pass.
 
     Args:

@@ -1,7 +1,7 @@
 """Linear heads on bottlenecks: what they say, and the file that keeps them.
 
-On disk, ``heads/<module>.h5``: ``weight`` (feature, head, class), ``bias`` (head, class),
-``class_names``, one array a fact in ``facts/``, and the module's own facts as attributes.
+On disk, `heads/<module>.h5`: `weight` (feature, head, class), `bias` (head, class),
+`class_names`, one array a fact in `facts/`, and the module's own facts as attributes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def probabilities(logits: Array, kind: str) -> Array:
 
     Args:
         logits: float (..., n_classes).
-        kind: ``softmax``, or ``logistic``: each class on its own, then normalised to sum to 1,
-            as scikit-learn's ``OneVsRestClassifier`` does.
+        kind: `softmax`, or `logistic`: each class on its own, then normalised to sum to 1,
+            as scikit-learn's `OneVsRestClassifier` does.
 
     Returns:
         Of the same shape and type, summing to 1 over the classes.
@@ -48,7 +48,7 @@ class Heads:
     """Fitted heads of one kind on one module.
 
     Attributes:
-        kind: ``softmax`` or ``logistic``.
+        kind: `softmax` or `logistic`.
         weight: float (n_features, n_heads, n_classes), for features as they are cached.
         bias: float (n_heads, n_classes).
         facts: What is known of each head, arrays (n_heads,), such as its l2 and fold.

@@ -19,7 +19,7 @@ TRAIN_ONLY = 1 << 40  # the fold of an image that every fold trains on and none 
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class FitInputs:
     """Checked input of a fit.
 
     Attributes:
@@ -52,8 +52,8 @@ class TrainingData:
         sample_weight: npt.ArrayLike | None = None,
         rows: npt.ArrayLike | None = None,
         class_names: Sequence[str] = (),
-    ) -> TrainingData:
-        """Takes what :func:`hubretrain.heads.path.fit_path` takes.
+    ) -> FitInputs:
+        """Takes what `hubretrain.heads.path.fit_path` takes.
 
         Raises:
             HeadError: Labels out of range, shapes that do not agree, images without a row.
@@ -140,7 +140,7 @@ def weights_by_class(asked: ClassWeight, mass: Array, kind: Kind) -> Array:
     """The weight of a row by its class.
 
     Args:
-        asked: As :func:`fit_path` takes it.
+        asked: As `fit_path` takes it.
         mass: float64 (n_folds, n_classes), the weight of each class's training images.
         kind: Of head.
 
@@ -170,7 +170,7 @@ def weights_by_class(asked: ClassWeight, mass: Array, kind: Kind) -> Array:
 
 
 def called(asked: ClassWeight) -> str:
-    """What a class weight is called: ``none``, ``balanced``, or its numbers."""
+    """What a class weight is called: `none`, `balanced`, or its numbers."""
     if asked is None or isinstance(asked, str):
         return asked or "none"
     items = asked.items() if isinstance(asked, Mapping) else enumerate(asked)

@@ -15,7 +15,7 @@ LOWEST_EXPONENT = -60  # exp(-60) is 1e-26; below -87 float32 turns denormal and
 
 
 @dataclass(frozen=True)
-class Problems:
+class HeadLosses:
     """What each problem is asked; softmax problems have n_outputs = n_classes, logistic ones 1.
 
     Attributes:
@@ -36,10 +36,10 @@ class Problems:
     fold: Array
     positive: Array
 
-    def take(self, which: Array) -> Problems:
+    def take(self, which: Array) -> HeadLosses:
         """Some of the problems, by index."""
         parts = self.class_weight[which], self.fold[which], self.positive[which]
-        return Problems(self.kind, self.labels, self.row_weight, self.row_fold, *parts)
+        return HeadLosses(self.kind, self.labels, self.row_weight, self.row_fold, *parts)
 
     def __len__(self) -> int:
         return len(self.fold)
@@ -75,7 +75,7 @@ class Problems:
         return np.log(share) - np.log(share).mean(axis=1, keepdims=True), loss
 
     def block(self, rows: slice, scores: Array, curvature: bool) -> tuple[Array, Array | None]:
-        """Loss and curvature on a block of rows; ``scores`` becomes their derivative.
+        """Loss and curvature on a block of rows; `scores` becomes their derivative.
 
         Args:
             rows: Which.

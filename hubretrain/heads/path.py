@@ -4,9 +4,9 @@ What a head minimises, over its training rows i with standardised features x_i::
 
     sum_i w_i loss(W x_i + b, y_i)  +  l2 / 2 * ||W||^2
 
-This is scikit-learn's ``LogisticRegression`` with ``C = 1 / l2`` on the same x_i, apart from one
+This is scikit-learn's `LogisticRegression` with `C = 1 / l2` on the same x_i, apart from one
 case: for two classes scikit-learn has one weight vector, the difference of our two, so there
-softmax needs ``l2 = 2 / C`` (:func:`l2_of`). The bias is not penalised.
+softmax needs `l2 = 2 / C` (`l2_of`). The bias is not penalised.
 
 Features are standardised once, over all rows that take part in any fold. That looks at
 validation features but at no label, and lets one eigenbasis serve all folds. An image weighs
@@ -23,16 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import HeadError
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import Heads, probabilities
 from hubretrain.heads.inputs import (
     ClassWeight,
-    TrainingData,
+    FitInputs,
     called,
     checked_l2,
     weights_by_class,
 )
-from hubretrain.heads.losses import Kind, Problems
+from hubretrain.heads.losses import HeadLosses, Kind
 from hubretrain.heads.solver import Objective, Path, Solution
 
 Array = npt.NDArray[Any]
@@ -47,7 +47,7 @@ class HeadPath:
     Axes: class weight, fold, l2, in the caller's order of class weights and l2, folds ascending.
 
     Attributes:
-        kind: ``softmax`` or ``logistic``.
+        kind: `softmax` or `logistic`.
         l2: float64 (n_l2,).
         class_weights: What each class weight is called, (n_class_weights,).
         folds: int64 (n_folds,); [-1] where no folds were given: fitted on all images.
@@ -80,12 +80,12 @@ class HeadPath:
     refitted: Heads | None
 
     def out_of_fold_probabilities(self) -> Array:
-        """Of :attr:`out_of_fold`: float32 of the same shape, summing to 1 over the classes."""
+        """Of `out_of_fold`: float32 of the same shape, summing to 1 over the classes."""
         return probabilities(self.out_of_fold, self.kind)
 
 
 def l2_of(kind: str, inverse_strength: float, n_classes: int) -> float:
-    """The l2 at which a head minimises what scikit-learn's does at C = ``inverse_strength``."""
+    """The l2 at which a head minimises what scikit-learn's does at C = `inverse_strength`."""
     return (2 if kind == "softmax" and n_classes == 2 else 1) / inverse_strength
 
 
@@ -116,13 +116,13 @@ def fit_path(
         features: float (n_rows, n_features), or a sequence of such arrays, one a view. Anything
             that can be sliced: numpy, memmap, HDF5. Computed with in float32 unless float64.
         labels: int (n_images,), in [0, n_classes).
-        kind: ``softmax``, or ``logistic``: each class against the rest.
+        kind: `softmax`, or `logistic`: each class against the rest.
         n_classes: How many classes there are; each must be present in each fold's training.
         l2: Penalties, see the top of this file; 1 / C of scikit-learn.
         folds: int (n_images,), the fold that validates each image; below 0: the image takes no
-            part at all, not even in the standardisation; ``TRAIN_ONLY``: every fold trains on
+            part at all, not even in the standardisation; `TRAIN_ONLY`: every fold trains on
             it, none validates it. None: fit on all images.
-        class_weights: Each None, ``balanced`` (every class counts the same; logistic: a class
+        class_weights: Each None, `balanced` (every class counts the same; logistic: a class
             as much as all others), or a weight for each class.
         sample_weight: float (n_images,), at least 0.
         rows: int, the image of each row, views one after the other; below 0: the row is not
@@ -131,11 +131,11 @@ def fit_path(
         class_names: For error texts and the heads.
         standardize: Divide features by their standard deviation, so the penalty is fair.
         refit: Also fit on all folds: at the l2 of least validation loss of each class weight
-            (``best``), or at these l2.
+            (`best`), or at these l2.
         mean_over_views: Also average out-of-fold logits over each image's views.
         patience: End a class weight's path, from the largest l2 on, when its validation loss
             over all folds has not been lower for so many l2; None: never.
-        tol: Relative; see :class:`hubretrain.heads.solver.Path`.
+        tol: Relative; see `hubretrain.heads.solver.Path`.
         max_iter: Passes over the rows at each l2, at most.
         memory: Bytes that a copy of the standardised rows may take; more is read in blocks,
             again on every pass.
@@ -145,9 +145,9 @@ def fit_path(
         HeadError: The input cannot be fitted: NaN, an absent class, shapes that do not agree.
     """
     asked = (folds, sample_weight, rows, class_names)
-    data = TrainingData.checked(features, labels, n_classes, *asked)
+    data = FitInputs.checked(features, labels, n_classes, *asked)
     levels = checked_l2(l2)
-    standard = Rows(data.parts, data.row_image, standardize=standardize, memory=memory)
+    standard = FeatureBlocks(data.parts, data.row_image, standardize=standardize, memory=memory)
     options = {"tol": tol, "max_iter": max_iter, "pace": pace}
     fitting = Fitting(data, standard, kind, class_weights, options)
     found = fitting.folds(levels, patience, mean_over_views=mean_over_views)
@@ -162,9 +162,9 @@ class Fitting:
     Args:
         data: Labels, folds and weights.
         rows: Their standardised features; several fittings may share them.
-        kind: ``softmax`` or ``logistic``.
-        class_weights: As :func:`fit_path` takes them.
-        path_options: ``tol``, ``max_iter`` and ``pace`` of :func:`fit_path`.
+        kind: `softmax` or `logistic`.
+        class_weights: As `fit_path` takes them.
+        path_options: `tol`, `max_iter` and `pace` of `fit_path`.
 
     Raises:
         HeadError: There is no such kind.
@@ -172,8 +172,8 @@ class Fitting:
 
     def __init__(
         self,
-        data: TrainingData,
-        rows: Rows,
+        data: FitInputs,
+        rows: FeatureBlocks,
         kind: Kind,
         class_weights: Sequence[ClassWeight],
         path_options: Mapping[str, Any],
@@ -195,7 +195,7 @@ class Fitting:
         mass = data.class_mass(folds)
         tables = np.stack([weights_by_class(one, mass, self.kind) for one in self.class_weights])
         n_weights, n_folds, per_head, n_classes = tables.shape
-        problems = Problems(
+        problems = HeadLosses(
             self.kind,
             data.labels[image],
             (data.weight / self._n_views)[image].astype(dtype),
@@ -215,9 +215,9 @@ class Fitting:
         mean_over_views: bool = False,
         done: Callable[[int], None] | None = None,
     ) -> HeadPath:
-        """The path over all folds, from the largest l2 to the least; see :func:`fit_path`.
+        """The path over all folds, from the largest l2 to the least; see `fit_path`.
 
-        ``done`` is called with the number of heads that each l2 brought.
+        `done` is called with the number of heads that each l2 brought.
         """
         folds, n_weights = self.data.folds, len(self.class_weights)
         objective, path = self._path(folds)
@@ -272,7 +272,7 @@ class Fitting:
         return self._heads(weight, bias, facts)
 
     def _nearest(self, level: float, w: int) -> Array:
-        """The folds' middle at the fitted l2 nearest to ``level``: (n_classes, rank + 1)."""
+        """The folds' middle at the fitted l2 nearest to `level`: (n_classes, rank + 1)."""
         fitted = [one for one in self._middles if np.isfinite(one[1][w]).all()]
         return min(fitted, key=lambda one: abs(np.log((one[0] + 1e-12) / (level + 1e-12))))[1][w]
 
@@ -313,7 +313,7 @@ class Fitting:
     def _keep(
         self, found: HeadPath, at: Array, solution: Solution, weight: Array, bias: Array
     ) -> None:
-        """Writes one l2's solutions into the result at the indices ``at`` of its l2 axis."""
+        """Writes one l2's solutions into the result at the indices `at` of its l2 axis."""
         grid = found.objective.shape
         heads = found.heads.weight.reshape(-1, *grid, self.data.n_classes)
         biases = found.heads.bias.reshape(*grid, self.data.n_classes)

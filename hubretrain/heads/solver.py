@@ -6,18 +6,18 @@ A *problem* p is one head left to fit: its own row weights and its own l2, the f
     x_i       = (features_i - mean) / scale             the bias b is not penalised
     omega_pi  = (weight of row i) * (weight of class y_i in p) * (0 where p leaves row i out)
 
-``loss`` is the softmax cross entropy of all classes, or the logistic loss of one class against
+`loss` is the softmax cross entropy of all classes, or the logistic loss of one class against
 the rest (then each class is a problem of its own). A fold is nothing but row weights of zero, so
 all folds and class weights are served by one matrix product per block of rows.
 
-With ``cov = mean_i x_i x_i' = Q diag(lambda) Q'`` we solve for ``V = W Q``, where the Hessian is
-nearly diagonal: with the class curvature ``M = sum_i omega_i (diag(p_i) - p_i p_i') = U diag(mu)
-U'`` taken apart from the rows (both in expectation and for independent p_i and x_i),
+With `cov = mean_i x_i x_i' = Q diag(lambda) Q'` we solve for `V = W Q`, where the Hessian is
+nearly diagonal: with the class curvature `M = sum_i omega_i (diag(p_i) - p_i p_i') = U diag(mu)
+U'` taken apart from the rows (both in expectation and for independent p_i and x_i),
 
     H  ~  M (x) diag(lambda) + l2 I   =  (U (x) I) diag(mu_k lambda_j + l2) (U (x) I)'
 
 Böhning (1992, Ann. Inst. Stat. Math. 44, 197-200, doi:10.1007/BF00048682) bounds M from above by
-``sum_i omega_i / 2 (I - 11'/K)``; the M of the current probabilities needs less than half of the
+`sum_i omega_i / 2 (I - 11'/K)`; the M of the current probabilities needs less than half of the
 bound's iterations on unbalanced classes, and U matters as much as mu. This is the starting
 matrix of L-BFGS (Nocedal & Wright 2006, Numerical Optimization, algorithm 7.4), run for all
 problems in step. Rather than search along a line, each problem takes the whole step where that
@@ -41,8 +41,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hubretrain.heads.features import Rows
-from hubretrain.heads.losses import Problems
+from hubretrain.heads.features import FeatureBlocks
+from hubretrain.heads.losses import HeadLosses
 
 Array = npt.NDArray[Any]
 
@@ -69,13 +69,15 @@ class Objective:
     column.
     """
 
-    def __init__(self, rows: Rows, problems: Problems, basis: Array, spectrum: Array) -> None:
+    def __init__(
+        self, rows: FeatureBlocks, problems: HeadLosses, basis: Array, spectrum: Array
+    ) -> None:
         self.rows, self.problems = rows, problems
         self.basis, self.spectrum, self.rank = basis, spectrum, basis.shape[1]
         self._are_turned = rows.turned_blocks() is not None
 
     def at(self, place: Array, l2: float, which: Array, *, curvature: bool = False) -> Point:
-        """Value and gradient of the problems ``which``, whose places these are: one pass."""
+        """Value and gradient of the problems `which`, whose places these are: one pass."""
         problems = self.problems.take(which)
         shape = place.shape[:2]
         n_columns, n_outputs = shape[0] * shape[1], shape[1]
@@ -165,7 +167,7 @@ class Path:
     Args:
         objective: What to minimise.
         tol: A problem is done when the decrease that the quadratic model promises has been
-            below ``tol`` times its objective twice in a row. On features of images, what is
+            below `tol` times its objective twice in a row. On features of images, what is
             really left to gain is then within 3 times that at strong l2, 10 times at weak.
         max_iter: Passes over the rows at one l2, at most.
         pace: Called after each pass with the number of problems that it served.
@@ -189,7 +191,7 @@ class Path:
         self._is_small = objective.rows.n_rows * self._place.size < FEW_PRODUCTS
 
     def advance(self, l2: float, alive: Array, start: Array | None = None) -> Solution:
-        """Solves the problems ``alive`` (bool) at ``l2``; from ``start`` where that is given."""
+        """Solves the problems `alive` (bool) at `l2`; from `start` where that is given."""
         if start is not None:
             self._place = start.astype(self._place.dtype)
         elif self._before:
@@ -270,7 +272,7 @@ class _Preconditioner:
         self._turn[alive], self._softness[alive] = turn, 1 / stiffness
 
     def __call__(self, gradient: Array, which: Array) -> Array:
-        """The preconditioned gradient of the problems ``which``."""
+        """The preconditioned gradient of the problems `which`."""
         turn = self._turn[which]
         turned = np.matmul(turn.swapaxes(1, 2), gradient) * self._softness[which]
         return np.matmul(turn, turned)
@@ -285,7 +287,7 @@ class _Pairs:
         self._count = np.zeros(len(place), dtype=np.int64)
 
     def add(self, which: Array, step: Array, bend: Array) -> None:
-        """Keeps a pair of each of the problems ``which``, forgetting its oldest."""
+        """Keeps a pair of each of the problems `which`, forgetting its oldest."""
         upward = _dot(step, bend) > 0
         which = which[upward]
         slot = self._count[which] % N_PAIRS

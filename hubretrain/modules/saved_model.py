@@ -41,7 +41,7 @@ def sizes(folder: Path) -> dict[str, int]:
 def tree_sha256(folder: Path) -> str:
     """Digest of a SavedModel: of each file's relative path and bytes, in order of path.
 
-    Without ``fingerprint.pb``, which holds a random number that is new at each save.
+    Without `fingerprint.pb`, which holds a random number that is new at each save.
     """
     digest = hashlib.sha256()
     left_out = {FACTS, "fingerprint.pb"}

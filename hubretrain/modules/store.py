@@ -7,7 +7,7 @@
                                     features, costs, files with their sizes, versions
     <store>/probed/<sha256>.json    the same facts of a module that stays in the user's folder
 
-The store is ``$HUBRETRAIN_STORE``, or ``hubretrain/modules`` in the user's cache folder.
+The store is `$HUBRETRAIN_STORE`, or `hubretrain/modules` in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StoredModule:
 
 
 def store_folder() -> Path:
-    """Where modules are kept: ``$HUBRETRAIN_STORE``, or a folder in the user's cache."""
+    """Where modules are kept: `$HUBRETRAIN_STORE`, or a folder in the user's cache."""
     if chosen := os.environ.get("HUBRETRAIN_STORE"):
         return Path(chosen)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -114,14 +114,14 @@ def resolve(
     """Finds a module by name, handle or folder, and brings it here if need be.
 
     Args:
-        name: A name or alias of the catalogue; a handle (``https://tfhub.dev/...``,
-            ``kaggle:...``, ``keras:...``); a folder with a SavedModel, or an archive of one.
+        name: A name or alias of the catalogue; a handle (`https://tfhub.dev/...`,
+            `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one.
         image_size: Height and width to use, pixels, where the module does not fix them.
         value_range: The range of its input, where that is not [0, 1].
 
     Raises:
         ModuleError: It is unknown, cannot be had, its folder holds no whole SavedModel, or
-            ``value_range`` is not what is known of it.
+            `value_range` is not what is known of it.
     """
     known = find(name) if _is_folder(name) else described(name)
     if known is not None and known.source == "keras" and image_size is not None:

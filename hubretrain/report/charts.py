@@ -10,7 +10,7 @@ import pandas as pd
 
 from hubretrain.evaluation.metrics import METRICS
 from hubretrain.report.curves import finite
-from hubretrain.report.run_data import Gathered
+from hubretrain.report.run_data import RunData
 from hubretrain.screening.leaderboard import MODULE, REFERENCE
 
 COSTS = {
@@ -32,18 +32,18 @@ def metric_name(metric: str) -> str:
 
 
 def column_name(metric: str, of_choice: str) -> str:
-    """What the leaderboard calls a metric; see ``_column``."""
+    """What the leaderboard calls a metric; see `_column`."""
     is_plain = metric == "accuracy" != of_choice
     return metric_name(metric) + (" of the likeliest class" if is_plain else "")
 
 
-def shown_board(gathered: Gathered) -> pd.DataFrame:
+def shown_board(gathered: RunData) -> pd.DataFrame:
     """The leaderboard without all nearest neighbours but the best, the one to beat."""
     nearest = gathered.board.index[gathered.board["module"].str.startswith("1-nearest")]
     return gathered.board.drop(index=nearest[1:])
 
 
-def board_rows(gathered: Gathered) -> list[dict[str, Any]]:
+def board_rows(gathered: RunData) -> list[dict[str, Any]]:
     """The leaderboard, a row each: name, marks, figures, costs, where to draw the interval."""
     metric = str(gathered.fit["metric"])
     board = shown_board(gathered)
@@ -91,7 +91,7 @@ def figure_words(row: Any, column: str) -> dict[str, str] | None:
 
 
 def head_words(row: Any) -> str:
-    """The chosen head, such as ``softmax, l2 316, balanced, adjusted 0.75``."""
+    """The chosen head, such as `softmax, l2 316, balanced, adjusted 0.75`."""
     if row["head"] == "none" or pd.isna(row["head"]):
         return ""
     parts = [str(row["head"])]
@@ -107,7 +107,7 @@ def head_words(row: Any) -> str:
     return ", ".join(parts)
 
 
-def effect_rows(gathered: Gathered) -> list[dict[str, Any]]:
+def effect_rows(gathered: RunData) -> list[dict[str, Any]]:
     """What each ingredient was worth, with its interval's place to draw."""
     effects = gathered.effects
     if effects.empty:
@@ -144,7 +144,7 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     return found
 
 
-def cost_charts(gathered: Gathered) -> dict[str, dict[str, Any]]:
+def cost_charts(gathered: RunData) -> dict[str, dict[str, Any]]:
     """The metric of choice against each cost that is known, with the Pareto front."""
     metric = str(gathered.fit["metric"])
     share, better = METRICS[metric].is_share, METRICS[metric].higher_is_better
@@ -200,7 +200,7 @@ def cost_charts(gathered: Gathered) -> dict[str, dict[str, Any]]:
     return charts
 
 
-def training_charts(gathered: Gathered) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+def training_charts(gathered: RunData) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     """Module to its curves: (id, what, chart), an epoch a point, the kept epoch marked."""
     found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for m, (module, recorded) in enumerate(gathered.histories.items()):

@@ -37,7 +37,7 @@ def counts_at_thresholds(probabilities: Floats, labels: Ints) -> tuple[Ints, Int
 
     Returns:
         Of its own class, and of other classes: int64 (n_classes, N_STEPS + 1) each, the true and
-        the false positives of ``probability >= threshold``.
+        the false positives of `probability >= threshold`.
     """
     at = thresholds()
     n_classes = probabilities.shape[1]
@@ -60,7 +60,7 @@ def class_curves(probabilities: Floats, labels: Ints) -> list[dict[str, list[flo
     """Precision-recall and ROC curve of each class against the rest, with few points.
 
     Returns:
-        ``recall``, ``precision``, ``fpr``, ``tpr`` of each class; None where it is all or none of
+        `recall`, `precision`, `fpr`, `tpr` of each class; None where it is all or none of
         the images.
     """
     n_classes = probabilities.shape[1]
@@ -91,7 +91,7 @@ def calibration(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
     Guo et al. (2017), https://arxiv.org/abs/1706.04599, figure 1.
 
     Returns:
-        ``low``, ``high``, ``n``, ``confidence`` (mean) and ``accuracy`` of each bin with images.
+        `low`, `high`, `n`, `confidence` (mean) and `accuracy` of each bin with images.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels

@@ -1,4 +1,4 @@
-"""The page that ``data check`` writes: its facts, with thumbnails of what is worth a look."""
+"""The page that `data check` writes: its facts, with thumbnails of what is worth a look."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ N_EXAMPLES = 6
 def write_check_page(
     file: Path, facts: Facts, findings: Iterable[Finding], images: pd.DataFrame, root: Path
 ) -> None:
-    """Writes ``data_check.html``.
+    """Writes `data_check.html`.
 
     Args:
         file: Where to.
-        facts: As ``check.check_dataset`` gives them.
+        facts: As `check.check_dataset` gives them.
         findings: What they mean.
         images: The image table.
         root: The folder that its paths are relative to.

@@ -12,13 +12,13 @@ from hubretrain.data.quarantine import Quarantine
 from hubretrain.data.splitting.leakage import leaked_images, part_table
 from hubretrain.errors import DataError
 from hubretrain.report import provenance
-from hubretrain.report.run_data import Gathered, near_pairs
+from hubretrain.report.run_data import RunData, near_pairs
 from hubretrain.report.thumbnails import Thumbnails, as_uri
 
 N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW = 5, 6, 112
 
 
-def data_values_of(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> dict[str, Any]:
+def data_values_of(gathered: RunData, thumbnails: Thumbnails, root: Path) -> dict[str, Any]:
     """What the page's section on the data shows.
 
     Args:
@@ -78,7 +78,7 @@ def data_values_of(gathered: Gathered, thumbnails: Thumbnails, root: Path) -> di
     }
 
 
-def _views(gathered: Gathered, root: Path) -> tuple[str, str]:
+def _views(gathered: RunData, root: Path) -> tuple[str, str]:
     """The contact sheet: how augmentation changes a few images."""
     tuned = provenance.fine_tunings(gathered.facts)
     facts = next(iter(gathered.fit["modules"].values()))

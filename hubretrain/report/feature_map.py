@@ -33,7 +33,7 @@ FORMAT = "hubretrain map 1"
 
 
 def chosen_contents(sha256s: Sequence[str]) -> list[str]:
-    """The contents on the map: all, or of more than ``MOST`` those of the least digests."""
+    """The contents on the map: all, or of more than `MOST` those of the least digests."""
     distinct = list(dict.fromkeys(sha256s))
     if len(distinct) <= MOST:
         return distinct
@@ -46,7 +46,7 @@ def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int =
 
     Args:
         features: float32 (n_images, n_features).
-        method: ``tsne`` or ``umap``.
+        method: `tsne` or `umap`.
         seed: Of the method, which takes 32 bits of it.
 
     Returns:
@@ -104,7 +104,7 @@ def _within(plane: Floats) -> Floats:
 
 
 class MapFile:
-    """``report/map_<module>_<method>.json``: a map, and what it is of.
+    """`report/map_<module>_<method>.json`: a map, and what it is of.
 
     Args:
         folder: The run's report folder.

@@ -1,4 +1,4 @@
-"""The report's figures as PNG files. The one door to matplotlib: ``hubretrain[report]``."""
+"""The report's figures as PNG files. The one door to matplotlib: `hubretrain[report]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from hubretrain.errors import DataError
 from hubretrain.files import whole_file
 from hubretrain.report import charts, curves
-from hubretrain.report.run_data import Gathered, Model
+from hubretrain.report.run_data import EvaluatedModel, RunData
 
 BLUE, RED, GREY = "#3b7ea1", "#c2372d", "#8a949c"
 MOST_NAMED = 20  # classes with a name on an axis or in a key
@@ -32,7 +32,7 @@ def require() -> None:
 
 
 def write_figures(
-    gathered: Gathered, drawings: dict[str, Any], plane: dict[str, Any] | None, folder: Path
+    gathered: RunData, drawings: dict[str, Any], plane: dict[str, Any] | None, folder: Path
 ) -> tuple[Path, ...]:
     """Draws every figure of the page that needs no picture.
 
@@ -75,7 +75,7 @@ def _save(figure: Any, file: Path) -> Path:
     return file
 
 
-def _leaderboard(gathered: Gathered) -> Any:
+def _leaderboard(gathered: RunData) -> Any:
     metric = str(gathered.fit["metric"])
     board = charts.shown_board(gathered)
     board = board[board[f"{metric}_low"].notna()].iloc[::-1]
@@ -118,7 +118,7 @@ def _chart(chart: dict[str, Any]) -> Any:
     return figure
 
 
-def _confusion(model: Model, labels: Any, names: tuple[str, ...]) -> Any:
+def _confusion(model: EvaluatedModel, labels: Any, names: tuple[str, ...]) -> Any:
     counts = curves.confusion(labels, model.decided, len(names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 2.5 + 0.55 * len(names))
@@ -135,7 +135,7 @@ def _confusion(model: Model, labels: Any, names: tuple[str, ...]) -> Any:
     return figure
 
 
-def _curves(model: Model, labels: Any, names: tuple[str, ...], across: str) -> Any:
+def _curves(model: EvaluatedModel, labels: Any, names: tuple[str, ...], across: str) -> Any:
     figure, axes = _figure(5.6, 5.6)
     up = {"recall": "precision", "fpr": "tpr"}[across]
     for name, curve in zip(names, curves.class_curves(model.probabilities, labels), strict=True):
@@ -150,7 +150,7 @@ def _curves(model: Model, labels: Any, names: tuple[str, ...], across: str) -> A
     return figure
 
 
-def _calibration(model: Model, labels: Any) -> Any:
+def _calibration(model: EvaluatedModel, labels: Any) -> Any:
     bins = curves.calibration(model.probabilities, labels)
     figure, axes = _figure(5.6, 5.6)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
@@ -165,7 +165,7 @@ def _calibration(model: Model, labels: Any) -> Any:
     return figure
 
 
-def _map(gathered: Gathered, plane: dict[str, Any]) -> Any:
+def _map(gathered: RunData, plane: dict[str, Any]) -> Any:
     figure, axes = _figure(8, 6)
     x, y = np.array(plane["x"]), 1 - np.array(plane["y"])
     labels = gathered.images["class_index"].to_numpy()[plane["rows"]]

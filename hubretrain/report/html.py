@@ -26,13 +26,13 @@ JPEG_QUALITY = 72
 def write_page(
     file: Path, template: str, values: Mapping[str, Any], scripts: Sequence[str] = ()
 ) -> None:
-    """Renders a template of ``hubretrain/report/templates`` to a file, whole or not at all.
+    """Renders a template of `hubretrain/report/templates` to a file, whole or not at all.
 
     Args:
         file: Where to.
         template: Its name.
-        values: What it shows; JSON values go through the filter ``tojson``, which escapes them.
-        scripts: Names of templates that become one ``script``, run as ``script_digest`` allows.
+        values: What it shows; JSON values go through the filter `tojson`, which escapes them.
+        scripts: Names of templates that become one `script`, run as `script_digest` allows.
 
     Raises:
         RunError: The file cannot be written.
@@ -64,7 +64,7 @@ def source(name: str) -> str:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small JPEG of an image as a data URI, at most ``THUMBNAIL`` pixels at the longer side."""
+    """A small JPEG of an image as a data URI, at most `THUMBNAIL` pixels at the longer side."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.report.run_data import Gathered, Model, near_pairs
+from hubretrain.report.run_data import EvaluatedModel, RunData, near_pairs
 
 COLUMNS = (
     "path",
@@ -34,7 +34,7 @@ def confident_errors(
     A class is confident where its probability is at least the mean that its own images give it
     (equation 2); of several the likeliest counts. Images that are confidently another class than
     their label are the off-diagonal of the confident joint (equation 1). Of those, images whose
-    label is the likeliest class are left out, as cleanlab's ``find_label_issues`` does.
+    label is the likeliest class are left out, as cleanlab's `find_label_issues` does.
 
     Args:
         probabilities: float64 (n_images, n_classes), from models that did not see the image.
@@ -57,8 +57,8 @@ def confident_errors(
     return np.where(doubtful, other, -1)
 
 
-def label_errors(gathered: Gathered, model: Model, hints: dict[int, str]) -> pd.DataFrame:
-    """Images to look at again, the most doubtful first: columns ``COLUMNS`` and ``row``.
+def label_errors(gathered: RunData, model: EvaluatedModel, hints: dict[int, str]) -> pd.DataFrame:
+    """Images to look at again, the most doubtful first: columns `COLUMNS` and `row`.
 
     They are ordered by self-confidence, the probability that the model gives to the label.
 
@@ -95,7 +95,7 @@ def label_errors(gathered: Gathered, model: Model, hints: dict[int, str]) -> pd.
     )
 
 
-def hints_of(gathered: Gathered) -> dict[int, str]:
+def hints_of(gathered: RunData) -> dict[int, str]:
     """What an image's copies and its group say, by row; images without either are absent."""
     images = gathered.images
     rows_of: dict[str, list[int]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from hubretrain.evaluation.metrics import METRICS
 from hubretrain.evaluation.ranking_metrics import roc_auc_per_class
 from hubretrain.report import curves
-from hubretrain.report.run_data import Gathered, Model
+from hubretrain.report.run_data import EvaluatedModel, RunData
 from hubretrain.report.thumbnails import Thumbnails
 
 FIGURES = {
@@ -29,7 +29,7 @@ ADDED = ("recall_low", "recall_high", "average_precision", "average_precision_lo
 
 
 def images_payload(
-    gathered: Gathered,
+    gathered: RunData,
     thumbnails: Thumbnails,
     large: Thumbnails,
     rows: list[int],
@@ -64,7 +64,7 @@ def sheet_payload(thumbnails: Thumbnails) -> dict[str, int]:
     }
 
 
-def model_payload(model: Model, gathered: Gathered) -> dict[str, Any]:
+def model_payload(model: EvaluatedModel, gathered: RunData) -> dict[str, Any]:
     """What one model comes to."""
     labels = gathered.images["class_index"].to_numpy()[model.rows]
     right, wrong = curves.counts_at_thresholds(model.probabilities, labels)
@@ -99,7 +99,7 @@ def model_payload(model: Model, gathered: Gathered) -> dict[str, Any]:
     }
 
 
-def about(model: Model) -> str:
+def about(model: EvaluatedModel) -> str:
     """What a reader must know of a model's images and decisions."""
     images = {
         "out of fold": "each judged by a head that saw neither it nor its group",
@@ -116,7 +116,7 @@ def about(model: Model) -> str:
     )
 
 
-def _classes(model: Model, labels: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _classes(model: EvaluatedModel, labels: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Of each class what the page does not count itself."""
     areas = roc_auc_per_class(model.probabilities, labels)
     table = model.classes.set_index("class")

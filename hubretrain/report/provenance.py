@@ -10,8 +10,8 @@ from typing import Any
 
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import RunError
-from hubretrain.finetuning.options import Tuning, saved_tuning
-from hubretrain.report.run_data import Gathered
+from hubretrain.finetuning.options import FineTuneOptions, saved_tuning
+from hubretrain.report.run_data import RunData
 from hubretrain.runs import Run
 from hubretrain.screening.screen import L2
 
@@ -29,8 +29,8 @@ PATTERNS = ("heads/*.h5", "finetune/*/*.csv", "export/export.json", "export/save
 _DATA_FLAGS = ("labels", "image_column", "label_column", "group_column", "split_column")
 
 
-def commands(gathered: Gathered) -> str:
-    """The commands that repeat the run, as far as ``run.json`` tells them."""
+def commands(gathered: RunData) -> str:
+    """The commands that repeat the run, as far as `run.json` tells them."""
     fit = gathered.fit
     data = _data_words(fit)
     lines = []
@@ -79,7 +79,7 @@ def _tuning_words(run: Run, module: str) -> list[str]:
     except RunError:
         return []
     words = []
-    for name, usual in vars(Tuning()).items():
+    for name, usual in vars(FineTuneOptions()).items():
         value, flag = getattr(asked, name), "--" + name.replace("_", "-")
         if value == usual or name == "augmentation":
             continue
@@ -116,7 +116,7 @@ def fine_tunings(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(tuned["module"]): dict(tuned.get("identity") or {})} if "module" in tuned else {}
 
 
-def table(gathered: Gathered) -> list[tuple[str, str]]:
+def table(gathered: RunData) -> list[tuple[str, str]]:
     """Versions, seeds, options: what and its value."""
     fit = gathered.fit
     found = [
@@ -138,7 +138,7 @@ def table(gathered: Gathered) -> list[tuple[str, str]]:
     return found
 
 
-def modules(gathered: Gathered) -> list[list[str]]:
+def modules(gathered: RunData) -> list[list[str]]:
     """Name, image size, engine, handle and sha256 of each module."""
     names = ("module", "image_size", "engine", "handle", "module_sha256")
     return [[str(one.get(name, "")) for name in names] for one in gathered.fit["modules"].values()]

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page of a run."""
+"""`report.html`: one self-contained page of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hubretrain.report import charts, curves, feature_map, figures, payload, pro
 from hubretrain.report import label_errors as mistakes
 from hubretrain.report.data_section import data_values_of
 from hubretrain.report.html import write_page
-from hubretrain.report.run_data import OUT_OF_FOLD, Gathered, Model, gather
+from hubretrain.report.run_data import OUT_OF_FOLD, EvaluatedModel, RunData, gather
 from hubretrain.report.saliency.section import SaliencyRow, saliency_rows
 from hubretrain.report.thumbnails import Thumbnails, as_uri, make_thumbnails
 from hubretrain.runs import Run
@@ -31,7 +31,7 @@ N_SALIENCY = 8
 
 @dataclass(frozen=True)
 class Report:
-    """What ``report`` wrote.
+    """What `report` wrote.
 
     Attributes:
         page: The page.
@@ -58,14 +58,14 @@ def write_report(
     n_saliency: int = N_SALIENCY,
     quiet: bool = False,
 ) -> Report:
-    """Writes the report of a run: ``report.html`` and ``label_errors.csv``.
+    """Writes the report of a run: `report.html` and `label_errors.csv`.
 
     Args:
         run: A fitted run.
         data: The images, if they are not where they were fitted.
-        output: The page; by default ``report.html`` in the run folder.
+        output: The page; by default `report.html` in the run folder.
         png: A folder for the figures as PNG files, or None.
-        map_method: ``tsne`` or ``umap``.
+        map_method: `tsne` or `umap`.
         n_saliency: Images with saliency maps; 0 for none.
         quiet: Show no progress.
 
@@ -144,7 +144,7 @@ def write_report(
 
 
 def _leaderboard(
-    gathered: Gathered, board: list[dict[str, Any]], cost_charts: dict[str, Any]
+    gathered: RunData, board: list[dict[str, Any]], cost_charts: dict[str, Any]
 ) -> dict[str, Any]:
     metric = str(gathered.fit["metric"])
     keys = [k for k in charts.COSTS if any(row["costs"].get(k) is not None for row in board)]
@@ -164,7 +164,7 @@ def _leaderboard(
     }
 
 
-def _sums(gathered: Gathered, board: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def _sums(gathered: RunData, board: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """The figures on top: what, value, and more."""
     metric = str(gathered.fit["metric"])
     name = charts.metric_name(metric)
@@ -187,10 +187,10 @@ def _sums(gathered: Gathered, board: list[dict[str, Any]]) -> list[tuple[str, st
     return sums
 
 
-def _doubtful(gathered: Gathered, hints: dict[int, str]) -> pd.DataFrame:
+def _doubtful(gathered: RunData, hints: dict[int, str]) -> pd.DataFrame:
     """Labels to look at again, by the ensemble or else the first module out of fold."""
     judges = [one for one in gathered.models if one.part == OUT_OF_FOLD]
-    judge: Model | None = next((one for one in judges if one.kind == "ensemble"), None)
+    judge: EvaluatedModel | None = next((one for one in judges if one.kind == "ensemble"), None)
     judge = judge or next(iter(judges), None)
     if judge is None:
         return pd.DataFrame(columns=[*mistakes.COLUMNS, "row"])
@@ -208,7 +208,7 @@ def _labels(doubtful: pd.DataFrame, csv: Path) -> dict[str, Any]:
     return {"doubtful": rows, "doubtful_note": note if n else ""}
 
 
-def _wrong_rows(gathered: Gathered) -> set[int]:
+def _wrong_rows(gathered: RunData) -> set[int]:
     """Rows that some model decides wrongly."""
     labels = gathered.images["class_index"].to_numpy()
     found: set[int] = set()
@@ -219,7 +219,7 @@ def _wrong_rows(gathered: Gathered) -> set[int]:
     return found
 
 
-def _large_rows(gathered: Gathered, doubtful: pd.DataFrame) -> list[int]:
+def _large_rows(gathered: RunData, doubtful: pd.DataFrame) -> list[int]:
     """Rows that are shown larger: the most confident mistakes of each model in turn."""
     labels = gathered.images["class_index"].to_numpy()
     lists = []
@@ -246,7 +246,7 @@ def _missing_images(thumbnails: Thumbnails, n_images: int, root: Path) -> list[s
 
 
 def _map(
-    gathered: Gathered, method: str, quiet: bool
+    gathered: RunData, method: str, quiet: bool
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The feature map of the shortlist's first module."""
     board = gathered.board[gathered.board["shortlist"].notna()].sort_values("shortlist")
@@ -298,7 +298,7 @@ def _saliency(shown: list[SaliencyRow], note: str) -> dict[str, Any]:
 
 
 def _training(
-    gathered: Gathered, training_charts: dict[str, list[tuple[str, str, dict[str, Any]]]]
+    gathered: RunData, training_charts: dict[str, list[tuple[str, str, dict[str, Any]]]]
 ) -> dict[str, Any]:
     metric = str(gathered.fit["metric"])
     tuned = gathered.facts.get("finetune") or {}

@@ -21,7 +21,7 @@ from hubretrain.evaluation.metrics import METRICS
 from hubretrain.heads.ensemble import ENSEMBLE_NAME
 from hubretrain.heads.heads import Heads
 from hubretrain.runs import Run
-from hubretrain.screening.leaderboard import ENSEMBLE, MODULE, Judge, per_class
+from hubretrain.screening.leaderboard import ENSEMBLE, MODULE, Evaluator, per_class
 
 N_RESAMPLES = 1000
 VALIDATION_FOLD = 0  # of fine-tuning
@@ -32,19 +32,19 @@ Figure = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class EvaluatedModel:
     """What one model says of some images that it was not trained on.
 
     Attributes:
-        module: The module's name, or ``ensemble``.
-        kind: ``head``, ``fine-tuned`` or ``ensemble``.
-        part: Which images: ``out of fold``, ``test split`` or ``validation fold``.
+        module: The module's name, or `ensemble`.
+        kind: `head`, `fine-tuned` or `ensemble`.
+        part: Which images: `out of fold`, `test split` or `validation fold`.
         rows: int64 (n_images,), rows of the image table.
         probabilities: float64 (n_images, n_classes).
         decided: int64 (n_images,), the class that the decision rule decides on.
         adjust: Strength of the rule's logit adjustment; 0: the likeliest class.
         figures: Metric name to its figure.
-        classes: A row a class, as in ``per_class.csv``.
+        classes: A row a class, as in `per_class.csv`.
     """
 
     module: str
@@ -65,12 +65,12 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Gathered:
+class RunData:
     """A run, read.
 
     Attributes:
         run: Where it is.
-        facts: Its ``run.json``.
+        facts: Its `run.json`.
         class_names: In class order.
         images: A row an image: path, sha256, label, group (its cluster), fold, class_index.
         board: The leaderboard.
@@ -86,13 +86,13 @@ class Gathered:
     images: pd.DataFrame
     board: pd.DataFrame
     effects: pd.DataFrame
-    models: tuple[Model, ...]
+    models: tuple[EvaluatedModel, ...]
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
     @property
     def fit(self) -> dict[str, Any]:
-        """What ``fit`` recorded."""
+        """What `fit` recorded."""
         return dict(self.facts["fit"])
 
     @property
@@ -101,7 +101,7 @@ class Gathered:
         return Path(self.fit["cache"]) / Path(self.fit["data"]).name
 
 
-def gather(run: Run) -> Gathered:
+def gather(run: Run) -> RunData:
     """Reads a run folder.
 
     Raises:
@@ -139,7 +139,7 @@ def gather(run: Run) -> Gathered:
             "No module of this run is fine-tuned; do it with: hubretrain finetune "
             f"{run.folder.as_posix()}"
         )
-    return Gathered(
+    return RunData(
         run, facts, names, images, board, effects, tuple(models), histories, tuple(reader.missing)
     )
 
@@ -160,7 +160,7 @@ class _Reader:
         self._row_of = {path: row for row, path in enumerate(images["path"])}
         self._seed = int(facts["fit"].get("seed", 0))
 
-    def out_of_fold(self) -> Iterator[Model]:
+    def out_of_fold(self) -> Iterator[EvaluatedModel]:
         """The heads of the shortlist, the best module and the ensemble, out of fold."""
         said = _table(self.run.out_of_fold_file, ("module", "path", "label", "decision"), set())
         classes = _table(self.run.per_class_file, ("module", "class"), set())
@@ -178,7 +178,7 @@ class _Reader:
                 for metric in (*METRICS, "plain_accuracy", "plain_balanced_accuracy")
                 if metric in row and pd.notna(row[metric])
             }
-            yield Model(
+            yield EvaluatedModel(
                 name,
                 kind,
                 OUT_OF_FOLD,
@@ -190,7 +190,7 @@ class _Reader:
                 classes[classes["module"] == name].drop(columns="module").reset_index(drop=True),
             )
 
-    def heads_on_test(self) -> Iterator[Model]:
+    def heads_on_test(self) -> Iterator[EvaluatedModel]:
         """The shortlist's heads on the test split, from the cached bottlenecks."""
         test = self.images[self.images["fold"] == TEST]
         cache = Path(self.facts["fit"]["cache"]) / Path(self.facts["fit"]["data"]).name
@@ -207,7 +207,7 @@ class _Reader:
             rows = test.index.to_numpy(np.int64)
             yield self._judged(name, HEAD, TEST_SPLIT, rows, probabilities, rule)
 
-    def fine_tuned(self) -> Iterator[Model]:
+    def fine_tuned(self) -> Iterator[EvaluatedModel]:
         """Fine-tuned modules on the test split and on the fold that stopped them."""
         files = {"predictions.csv": TEST_SPLIT, "validation.csv": VALIDATION}
         for folder in _fine_tuned_folders(self.run):
@@ -240,7 +240,7 @@ class _Reader:
         rows: npt.NDArray[np.int64],
         probabilities: npt.NDArray[np.float64],
         rule: tuple[float, AnyArray],
-    ) -> Model:
+    ) -> EvaluatedModel:
         decided = adjusted(probabilities, rule[1], rule[0])
         labels = self.images["class_index"].to_numpy()[rows]
         groups = self.images["group"].to_numpy()[rows]
@@ -250,7 +250,7 @@ class _Reader:
         )
         if len(set(groups.tolist())) > 1:
             weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=self._seed)
-            judge = Judge(labels, groups, weights, "accuracy")
+            judge = Evaluator(labels, groups, weights, "accuracy")
             columns = judge.all_columns(probabilities, decided)
             figures = {
                 metric: (columns[metric], columns[f"{metric}_low"], columns[f"{metric}_high"])
@@ -258,7 +258,7 @@ class _Reader:
                 if metric in columns
             }
             classes = per_class(self.names, {name: (probabilities, decided)}, judge)
-        return Model(
+        return EvaluatedModel(
             name, kind, part, rows, probabilities, decided.argmax(axis=1), rule[0], figures, classes
         )
 
@@ -298,7 +298,7 @@ class _Reader:
             raise RunError(f"{file} is damaged ({error}); make it again.") from error
 
 
-def near_pairs(gathered: Gathered) -> pd.DataFrame | None:
+def near_pairs(gathered: RunData) -> pd.DataFrame | None:
     """The near duplicates that the cache remembers; None where it knows of no search.
 
     Returns:

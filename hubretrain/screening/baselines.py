@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +31,9 @@ def _shares(labels: Array, n_classes: int) -> Array:
     return np.asarray(np.bincount(labels, minlength=n_classes) / len(labels))
 
 
-def nearest_neighbour(rows: Rows, labels: Array, folds: Array, n_classes: int) -> Array | None:
+def nearest_neighbour(
+    rows: FeatureBlocks, labels: Array, folds: Array, n_classes: int
+) -> Array | None:
     """The class of the image in another fold whose standardised features point most alike.
 
     Args:

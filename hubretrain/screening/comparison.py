@@ -14,7 +14,7 @@ from hubretrain.heads.ensemble import ENSEMBLE_NAME, Ensemble, crossfitted_ensem
 from hubretrain.screening.baselines import majority_class
 from hubretrain.screening.leaderboard import (
     MODULE,
-    Judge,
+    Evaluator,
     effect_of,
     ensemble_row,
     is_twin,
@@ -23,19 +23,19 @@ from hubretrain.screening.leaderboard import (
     reference_rows,
     twinned_by,
 )
-from hubretrain.screening.result import Screened
+from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.screen import EFFECTS, Sweep
 
 N_RESAMPLES = 1000
 EFFECT_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "n_modules", "sentence"]
 
 
-class Judged:
+class ModuleComparison:
     """All modules judged on the images that some fold validates.
 
     Args:
         development: The images outside of the test split.
-        screened: The modules; ones named ``*_random`` are the twins with random weights of others.
+        screened: The modules; ones named `*_random` are the twins with random weights of others.
         sweep: What was compared.
         seed: Of the resamples.
 
@@ -47,13 +47,13 @@ class Judged:
     """
 
     def __init__(
-        self, development: pd.DataFrame, screened: Sequence[Screened], sweep: Sweep, seed: int
+        self, development: pd.DataFrame, screened: Sequence[ScreenResult], sweep: Sweep, seed: int
     ) -> None:
         self.screened, self.sweep = screened, sweep
         self.images = development[development["fold"] >= 0].reset_index(drop=True)
         labels, groups = self.images["class_index"].to_numpy(), self.images["cluster"].to_numpy()
         weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
-        self.judge = Judge(labels, groups, weights, sweep.metric)
+        self.judge = Evaluator(labels, groups, weights, sweep.metric)
         self._parts = choice_parts(labels, groups)
         n_classes = len(sweep.class_names)
         folds = development["fold"].to_numpy()

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.bottlenecks.costs import Passes
+from hubretrain.bottlenecks.costs import ForwardPassLog
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.image_table import folder_of, usable_images
 from hubretrain.data.splitting.folds import NEW, TEST, previous_parts, read_folds, write_folds
@@ -30,9 +30,9 @@ from hubretrain.files import write_table
 from hubretrain.heads.heads import Heads
 from hubretrain.heads.inputs import ClassWeight
 from hubretrain.runs import Run
-from hubretrain.screening.comparison import N_RESAMPLES, Judged
-from hubretrain.screening.leaderboard import Judge, per_class
-from hubretrain.screening.result import Screened
+from hubretrain.screening.comparison import N_RESAMPLES, ModuleComparison
+from hubretrain.screening.leaderboard import Evaluator, per_class
+from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.screen import L2, Sweep, identity_of, screen
 
 UNBALANCED = 1.5  # the largest class has this many times an equal share
@@ -41,7 +41,7 @@ ClassWeightByName = str | dict[str, float] | None
 
 @dataclass(frozen=True)
 class Screening:
-    """What ``fit`` found.
+    """What `fit` found.
 
     Attributes:
         run: Where it is kept.
@@ -82,11 +82,11 @@ def screen_modules(
         dataset: The labelled images.
         run: Where to keep what is found; a run with folds keeps them, and its modules.
         cache: Where the bottlenecks are.
-        modules: Which cached modules; by default all of them. ``NAME_random`` is taken for the
-            twin of ``NAME`` with random weights: a reference.
-        metric: A name of :data:`METRICS` to choose by. By default balanced accuracy where the
+        modules: Which cached modules; by default all of them. `NAME_random` is taken for the
+            twin of `NAME` with random weights: a reference.
+        metric: A name of `METRICS` to choose by. By default balanced accuracy where the
             classes are unbalanced, else accuracy.
-        class_weights: What to compare: None, ``balanced``, weights by class name (1 for others).
+        class_weights: What to compare: None, `balanced`, weights by class name (1 for others).
         l2: Penalties to compare, 1 / C of scikit-learn.
         adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
             for decisions whose metric is a mean over classes, else none: the likeliest class is
@@ -128,7 +128,7 @@ def screen_modules(
         views,
     )
     screened = [_screened(file, development, sweep, run, quiet=quiet) for file in files]
-    judged = Judged(development, screened, sweep, seed)
+    judged = ModuleComparison(development, screened, sweep, seed)
     board, effects = judged.leaderboard(top), judged.effects()
     board = _with_test(board, run, files, test, seed)
     shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
@@ -240,15 +240,17 @@ def _class_weights(
     return tuple(found)
 
 
-def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run, *, quiet: bool) -> Screened:
+def _screened(
+    file: Path, images: pd.DataFrame, sweep: Sweep, run: Run, *, quiet: bool
+) -> ScreenResult:
     """What the module comes to: read where an earlier fit left it, else fitted and kept."""
     place, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
-    known = Screened.load(place, identity) if run.heads_file(file.stem).exists() else None
+    known = ScreenResult.load(place, identity) if run.heads_file(file.stem).exists() else None
     if known is None:
         known, heads = screen(file, images, sweep, quiet=quiet)
         heads.save(run.heads_file(file.stem), known.about["module"])
         known.save(place)
-    passes = Passes(file.parent / "passes.csv")
+    passes = ForwardPassLog(file.parent / "passes.csv")
     mine = passes.table[passes.table["module"] == known.about["module"]["module"]]
     costs = {
         "images_per_second": passes.images_per_second(str(known.about["module"]["module"])),
@@ -265,7 +267,7 @@ def _with_test(
         return board
     labels, groups = test["class_index"].to_numpy(), test["cluster"].to_numpy()
     weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
-    judge = Judge(labels, groups, weights, "accuracy")
+    judge = Evaluator(labels, groups, weights, "accuracy")
     of = {file.stem: file for file in files}
     for index in board.index[board["shortlist"].notna()]:
         module = str(board.loc[index, "module"])
@@ -285,7 +287,7 @@ def _with_test(
 
 
 def _looks(
-    run: Run, shortlist: Sequence[str], screened: Sequence[Screened], test: pd.DataFrame
+    run: Run, shortlist: Sequence[str], screened: Sequence[ScreenResult], test: pd.DataFrame
 ) -> list[dict[str, str]]:
     """Each different look at the test split so far: module to the identity of what was judged."""
     before = run.facts().get("fit", {}).get("test_looked_at")
@@ -296,7 +298,11 @@ def _looks(
 
 
 def _write(
-    run: Run, board: pd.DataFrame, effects: pd.DataFrame, judged: Judged, dataset: ImageDataset
+    run: Run,
+    board: pd.DataFrame,
+    effects: pd.DataFrame,
+    judged: ModuleComparison,
+    dataset: ImageDataset,
 ) -> None:
     write_table(run.leaderboard_file, board)
     write_table(run.effects_file, effects)

@@ -1,7 +1,7 @@
 """The leaderboard: a row a module, the ensemble, the references; intervals, ties, costs, effects.
 
 Rows are plain dictionaries that become a DataFrame saved as CSV. Metrics of decisions (accuracy,
-balanced accuracy, macro F1) are those of the chosen decision rule; ``plain_*`` are those of the
+balanced accuracy, macro F1) are those of the chosen decision rule; `plain_*` are those of the
 likeliest class; the other metrics judge the probabilities.
 """
 
@@ -21,7 +21,7 @@ from hubretrain.evaluation.checks import AnyArray
 from hubretrain.evaluation.intervals import Difference, Resampled
 from hubretrain.evaluation.metrics import METRICS, recall_per_class
 from hubretrain.evaluation.ranking_metrics import average_precision_per_class
-from hubretrain.screening.result import Screened
+from hubretrain.screening.result import ScreenResult
 
 MODULE, ENSEMBLE, REFERENCE = "module", "ensemble", "reference"
 TWIN_SUFFIX = "_random"  # a module of this name has random weights: a reference, not a candidate
@@ -31,7 +31,7 @@ COSTS = ("gflops", "ms_an_image", "n_parameters")
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """What predictions are judged by: labels, groups and one draw of resamples for all.
 
     Attributes:
@@ -80,13 +80,13 @@ def is_twin(module: str) -> bool:
 
 
 def twinned_by(twin: str, modules: Iterable[str]) -> str | None:
-    """The module whose random-weight twin this is: ``NAME``, or ``NAME-`` and a weights file."""
+    """The module whose random-weight twin this is: `NAME`, or `NAME-` and a weights file."""
     name = twin.removesuffix(TWIN_SUFFIX)
     found = [m for m in modules if m == name or m.startswith(f"{name}-")]
     return min(found, key=len, default=None)
 
 
-def module_row(one: Screened, judge: Judge) -> dict[str, Any]:
+def module_row(one: ScreenResult, judge: Evaluator) -> dict[str, Any]:
     """The row of one module."""
     said, about = one.predictions, one.about
     row: dict[str, Any] = {
@@ -128,8 +128,8 @@ def ensemble_row(
     plain: AnyArray,
     decided: AnyArray,
     averaged: tuple[AnyArray, AnyArray] | None,
-    members: Sequence[Screened],
-    judge: Judge,
+    members: Sequence[ScreenResult],
+    judge: Evaluator,
 ) -> dict[str, Any]:
     """The row of the ensemble, with its members' summed cost."""
     of = {one.module: costs(one.about) for one in members if one.module in weights}
@@ -149,7 +149,7 @@ def ensemble_row(
 
 
 def reference_rows(
-    majority: AnyArray, screened: Sequence[Screened], judge: Judge
+    majority: AnyArray, screened: Sequence[ScreenResult], judge: Evaluator
 ) -> list[dict[str, Any]]:
     """The rows of what needs no fitting: decisions only, for these have no probabilities."""
     said = {"majority class": majority}
@@ -172,7 +172,7 @@ def ranked(
     """The leaderboard: best first, references last, with ties and the shortlist.
 
     Ties are among modules; see `intervals.tied_with_best`. The shortlist is the tied group from
-    the cheapest on (by the first cost that is known of all of it), at most ``top``; ``shortlist``
+    the cheapest on (by the first cost that is known of all of it), at most `top`; `shortlist`
     numbers it from 1.
 
     Args:
@@ -209,7 +209,7 @@ def by_cost(tied: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_class(
-    names: Sequence[str], said: Mapping[str, tuple[AnyArray, AnyArray]], judge: Judge
+    names: Sequence[str], said: Mapping[str, tuple[AnyArray, AnyArray]], judge: Evaluator
 ) -> pd.DataFrame:
     """Recall and average precision of each class, each with an interval.
 
@@ -258,7 +258,7 @@ def _class_columns(
 
 
 def effect_of(
-    pairs: Sequence[tuple[AnyArray, AnyArray]], judge: Judge, metric: str | None = None
+    pairs: Sequence[tuple[AnyArray, AnyArray]], judge: Evaluator, metric: str | None = None
 ) -> Difference:
     """The mean difference of a metric over modules, paired on the same resamples.
 

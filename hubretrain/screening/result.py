@@ -1,8 +1,8 @@
-"""What fitting one module found, and the file that keeps it: ``screened/<module>.h5``.
+"""What fitting one module found, and the file that keeps it: `screened/<module>.h5`.
 
 A fit that is stopped, or that later modules join, reads what is there instead of fitting anew.
-On disk: ``about`` (JSON: what was chosen, costs, hints) and ``identity`` as attributes,
-``predictions/<name>`` float32 (n_validated, n_classes), and ``candidates/<column>``.
+On disk: `about` (JSON: what was chosen, costs, hints) and `identity` as attributes,
+`predictions/<name>` float32 (n_validated, n_classes), and `candidates/<column>`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Screened:
+class ScreenResult:
     """The heads of one module, compared on images that they never saw.
 
     Attributes:
         module: Its name.
         identity: Digest of all that the result depends on.
-        about: Facts: ``chosen`` and ``likeliest`` (trained_on, head, class_weight, l2, adjust),
-            ``naive``, ``n_heads``, ``seconds_to_fit``, ``module`` (of the cache), ``hints``.
+        about: Facts: `chosen` and `likeliest` (trained_on, head, class_weight, l2, adjust),
+            `naive`, `n_heads`, `seconds_to_fit`, `module` (of the cache), `hints`.
         predictions: Name to probabilities float32 (n_validated, n_classes), each image's from
             heads that were neither fitted nor chosen on it; see `screening`.
         candidates: One row a candidate, with its metrics before any correction.
@@ -65,7 +65,7 @@ class Screened:
             file["candidates"].attrs["columns"] = list(self.candidates.columns)
 
     @classmethod
-    def load(cls, path: Path, identity: str) -> Screened | None:
+    def load(cls, path: Path, identity: str) -> ScreenResult | None:
         """Reads the file where it is there and of this identity; else None: fit anew."""
         try:
             with h5py.File(path, "r") as file:

@@ -38,15 +38,15 @@ from hubretrain.evaluation.selection import (
     choose,
     crossfitted,
 )
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import Heads
-from hubretrain.heads.inputs import TRAIN_ONLY, ClassWeight, TrainingData
+from hubretrain.heads.inputs import TRAIN_ONLY, ClassWeight, FitInputs
 from hubretrain.heads.losses import Kind
 from hubretrain.heads.path import Fitting, HeadPath
 from hubretrain.progress import Bar
 from hubretrain.screening.baselines import nearest_neighbour
 from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0, Candidates, Source
-from hubretrain.screening.result import Screened
+from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.transferability import transfer_scores
 
 Array = npt.NDArray[Any]
@@ -104,7 +104,7 @@ class Sweep:
     Attributes:
         metric: A name in `METRICS` to choose by.
         class_names: In class order.
-        class_weights: Each None, ``balanced``, or a weight for each class by number.
+        class_weights: Each None, `balanced`, or a weight for each class by number.
         l2: Penalties, 1 / C of scikit-learn.
         strengths: Of logit adjustment, ascending from 0.
         views: Whether to train on all cached views too.
@@ -133,7 +133,7 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
 
 def screen(
     file: Path, images: pd.DataFrame, sweep: Sweep, *, quiet: bool = False
-) -> tuple[Screened, Heads]:
+) -> tuple[ScreenResult, Heads]:
     """Fits every head of one module on every fold and chooses.
 
     Args:
@@ -153,9 +153,9 @@ def screen(
     """
     started = time.monotonic()
     with Bottlenecks(file) as bottlenecks:
-        module = _Module(bottlenecks, images, sweep)
+        module = ModuleScreen(bottlenecks, images, sweep)
         paths = module.paths(f"fitting {file.stem}", quiet=quiet)
-        chosen = _Chosen(paths, module, sweep)
+        chosen = Selection(paths, module, sweep)
         heads = module.heads(chosen)
         predictions = chosen.predictions()
         if (nearest := module.nearest()) is not None:
@@ -175,10 +175,12 @@ def screen(
     }
     table = chosen.table()
     table.insert(0, "module", file.stem)
-    return Screened(file.stem, identity_of(file, images, sweep), about, predictions, table), heads
+    return ScreenResult(
+        file.stem, identity_of(file, images, sweep), about, predictions, table
+    ), heads
 
 
-class _Module:
+class ModuleScreen:
     """The features of one module and the fittings on them."""
 
     def __init__(self, bottlenecks: Bottlenecks, images: pd.DataFrame, sweep: Sweep) -> None:
@@ -189,14 +191,14 @@ class _Module:
         self.folds = np.where(self.validated, fold, TRAIN_ONLY)
         self.groups = images["cluster"].to_numpy()
         self.priors = class_priors(self.labels, self.n_classes)
-        self.rows: dict[str, Rows] = {}
-        self._data: dict[str, TrainingData] = {}
+        self.rows: dict[str, FeatureBlocks] = {}
+        self._data: dict[str, FitInputs] = {}
         self._fittings: dict[Source, Fitting] = {}
         for trained_on in (VIEW_0, ALL_VIEWS) if _several(bottlenecks, sweep) else (VIEW_0,):
             parts, row_image = cached_views(
                 bottlenecks, images["sha256"].tolist(), all_views=trained_on == ALL_VIEWS
             )
-            data = TrainingData.checked(
+            data = FitInputs.checked(
                 parts,
                 self.labels,
                 self.n_classes,
@@ -205,7 +207,9 @@ class _Module:
                 class_names=sweep.class_names,
             )
             self._data[trained_on] = data
-            self.rows[trained_on] = Rows(parts, data.row_image, standardize=True, memory=MEMORY)
+            self.rows[trained_on] = FeatureBlocks(
+                parts, data.row_image, standardize=True, memory=MEMORY
+            )
 
     def paths(self, what: str, *, quiet: bool) -> dict[Source, HeadPath]:
         """All heads over all folds."""
@@ -233,7 +237,7 @@ class _Module:
                 bar.advance(at * n_a_path - bar.done)  # what was stopped early needs no more
         return found
 
-    def heads(self, chosen: _Chosen) -> Heads:
+    def heads(self, chosen: Selection) -> Heads:
         """The heads that are kept; see `screen`."""
         best, likeliest = chosen.by_metric.best, chosen.by_log_loss.best
         source, w, i = chosen.candidates.place(best)
@@ -254,12 +258,12 @@ class _Module:
         }
         return Heads(heads.kind, heads.weight, heads.bias, facts, self.sweep.class_names)
 
-    def _refitted(self, chosen: _Chosen, candidate: int) -> Heads:
+    def _refitted(self, chosen: Selection, candidate: int) -> Heads:
         source, w, i = chosen.candidates.place(candidate)
         path = chosen.paths[source]
         return self._fittings[source].refit(path, [float(path.l2[i])]).select([w])
 
-    def _weight_of_class(self, chosen: _Chosen, candidate: int) -> Array:
+    def _weight_of_class(self, chosen: Selection, candidate: int) -> Array:
         """What an image of each class weighs in the loss."""
         asked = self.sweep.class_weights[chosen.candidates.place(candidate)[1]]
         if asked == "balanced":
@@ -285,10 +289,10 @@ def _several(bottlenecks: Bottlenecks, sweep: Sweep) -> bool:
     return sweep.views and bool((bottlenecks.n_views_of > 1).any())
 
 
-class _Chosen:
+class Selection:
     """The candidates of one module, and which of them are best."""
 
-    def __init__(self, paths: dict[Source, HeadPath], module: _Module, sweep: Sweep) -> None:
+    def __init__(self, paths: dict[Source, HeadPath], module: ModuleScreen, sweep: Sweep) -> None:
         self.paths, self._metric = paths, sweep.metric
         self._labels = module.labels[module.validated]
         self._parts = choice_parts(self._labels, module.groups[module.validated])

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 
 Array = npt.NDArray[Any]
 
 
-def transfer_scores(rows: Rows, labels: Array, n_classes: int) -> dict[str, float]:
+def transfer_scores(rows: FeatureBlocks, labels: Array, n_classes: int) -> dict[str, float]:
     """LogME and the shrinkage H-score of standardised features; the higher the better.
 
-    - ``log_me``: You, Liu, Wang and Long (2021), LogME, https://arxiv.org/abs/2102.11005: the log
+    - `log_me`: You, Liu, Wang and Long (2021), LogME, https://arxiv.org/abs/2102.11005: the log
       evidence of a Bayesian linear regression on each class's centred 0/1 labels, a row, mean
       over the classes.
-    - ``h_score``: Ibrahim, Ponomareva and Mazumder (2021), Newer is not always better,
+    - `h_score`: Ibrahim, Ponomareva and Mazumder (2021), Newer is not always better,
       https://arxiv.org/abs/2110.06893: the trace of (class means' covariance) x (shrunk
       covariance of the features)^-1, shrunk as Ledoit and Wolf (2004) have it,
       https://doi.org/10.1016/S0047-259X(03)00096-4.
@@ -94,7 +94,9 @@ def _evidence(n_rows: int, spectrum: Array, inner: Array, count: float) -> float
     )
 
 
-def _h_score(rows: Rows, spectrum: Array, turned: Array, counts: Array, fourth: float) -> float:
+def _h_score(
+    rows: FeatureBlocks, spectrum: Array, turned: Array, counts: Array, fourth: float
+) -> float:
     n_rows, level = rows.n_rows, float(spectrum.sum()) / rows.n_features
     squares = float((spectrum**2).sum())
     spread = squares - rows.n_features * level**2

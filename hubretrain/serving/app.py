@@ -22,18 +22,18 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from hubretrain.data.images.decode import TooManyPixelsError, decode, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.export.manifest import Exported
-from hubretrain.export.runtimes import Runner, scaled
-from hubretrain.serving.batch_queue import Batches, FullError, Pixels
-from hubretrain.serving.body_limits import App, Limited
+from hubretrain.export.manifest import Export
+from hubretrain.export.runtimes import Runtime, scaled
+from hubretrain.serving.batch_queue import BatchQueue, FullError, Pixels
+from hubretrain.serving.body_limits import App, BodyLimits
 from hubretrain.serving.limits import Limits
-from hubretrain.serving.prometheus import Counts
+from hubretrain.serving.prometheus import Metrics
 from hubretrain.serving.tf_serving import INPUT, FormError, TooManyImagesError, read_asked
 
 BATCH_SIZE = 16
 
 
-def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> App:
+def make_app(exported: Export, runner: Runtime, name: str, limits: Limits) -> App:
     """The application.
 
     Args:
@@ -42,8 +42,8 @@ def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> A
         name: Of the model, in its address.
         limits: What the server takes.
     """
-    counts = Counts()
-    batches = Batches(runner, limits.n_images, BATCH_SIZE, counts)
+    counts = Metrics()
+    batches = BatchQueue(runner, limits.n_images, BATCH_SIZE, counts)
     images = _Images(exported, batches, limits)
 
     @contextlib.asynccontextmanager
@@ -124,13 +124,13 @@ def make_app(exported: Exported, runner: Runner, name: str, limits: Limits) -> A
             "top": [{"class": name, "probability": probability} for name, probability in found],
         }
 
-    return Limited(app, limits, counts)
+    return BodyLimits(app, limits, counts)
 
 
 class _Images:
     """Bytes of images become probabilities."""
 
-    def __init__(self, exported: Exported, batches: Batches, limits: Limits) -> None:
+    def __init__(self, exported: Export, batches: BatchQueue, limits: Limits) -> None:
         self._sizes, self._batches, self._limits = exported.sizes, batches, limits
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
 
@@ -181,7 +181,7 @@ class _Images:
 
 
 async def _uploaded(request: Request) -> bytes:
-    """The image of a form's ``file``, or the body itself."""
+    """The image of a form's `file`, or the body itself."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         return await request.body()

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.export.runtimes import Runner
-from hubretrain.serving.prometheus import Counts
+from hubretrain.export.runtimes import Runtime
+from hubretrain.serving.prometheus import Metrics
 
 Pixels = Mapping[int, np.ndarray[Any, np.dtype[np.float32]]]
 Row = np.ndarray[Any, np.dtype[np.float32]]
@@ -28,8 +28,8 @@ class _Waiting:
     answer: asyncio.Future[Row]
 
 
-class Batches:
-    """Gathers images of all requests and runs them; never more than ``n_most`` at once.
+class BatchQueue:
+    """Gathers images of all requests and runs them; never more than `n_most` at once.
 
     There is no delay to fill a batch: it holds what came while the one before it ran.
 
@@ -40,7 +40,7 @@ class Batches:
         counts: Told of each batch.
     """
 
-    def __init__(self, runner: Runner, n_most: int, batch_size: int, counts: Counts) -> None:
+    def __init__(self, runner: Runtime, n_most: int, batch_size: int, counts: Metrics) -> None:
         self._runner, self._counts = runner, counts
         self.n_most, self.batch_size = n_most, batch_size
         self.n_inside = 0

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from hubretrain.serving.limits import Limits
-from hubretrain.serving.prometheus import Counts
+from hubretrain.serving.prometheus import Metrics
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,10 +26,10 @@ _BUSY = "the server is busy; ask again in a moment"
 _ROUTES = ("/predict", "/v1/models/", "/healthz", "/metrics")
 
 
-class Limited:
+class BodyLimits:
     """An ASGI application behind the limits, counted."""
 
-    def __init__(self, app: App, limits: Limits, counts: Counts) -> None:
+    def __init__(self, app: App, limits: Limits, counts: Metrics) -> None:
         self._app, self._limits, self._counts = app, limits, counts
         self._n_bodies = self._n_bytes = 0
 
@@ -93,7 +93,7 @@ class Limited:
             await _refuse(receive, send, *refusal)
 
     async def _read(self, receive: Receive, body: _Body) -> bytes | None:
-        """The body, None if the client is gone; ``body`` knows what has come until then."""
+        """The body, None if the client is gone; `body` knows what has come until then."""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":

@@ -14,7 +14,7 @@ def protocol(seconds: float) -> type[H11Protocol]:
     Uvicorn itself ends only connections that are idle between two requests.
     """
 
-    class InTime(H11Protocol):
+    class HeaderTimeout(H11Protocol):
         """Closes connections whose request does not come."""
 
         _late: asyncio.TimerHandle | None = None
@@ -47,4 +47,4 @@ def protocol(seconds: float) -> type[H11Protocol]:
             self._late = None
             self.transport.close()
 
-    return InTime
+    return HeaderTimeout

@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells, in Prometheus' form."""
+"""What `/metrics` tells, in Prometheus' form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client import (
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class Counts:
+class Metrics:
     """Counters of one server.
 
     Attributes:

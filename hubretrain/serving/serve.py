@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.errors import EngineError, RunError
-from hubretrain.export.manifest import Exported
-from hubretrain.export.runtimes import Runner, open_runner
+from hubretrain.export.manifest import Export
+from hubretrain.export.runtimes import Runtime, open_runtime
 from hubretrain.serving.limits import Limits
 
 
@@ -32,7 +32,7 @@ def serve_export(
         host: Address to listen at.
         port: 0 for any that is free.
         name: Of the model in its address; by default its run's.
-        form: One of ``runners.FORMATS``; by default LiteRT where it is there.
+        form: One of `runners.FORMATS`; by default LiteRT where it is there.
         limits: What the server takes.
         ready: Told the address, the model's name and what runs it, once the port is ours.
 
@@ -50,10 +50,10 @@ def serve_export(
             f"serving needs what is not installed ({error}); install it with: "
             "pip install 'hubretrain[serve]'"
         ) from None
-    exported = Exported.open(export)
+    exported = Export.open(export)
     name = name or exported.name
     with _listening(host, port) as listener:
-        runner = open_runner(exported, form)
+        runner = open_runtime(exported, form)
         _warm(exported, runner)
         limits = limits or Limits()
         config = uvicorn.Config(
@@ -74,7 +74,7 @@ def serve_export(
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _warm(exported: Exported, runner: Runner) -> None:
+def _warm(exported: Export, runner: Runtime) -> None:
     """Runs the model once, so that what is wrong with it is told now and not to a client.
 
     Raises:

@@ -1,7 +1,7 @@
 """TensorFlow Serving's REST form of prediction: what it takes and what it gives.
 
-https://www.tensorflow.org/tfx/serving/api_rest#predict_api: ``instances`` row by row, or
-``inputs`` by column; bytes as ``{"b64": "..."}``; ``predictions`` or ``outputs`` come back.
+https://www.tensorflow.org/tfx/serving/api_rest#predict_api: `instances` row by row, or
+`inputs` by column; bytes as `{"b64": "..."}`; `predictions` or `outputs` come back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TooManyImagesError(FormError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictRequest:
     """A request, read.
 
     Attributes:
@@ -46,8 +46,8 @@ class Asked:
         return {"outputs": {"probabilities": rows, "class_names": [class_names] * len(rows)}}
 
 
-def read_asked(body: bytes, n_most: int) -> Asked:
-    """Reads the body of a ``:predict`` request.
+def read_asked(body: bytes, n_most: int) -> PredictRequest:
+    """Reads the body of a `:predict` request.
 
     Args:
         body: Of the request.
@@ -79,7 +79,7 @@ def read_asked(body: bytes, n_most: int) -> Asked:
         raise FormError(f"there are no images; expected {_EXAMPLE}")
     if len(found) > n_most:
         raise TooManyImagesError(f"{len(found)} images; at most {n_most} at once")
-    return Asked([_decoded(i, one) for i, one in enumerate(found)], by_row)
+    return PredictRequest([_decoded(i, one) for i, one in enumerate(found)], by_row)
 
 
 _EXAMPLE = '{"instances": [{"b64": "..."}]}, an encoded image each'

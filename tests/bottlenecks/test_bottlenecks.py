@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hubretrain.bottlenecks import Bottlenecks, BottleneckWriter, Rows
+from hubretrain.bottlenecks import Bottlenecks, BottleneckWriter, RowIndex
 from hubretrain.errors import CacheError
 from tests.samples import REPOSITORY
 
@@ -37,7 +37,7 @@ def sha(name):
 
 def rows_of(names, n_views=2):
     n = n_views if isinstance(n_views, list) else [n_views] * len(names)
-    return Rows(tuple(f"{x}.png" for x in names), tuple(map(sha, names)), np.array(n, np.int16))
+    return RowIndex(tuple(f"{x}.png" for x in names), tuple(map(sha, names)), np.array(n, np.int16))
 
 
 def feature(sha256, view):
@@ -105,7 +105,7 @@ def test_new_images_cost_their_own_forward_passes_and_the_file_is_as_if_made_at_
 def test_removed_images_drop_out_and_moved_ones_cost_nothing(tmp_path):
     path = tmp_path / "small.h5"
     make(path, "abcde")
-    moved = Rows(("new/e.png", "b.png"), (sha("e"), sha("b")), np.array([2, 2], np.int16))
+    moved = RowIndex(("new/e.png", "b.png"), (sha("e"), sha("b")), np.array([2, 2], np.int16))
     with BottleneckWriter(path, moved, N_FEATURES, FACTS) as writer:
         assert fill(writer) == 0
     with Bottlenecks(path) as found:

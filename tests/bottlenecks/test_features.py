@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.bottlenecks.features import CachedRows, cached_views
+from hubretrain.bottlenecks.features import CachedView, cached_views
 from hubretrain.errors import CacheError
 from hubretrain.screening import screen as screening
 from tests.screening.test_fit import fit, place, write_cache  # noqa: F401 (place is a fixture)
@@ -22,7 +22,7 @@ def bottlenecks(place):  # noqa: F811
 
 def test_slices_are_those_of_the_file_in_the_order_that_was_asked(bottlenecks):
     asked = np.random.default_rng(0).permutation(bottlenecks.sha256s)[:50].tolist()
-    rows = CachedRows(bottlenecks, asked, 0)
+    rows = CachedView(bottlenecks, asked, 0)
     index = [bottlenecks.sha256s.index(sha256) for sha256 in asked]
     expected = bottlenecks.view(0)[:][index]
     assert rows.shape == (len(rows), bottlenecks.n_features) == expected.shape

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubretrain.data.check import Checked, check_dataset, write_facts
+from hubretrain.data.check import DataCheck, check_dataset, write_facts
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.findings import alike_names
 from tests.messy import SCRIPT, photograph, recompressed, write_messy
 
 
 @pytest.fixture(scope="module")
-def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checked, Path]:
+def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataCheck, Path]:
     place = tmp_path_factory.mktemp("messy")
     root = write_messy(place / "data")
     dataset = open_dataset(root, labels=place / "labels.csv")
@@ -23,11 +23,11 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checked, Path]:
     return checked, place
 
 
-def said(checked: Checked, level: str) -> list[str]:
+def said(checked: DataCheck, level: str) -> list[str]:
     return [one.what for one in checked.findings if one.level == level]
 
 
-def test_counts_are_what_pandas_counts(messy: tuple[Checked, Path]) -> None:
+def test_counts_are_what_pandas_counts(messy: tuple[DataCheck, Path]) -> None:
     checked, place = messy
     table = pd.read_csv(place / "labels.csv")
     table["n_bytes"] = [os.stat(place / "data" / path).st_size for path in table["path"]]
@@ -52,7 +52,7 @@ def test_counts_are_what_pandas_counts(messy: tuple[Checked, Path]) -> None:
 
 
 def test_unreadable_images_are_listed_with_the_reason_that_cache_gives(
-    messy: tuple[Checked, Path],
+    messy: tuple[DataCheck, Path],
 ) -> None:
     reasons = {one["path"]: one["reason"] for one in messy[0].facts["unreadable"]}
     assert reasons["empty.jpg"] == "an empty file"
@@ -60,7 +60,7 @@ def test_unreadable_images_are_listed_with_the_reason_that_cache_gives(
     assert set(reasons) == {"empty.jpg", "cut.jpg"}
 
 
-def test_copies_and_copies_under_different_classes_are_found(messy: tuple[Checked, Path]) -> None:
+def test_copies_and_copies_under_different_classes_are_found(messy: tuple[DataCheck, Path]) -> None:
     duplicates = messy[0].facts["duplicates"]
     (exact,) = duplicates["exact"]
     assert exact["paths"] == ["same.jpg", "temple0.jpg"]
@@ -71,7 +71,7 @@ def test_copies_and_copies_under_different_classes_are_found(messy: tuple[Checke
     assert frozenset(("near.jpg", "flower2.jpg")) in near
 
 
-def test_everything_that_is_wrong_is_said(messy: tuple[Checked, Path]) -> None:
+def test_everything_that_is_wrong_is_said(messy: tuple[DataCheck, Path]) -> None:
     checked, _ = messy
     (error,) = said(checked, "error")
     assert error == "Class 'Temple!' has 1 group of images, too few for 2 folds."
@@ -92,7 +92,7 @@ def test_everything_that_is_wrong_is_said(messy: tuple[Checked, Path]) -> None:
     assert "Groups that hold several classes: 0" not in notes
 
 
-def test_the_json_holds_the_same_facts(messy: tuple[Checked, Path], tmp_path: Path) -> None:
+def test_the_json_holds_the_same_facts(messy: tuple[DataCheck, Path], tmp_path: Path) -> None:
     checked, _ = messy
     write_facts(checked, tmp_path / "data_check.json")
     again = json.loads((tmp_path / "data_check.json").read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def test_the_json_holds_the_same_facts(messy: tuple[Checked, Path], tmp_path: Pa
 
 
 def test_a_second_check_seeks_nothing_again_and_says_the_same(
-    messy: tuple[Checked, Path], capsys: pytest.CaptureFixture[str]
+    messy: tuple[DataCheck, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     checked, place = messy
     dataset = open_dataset(place / "data", labels=place / "labels.csv")
@@ -133,7 +133,7 @@ def test_names_with_different_letters_accents_or_digits_are_not_alike() -> None:
     assert alike_names(["cat", "cats", "cafe", "caf\u00e9", "1", "11", "-", "+", "??"]) == []
 
 
-def empty_files(place: Path, n: int) -> Checked:
+def empty_files(place: Path, n: int) -> DataCheck:
     for name in ("a", "b"):
         (place / "d" / name).mkdir(parents=True)
     for i in range(n):

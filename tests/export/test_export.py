@@ -12,7 +12,7 @@ from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.cli import main
 from hubretrain.evaluation.metrics import METRICS
 from hubretrain.evaluation.temperature import calibrated
-from hubretrain.export.manifest import Exported
+from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import Heads
@@ -48,7 +48,7 @@ def there(place, monkeypatch):
 
 
 def said(export, paths):
-    names = Exported.open(export).class_names
+    names = Export.open(export).class_names
     found = [dict(one.classes) for one in predict_images(export, paths, 3)]
     return np.array([[one[name] for name in names] for one in found])
 
@@ -68,20 +68,20 @@ def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_sa
     again = invoke("predict", "runs/digits", *paths, "--json")
     assert again.stderr == ""
     assert again.stdout == ran.stdout
-    facts = Exported.open(run.folder).facts
+    facts = Export.open(run.folder).facts
     assert (facts["module"], facts["fine_tuned"]) == (module, False)
     heads = Heads.load(run.heads_file(module))
     plain = heads.select([0]).probabilities(cached(module, folds["sha256"]))[:, 0]
     expected = calibrated(plain, facts["temperature"])
     assert np.abs(said(run.folder, paths) - expected).max() < 1e-3
-    decided = Exported.open(run.folder).decisions(expected)
+    decided = Export.open(run.folder).decisions(expected)
     rows = json.loads(ran.stdout)
     assert [row["decision"] for row in rows] == [facts["class_names"][c] for c in decided]
 
 
 def test_the_temperature_lowers_the_log_loss_of_images_that_no_head_saw(place):
     invoke("export", "runs/digits", "--head", "m1")
-    facts = Exported.open(place / "runs/digits/exports/m1").facts
+    facts = Export.open(place / "runs/digits/exports/m1").facts
     table = pd.read_csv("runs/digits/out_of_fold.csv", dtype=str, keep_default_na=False)
     table = table[table["module"] == "m1"]
     plain = table[[f"p({name})" for name in facts["class_names"]]].to_numpy(dtype=float)
@@ -102,7 +102,7 @@ def test_the_ensemble_is_one_export_of_several_sizes(place):
     ensemble = Ensemble.load(run.ensemble_file)
     features = {name: cached(name, folds["sha256"]) for name in ensemble.weights}
     plain = ensemble.probabilities(run, features)
-    exported = Exported.open(place / "together")
+    exported = Export.open(place / "together")
     expected = calibrated(plain, exported.facts["temperature"])
     paths = [f"data/digits/{path}" for path in folds["path"]]
     assert np.abs(said("together", paths) - expected).max() < 1e-3
@@ -129,7 +129,7 @@ def test_an_ensemble_is_explained_as_a_whole_from_pixels_of_its_largest_size(pla
     assert list(tmp_path.glob("*smoothgrad*"))
     explained = open_explained(export)
     model, c = explained.model, explained.class_names.index(name)
-    assert model.size == max(Exported.open(export).sizes)
+    assert model.size == max(Export.open(export).sizes)
     pixels = view(decode(image.read_bytes()), model.size).astype(np.float32) / 255
     added = integrated_gradients(model, pixels, c, n_steps=256).sum()
     score = model.derive(np.stack([pixels, 0 * pixels]), np.array([c, c]))["score"]
@@ -167,11 +167,11 @@ def run(place, tmp_path):
 def fine_tuned(run, class_names):
     """Leaves the export that fine-tuning leaves, of a model that no head is."""
     from hubretrain.export.writer import export_saved_model
-    from hubretrain.fitted import module_of
+    from hubretrain.fitted import restore_module
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 
-    backbone = Backbone(module_of("m0", run.facts()["fit"]))
+    backbone = Backbone(restore_module("m0", run.facts()["fit"]))
     weight = np.zeros((20, 3), "f4")
     classifier = Classifier(backbone, "softmax", weight, np.log(np.array([0.5, 0.3, 0.2], "f4")))
     facts = {"run": run.name, "fine_tuned": True}
@@ -188,7 +188,7 @@ def test_what_was_fine_tuned_is_what_is_exported_elsewhere_in_more_formats(place
     for form in ("litert", "onnx", "savedmodel"):
         (found,) = predict_images(tmp_path / "out", [image], form=form)
         assert [p for _, p in found.classes] == pytest.approx([0.5, 0.3, 0.2], abs=1e-5)
-    assert not Exported.open(run.folder).has("onnx")
+    assert not Export.open(run.folder).has("onnx")
 
 
 def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(place, run):
@@ -208,7 +208,7 @@ def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(pl
     run.facts_file.write_text(json.dumps(facts))
     assert invoke("predict", run.folder, image).stderr == once
     assert invoke("predict", run.folder, image).stderr == ""
-    assert Exported.open(run.folder).facts["module"] != module
+    assert Export.open(run.folder).facts["module"] != module
     shutil.rmtree(run.folder / "heads")  # a copy of the export goes on without them
     assert invoke("predict", run.folder, image).stderr == ""
     fine_tuned(run, facts["fit"]["class_names"])
@@ -224,7 +224,7 @@ def test_serve_exports_the_fitted_head_of_a_run_as_predict_does(run):
     ran = invoke("serve", run.folder, "--host", "a..b", code=1)
     assert ran.stderr.startswith(f"hubretrain: exporting the fitted head of {run.folder}, once\n")
     assert "cannot be listened at" in ran.stderr
-    assert Exported.open(run.folder).has("litert")
+    assert Export.open(run.folder).has("litert")
 
 
 def test_an_export_again_keeps_the_formats_that_are_there(place, run):
@@ -232,7 +232,7 @@ def test_an_export_again_keeps_the_formats_that_are_there(place, run):
     folder = run.folder / "exports" / "m0"
     invoke("export", run.folder, "--head", "m0", "--format", "onnx")
     invoke("export", run.folder, "--head", "m0")
-    assert Exported.open(folder).content("onnx") == (folder / "model.onnx").read_bytes()
+    assert Export.open(folder).content("onnx") == (folder / "model.onnx").read_bytes()
 
 
 def test_foreseen_errors_are_one_sentence(place):

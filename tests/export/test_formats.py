@@ -15,8 +15,8 @@ from sklearn.datasets import load_sample_images
 from hubretrain.data.images.decode import decode
 from hubretrain.errors import EngineError, RunError
 from hubretrain.evaluation.logit_adjustment import adjusted
-from hubretrain.export.manifest import MODEL_OF, Exported
-from hubretrain.export.runtimes import FORMATS, open_runner, scaled
+from hubretrain.export.manifest import MODEL_OF, Export
+from hubretrain.export.runtimes import FORMATS, open_runtime, scaled
 from hubretrain.heads.heads import probabilities as of_logits
 from tests.samples import encoded, photo_crops, small_head
 
@@ -36,8 +36,8 @@ def expected(pixels, pooled_module):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_says_of_the_same_pixels_what_was_trained(small_export, pooled_module, form):
-    exported = Exported.open(small_export)
-    runner = open_runner(exported, form)
+    exported = Export.open(small_export)
+    runner = open_runtime(exported, form)
     pixels = scaled(photo_crops(40))
     said, truth = runner({8: pixels}), expected(pixels, pooled_module)
     assert said.dtype == np.float32
@@ -58,7 +58,7 @@ def test_a_model_that_was_opened_stays_itself_when_another_takes_its_place(
     copy = tmp_path / "copy"
     shutil.copytree(small_export, copy)
     pixels = scaled(photo_crops(8))
-    runner = open_runner(Exported.open(copy), form)
+    runner = open_runtime(Export.open(copy), form)
     alone = runner({8: pixels[:1]})
     shutil.rmtree(copy)
     copy.mkdir()
@@ -80,9 +80,9 @@ def test_the_signature_gives_bottlenecks_too_and_can_be_called_by_name(small_exp
 
 
 def test_decisions_are_those_of_the_rule_without_the_temperature(small_export, pooled_module):
-    exported = Exported.open(small_export)
+    exported = Export.open(small_export)
     pixels = scaled(photo_crops(40))
-    calibrated = open_runner(exported, "litert")({8: pixels})
+    calibrated = open_runtime(exported, "litert")({8: pixels})
     plain = calibrated.astype(float) ** 1.6
     plain /= plain.sum(axis=1, keepdims=True)
     decided = adjusted(plain, np.array([0.6, 0.3, 0.1]), 1.0).argmax(axis=1)
@@ -203,24 +203,24 @@ def test_half_a_copy_and_another_models_labels_are_refused(small_export, tmp_pat
     shutil.copytree(small_export, copy)
     (copy / "labels.txt").write_text("x\ny\nz\n")
     with pytest.raises(RunError, match=r"labels\.txt names other classes than export\.json; copy"):
-        Exported.open(copy)
+        Export.open(copy)
     shutil.copy(small_export / "labels.txt", copy)
-    exported = Exported.open(copy)
+    exported = Export.open(copy)
     model = copy / "model.tflite"
     model.write_bytes(model.read_bytes()[:-100])
     with pytest.raises(RunError, match=r"model\.tflite is not the file that export\.json was writ"):
-        open_runner(exported)
+        open_runtime(exported)
     model.unlink()
     with pytest.raises(RunError, match=r"model\.tflite cannot be read \(No such file"):
-        open_runner(exported)
+        open_runtime(exported)
     shutil.rmtree(copy / "variables")
     with pytest.raises(RunError, match=r"variables/.* cannot be read \(No such file"):
-        open_runner(exported, "savedmodel")
+        open_runtime(exported, "savedmodel")
     facts = json.loads((copy / "export.json").read_text())
     del facts["files"]["model.onnx"]
     (copy / "export.json").write_text(json.dumps(facts))
     with pytest.raises(RunError, match=r"holds no model\.onnx; make it with the hubretrain exp"):
-        open_runner(Exported.open(copy), "onnx")
+        open_runtime(Export.open(copy), "onnx")
 
 
 def test_formats_are_added_to_an_export_without_training(small_export, tmp_path):
@@ -238,8 +238,8 @@ def test_formats_are_added_to_an_export_without_training(small_export, tmp_path)
     added = add_formats(copy, ["onnx"])
     assert added.facts["not_converted"] == "it could not then"
     assert add_formats(copy, ["litert"]).facts["not_converted"] == ""
-    said = open_runner(added, "onnx")({8: pixels})
-    assert np.allclose(said, open_runner(Exported.open(small_export), "onnx")({8: pixels}))
+    said = open_runtime(added, "onnx")({8: pixels})
+    assert np.allclose(said, open_runtime(Export.open(small_export), "onnx")({8: pixels}))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
 
 
@@ -252,9 +252,9 @@ def test_what_cannot_be_converted_is_served_by_tensorflow(small_module, tmp_path
     zeros = np.zeros((5, 2), np.float32), np.zeros(2, np.float32)
     classifier = Classifier(Backbone(resolve(str(small_module))), "softmax", *zeros)
     export_saved_model(classifier, ["a", "b"], tmp_path / "export", {})
-    exported = Exported.open(tmp_path / "export")
+    exported = Export.open(tmp_path / "export")
     assert "cannot be converted to LiteRT" in exported.facts["not_converted"]
-    runner = open_runner(exported)
+    runner = open_runtime(exported)
     assert runner.name == "TensorFlow"
     assert np.allclose(runner({8: scaled(photo_crops(2))}), 0.5)
     with pytest.raises(EngineError, match="cannot be converted to LiteRT"):

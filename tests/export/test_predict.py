@@ -16,9 +16,9 @@ from sklearn.datasets import load_sample_images
 from hubretrain.cli import main
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decode import decode, view
-from hubretrain.export.manifest import Exported
+from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
-from hubretrain.export.runtimes import open_runner, scaled
+from hubretrain.export.runtimes import open_runtime, scaled
 from tests.samples import REPOSITORY, encoded
 
 PHOTOS = load_sample_images().images
@@ -50,8 +50,8 @@ def test_a_folder_is_read_with_all_below_and_a_broken_file_keeps_its_row(place, 
     rows = list(csv.DictReader(io.StringIO(ran.stdout)))
     files = sorted(p for p in (place / "images").rglob("*.*") if p.suffix != ".txt")
     assert [row["path"] for row in rows] == [str(p.relative_to(place)) for p in files]
-    exported = Exported.open(small_export)
-    runner = open_runner(exported, "savedmodel")
+    exported = Export.open(small_export)
+    runner = open_runtime(exported, "savedmodel")
     for row in rows:
         if row["path"] == "images/05.png":
             assert row["error"] == "no image of a known type"
@@ -100,11 +100,11 @@ def test_test_time_augmentation_is_the_mean_over_the_views_of_training(place, sm
     sha256 = hashlib.sha256(data).hexdigest()
     draws = [None, *(Augmentation().draw(sha256, k, 0) for k in (1, 2, 3, 4))]
     pixels = scaled(np.stack([view(decode(data), 8, draw) for draw in draws]))
-    runner = open_runner(Exported.open(small_export), "savedmodel")
+    runner = open_runtime(Export.open(small_export), "savedmodel")
     (found,) = predict_images(small_export, ["images/00.jpg"], tta=5)
     said = dict(found.classes)
     expected = runner({8: pixels}).mean(axis=0)
-    for name, p in zip(Exported.open(small_export).class_names, expected, strict=True):
+    for name, p in zip(Export.open(small_export).class_names, expected, strict=True):
         assert said[name] == pytest.approx(p, abs=1e-4)
     assert np.abs(expected - runner({8: pixels})[0]).max() > 1e-3
 
@@ -117,7 +117,7 @@ def test_a_photograph_lying_on_its_side_and_a_tiff_are_read_as_in_training(place
     side, plain = predict_images(small_export, ["side.jpg", "as.tiff"])
     assert not side.error + plain.error
     pixels = scaled(view(decode((place / "side.jpg").read_bytes()), 8)[np.newaxis])
-    said = open_runner(Exported.open(small_export), "savedmodel")({8: pixels})
+    said = open_runtime(Export.open(small_export), "savedmodel")({8: pixels})
     assert side.classes[0][1] == pytest.approx(said.max(), abs=1e-4)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hubretrain.data.images.decode import decode, view
-from hubretrain.export.manifest import Exported
+from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
-from hubretrain.export.runtimes import open_runner, scaled
+from hubretrain.export.runtimes import open_runtime, scaled
 from tests.samples import REPOSITORY
 
 N_TRAIN, N_TEST = 120, 60
@@ -57,15 +57,15 @@ def export(photographs, tmp_path_factory):
 def test_every_format_gives_every_photograph_the_same_top_class(export, photographs):
     from hubretrain.tensorflow import tf
 
-    exported = Exported.open(export)
+    exported = Export.open(export)
     contents = [file.read_bytes() for file in photographs[1]]
     pixels = {224: scaled(np.stack([view(decode(data), 224) for data in contents]))}
-    truth = open_runner(exported, "savedmodel")(pixels)
+    truth = open_runtime(exported, "savedmodel")(pixels)
     right = [file.parent.name for file in photographs[1]]
     assert (np.array(exported.class_names)[truth.argmax(axis=1)] == right).mean() > 0.7
     for form in ("litert", "onnx"):
-        assert np.abs(open_runner(exported, form)(pixels) - truth).max() < 1e-4
-    quantised = open_runner(exported, "litert_int8")(pixels)
+        assert np.abs(open_runtime(exported, form)(pixels) - truth).max() < 1e-4
+    quantised = open_runtime(exported, "litert_int8")(pixels)
     assert (quantised.argmax(axis=1) == truth.argmax(axis=1)).mean() > 0.9
     serve = tf.saved_model.load(str(export)).signatures["serving_default"]
     graph = serve(image_bytes=tf.constant(contents))["probabilities"].numpy()

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hubretrain
-from hubretrain.bottlenecks import Bottlenecks, BottleneckWriter, Rows
+from hubretrain.bottlenecks import Bottlenecks, BottleneckWriter, RowIndex
 from hubretrain.data.dataset import open_dataset
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
@@ -60,7 +60,7 @@ def interrupt():
 
 def wanted(names, n_views):
     sha256s = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    return Rows(tuple(names), tuple(sha256s), np.array(n_views, np.int16))
+    return RowIndex(tuple(names), tuple(sha256s), np.array(n_views, np.int16))
 
 
 def fill(path, rows, order_seed):

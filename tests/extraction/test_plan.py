@@ -121,12 +121,12 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
 
 
 def test_an_image_that_changes_during_a_run_is_not_taken_for_the_old_one(small_module, tmp_path):
-    from hubretrain.extraction.pipeline import Recipe, Running, Wanted, extract
+    from hubretrain.extraction.pipeline import ExtractorSpec, ImageTask, Recipe, extract
 
     place = tmp_path / "x.png"
     place.write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
-    recipe = Recipe((Running(resolve(str(small_module), image_size=8)),), Augmentation(), 0)
-    (found,) = extract(recipe, [Wanted(0, str(place), "ab" * 32, ((0,),))], [True])
+    recipe = Recipe((ExtractorSpec(resolve(str(small_module), image_size=8)),), Augmentation(), 0)
+    (found,) = extract(recipe, [ImageTask(0, str(place), "ab" * 32, ((0,),))], [True])
     assert (found.reason, found.unread) == ("was changed after the run began", True)
 
 

@@ -126,7 +126,7 @@ def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
 
 def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
     from hubretrain.finetuning.finetune import best_modules, finetune_modules
-    from hubretrain.finetuning.options import Tuning
+    from hubretrain.finetuning.options import FineTuneOptions
 
     run = copied(fitted, tmp_path)
     names = best_modules(run, 2)
@@ -134,7 +134,7 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
     with pytest.raises(RunError, match=r"--top is 3 and .* compares 2 modules \(.*ask for fewer"):
         best_modules(run, 3)
     data = open_dataset(fitted / "digits")
-    tuning = Tuning(epochs=1, batch_size=16)
+    tuning = FineTuneOptions(epochs=1, batch_size=16)
     found = finetune_modules(data, run, names, cache=fitted / "cache", tuning=tuning, quiet=True)
     facts = run.facts()["finetune"]
     metric = facts["order"]["metric"]

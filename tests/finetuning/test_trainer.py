@@ -44,12 +44,12 @@ def copied(fitted, tmp_path, name="run"):
 
 def tune(fitted, run, **options):
     from hubretrain.finetuning.finetune import finetune_module
-    from hubretrain.finetuning.options import Tuning
+    from hubretrain.finetuning.options import FineTuneOptions
 
     asked = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, **options}
     names = ("module", "resume", "more_epochs", "restart", "seconds_between_checkpoints")
     others = {name: asked.pop(name) for name in names if name in asked}
-    data, tuning = open_dataset(fitted / "digits"), Tuning(**asked)
+    data, tuning = open_dataset(fitted / "digits"), FineTuneOptions(**asked)
     return finetune_module(data, run, cache=fitted / "cache", tuning=tuning, quiet=True, **others)
 
 

@@ -18,9 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from hubretrain.errors import HeadError
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import Heads
-from hubretrain.heads.losses import Problems
+from hubretrain.heads.losses import HeadLosses
 from hubretrain.heads.path import fit_path, l2_of
 from hubretrain.heads.solver import Objective
 
@@ -114,7 +114,7 @@ def test_logistic_heads_are_those_of_one_vs_rest(class_weight):
 
 def problems_of(kind, labels, folds, random):
     n_problems, n_classes = 4, 3
-    return Problems(
+    return HeadLosses(
         kind,
         labels,
         random.uniform(0.5, 2, len(labels)),
@@ -129,7 +129,7 @@ def problems_of(kind, labels, folds, random):
 def test_gradient_and_hessian_are_those_of_finite_differences(kind):
     features, labels, folds = blobs()
     random = np.random.default_rng(1)
-    rows = Rows([features], np.arange(len(labels)), standardize=True, memory=1 << 20)
+    rows = FeatureBlocks([features], np.arange(len(labels)), standardize=True, memory=1 << 20)
     problems = problems_of(kind, labels, folds, random)
     objective = Objective(rows, problems, *rows.eigenbasis())
     which = np.arange(len(problems))

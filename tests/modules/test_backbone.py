@@ -21,7 +21,7 @@ SIZE = 8
 def write_tf1_module(folder, signatures=("default",), tags=((), ("train",)), n_inputs=1):
     """A module as TensorFlow 1 wrote them: a graph a set of tags, signatures, no objects.
 
-    With ``tfhub_module.pb`` beside it, as tensorflow_hub 0.1 to 0.13 exported: a protocol buffer
+    With `tfhub_module.pb` beside it, as tensorflow_hub 0.1 to 0.13 exported: a protocol buffer
     whose only field says "SavedModel".
     """
     v1 = tf.compat.v1

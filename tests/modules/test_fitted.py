@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from hubretrain.errors import RunError
-from hubretrain.fitted import check_fitted, facts_of_fit, module_of
+from hubretrain.fitted import check_fitted, fit_record, restore_module
 from hubretrain.modules import resolve
 from hubretrain.runs import Run
 from tests.cli.test_cli import invoke
@@ -36,34 +36,34 @@ def test_a_run_finds_modules_that_the_catalogue_does_not_know_from_any_folder(
 ):
     monkeypatch.chdir(tmp_path)
     run = Run(place / "runs" / "digits")
-    facts = facts_of_fit(run)
+    facts = fit_record(run)
     (keras,) = (name for name in facts["modules"] if name.endswith("_random"))
     assert sorted(facts["modules"]) == sorted([keras, "mine", "packed"])
     invoke("finetune", run.folder, "--module", keras, "--epochs", 1, "--unfreeze-last", 0)
     assert json.loads((run.export_folder / "export.json").read_text())["module"] == keras
     assert (run.export_folder / "saved_model.pb").exists()
     for name in set(facts["modules"]) - {keras}:
-        assert module_of(name, facts).name == name
+        assert restore_module(name, facts).name == name
 
 
 def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(place):
-    facts = facts_of_fit(Run(place / "runs" / "digits"))
+    facts = fit_record(Run(place / "runs" / "digits"))
     archive = place / "packed.tar.gz"
-    kept = module_of("packed", facts)
+    kept = restore_module("packed", facts)
     archive.write_bytes(b"another archive")
-    assert module_of("packed", facts) == kept
+    assert restore_module("packed", facts) == kept
     archive.unlink()
-    assert module_of("packed", facts) == kept
+    assert restore_module("packed", facts) == kept
     assert kept.sha256 == facts["modules"]["packed"]["module_sha256"]
 
 
 def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(place):
-    facts = facts_of_fit(Run(place / "runs" / "digits"))
-    assert module_of("mine", facts) == resolve(str(place / "mine"))
+    facts = fit_record(Run(place / "runs" / "digits"))
+    assert restore_module("mine", facts) == resolve(str(place / "mine"))
     write_pooled(place / "mine", seed=1)
     with pytest.raises(RunError, match=r"mine is not what it was when its bottlenecks were comp"):
-        module_of("mine", facts)
+        restore_module("mine", facts)
     with pytest.raises(RunError, match=r"^/etc was not fitted in this run \(there are: .*packed"):
         check_fitted(["mine", "/etc"], facts)
     with pytest.raises(RunError, match=r"holds no finished fit; run first: hubretrain fit"):
-        facts_of_fit(Run(place / "none"))
+        fit_record(Run(place / "none"))

@@ -39,7 +39,7 @@ def archived(folder: Path, *more: tarfile.TarInfo) -> bytes:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """tfhub.dev: a handle with ``?tf-hub-format=compressed`` leads to a tar.gz elsewhere."""
+    """tfhub.dev: a handle with `?tf-hub-format=compressed` leads to a tar.gz elsewhere."""
 
     archive = b""
     asked: list[str]
@@ -106,7 +106,7 @@ def serve(handler, port=0, **facts):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch, small_module):
-    """A hub; its address is in ``hub.url``."""
+    """A hub; its address is in `hub.url`."""
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub_cache"))
     monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path / "store"))
     escape = tarfile.TarInfo("../../escaped.txt")

@@ -29,7 +29,7 @@ from hubretrain.cli import main
 from hubretrain.cli.cache import fill
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST
-from hubretrain.finetuning.options import Tuning
+from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.heads.heads import Heads
 from hubretrain.report import charts, provenance
 from hubretrain.report.report import write_report
@@ -88,7 +88,7 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     )
     figure = {"accuracy": [0.9, 0.8, 0.95]}
     of_module = {"test": figure, "head_test": figure, "adjust": 0.0, "kept_epoch": 1}
-    tuning = Tuning(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
+    tuning = FineTuneOptions(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
     tuning.save(folder)
     identity = tuning.identity()
     order = {"screening": ["pixels", "half"], "finetuned": ["half", "pixels"]}

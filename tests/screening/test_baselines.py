@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.screening import baselines as references
 from hubretrain.screening.baselines import majority_class, nearest_neighbour
 
@@ -19,7 +19,7 @@ def blobs(n_images=240):
 
 
 def rows_of(raw):
-    return Rows([raw], np.arange(len(raw)), standardize=True, memory=1 << 30)
+    return FeatureBlocks([raw], np.arange(len(raw)), standardize=True, memory=1 << 30)
 
 
 def test_the_nearest_neighbour_is_that_of_scikit_learn_among_the_other_folds(monkeypatch):

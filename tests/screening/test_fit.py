@@ -15,8 +15,8 @@ from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score
 from threadpoolctl import threadpool_limits
 
-from hubretrain.bottlenecks import BottleneckWriter, Rows
-from hubretrain.bottlenecks.costs import Passes
+from hubretrain.bottlenecks import BottleneckWriter, RowIndex
+from hubretrain.bottlenecks.costs import ForwardPassLog
 from hubretrain.cli.tables import print_leaderboard
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST, read_folds
@@ -44,13 +44,13 @@ def pixels_of(data, path, view):
 
 
 def write_cache(data, cache, module="pixels", *, columns=slice(None), n_views=1, facts=(), of=None):
-    """A finished bottleneck file; ``of`` gives the views of each image, ``n_views`` of all."""
+    """A finished bottleneck file; `of` gives the views of each image, `n_views` of all."""
     dataset = open_dataset(data)
     paths = dataset.images["path"].tolist()
     digest = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in paths}
     first = {sha256: path for path, sha256 in reversed(digest.items())}
     views_of = np.array([(of or {}).get(path, n_views) for path in first.values()], np.int16)
-    rows = Rows(tuple(first.values()), tuple(first), views_of)
+    rows = RowIndex(tuple(first.values()), tuple(first), views_of)
     known = {"module": module, "handle": module, "module_sha256": module, "image_size": 8}
     known |= {"value_range": "[0.0, 1.0]", **dict(facts)}
     features = {
@@ -278,7 +278,9 @@ def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
     for name, speed in (("slow", 10.0), ("fast", 1000.0)):
         facts = {"n_parameters": int(1e6)}
         file = write_cache(place / "digits", place / "cache", name, facts=facts)
-        Passes(file.parent / "passes.csv").add(name, "tensorflow", "float32", 500, 500 / speed)
+        ForwardPassLog(file.parent / "passes.csv").add(
+            name, "tensorflow", "float32", 500, 500 / speed
+        )
     found = fit(place)
     modules = rows_of(found, "module").set_index("module")
     assert modules["tied"].all()

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, recall_score
 
 from hubretrain.evaluation.intervals import difference, group_resamples, resample
 from hubretrain.screening.leaderboard import (
-    Judge,
+    Evaluator,
     by_cost,
     effect_of,
     is_twin,
@@ -30,7 +30,7 @@ def predictions(seed, n_images=300):
 def judge():
     labels = np.arange(300) % 3
     groups = np.arange(300) // 2
-    return Judge(labels, groups, group_resamples(groups, n_resamples=200), "balanced_accuracy")
+    return Evaluator(labels, groups, group_resamples(groups, n_resamples=200), "balanced_accuracy")
 
 
 def test_recall_and_average_precision_of_each_class_are_scikit_learns(judge):
@@ -50,7 +50,7 @@ def test_a_class_that_is_not_there_has_no_recall():
     labels = np.arange(40) % 2
     said = np.eye(3)[labels]
     groups = np.arange(40)
-    judge = Judge(labels, groups, group_resamples(groups, n_resamples=20), "accuracy")
+    judge = Evaluator(labels, groups, group_resamples(groups, n_resamples=20), "accuracy")
     table = per_class(["a", "b", "c"], {"model": (said, said)}, judge)
     assert table["recall"].tolist()[:2] == [1, 1]
     assert table.loc[2, ["recall", "recall_low", "average_precision"]].isna().all()
@@ -74,7 +74,7 @@ def test_an_effect_on_several_modules_is_the_mean_and_surer_than_each(judge):
 
 
 def test_losses_rank_from_the_lowest_and_references_come_last(judge):
-    loss = Judge(judge.labels, judge.groups, judge.weights, "log_loss")
+    loss = Evaluator(judge.labels, judge.groups, judge.weights, "log_loss")
     said = {name: predictions(seed)[0] for seed, name in enumerate(("good", "better"))}
     said["better"] = 0.5 * said["better"] + 0.5 * np.eye(3)[judge.labels]
     rows = [

@@ -7,7 +7,7 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import BayesianRidge
 
-from hubretrain.heads.features import Rows
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.screening.transferability import transfer_scores
 
 
@@ -20,7 +20,7 @@ def features(seed=0, n_images=300, n_features=12, signal=1.0):
 
 
 def scores(raw, labels):
-    rows = Rows([raw], np.arange(len(labels)), standardize=True, memory=1 << 30)
+    rows = FeatureBlocks([raw], np.arange(len(labels)), standardize=True, memory=1 << 30)
     return transfer_scores(rows, labels, 3)
 
 

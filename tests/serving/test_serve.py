@@ -25,8 +25,8 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.cli import main
 from hubretrain.data.images.decode import MOST_PIXELS, decode, view
-from hubretrain.export.manifest import Exported
-from hubretrain.export.runtimes import open_runner, scaled
+from hubretrain.export.manifest import Export
+from hubretrain.export.runtimes import open_runtime, scaled
 from tests.samples import REPOSITORY, encoded
 
 pytest.importorskip("fastapi")
@@ -90,8 +90,8 @@ def server(small_export):
 
 @pytest.fixture(scope="module")
 def truth(small_export):
-    exported = Exported.open(small_export)
-    runner = open_runner(exported, "savedmodel")
+    exported = Export.open(small_export)
+    runner = open_runtime(exported, "savedmodel")
 
     def of(data):
         return runner({8: scaled(view(decode(data), 8)[np.newaxis])})[0]
@@ -121,11 +121,11 @@ def test_an_upload_and_a_plain_body_say_the_same(server, truth, small_export):
     kind = {"content-type": "multipart/form-data; boundary=x"}
     status, _, said = server.ask("POST", "/predict", form, kind)
     assert status == 200
-    names = Exported.open(small_export).class_names
+    names = Export.open(small_export).class_names
     assert [said["classes"][name] for name in names] == pytest.approx(truth(data), abs=1e-4)
     assert list(said["classes"].values()) == sorted(said["classes"].values(), reverse=True)
     assert [(one["class"], one["probability"]) for one in said["top"]] == [*said["classes"].items()]
-    decision = Exported.open(small_export).decisions(truth(data)[np.newaxis])[0]
+    decision = Export.open(small_export).decisions(truth(data)[np.newaxis])[0]
     assert said["decision"] == names[int(decision)]
     assert server.ask("POST", "/predict?top=3", data)[2] == said
     assert len(server.ask("POST", "/predict?top=1", data)[2]["classes"]) == 1

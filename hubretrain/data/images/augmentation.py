@@ -28,7 +28,7 @@ class Augmentation:
             1 keeps all (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842).
         crop_ratio: Largest stretch of the crop's width against its height, at least 1.
         scale: Largest enlargement before the crop, as a share of the size, [0, 4]; as random_scale
-            of TF-Hub's retrain.py, where ``crop`` alone leaves the crop's place to chance.
+            of TF-Hub's retrain.py, where `crop` alone leaves the crop's place to chance.
         brightness: Largest shift, as a share of the full range, [0, 1].
         contrast: Largest relative change of the distance to mid-grey, [0, 1].
         saturation: Largest relative change of the distance to grey, [0, 1].

@@ -1,9 +1,9 @@
-"""Augmented views of a whole batch in TensorFlow, for a GPU: the pixels of ``images.view``.
+"""Augmented views of a whole batch in TensorFlow, for a GPU: the pixels of `images.view`.
 
 A crop with an antialiased resize is two products of the image with sparse weights, one for each
 direction; mirroring turns the rows of the weights around, a quarter turn transposes. So a batch
 of views is two batched matrix products, which is what a GPU does best. Sums are float32 where
-``images.view`` has fixed point, so pixels may differ by one level of 256.
+`images.view` has fixed point, so pixels may differ by one level of 256.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FLOATS_AT_ONCE = 2**27  # 512 MiB
 
 
 def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Floats:
-    """Weights of an antialiased triangle filter from ``n_in`` pixels to ``n_out``.
+    """Weights of an antialiased triangle filter from `n_in` pixels to `n_out`.
 
     Args:
         n_in: Pixels that there are.

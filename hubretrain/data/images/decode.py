@@ -45,7 +45,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Args:
         data: The file's bytes.
-        max_pixels: The largest image, width times height; above ``MOST_PIXELS`` it is those.
+        max_pixels: The largest image, width times height; above `MOST_PIXELS` it is those.
 
     Raises:
         TooManyPixelsError: It is larger; nothing was decoded.

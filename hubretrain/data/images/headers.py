@@ -32,13 +32,13 @@ def read_headers(
     """The headers of image files.
 
     Args:
-        root: The folder that ``paths`` are relative to.
+        root: The folder that `paths` are relative to.
         paths: The image files.
         progress: Called with the number of files just read.
 
     Returns:
-        One row a file: ``n_bytes`` (int64), ``format`` and ``mode`` (as Pillow names them; blank
-        where it knows no such image), ``width`` and ``height`` (int64, pixels, as stored: EXIF
+        One row a file: `n_bytes` (int64), `format` and `mode` (as Pillow names them; blank
+        where it knows no such image), `width` and `height` (int64, pixels, as stored: EXIF
         may turn them; 0 where unknown).
     """
     rows = []

@@ -20,7 +20,7 @@ def draw_preview(
     Args:
         dataset: The images; one of each class in turn is shown.
         file: The picture; its ending says the format.
-        n_views: How many views, 1 to ``MAX_COLUMNS``.
+        n_views: How many views, 1 to `MAX_COLUMNS`.
         augmentation: How the views differ.
         seed: Of the augmentation.
 

@@ -30,7 +30,7 @@ def resized(image: Image.Image, size: int, box: Box | None = None) -> Image.Imag
         box: Left, top, right and bottom of the part, pixels; by default the whole image.
 
     Returns:
-        8-bit RGB of ``size`` x ``size`` pixels.
+        8-bit RGB of `size` x `size` pixels.
     """
     box = box or (0.0, 0.0, float(image.width), float(image.height))
     return _with_pillow(image, size, box) if fast is None else _fast(image, size, box)

@@ -1,6 +1,6 @@
 """Two thumbnails laid over each other: is one a cropped copy of the other, and which part is it?
 
-A placement of b on a is ``(scale_x, shift_x, scale_y, shift_y)``: the point (x, y) of a, with -1
+A placement of b on a is `(scale_x, shift_x, scale_y, shift_y)`: the point (x, y) of a, with -1
 and 1 at its edges, shows the point (scale_x x + shift_x, scale_y y + shift_y) of b. It is fitted
 together with a gain and an offset of the brightness by Gauss-Newton steps on the squared
 difference: Lucas & Kanade 1981, "An iterative image registration technique", with the gain and
@@ -25,13 +25,13 @@ def align(a: Floats, b: Floats, placements: Floats, steps: int) -> Floats:
     """Improve the placements of b on a.
 
     Args:
-        a: thumbnails, float32 ``(n_pairs, size, size)``, any range.
+        a: thumbnails, float32 `(n_pairs, size, size)`, any range.
         b: as a.
-        placements: to start from, float32 ``(n_pairs, 4)``; off by 10 % of the size at most.
+        placements: to start from, float32 `(n_pairs, 4)`; off by 10 % of the size at most.
         steps: of Gauss-Newton.
 
     Returns:
-        float32 ``(n_pairs, 4)``.
+        float32 `(n_pairs, 4)`.
     """
     n_pairs, size = a.shape[:2]
     x = _coordinates(size)
@@ -61,12 +61,12 @@ def correlation(a: Floats, b: Floats, placements: Floats) -> Floats:
     """Pearson's correlation of a with b as placed on it, over what both show: -1 to 1, 0 if flat.
 
     Args:
-        a: thumbnails, float32 ``(n_pairs, size, size)``.
+        a: thumbnails, float32 `(n_pairs, size, size)`.
         b: as a.
-        placements: of b on a, float32 ``(n_pairs, 4)``.
+        placements: of b on a, float32 `(n_pairs, 4)`.
 
     Returns:
-        float32 ``(n_pairs,)``.
+        float32 `(n_pairs,)`.
     """
     rows, columns, seen = _samplers(placements, a.shape[1])
     seen = seen / np.maximum(seen.sum(axis=(1, 2), keepdims=True), 1)
@@ -81,7 +81,7 @@ def windows(placements: Floats) -> tuple[Floats, Floats]:
     """The parts of a and of b that show the same: left, top, right, bottom in [0, 1].
 
     Returns:
-        Two arrays float32 ``(n_pairs, 4)``.
+        Two arrays float32 `(n_pairs, 4)`.
     """
     scale, shift = placements[:, ::2], placements[:, 1::2]
     low = np.clip((-1 - shift) / scale, -1, 1)

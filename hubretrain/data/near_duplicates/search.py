@@ -1,7 +1,7 @@
 """Exact and near duplicates: copies re-encoded, resized, slightly cropped, turned or brightened.
 
-Exact duplicates have the same sha256. Near duplicates pass three sieves: ``sketches`` gives each
-image the few that look most like it; those are aligned on thumbnails (``alignment``); then both
+Exact duplicates have the same sha256. Near duplicates pass three sieves: `sketches` gives each
+image the few that look most like it; those are aligned on thumbnails (`alignment`); then both
 files are opened again and what both show is compared pixel by pixel, up to one gain and one offset
 of the brightness. It takes pixels: two photographs of one mole, or two scans of one slide,
 correlate as well as a recompressed copy does, but differ by more grey levels.
@@ -51,12 +51,12 @@ MIN_INNER = 0.05  # share of the blocks that are within the range
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What ``find_duplicates`` found.
+    """What `find_duplicates` found.
 
     Attributes:
-        pairs: columns ``a``, ``b`` (int, rows of the images, a < b), ``kind`` (``exact`` or
-            ``near``), ``similarity`` (correlation of the details, 0.92 to 1; 1 if exact) and,
-            where features were given, ``cosine`` (of the features, -1 to 1). Sorted by a, b.
+        pairs: columns `a`, `b` (int, rows of the images, a < b), `kind` (`exact` or
+            `near`), `similarity` (correlation of the details, 0.92 to 1; 1 if exact) and,
+            where features were given, `cosine` (of the features, -1 to 1). Sorted by a, b.
             Of n exact duplicates the n - 1 pairs with the first are listed, and only the first
             is looked up for near ones.
         unreadable: row of each image that Pillow cannot read, with the reason.
@@ -83,11 +83,11 @@ def find_duplicates(
     has more than some 20 copies, not each pair is found, but enough to join them all.
 
     Args:
-        images: a path or an encoded file's bytes for each image, ``(n_images,)``.
-        sha256s: of the files, ``(n_images,)``; blank where unknown.
-        features: bottlenecks, ``(n_images, n_features)``: pairs with a high cosine similarity are
+        images: a path or an encoded file's bytes for each image, `(n_images,)`.
+        sha256s: of the files, `(n_images,)`; blank where unknown.
+        features: bottlenecks, `(n_images, n_features)`: pairs with a high cosine similarity are
             looked at too. Pixels decide all the same.
-        known: bool ``(n_images,)``: near pairs of two such images are known already and left out.
+        known: bool `(n_images,)`: near pairs of two such images are known already and left out.
         progress: called with what is going on, how many are done, and of how many.
         workers: threads, 1 or more.
 
@@ -199,7 +199,7 @@ def _compare_pixels(sources: Sequence[Source], pairs: Pairs) -> Pairs:
 
 
 def _turned(image: Image.Image, turn: int) -> Image.Image:
-    """As ``_turn``, of an image."""
+    """As `_turn`, of an image."""
     for bit, method in (
         (1, Image.Transpose.FLIP_LEFT_RIGHT),
         (2, Image.Transpose.FLIP_TOP_BOTTOM),
@@ -211,7 +211,7 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
 
 
 def _cut(images: list[Image.Image], of_images: Floats) -> Floats:
-    """Windows of images, ``(n, 64, 64, 3)``, 0 to 255."""
+    """Windows of images, `(n, 64, 64, 3)`, 0 to 255."""
     cut = np.empty((len(images), PIXELS, PIXELS, 3), np.float32)
     for i, (image, window) in enumerate(zip(images, of_images, strict=True)):
         box = (window * np.tile(image.size, 2)).tolist()
@@ -226,7 +226,7 @@ def _details(images: Floats) -> Floats:
 
 
 def _same_pixels(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
-    """Correlation of the details, and grey levels apart in light and in colour, each ``(n,)``."""
+    """Correlation of the details, and grey levels apart in light and in colour, each `(n,)`."""
     # Brightening cuts off detail at an end of the range: only blocks without such pixels count.
     within = (np.minimum(a, b) > DARK_END) & (np.maximum(a, b) < BRIGHT_END)
     inner = np.asarray(_blocks(within, 4).all(axis=(2, 4)))
@@ -276,7 +276,7 @@ def _same_details(x: Floats, y: Floats) -> Floats:
 
 
 def _blocks(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """``(n, height, width, 3)`` in square blocks, of which axes 2 and 4 count the pixels."""
+    """`(n, height, width, 3)` in square blocks, of which axes 2 and 4 count the pixels."""
     n, height, width, _ = images.shape
     return images.reshape(n, height // size, size, width // size, size, 3)
 

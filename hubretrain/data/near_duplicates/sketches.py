@@ -64,11 +64,11 @@ class Sketches:
     """Of the readable images with texture, all in the same order.
 
     Attributes:
-        rows: of the images, ``(n,)``.
-        grey: thumbnails of mean 0 and variance 1, a little blurred, float16 ``(n, 32, 32)``.
-        waves: low frequencies of each of the views, of length 1, float32 ``(n, n_views, 8, 8)``.
+        rows: of the images, `(n,)`.
+        grey: thumbnails of mean 0 and variance 1, a little blurred, float16 `(n, 32, 32)`.
+        waves: low frequencies of each of the views, of length 1, float32 `(n, n_views, 8, 8)`.
         unturned: the same and the colours, as no turning or mirroring changes them,
-            float32 ``(n, n_views, n_values)``.
+            float32 `(n, n_views, n_values)`.
     """
 
     rows: Ints
@@ -82,10 +82,10 @@ class Pairs:
     """Pairs of sketches: the second, turned, lies on the first.
 
     Attributes:
-        images: ``(n, 2)``.
+        images: `(n, 2)`.
         turn: 0 to 7; 1 mirrors left and right, 2 top and bottom, then 4 swaps the axes.
-        placement: of the turned second on the first, see ``alignment``, ``(n, 4)``.
-        similarity: so far, ``(n,)``.
+        placement: of the turned second on the first, see `alignment`, `(n, 4)`.
+        similarity: so far, `(n,)`.
     """
 
     images: Ints
@@ -111,7 +111,7 @@ def open_image(source: Source) -> Image.Image:
 
 
 def _thumbnails(source: Source) -> npt.NDArray[np.uint8] | str:
-    """The views of an image, uint8 ``(n_views, 32, 32, 3)``, or why it cannot be read."""
+    """The views of an image, uint8 `(n_views, 32, 32, 3)`, or why it cannot be read."""
     try:
         image = open_image(source)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -157,7 +157,7 @@ def sketch_images(
 
 
 def _sketch(rows: Ints, pixels: Floats) -> Sketches:
-    """Of views, float32 ``(n, n_views, 32, 32, 3)``; images without texture are left out."""
+    """Of views, float32 `(n, n_views, 32, 32, 3)`; images without texture are left out."""
     texture = pixels[:, 0].mean(axis=-1).std(axis=(1, 2)) > MIN_TEXTURE
     rows, pixels = rows[texture], pixels[texture]
     pixels = pixels / np.maximum(pixels.mean(axis=(2, 3, 4), keepdims=True), 1)
@@ -177,7 +177,7 @@ def _sketch(rows: Ints, pixels: Floats) -> Sketches:
 
 
 def _unturned(waves: Floats) -> Floats:
-    """Values of frequencies ``(..., n, n)`` that mirroring and swapping the axes leave alone."""
+    """Values of frequencies `(..., n, n)` that mirroring and swapping the axes leave alone."""
     size = np.abs(waves)
     size[..., 0, 0] = waves[..., 0, 0]
     above, swapped = np.triu_indices(size.shape[-1], 1), np.swapaxes(size, -1, -2)
@@ -194,7 +194,7 @@ def candidate_pairs(
 ) -> Pairs:
     """Each image's nearest neighbours, the few that look most like it, placed roughly.
 
-    Pairs of two sketches that are ``known``, bool ``(n,)``, are left out.
+    Pairs of two sketches that are `known`, bool `(n,)`, are left out.
     """
     n = len(sketches.rows)
     if n < 2:

@@ -1,8 +1,8 @@
 """The near duplicates of every image content, kept in a table so that they are sought once.
 
-On disk: ``copies.csv`` with columns ``sha256, near, similarity, unreadable, search``. Each content
-that was looked at has a row with ``near`` blank, and each pair that was found a row of its own.
-``unreadable`` says why a content could not be looked at. Where ``search`` is not ``SEARCH``, an
+On disk: `copies.csv` with columns `sha256, near, similarity, unreadable, search`. Each content
+that was looked at has a row with `near` blank, and each pair that was found a row of its own.
+`unreadable` says why a content could not be looked at. Where `search` is not `SEARCH`, an
 earlier way of seeking found it and everything is sought again.
 """
 
@@ -21,7 +21,7 @@ from hubretrain.files import write_table
 from hubretrain.storage import located
 
 SEARCH = 1
-"""Raise it when ``duplicates`` finds other pairs than before."""
+"""Raise it when `duplicates` finds other pairs than before."""
 
 COLUMNS = ("sha256", "near", "similarity", "unreadable", "search")
 FeaturesOf = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
@@ -32,7 +32,7 @@ class Copies:
     """The near duplicates among the contents of a data set.
 
     Attributes:
-        pairs: Columns ``a``, ``b`` (sha256 of two contents) and ``similarity`` (0.92 to 1).
+        pairs: Columns `a`, `b` (sha256 of two contents) and `similarity` (0.92 to 1).
         unreadable: Why a content could not be looked at, by its sha256.
     """
 
@@ -52,10 +52,10 @@ def near_copies(
     """The near duplicates of a data set; only contents that are new since last time are compared.
 
     Args:
-        root: The folder that ``paths`` are relative to.
+        root: The folder that `paths` are relative to.
         paths: The image files.
         sha256s: Their contents.
-        table_file: The ``copies.csv`` to read first and to bring up to date.
+        table_file: The `copies.csv` to read first and to bring up to date.
         features: Gives bottlenecks of contents, float32 (n_contents, n_features), or None: more
             pairs are looked at where they are alike. Asked only if there is something to seek.
         progress: Called with what is going on, how many are done, and of how many.

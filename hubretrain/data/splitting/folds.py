@@ -1,6 +1,6 @@
-"""The parts of a split, and ``folds.csv``, their file.
+"""The parts of a split, and `folds.csv`, their file.
 
-A split gives every image one part: a fold 0, 1, ..., ``TEST``, or ``TRAIN`` (trained on by every
+A split gives every image one part: a fold 0, 1, ..., `TEST`, or `TRAIN` (trained on by every
 fold and validated by none).
 """
 
@@ -21,7 +21,7 @@ from hubretrain.files import write_table
 TEST = -1
 TRAIN = -2
 NEW = -3
-"""In ``previous`` only: an image that the earlier split did not hold."""
+"""In `previous` only: an image that the earlier split did not hold."""
 
 COLUMNS = ("path", "sha256", "label", "group", "fold")
 N_FOLDS_LIMIT = 100
@@ -39,16 +39,16 @@ def part_name(part: int) -> str:
 def previous_parts(
     earlier: pd.DataFrame, paths: Sequence[str], sha256s: Sequence[str] | None = None
 ) -> Parts:
-    """Look up the parts of images in an earlier split, for ``split_images(previous=...)``.
+    """Look up the parts of images in an earlier split, for `split_images(previous=...)`.
 
     Args:
-        earlier: a table as ``read_folds`` returns it.
-        paths: of the images, shape ``(n_images,)``.
-        sha256s: of the images, shape ``(n_images,)``. An image is found by its content first, so
+        earlier: a table as `read_folds` returns it.
+        paths: of the images, shape `(n_images,)`.
+        sha256s: of the images, shape `(n_images,)`. An image is found by its content first, so
             that a renamed file keeps its part, then by its path.
 
     Returns:
-        int8 ``(n_images,)``: the earlier part, or ``NEW``.
+        int8 `(n_images,)`: the earlier part, or `NEW`.
     """
     folds = earlier["fold"].tolist()
     by_path = dict(zip(earlier["path"], folds, strict=True))
@@ -66,15 +66,15 @@ def previous_parts(
 
 
 def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write ``folds.csv``: one row an image, ``fold`` one of ``test``, ``train``, 0, 1, ...
+    """Write `folds.csv`: one row an image, `fold` one of `test`, `train`, 0, 1, ...
 
     Args:
         path: of the file, replaced as a whole.
-        table: columns path, label, group, fold (the parts of ``split_images``) and, where known,
+        table: columns path, label, group, fold (the parts of `split_images`) and, where known,
             sha256. Other columns are left out.
 
     Raises:
-        SplitError: a column is missing, or a part is none of ``split_images``'.
+        SplitError: a column is missing, or a part is none of `split_images`'.
         RunError: the file cannot be written.
     """
     _check_columns("the table of folds", table, set(COLUMNS) - {"sha256"})
@@ -88,11 +88,11 @@ def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
 
 
 def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read ``folds.csv`` as ``write_folds`` wrote it.
+    """Read `folds.csv` as `write_folds` wrote it.
 
     Returns:
-        Columns path, sha256 (blank where unknown), label, group: text; fold: int8, ``TEST``,
-        ``TRAIN`` or a fold.
+        Columns path, sha256 (blank where unknown), label, group: text; fold: int8, `TEST`,
+        `TRAIN` or a fold.
 
     Raises:
         SplitError: no such file, a column is missing, or a fold is not one.

@@ -17,8 +17,8 @@ def worst_deviation(parts: Column, labels: Column) -> float:
     """Largest gap between a class's share of one part and its share of all images.
 
     Args:
-        parts: the part of each image, shape ``(n_images,)``.
-        labels: the class of each image, shape ``(n_images,)``.
+        parts: the part of each image, shape `(n_images,)`.
+        labels: the class of each image, shape `(n_images,)`.
 
     Returns:
         Percentage points, 0 to 100; 0 without images.
@@ -38,11 +38,11 @@ def part_table(parts: Column, labels: Column) -> pd.DataFrame:
     """How many images of each class each part holds.
 
     Args:
-        parts: the part of each image, shape ``(n_images,)``.
-        labels: the class of each image, shape ``(n_images,)``.
+        parts: the part of each image, shape `(n_images,)`.
+        labels: the class of each image, shape `(n_images,)`.
 
     Returns:
-        int64 (n_parts, n_classes): rows ``test``, ``train``, ``fold 0``, ... as far as they are
+        int64 (n_parts, n_classes): rows `test`, `train`, `fold 0`, ... as far as they are
         there, columns the classes.
     """
     counts = pd.crosstab(np.asarray(parts), np.asarray(labels))
@@ -58,8 +58,8 @@ def leaked_images(parts: Column, groups: Column) -> int:
     """Number of validation and test images whose group also stands in another part.
 
     Args:
-        parts: the part of each image, ``TEST``, ``TRAIN`` or a fold, shape ``(n_images,)``.
-        groups: the group of each image, shape ``(n_images,)``.
+        parts: the part of each image, `TEST`, `TRAIN` or a fold, shape `(n_images,)`.
+        groups: the group of each image, shape `(n_images,)`.
     """
     group_codes, _ = codes(groups, "group")
     check_length("parts", parts, len(group_codes))
@@ -76,11 +76,11 @@ def leak_chances(groups: Column, fraction: float = 0.2) -> Floats:
     otherwise one of them is trained on.
 
     Args:
-        groups: the group of each image, shape ``(n_images,)``.
+        groups: the group of each image, shape `(n_images,)`.
         fraction: share of the images drawn for validation, in (0, 1).
 
     Returns:
-        float64 ``(n_images,)``, 0 to 1; the mean is the share of validation images to expect.
+        float64 `(n_images,)`, 0 to 1; the mean is the share of validation images to expect.
 
     Raises:
         SplitError: one side of the split would be empty.
@@ -102,8 +102,8 @@ def kept_together(parts: Column, clusters: Column, grouped: bool, duplicates: bo
     """The sentence that every leaderboard carries: what does not straddle splits, and what leaked.
 
     Args:
-        parts: the part of each image, shape ``(n_images,)``.
-        clusters: the cluster of each image, shape ``(n_images,)``.
+        parts: the part of each image, shape `(n_images,)`.
+        clusters: the cluster of each image, shape `(n_images,)`.
         grouped: whether the data set has groups.
         duplicates: whether near duplicates were looked for.
     """

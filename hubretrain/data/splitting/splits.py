@@ -1,11 +1,11 @@
 """A test split and folds over images: whole groups, stratified classes.
 
-A split gives every image one part: a fold 0 .. n_folds - 1, ``TEST``, or ``TRAIN`` (trained on by
+A split gives every image one part: a fold 0 .. n_folds - 1, `TEST`, or `TRAIN` (trained on by
 every fold and validated by none, which only a given validation split brings about). Fold f is
-validated on ``parts == f`` and trained on ``(parts != f) & (parts != TEST)``.
+validated on `parts == f` and trained on `(parts != f) & (parts != TEST)`.
 
 The split is keyed on (seed, group): the order of the rows changes nothing. How the groups are
-dealt out is in ``stratify``; here is what is asked of it, and what is kept of an earlier or a given
+dealt out is in `stratify`; here is what is asked of it, and what is kept of an earlier or a given
 split.
 """
 
@@ -52,23 +52,23 @@ def split_images(
     """Cut a test split and folds; no group straddles two parts and classes are stratified.
 
     Args:
-        labels: the class of each image, shape ``(n_images,)``, text or integers.
-        groups: the group of each image, shape ``(n_images,)``, text or integers. The split is keyed
+        labels: the class of each image, shape `(n_images,)`, text or integers.
+        groups: the group of each image, shape `(n_images,)`, text or integers. The split is keyed
             on it: an image without a group is its own, named by its sha256, not its row number.
         n_folds: 2 to 100. Not used where a validation split is given.
         test_fraction: share of the images in the test split, in [0, 1); 0 cuts none.
             Not used where a test split is given.
         seed: another seed is another split.
-        previous: the parts of an earlier split, ``NEW`` for images that it did not hold, as
-            ``previous_parts`` finds them. Old images keep their part, new images of an old group
+        previous: the parts of an earlier split, `NEW` for images that it did not hold, as
+            `previous_parts` finds them. Old images keep their part, new images of an old group
             join it, and other new groups go where they are most needed.
-        given: a split that the data set came with: ``train``, ``validation`` (``val``,
-            ``valid``), ``test`` or blank for each image. Given test images are the test split and
+        given: a split that the data set came with: `train`, `validation` (`val`,
+            `valid`), `test` or blank for each image. Given test images are the test split and
             no other image is. Given validation images are fold 0, the only fold, and other images
-            ``TRAIN``. It is honoured even where it tears a group apart: see ``leaked_images``.
+            `TRAIN`. It is honoured even where it tears a group apart: see `leaked_images`.
 
     Returns:
-        int8 ``(n_images,)``: 0 .. n_folds - 1, ``TEST`` or ``TRAIN``. Every class is in every
+        int8 `(n_images,)`: 0 .. n_folds - 1, `TEST` or `TRAIN`. Every class is in every
         part that was cut where the groups allow it: always, where no group mixes classes.
 
     Raises:
@@ -118,7 +118,7 @@ def check_class_sizes(
     test_fraction: float = 0.2,
     given: Column | None = None,
 ) -> None:
-    """Refuses what :func:`split_images` would refuse, without cutting anything.
+    """Refuses what `split_images` would refuse, without cutting anything.
 
     Args:
         labels: as there, for the rest too.
@@ -148,17 +148,17 @@ def cut_parts(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Parts:
-    """The part of each image: as an earlier ``folds.csv`` says where there is one, else newly cut.
+    """The part of each image: as an earlier `folds.csv` says where there is one, else newly cut.
 
     Args:
         images: columns path, sha256, label, cluster, split (blank where none was given).
         folds_file: an earlier split, if there is one; images that it holds keep their part.
-        n_folds: see :func:`split_images`, as for the rest.
+        n_folds: see `split_images`, as for the rest.
         test_fraction: of the images.
         seed: of the split.
 
     Raises:
-        SplitError: see :func:`split_images`.
+        SplitError: see `split_images`.
     """
     previous = None
     if folds_file is not None and folds_file.exists():

@@ -39,16 +39,16 @@ def place_groups(
     """Deal whole groups out to parts, stratified by class.
 
     Args:
-        label_codes: the class of each image to place, ``(n_new,)``, from 0.
-        group_codes: the group of each image to place, ``(n_new,)``, from 0. Of groups of one kind,
+        label_codes: the class of each image to place, `(n_new,)`, from 0.
+        group_codes: the group of each image to place, `(n_new,)`, from 0. Of groups of one kind,
             those with low codes go to the first parts: shuffle them.
-        weights: share of all images that each part should hold, ``(n_parts,)``, sum 1.
-        n_images: images that the parts hold already, ``(n_parts, n_classes)``.
-        n_wanted: images of each class in all parts in the end, ``(n_classes,)``.
+        weights: share of all images that each part should hold, `(n_parts,)`, sum 1.
+        n_images: images that the parts hold already, `(n_parts, n_classes)`.
+        n_wanted: images of each class in all parts in the end, `(n_classes,)`.
         seed: of the search, 0 or more.
 
     Returns:
-        The part of each image, ``(n_new,)``, 0 .. n_parts - 1. Every class is in every part where
+        The part of each image, `(n_new,)`, 0 .. n_parts - 1. Every class is in every part where
         single-class groups allow it; where groups mix classes, nearly always where possible.
     """
     if not len(label_codes):
@@ -85,8 +85,8 @@ def _kinds(label_codes: Ints, group_codes: Ints, n_classes: int) -> dict[Kind, l
 class _Search:
     """How many groups of each kind go to each part, and how far the parts are from even.
 
-    ``n_images`` and ``target`` are ``(n_parts, n_classes)``, images now and images wanted;
-    ``placed`` is ``(n_kinds, n_parts)``, groups.
+    `n_images` and `target` are `(n_parts, n_classes)`, images now and images wanted;
+    `placed` is `(n_kinds, n_parts)`, groups.
     """
 
     def __init__(
@@ -154,14 +154,14 @@ class _Search:
         return True
 
     def deviations(self, part: int, n_images: Floats) -> Floats:
-        """Percent by which each class and, last, the size is off, for ``(..., n_classes)``."""
+        """Percent by which each class and, last, the size is off, for `(..., n_classes)`."""
         n = n_images.sum(axis=-1, keepdims=True)
         off_size = (n - self.sizes[part]) * SIZE_WEIGHT
         off = np.concatenate([n_images - n * self.shares, off_size], axis=-1)
         return np.asarray(off * (100 / self.sizes[part]))
 
     def penalty(self, n_images: Floats) -> Floats:
-        """Above any cost of uneven parts for each class that is missing: ``(..., n_classes)``."""
+        """Above any cost of uneven parts for each class that is missing: `(..., n_classes)`."""
         return np.asarray(LACK * ((n_images < 0.5) & (self.shares > 0)).sum(axis=-1))
 
     def offer(self, part: int, lacking: Bools) -> tuple[Ints, Floats]:

@@ -22,17 +22,17 @@ def choose_engine(
     module: StoredModule | None = None,
     before: str | None = None,
 ) -> str:
-    """The engine that runs a frozen module: ``tensorflow`` or ``openvino``.
+    """The engine that runs a frozen module: `tensorflow` or `openvino`.
 
-    ``auto`` goes on with the engine that made the features that are there already. Without any,
+    `auto` goes on with the engine that made the features that are there already. Without any,
     it takes OpenVINO where it is installed, no GPU is in sight and the module can be converted,
     or where the precision asks for it; TensorFlow otherwise. Imports no TensorFlow unless a
     module has to be converted for the first time.
 
     Args:
-        name: ``auto``, ``tensorflow`` or ``openvino``.
-        precision: ``f32``; ``bf16`` or ``int8``, which OpenVINO only can.
-        module: The module, probed, if ``auto`` shall see whether OpenVINO can run it.
+        name: `auto`, `tensorflow` or `openvino`.
+        precision: `f32`; `bf16` or `int8`, which OpenVINO only can.
+        module: The module, probed, if `auto` shall see whether OpenVINO can run it.
         before: The engine of the bottleneck file that is there, if one is.
 
     Raises:
@@ -80,15 +80,15 @@ def open_engine(
     *,
     cuts_views: bool = False,
 ) -> Engine[Any]:
-    """Opens an engine that :func:`choose_engine` chose.
+    """Opens an engine that `choose_engine` chose.
 
     Args:
         module: The module, probed.
-        name: ``tensorflow`` or ``openvino``.
+        name: `tensorflow` or `openvino`.
         precision: As chosen.
         batch_size: Images a forward pass; by default what the engine does best with. On a GPU that
             is found out by trying.
-        quantised: Where :func:`calibrate` left the quantised model, for ``int8``.
+        quantised: Where `calibrate` left the quantised model, for `int8`.
         cuts_views: Give it whole images with draws; TensorFlow only.
 
     Raises:
@@ -122,7 +122,7 @@ def gpu_in_sight() -> bool:
     """Whether a GPU that TensorFlow might use is here, judged by device files: no library asked.
 
     NVIDIA's and AMD's drivers make them, and the Windows Subsystem for Linux its own.
-    ``CUDA_VISIBLE_DEVICES`` can hide an NVIDIA one, as it does from TensorFlow.
+    `CUDA_VISIBLE_DEVICES` can hide an NVIDIA one, as it does from TensorFlow.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     nvidia = Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()

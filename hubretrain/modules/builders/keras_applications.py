@@ -25,7 +25,7 @@ def build(handle: KerasHandle) -> tf_keras.Model:
 
     Returns:
         A model from float32 RGB images (n, image_size, image_size, 3), in the range that the
-        application's ``preprocess_input`` gives, to float32 features (n, n_features). Random
+        application's `preprocess_input` gives, to float32 features (n, n_features). Random
         weights are the same wherever they are drawn by the same version of TensorFlow.
 
     Raises:
@@ -55,10 +55,10 @@ def build(handle: KerasHandle) -> tf_keras.Model:
 
 
 def export(handle: KerasHandle, folder: Path) -> None:
-    """Builds a network and writes it as a module; see :func:`export_keras`.
+    """Builds a network and writes it as a module; see `export_keras`.
 
     Raises:
-        ModuleError: See :func:`build`.
+        ModuleError: See `build`.
     """
     export_keras(
         build(handle), folder, preprocess=preprocessing(APPLICATIONS[handle.application].range)
@@ -66,9 +66,9 @@ def export(handle: KerasHandle, folder: Path) -> None:
 
 
 def preprocessing(kind: str) -> Callable[[Any], Any]:
-    """What brings RGB in [0, 1] to what a network expects; see :class:`Application`.
+    """What brings RGB in [0, 1] to what a network expects; see `Application`.
 
-    The source is ``preprocess_input`` of each application, less its detour over [0, 255].
+    The source is `preprocess_input` of each application, less its detour over [0, 255].
     """
     if kind == "tf":
         return lambda images: images * 2.0 - 1.0

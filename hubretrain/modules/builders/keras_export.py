@@ -27,19 +27,19 @@ def export_keras(
 ) -> None:
     """Writes a pooled Keras model as a module that can be cached, fine-tuned and served.
 
-    ``hub.load(folder)`` then returns an object with
+    `hub.load(folder)` then returns an object with
 
-    - ``__call__(images, training=False)``: float32 RGB images ``(batch, height, width, 3)`` in
-      [0, 1] to float32 features ``(batch, n_features)``; height and width are the model's, or
-      free where the model's are. With ``training=True`` batch normalisation uses the batch's
+    - `__call__(images, training=False)`: float32 RGB images `(batch, height, width, 3)` in
+      [0, 1] to float32 features `(batch, n_features)`; height and width are the model's, or
+      free where the model's are. With `training=True` batch normalisation uses the batch's
       statistics and updates its moving averages in the same call, and dropout is active;
-    - ``variables`` and ``trainable_variables``: lists in network order, named
-      ``<layer>/<weight>:0``, so that what precedes the last slash groups them by layer;
-    - ``regularization_losses``: a list of functions of nothing that return a scalar;
-    - ``signatures["serving_default"]``: ``inputs`` to ``feature_vector``, without training.
+    - `variables` and `trainable_variables`: lists in network order, named
+      `<layer>/<weight>:0`, so that what precedes the last slash groups them by layer;
+    - `regularization_losses`: a list of functions of nothing that return a scalar;
+    - `signatures["serving_default"]`: `inputs` to `feature_vector`, without training.
 
     Args:
-        model: One image input, one output ``(batch, n_features)``; a layer that is not trainable
+        model: One image input, one output `(batch, n_features)`; a layer that is not trainable
             stays so.
         folder: Where to write; its parents are made. It appears at once and complete, or not at
             all.

@@ -1,19 +1,19 @@
 """Reads a legacy PyTorch state dict into numpy arrays, without torch and without running its code.
 
-The format (``torch.save`` before PyTorch 1.6, or with ``_use_new_zipfile_serialization=False``)
-is the one that ``_legacy_load`` reads in
+The format (`torch.save` before PyTorch 1.6, or with `_use_new_zipfile_serialization=False`)
+is the one that `_legacy_load` reads in
 https://github.com/pytorch/pytorch/blob/main/torch/serialization.py::
 
     pickle  magic number 0x1950A86A20F9469CFC6C
     pickle  protocol version 1001
-    pickle  system facts, of which ``little_endian`` matters
-    pickle  the state dict; a tensor is a call of ``_rebuild_tensor_v2``, a storage a persistent id
+    pickle  system facts, of which `little_endian` matters
+    pickle  the state dict; a tensor is a call of `_rebuild_tensor_v2`, a storage a persistent id
     pickle  the storages' keys, in the order in which their contents follow
     raw     for each key: the number of elements (int64), then the elements
 
 A pickle is a program, so the file is read with an unpickler that knows nothing but what a state
 dict needs. The objects it hands out are tuples and strings, which a pickle cannot change
-afterwards (its BUILD instruction sets attributes and calls ``__setstate__``).
+afterwards (its BUILD instruction sets attributes and calls `__setstate__`).
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class _Tensor(NamedTuple):
 
 
 class _TensorRebuilder:
-    """Stands in for ``torch._utils._rebuild_tensor_v2``.
+    """Stands in for `torch._utils._rebuild_tensor_v2`.
 
-    An object without a ``__dict__``, because a pickle could write into a function's.
+    An object without a `__dict__`, because a pickle could write into a function's.
     """
 
     __slots__ = ()
@@ -114,11 +114,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Returns the arrays of a legacy PyTorch state dict by name, in the file's order.
 
     Args:
-        path: A ``.pth`` file in the legacy format, that is, not a zip archive.
+        path: A `.pth` file in the legacy format, that is, not a zip archive.
 
     Returns:
         C-contiguous arrays that own their memory, in native byte order and with the file's dtype
-        and shape; a scalar has shape ``()``. Convolution kernels keep torch's axis order.
+        and shape; a scalar has shape `()`. Convolution kernels keep torch's axis order.
 
     Raises:
         ModuleError: The file is missing, truncated, damaged, in another format, or asks for

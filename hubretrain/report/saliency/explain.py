@@ -14,7 +14,7 @@ from hubretrain.data.images.decode import decode, view
 from hubretrain.errors import DataError, HeadError
 from hubretrain.files import whole_file
 from hubretrain.report.saliency.gradients import METHODS, saliency
-from hubretrain.report.saliency.model import Explained, open_explained
+from hubretrain.report.saliency.model import ExplainedModel, open_explained
 from hubretrain.report.saliency.overlay import eight_bits, overlaid, side_by_side
 
 
@@ -53,7 +53,7 @@ def explain_images(
         place: An export folder or a run folder.
         images: Image files. One that cannot be read gets its error, and the rest go on.
         folder: Where the PNG files go.
-        methods: Names of ``METHODS``; by default all that the model allows.
+        methods: Names of `METHODS`; by default all that the model allows.
         of_class: Which class to explain instead of the likeliest.
         head: The head on this module of a run instead of its export.
         seed: Of SmoothGrad's noise.
@@ -85,7 +85,7 @@ def explain_images(
 
 
 def _explained(
-    explained: Explained,
+    explained: ExplainedModel,
     path: Path,
     image: Image.Image,
     stem: Path,

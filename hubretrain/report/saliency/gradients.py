@@ -104,8 +104,8 @@ class Differentiable:
             classes: int64 (n_images,).
 
         Returns:
-            ``probabilities`` (n_images, n_classes), ``score`` (n_images,), ``pixels``, the
-            gradient by the pixels, and with a feature map ``map`` and ``map_slopes``.
+            `probabilities` (n_images, n_classes), `score` (n_images,), `pixels`, the
+            gradient by the pixels, and with a feature map `map` and `map_slopes`.
 
         Raises:
             ModuleError: An operation has no gradient.
@@ -137,7 +137,7 @@ def saliency(
         model: The model.
         image: float32 (size, size, 3), RGB in [0, 1].
         of_class: Whose score.
-        method: A name of ``METHODS``.
+        method: A name of `METHODS`.
         seed: Of SmoothGrad's noise.
 
     Returns:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.errors import RunError
-from hubretrain.export.manifest import Exported, pixels_name
+from hubretrain.export.manifest import Export, pixels_name
 from hubretrain.export.targets import export_of, shortlisted
-from hubretrain.fitted import module_of
+from hubretrain.fitted import restore_module
 from hubretrain.heads.ensemble import ENSEMBLE_NAME
 from hubretrain.heads.heads import Heads
 from hubretrain.modules.backbone import Backbone
@@ -23,7 +23,7 @@ ALL_FOLDS = 0  # which head of the file is for use
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ExplainedModel:
     """A model with the names of its classes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Explained:
     class_names: tuple[str, ...]
 
 
-def open_explained(place: Path, module: str | None = None) -> Explained:
+def open_explained(place: Path, module: str | None = None) -> ExplainedModel:
     """Loads the model of an export folder or of a run.
 
     Args:
@@ -54,9 +54,9 @@ def open_explained(place: Path, module: str | None = None) -> Explained:
     return _of_head(Run(place), module)
 
 
-def _of_export(folder: Path) -> Explained:
+def _of_export(folder: Path) -> ExplainedModel:
     """The exported graph, from pixels of its largest size: an ensemble's members have several."""
-    export = Exported.open(folder)
+    export = Export.open(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
         pixels = loaded.signatures["pixels"]
@@ -81,18 +81,18 @@ def _of_export(folder: Path) -> Explained:
     is_ensemble = export.facts.get("module") == ENSEMBLE_NAME
     model = Differentiable(probabilities, largest, str(folder), with_map=not is_ensemble)
     title = f"{export.facts.get('module', 'the model')} as exported"
-    return Explained(title, model, tuple(export.class_names))
+    return ExplainedModel(title, model, tuple(export.class_names))
 
 
-def _of_head(run: Run, module: str | None) -> Explained:
+def _of_head(run: Run, module: str | None) -> ExplainedModel:
     name = module or shortlisted(run)
     facts = run.facts().get("fit")
     if facts is None:
         raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
-    backbone = Backbone(module_of(name, facts))
+    backbone = Backbone(restore_module(name, facts))
     heads = Heads.load(run.heads_file(name))
     weight = heads.weight[:, ALL_FOLDS].astype(np.float32)
     bias = heads.bias[ALL_FOLDS].astype(np.float32)
     classifier = Classifier(backbone, heads.kind, weight, bias)
     model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
-    return Explained(f"the head of {name}", model, tuple(facts["class_names"]))
+    return ExplainedModel(f"the head of {name}", model, tuple(facts["class_names"]))

@@ -20,7 +20,7 @@ from hubretrain.export.manifest import read_facts
 from hubretrain.export.targets import export_of, identity_of, shortlisted
 from hubretrain.files import whole_file
 from hubretrain.progress import Bar
-from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, Gathered, Model
+from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
 from hubretrain.storage import located, read_bytes
 
@@ -61,7 +61,7 @@ class _Maps:
 
 
 def saliency_rows(
-    gathered: Gathered, root: Path, n_images: int, *, quiet: bool = False
+    gathered: RunData, root: Path, n_images: int, *, quiet: bool = False
 ) -> tuple[list[SaliencyRow], str]:
     """Saliency of the most confident errors, and of an image of each class that is right.
 
@@ -115,7 +115,7 @@ def saliency_rows(
     return found, " ".join([*notes, note])
 
 
-def _target(gathered: Gathered) -> tuple[str | None, Model, list[str]]:
+def _target(gathered: RunData) -> tuple[str | None, EvaluatedModel, list[str]]:
     """Which model to explain (None: the export), whose mistakes to show, and what to say of it."""
     notes = []
     first = gathered.models[0]
@@ -136,7 +136,7 @@ def _target(gathered: Gathered) -> tuple[str | None, Model, list[str]]:
 
 
 def _pictures(
-    gathered: Gathered, root: Path, rows: list[int]
+    gathered: RunData, root: Path, rows: list[int]
 ) -> tuple[list[int], list[Image.Image]]:
     """Those of the images that can be read and still are what the run saw."""
     found, pictures = [], []
@@ -150,7 +150,7 @@ def _pictures(
     return found, pictures
 
 
-def _chosen(model: Model, gathered: Gathered, n_images: int) -> list[int]:
+def _chosen(model: EvaluatedModel, gathered: RunData, n_images: int) -> list[int]:
     """Rows: two thirds the most confident errors, the rest right ones, a class in turn."""
     labels = gathered.images["class_index"].to_numpy()[model.rows]
     sure = model.probabilities.max(axis=1)
