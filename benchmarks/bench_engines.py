@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.image_table import usable_images
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.evaluation.intervals import compare, group_resamples, interval, resample
 from hubretrain.extraction.engines import Engine, TensorFlowEngine, calibrate, open_engine
 from hubretrain.extraction.engines.openvino import can_bf16

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import image_files, predict_images
 from hubretrain.export.runtimes import scaled

@@ -1,11 +1,9 @@
-"""The bottleneck file: one module's features of every view of every image, in HDF5."""
+"""The bottleneck file: one module's features of every view of every image, in HDF5.
 
-from hubretrain.bottlenecks.layout import CONTENT_FACTS as CONTENT_FACTS
-from hubretrain.bottlenecks.layout import Fact as Fact
-from hubretrain.bottlenecks.layout import RowIndex as RowIndex
-from hubretrain.bottlenecks.merge import merge_files as merge_files
-from hubretrain.bottlenecks.reader import Bottlenecks as Bottlenecks
-from hubretrain.bottlenecks.rebuild import compare as compare
-from hubretrain.bottlenecks.rebuild import shrink_file as shrink_file
-from hubretrain.bottlenecks.writer import BottleneckWriter as BottleneckWriter
-from hubretrain.bottlenecks.writer import seal_file as seal_file
+`layout` is the format; `reader` and `writer` use it; `rebuild` grows and shrinks a file, `merge`
+joins parts; `costs` logs what forward passes cost.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -16,7 +16,7 @@ from hubretrain.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hubretrain.data.images.augmentation import Augmentation
+    from hubretrain.data.images import Augmentation
 
 
 class _CacheGroup(click.Group):
@@ -178,9 +178,8 @@ def fill(
     DATA is a folder of class folders, or of images that a table labels; by default data/ or the
     one data set in it. The same command again computes only what is missing.
     """
-    from hubretrain.data.splitting.splits import check_class_sizes
-    from hubretrain.extraction.cache import cache_bottlenecks
-    from hubretrain.extraction.plan import Part
+    from hubretrain.data.splitting import check_class_sizes
+    from hubretrain.extraction import Part, cache_bottlenecks
     from hubretrain.modules import resolve
     from hubretrain.parallel import Cluster
 
@@ -188,7 +187,7 @@ def fill(
         raise click.UsageError("Missing option '--module' / '-m'.")
     dataset = open_data(options)
     if preview is not None:
-        from hubretrain.data.images.preview import draw_preview
+        from hubretrain.data.images import draw_preview
 
         n_shown = draw_preview(dataset, preview, views, augmentation, options["seed"])
         click.echo(f"{preview}: {views} views of {n_shown} images, as they are on the left.")
@@ -238,7 +237,7 @@ def status(
     **data_options: Any,
 ) -> None:
     """Show what is cached of DATA, and what the next run would compute and why."""
-    from hubretrain.extraction.maintenance import cache_status
+    from hubretrain.extraction import cache_status
 
     table = cache_status(
         open_data(data_options), cache_folder, n_views=views, minority_views=minority_views
@@ -272,7 +271,7 @@ def status(
 @click.pass_context
 def verify(context: click.Context, files: tuple[Path, ...], cache_folder: Path) -> None:
     """Read every bottleneck again and compare digests; exit code 1 if one is wrong."""
-    from hubretrain.extraction.maintenance import bottleneck_files, verify_files
+    from hubretrain.extraction import bottleneck_files, verify_files
 
     found = verify_files(files or bottleneck_files(cache_folder))
     for file, wrong in found.items():
@@ -290,7 +289,7 @@ def verify(context: click.Context, files: tuple[Path, ...], cache_folder: Path) 
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc(views: int | None, dry_run: bool, cache_folder: Path, **data_options: Any) -> None:
     """Give back the room of images that are gone, of killed runs, of views beyond --views."""
-    from hubretrain.extraction.maintenance import collect_garbage
+    from hubretrain.extraction import collect_garbage
 
     found = collect_garbage(open_data(data_options), cache_folder, n_views=views, dry_run=dry_run)
     for file, what, n_bytes in found:
@@ -311,7 +310,7 @@ def gc(views: int | None, dry_run: bool, cache_folder: Path, **data_options: Any
 )
 def merge(parts: tuple[Path, ...], output: Path | None) -> None:
     """Make one file of the parts that several machines made with --part."""
-    from hubretrain.extraction.maintenance import merge_parts
+    from hubretrain.extraction import merge_parts
 
     file, n_images, missing = merge_parts(parts, output)
     click.echo(f"{file}: {n_images:,} images of {len(parts)} parts.")

@@ -48,8 +48,8 @@ def check(
     split and of a random one. Exits with 1 where a class is too small for the folds and, with
     --strict, where anything is wrong.
     """
-    from hubretrain.data.check import check_dataset, write_facts
-    from hubretrain.report.data_check_page import write_check_page
+    from hubretrain.data import check_dataset, write_facts
+    from hubretrain.report import write_check_page
 
     dataset = open_data(data_options)
     found = check_dataset(dataset, cache=cache_folder, n_folds=n_folds, test_fraction=test_fraction)
@@ -143,8 +143,7 @@ def split(
     Classes are stratified; whole groups and duplicates stay together; a given split is honoured.
     Images that an earlier folds.csv holds keep their place, and new ones are added.
     """
-    from hubretrain.data.splitting.folds import write_folds
-    from hubretrain.data.splitting.leakage import kept_together, part_table, worst_deviation
+    from hubretrain.data.splitting import kept_together, part_table, worst_deviation, write_folds
     from hubretrain.runs import Run
 
     dataset = open_data(data_options)
@@ -219,7 +218,7 @@ def prepare(name: str, source: Path, folder: Path, partial: bool) -> None:  # no
     ham10000: Tschandl et al. 2018, https://doi.org/10.7910/DVN/DBW86T, as it comes from Harvard
     Dataverse or Kaggle: 10,015 images of 7,470 lesions.
     """
-    from hubretrain.data.ham10000 import prepare_ham10000
+    from hubretrain.data import prepare_ham10000
 
     found = prepare_ham10000(source, folder, partial=partial)
     click.echo(

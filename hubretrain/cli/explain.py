@@ -54,7 +54,7 @@ def explain(
     run, its exported model, or the head of the shortlist's first module. An ensemble is explained
     as one model, without Grad-CAM.
     """
-    from hubretrain.report.saliency.explain import explain_images
+    from hubretrain.report.saliency import explain_images
 
     found = explain_images(
         model, images, folder, methods=methods, of_class=of_class, head=head, seed=seed

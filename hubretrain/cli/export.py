@@ -38,7 +38,7 @@ def export(
     What was fine-tuned is exported already, and gets the formats that it lacks. A run that was
     only fitted gives its shortlist's first head.
     """
-    from hubretrain.export.export import export_run
+    from hubretrain.export import export_run
 
     if head and ensemble:
         raise click.UsageError("--head and --ensemble are two different exports; ask for one.")

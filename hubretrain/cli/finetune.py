@@ -17,8 +17,8 @@ from hubretrain.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hubretrain.data.dataset import ImageDataset
-    from hubretrain.finetuning.result import FineTuneResult
+    from hubretrain.data import ImageDataset
+    from hubretrain.finetuning import FineTuneResult
     from hubretrain.runs import Run
 
 NOT_OF_TRAINING = {"run_folder", "data", "modules", "top", "epochs", "restart", "resume", "quiet"}
@@ -157,8 +157,12 @@ def finetune(
 
     run = chosen_run(run_folder)
     dataset, cache_folder = _dataset_of(run, data)
-    from hubretrain.finetuning.finetune import best_modules, finetune_modules, latest_finetuning
-    from hubretrain.finetuning.options import FineTuneOptions
+    from hubretrain.finetuning import (
+        FineTuneOptions,
+        best_modules,
+        finetune_modules,
+        latest_finetuning,
+    )
 
     names = list(modules)
     if not names:
@@ -250,7 +254,7 @@ def _show_choice(run: Run, trained: list[str]) -> None:
     order, chosen = facts["order"], facts["chosen"]
     best = chosen
     if order is not None:
-        from hubretrain.evaluation.metrics import METRICS
+        from hubretrain.evaluation import METRICS
 
         best = order["finetuned"][0]
         tau, regret = order["kendall_tau"], order["regret"]
@@ -278,7 +282,7 @@ def _show_choice(run: Run, trained: list[str]) -> None:
 
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
-    from hubretrain.data.dataset import open_dataset
+    from hubretrain.data import open_dataset
     from hubretrain.fitted import fit_record
 
     facts = fit_record(run)

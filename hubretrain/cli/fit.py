@@ -123,7 +123,7 @@ def fit(
     was stopped, and a later one adds modules.
     """
     from hubretrain.runs import Run
-    from hubretrain.screening.fit import screen_modules
+    from hubretrain.screening import screen_modules
 
     dataset = open_data(options)
     for name, value in (("adjust", adjust), ("l2", l2)):

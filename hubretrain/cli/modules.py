@@ -42,8 +42,7 @@ def fetch(
 ) -> None:
     """Bring modules here and check each once, so that they can be used without a network."""
     from hubretrain.errors import ModuleError
-    from hubretrain.modules import resolve
-    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules import Backbone, resolve
 
     failed = []
     for name in names:
@@ -76,9 +75,7 @@ def show(
     value_range: tuple[float, float] | None,
 ) -> None:
     """Show what a module is and costs, measured here; it is fetched if need be."""
-    from hubretrain.modules import resolve
-    from hubretrain.modules.backbone import Backbone
-    from hubretrain.modules.complexity import milliseconds
+    from hubretrain.modules import Backbone, milliseconds, resolve
 
     backbone = Backbone(resolve(name, image_size=image_size, value_range=value_range))
     stored = backbone.stored
@@ -117,10 +114,10 @@ def show(
 
 def _rows(search: str) -> list[dict[str, Any]]:
     """The catalogue; what the store has measured goes before what the table says."""
-    from hubretrain.modules import catalogue, stored
+    from hubretrain.modules import read_catalogue, stored
 
     rows = []
-    for m in catalogue():
+    for m in read_catalogue():
         if search.lower() not in " ".join((m.name, *m.aliases, *m.handles)).lower():
             continue
         here = stored(m.name)

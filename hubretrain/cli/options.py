@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from hubretrain.data.dataset import ImageDataset
+    from hubretrain.data import ImageDataset
     from hubretrain.runs import Run
 
 RUNS = Path("runs")
@@ -83,7 +83,7 @@ def augmentation_options(command: F) -> F:
 
     @functools.wraps(command)
     def with_augmentation(**options: Any) -> Any:
-        from hubretrain.data.images.augmentation import Augmentation
+        from hubretrain.data.images import Augmentation
 
         chosen = {field: options.pop(field) for field in _AUGMENTATION}
         return command(augmentation=Augmentation(**chosen), **options)
@@ -159,13 +159,13 @@ def chosen_run(run_folder: Path | None) -> Run:
 
 def export_first(model: Path) -> None:
     """Exports a run's fitted head where there is no export of it as it is now."""
-    from hubretrain.export.manifest import export_of, is_current
+    from hubretrain.export import export_of, is_current
     from hubretrain.runs import Run
 
     run = Run(model)
     if export_of(model) == model or not os.path.exists(run.facts_file) or is_current(run):
         return
-    from hubretrain.export.export import export_run
+    from hubretrain.export import export_run
 
     click.echo(f"hubretrain: exporting the fitted head of {model}, once", err=True)
     export_run(run)
@@ -223,7 +223,7 @@ def _run_folder(value: Path | None) -> Path | None:
 
 def open_data(options: dict[str, Any]) -> ImageDataset:
     """The data set that the data options name; takes them out of `options`."""
-    from hubretrain.data.dataset import open_dataset
+    from hubretrain.data import open_dataset
 
     names = (
         "labels",

@@ -16,7 +16,7 @@ import click
 from hubretrain.cli.options import export_first
 
 if TYPE_CHECKING:
-    from hubretrain.export.predict import Prediction
+    from hubretrain.export import Prediction
 
 
 @click.command()
@@ -57,7 +57,7 @@ def predict(
     """
     # numpy starts a thread a processor for products that prediction has none of: 0.1 s.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from hubretrain.export.predict import predict_images
+    from hubretrain.export import predict_images
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv are two forms of output; ask for one.")

@@ -56,7 +56,7 @@ def report(
     modules; a map of the bottlenecks; saliency; mistakes, and labels to look at again
     (label_errors.csv); training, data, and how to reproduce it all.
     """
-    from hubretrain.report.report import write_report
+    from hubretrain.report import write_report
 
     run = chosen_run(run_folder)
     found = write_report(

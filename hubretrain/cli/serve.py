@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hubretrain.cli.options import export_first
-from hubretrain.serving.limits import Limits
+from hubretrain.serving import Limits
 
 MOST_PIXELS = 178_956_970  # Pillow reads no image that is larger, see images.py
 
@@ -77,7 +77,7 @@ def serve(
     / the page; POST /predict an image; POST /v1/models/NAME:predict; /healthz; /metrics.
     """
     export_first(model)
-    from hubretrain.serving.serve import serve_export
+    from hubretrain.serving import serve_export
 
     def ready(url: str, called: str, engine: str) -> None:
         click.echo(f"Serving {called} with {engine} at {url}")

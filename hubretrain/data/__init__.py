@@ -1,1 +1,11 @@
-"""data."""
+"""A data set: which images there are, what they are labelled, and what is wrong with them.
+
+`dataset` opens folders (`layouts`) and tables (`tables`); `ham10000` lays out a download;
+`digests`, `quarantine` and `image_table` know each file by its content; `check`, `summary` and
+`findings` say what to look at before trusting it. Rooms of its own: `images` (decoding and
+augmented views), `near_duplicates` (the search for copies), `splitting` (test split and folds).
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

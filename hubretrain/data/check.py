@@ -10,11 +10,9 @@ import pandas as pd
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.findings import Finding, findings_of
 from hubretrain.data.image_table import cluster_names, copies_of, digests_of, folder_of
-from hubretrain.data.images.decode import MAX_PIXELS, decode
-from hubretrain.data.images.headers import read_headers
+from hubretrain.data.images import MAX_PIXELS, decode, read_headers
 from hubretrain.data.quarantine import Quarantine
-from hubretrain.data.splitting.leakage import worst_deviation
-from hubretrain.data.splitting.splits import cut_parts
+from hubretrain.data.splitting import cut_parts, worst_deviation
 from hubretrain.data.summary import (
     Facts,
     class_facts,

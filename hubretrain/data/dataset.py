@@ -15,7 +15,7 @@ import pandas as pd
 
 from hubretrain.data.image_table import usable_images
 from hubretrain.data.layouts import IMAGE_SUFFIXES, Place, class_folders, default_folder, places_of
-from hubretrain.data.splitting.splits import cut_parts
+from hubretrain.data.splitting import cut_parts
 from hubretrain.data.tables import NO_COLUMN, labelled_by, labels_images
 from hubretrain.errors import DataError
 

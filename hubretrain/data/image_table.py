@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.digests import image_digests
-from hubretrain.data.near_duplicates.table import Copies, near_copies
+from hubretrain.data.near_duplicates import Copies, near_copies
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.errors import CacheError
 from hubretrain.progress import Bar

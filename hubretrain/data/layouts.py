@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.data.images.decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from hubretrain.data.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from hubretrain.errors import DataError
 
 # Folder names and values of a split column, as people write them -> ours.

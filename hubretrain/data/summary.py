@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.data.images.headers import SUFFIXES_OF
-from hubretrain.data.splitting.leakage import leak_chances
+from hubretrain.data.images import SUFFIXES_OF
+from hubretrain.data.splitting import leak_chances
 
 Facts = dict[str, Any]
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images import Augmentation
 from hubretrain.errors import DataError, HeadError, RunError
-from hubretrain.evaluation.temperature import temperature_of
+from hubretrain.evaluation import temperature_of
 from hubretrain.export.manifest import (
     FACTS,
     Export,
@@ -25,12 +25,11 @@ from hubretrain.export.manifest import (
     refuse_other,
 )
 from hubretrain.fitted import restore_module
-from hubretrain.heads.ensemble import ENSEMBLE_NAME, LIKELIEST, Ensemble
-from hubretrain.heads.heads import Heads
+from hubretrain.heads import ENSEMBLE_NAME, LIKELIEST, Ensemble, Heads
 from hubretrain.runs import Run
 
 if TYPE_CHECKING:
-    from hubretrain.modules.classifier import Classifier
+    from hubretrain.modules import Classifier
 
 FOR_USE = 0  # the head that was refitted on all folds, see screening.py
 
@@ -137,8 +136,7 @@ def _classifier(
 ) -> tuple[Heads, Classifier]:
     stored = restore_module(module, facts)
     heads = Heads.load(run.heads_file(module))
-    from hubretrain.modules.backbone import Backbone
-    from hubretrain.modules.classifier import Classifier
+    from hubretrain.modules import Backbone, Classifier
 
     return heads, Classifier(
         Backbone(stored), heads.kind, heads.weight[:, which], heads.bias[which]

@@ -1,6 +1,6 @@
 """The graph that is exported: encoded image bytes or pixels in, calibrated probabilities out.
 
-It decodes and resizes as `hubretrain.data.images.decode` does, so what is served is what was
+It decodes and resizes as `hubretrain.data.images.decoding` does, so what is served is what was
 trained.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hubretrain.evaluation.temperature import SMALLEST
+from hubretrain.evaluation import SMALLEST
 from hubretrain.export.manifest import pixels_name
 from hubretrain.export.orientation import exif_orientation, upright
-from hubretrain.modules.classifier import Classifier
+from hubretrain.modules import Classifier
 from hubretrain.tensorflow import tf
 
 

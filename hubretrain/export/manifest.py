@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import RunError
-from hubretrain.evaluation.logit_adjustment import adjusted
+from hubretrain.evaluation import adjusted
 from hubretrain.runs import Run
 
 FACTS, LABELS = "export.json", "labels.txt"

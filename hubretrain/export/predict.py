@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.data.images.augmentation import Augmentation, Draw
-from hubretrain.data.images.decode import IMAGE_SUFFIXES, decode, view
+from hubretrain.data.images import IMAGE_SUFFIXES, Augmentation, Draw, decode, view
 from hubretrain.errors import DataError
 from hubretrain.export.manifest import Export
 from hubretrain.export.runtimes import Runtime, open_runtime, scaled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubretrain.data.digests import file_sha256
+from hubretrain.data import file_sha256
 from hubretrain.errors import RunError
 from hubretrain.export.manifest import export_of as export_of
 from hubretrain.runs import Run

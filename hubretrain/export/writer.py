@@ -21,8 +21,8 @@ from hubretrain.export import onnx as onnx_door
 from hubretrain.export.graph import Member, ServingGraph
 from hubretrain.export.manifest import FACTS, LABELS, MODEL_OF, Export, refuse_other
 from hubretrain.files import folder_aside, replace_folder, write_json
-from hubretrain.heads.ensemble import ENSEMBLE_NAME
-from hubretrain.modules.classifier import Classifier
+from hubretrain.heads import ENSEMBLE_NAME
+from hubretrain.modules import Classifier
 from hubretrain.tensorflow import tf
 
 __all__ = ["Member", "add_formats", "copy_export", "export_ensemble", "export_saved_model"]

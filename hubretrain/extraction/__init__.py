@@ -1,1 +1,10 @@
-"""extraction."""
+"""The cache stage: images to bottlenecks, for several modules at once.
+
+`cache` is the stage; `plan` says what a file is to hold, `pipeline` decodes ahead and runs the
+modules, here or on Ray; `maintenance` shows, verifies, merges and cleans up. `engines` is a room
+of its own: TensorFlow and OpenVINO.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -15,12 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks import BottleneckWriter, RowIndex
-from hubretrain.bottlenecks.costs import ForwardPassLog
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.image_table import digests_of, folder_of
-from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.quarantine import Quarantine
+from hubretrain.bottlenecks import BottleneckWriter, ForwardPassLog, RowIndex
+from hubretrain.data import ImageDataset, Quarantine, digests_of, folder_of
+from hubretrain.data.images import Augmentation
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.pipeline import Batch, ImageTask, Recipe, Undecodable, extract
 from hubretrain.extraction.plan import Part, facts_of, file_name, rows_of
@@ -270,6 +267,6 @@ def _refuse_all_broken(
 
 
 def _probed(module: StoredModule) -> StoredModule:
-    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules import Backbone
 
     return Backbone(module).stored

@@ -13,16 +13,14 @@ import pandas as pd
 
 from hubretrain.bottlenecks import (
     Bottlenecks,
+    ForwardPassLog,
     RowIndex,
     compare,
     merge_files,
     seal_file,
     shrink_file,
 )
-from hubretrain.bottlenecks.costs import ForwardPassLog
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.image_table import digests_of, folder_of
-from hubretrain.data.quarantine import Quarantine
+from hubretrain.data import ImageDataset, Quarantine, digests_of, folder_of
 from hubretrain.errors import CacheError
 from hubretrain.extraction.plan import PARTS, rows_of
 from hubretrain.locks import is_locked

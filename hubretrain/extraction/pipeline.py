@@ -16,12 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain._version import __version__
-from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images import Augmentation, decode, view
 from hubretrain.errors import CacheError, DataError, WorkerError
 from hubretrain.extraction.engines import BATCH_SIZE, open_engine
-from hubretrain.modules import StoredModule
-from hubretrain.modules.archive import packed, unpacked
+from hubretrain.modules import StoredModule, packed, unpacked
 from hubretrain.parallel import Cluster, ahead, on_ray
 from hubretrain.storage import is_remote, read_bytes
 

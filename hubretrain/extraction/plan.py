@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.bottlenecks import Fact, RowIndex
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.resize import RESIZER
-from hubretrain.data.quarantine import Quarantine
+from hubretrain.data import ImageDataset, Quarantine
+from hubretrain.data.images import RESIZER, Augmentation
 from hubretrain.errors import CacheError
 from hubretrain.extraction.engines import BATCH_SIZE, OPENVINO_BATCH_SIZE
 from hubretrain.extraction.pipeline import ExtractorSpec

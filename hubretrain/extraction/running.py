@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hubretrain.bottlenecks import Bottlenecks, Fact
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.images.decode import Pixels, decode, view
+from hubretrain.data import ImageDataset
+from hubretrain.data.images import Pixels, decode, view
 from hubretrain.errors import DataError, EngineError
 from hubretrain.extraction.engines import calibrate, choose_engine, gpu_in_sight
 from hubretrain.extraction.pipeline import ExtractorSpec

@@ -29,7 +29,7 @@ from hubretrain.finetuning.input_pipeline import (
     agains,
     split,
 )
-from hubretrain.modules.cut import Cut
+from hubretrain.modules import Cut
 from hubretrain.progress import Bar
 from hubretrain.tensorflow import tf
 

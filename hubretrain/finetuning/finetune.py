@@ -10,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.image_table import usable_images
-from hubretrain.data.splitting.folds import NEW, previous_parts, read_folds
+from hubretrain.data import ImageDataset, usable_images
+from hubretrain.data.splitting import NEW, previous_parts, read_folds
 from hubretrain.errors import RunError
-from hubretrain.export.manifest import Export
+from hubretrain.export import Export
 from hubretrain.finetuning.devices import devices
 from hubretrain.finetuning.module import ModuleFineTuning
 from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_tuning
@@ -23,7 +22,7 @@ from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.fitted import check_fitted, fit_record
 from hubretrain.locks import only_writer
 from hubretrain.runs import Run
-from hubretrain.screening.leaderboard import MODULE
+from hubretrain.screening import MODULE
 
 
 def finetune_module(

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images import Augmentation, decode, view
 from hubretrain.errors import DataError, RunError
 from hubretrain.parallel import ahead
 from hubretrain.storage import located, read_bytes

@@ -10,20 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.splitting.folds import TEST
+from hubretrain.data import ImageDataset
+from hubretrain.data.splitting import TEST
 from hubretrain.errors import RunError
-from hubretrain.evaluation.temperature import fit_temperature
-from hubretrain.export.writer import export_saved_model
+from hubretrain.evaluation import fit_temperature
+from hubretrain.export import export_saved_model
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.result import FineTuneResult, Rule, judged, keep_predictions
 from hubretrain.finetuning.trainer import Trainer
 from hubretrain.fitted import restore_module
-from hubretrain.heads.heads import Heads
-from hubretrain.modules.backbone import Backbone
-from hubretrain.modules.classifier import Classifier
+from hubretrain.heads import Heads
+from hubretrain.modules import Backbone, Classifier
 from hubretrain.runs import Run
 
 VALIDATION_FOLD = 0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.files import write_json
 

@@ -13,9 +13,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from hubretrain.errors import DataError
-from hubretrain.evaluation import intervals
-from hubretrain.evaluation.logit_adjustment import adjusted
-from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation import METRICS, adjusted, intervals
 from hubretrain.files import write_table
 
 N_RESAMPLES = 1000

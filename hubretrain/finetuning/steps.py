@@ -8,8 +8,7 @@ from typing import Any
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.optimizers import Optimizer
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.modules.classifier import Classifier
-from hubretrain.modules.cut import Cut
+from hubretrain.modules import Classifier, Cut
 from hubretrain.tensorflow import tf
 
 

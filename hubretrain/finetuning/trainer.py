@@ -35,8 +35,7 @@ from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.schedule import REDUCTION, Schedule, schedule_for
 from hubretrain.finetuning.steps import Steps, pixels_spec, scaled
 from hubretrain.finetuning.tensorboard import log_epoch
-from hubretrain.modules.classifier import Classifier
-from hubretrain.modules.cut import Cut, cut_below
+from hubretrain.modules import Classifier, Cut, cut_below
 from hubretrain.progress import Bar
 from hubretrain.tensorflow import tf
 

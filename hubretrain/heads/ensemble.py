@@ -19,9 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import HeadError
-from hubretrain.evaluation.checks import AnyArray
-from hubretrain.evaluation.logit_adjustment import adjusted, class_priors
-from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation import METRICS, AnyArray, adjusted, class_priors
 from hubretrain.files import write_json
 from hubretrain.heads.heads import Heads
 

@@ -1,25 +1,11 @@
 """The modules that can be cached: their catalogue, where they come from, how they are loaded.
 
-This package is the one door to TensorFlow Hub. Importing it imports no TensorFlow.
+`catalogue` and `keras_handles` name them, `sources`, `archive` and `network` bring them, `store`
+keeps them, `saved_model` checks that they are whole; `backbone` loads one, `classifier` adds a
+head, `cut` divides it, `complexity` says what it costs. This room is the one door to TensorFlow
+Hub. `builders` makes modules from code and weights, in processes of their own.
 """
 
-from hubretrain.modules.catalogue import HubModule, catalogue
-from hubretrain.modules.store import (
-    StoredModule,
-    is_stored,
-    present_digest,
-    resolve,
-    store_folder,
-    stored,
-)
+import lazy_loader as lazy
 
-__all__ = [
-    "HubModule",
-    "StoredModule",
-    "catalogue",
-    "is_stored",
-    "present_digest",
-    "resolve",
-    "store_folder",
-    "stored",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

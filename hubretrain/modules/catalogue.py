@@ -60,7 +60,7 @@ class HubModule:
 
 
 @functools.cache
-def catalogue() -> tuple[HubModule, ...]:
+def read_catalogue() -> tuple[HubModule, ...]:
     """Every module of the catalogue, in its order."""
     text = resources.files(__package__).joinpath("modules.csv").read_text(encoding="utf-8")
     return tuple(_module(row) for row in csv.DictReader(text.splitlines()))
@@ -69,7 +69,7 @@ def catalogue() -> tuple[HubModule, ...]:
 def find(name: str) -> HubModule | None:
     """The module of the catalogue with this name, alias or handle, or None."""
     name = _canonical(name)
-    for module in catalogue():
+    for module in read_catalogue():
         if name in (module.name, *module.aliases, *module.handles):
             return module
     return None
@@ -129,7 +129,7 @@ def _file_name(text: str) -> str:
 
 def unknown(name: str) -> ModuleError:
     """The error for a name that nothing has, with the nearest names there are."""
-    names = [n for module in catalogue() for n in (module.name, *module.aliases)]
+    names = [n for module in read_catalogue() for n in (module.name, *module.aliases)]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     return ModuleError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules.archive import unpack_module
-from hubretrain.modules.builders.build import build
+from hubretrain.modules.builders import build_module
 from hubretrain.modules.catalogue import KAGGLE, HubModule
 from hubretrain.modules.network import network, reason_of, shown_progress
 from hubretrain.modules.saved_model import missing
@@ -24,7 +24,7 @@ def of(module: HubModule) -> Iterator[tuple[str, Fetch]]:
         if module.source == "archive":
             yield handle, functools.partial(unpack_module, Path(handle))
         elif handle == module.own_handle:
-            yield handle, functools.partial(build, handle)
+            yield handle, functools.partial(build_module, handle)
         elif handle.startswith(KAGGLE):
             yield handle, functools.partial(_kaggle, handle.removeprefix(KAGGLE))
         else:

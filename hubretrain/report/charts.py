@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation import METRICS
 from hubretrain.report.curves import finite
 from hubretrain.report.run_data import RunData
-from hubretrain.screening.leaderboard import MODULE, REFERENCE
+from hubretrain.screening import MODULE, REFERENCE
 
 COSTS = {
     "gflops": "GFLOPs an image (10^9 floating-point operations)",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hubretrain.evaluation.metrics import top_k
+from hubretrain.evaluation import top_k
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.data.findings import Finding
-from hubretrain.data.images.decode import decode
-from hubretrain.data.summary import Facts
+from hubretrain.data import Facts, Finding
+from hubretrain.data.images import decode
 from hubretrain.errors import DataError
 from hubretrain.report.html import thumbnail, write_page
 from hubretrain.storage import located, read_bytes

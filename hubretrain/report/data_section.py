@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.data.images.contact_sheet import contact_sheet
-from hubretrain.data.quarantine import Quarantine
-from hubretrain.data.splitting.leakage import leaked_images, part_table
+from hubretrain.data import Quarantine
+from hubretrain.data.images import draw_contact_sheet
+from hubretrain.data.splitting import leaked_images, part_table
 from hubretrain.errors import DataError
 from hubretrain.report import provenance
 from hubretrain.report.run_data import RunData, near_pairs
@@ -93,7 +93,7 @@ def _views(gathered: RunData, root: Path) -> tuple[str, str]:
     try:
         augmentation = provenance.augmentation_of(facts)
         seed = int(facts.get("seed", 0))
-        sheet, _ = contact_sheet(
+        sheet, _ = draw_contact_sheet(
             root, gathered.images, n_views, augmentation, seed, n_images=N_SHEET_IMAGES,
             size=SHEET_VIEW,
         )  # fmt: skip

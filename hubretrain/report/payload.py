@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.evaluation.metrics import METRICS
-from hubretrain.evaluation.ranking_metrics import roc_auc_per_class
+from hubretrain.evaluation import METRICS, roc_auc_per_class
 from hubretrain.report import curves
 from hubretrain.report.run_data import EvaluatedModel, RunData
 from hubretrain.report.thumbnails import Thumbnails

@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
-from hubretrain.finetuning.options import FineTuneOptions, saved_tuning
+from hubretrain.finetuning import FineTuneOptions, saved_tuning
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import Run
-from hubretrain.screening.screen import L2
+from hubretrain.screening import L2
 
 FILES = (
     "run.json",

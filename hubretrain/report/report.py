@@ -18,7 +18,7 @@ from hubretrain.report import label_errors as mistakes
 from hubretrain.report.data_section import data_values_of
 from hubretrain.report.html import write_page
 from hubretrain.report.run_data import OUT_OF_FOLD, EvaluatedModel, RunData, gather
-from hubretrain.report.saliency.section import SaliencyRow, saliency_rows
+from hubretrain.report.saliency import SaliencyRow, saliency_rows
 from hubretrain.report.thumbnails import Thumbnails, as_uri, make_thumbnails
 from hubretrain.runs import Run
 

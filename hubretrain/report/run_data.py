@@ -12,16 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.data.splitting.folds import TEST, read_folds
+from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import intervals
-from hubretrain.evaluation.checks import AnyArray
-from hubretrain.evaluation.logit_adjustment import adjusted
-from hubretrain.evaluation.metrics import METRICS
-from hubretrain.heads.ensemble import ENSEMBLE_NAME
-from hubretrain.heads.heads import Heads
+from hubretrain.evaluation import METRICS, AnyArray, adjusted, intervals
+from hubretrain.heads import ENSEMBLE_NAME, Heads
 from hubretrain.runs import Run
-from hubretrain.screening.leaderboard import ENSEMBLE, MODULE, Evaluator, per_class
+from hubretrain.screening import ENSEMBLE, MODULE, Evaluator, per_class
 
 N_RESAMPLES = 1000
 VALIDATION_FOLD = 0  # of fine-tuning

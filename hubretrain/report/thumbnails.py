@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from hubretrain.data.images.decode import decode
+from hubretrain.data.images import decode
 from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar

@@ -1,1 +1,10 @@
-"""screening."""
+"""The fit stage: heads on every cached module, compared on images that they never saw.
+
+`fit` is the stage; `screen` fits the candidates of one module and chooses, `candidates` are their
+out-of-fold predictions, `result` is what is kept; `comparison` and `leaderboard` set the modules
+side by side with `baselines` and `transferability` scores.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

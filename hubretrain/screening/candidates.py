@@ -14,11 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.evaluation.checks import AnyArray
-from hubretrain.evaluation.logit_adjustment import adjusted
-from hubretrain.heads.heads import probabilities
-from hubretrain.heads.losses import Kind
-from hubretrain.heads.path import HeadPath
+from hubretrain.evaluation import AnyArray, adjusted
+from hubretrain.heads import HeadPath, Kind, probabilities
 
 VIEW_0, ALL_VIEWS = "view 0", "all views"
 Probabilities = npt.NDArray[np.float32]

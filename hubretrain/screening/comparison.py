@@ -7,10 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.evaluation import intervals
-from hubretrain.evaluation.metrics import METRICS
-from hubretrain.evaluation.selection import candidate_values, choice_parts, choose, crossfitted
-from hubretrain.heads.ensemble import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
+from hubretrain.evaluation import (
+    METRICS,
+    candidate_values,
+    choice_parts,
+    choose,
+    crossfitted,
+    intervals,
+)
+from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
 from hubretrain.screening.baselines import majority_class
 from hubretrain.screening.leaderboard import (
     MODULE,

@@ -15,20 +15,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.bottlenecks.costs import ForwardPassLog
-from hubretrain.data.dataset import ImageDataset
-from hubretrain.data.image_table import folder_of, usable_images
-from hubretrain.data.splitting.folds import NEW, TEST, previous_parts, read_folds, write_folds
-from hubretrain.data.splitting.leakage import kept_together, worst_deviation
-from hubretrain.data.splitting.splits import cut_parts
+from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog
+from hubretrain.data import ImageDataset, folder_of, usable_images
+from hubretrain.data.splitting import (
+    NEW,
+    TEST,
+    cut_parts,
+    kept_together,
+    previous_parts,
+    read_folds,
+    worst_deviation,
+    write_folds,
+)
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import intervals
-from hubretrain.evaluation.logit_adjustment import STRENGTHS, adjusted
-from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation import METRICS, STRENGTHS, adjusted, intervals
 from hubretrain.files import write_table
-from hubretrain.heads.heads import Heads
-from hubretrain.heads.inputs import ClassWeight
+from hubretrain.heads import ClassWeight, Heads
 from hubretrain.runs import Run
 from hubretrain.screening.comparison import N_RESAMPLES, ModuleComparison
 from hubretrain.screening.leaderboard import Evaluator, per_class

@@ -16,11 +16,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.errors import DataError
-from hubretrain.evaluation import intervals
-from hubretrain.evaluation.checks import AnyArray
-from hubretrain.evaluation.intervals import Difference, Resampled
-from hubretrain.evaluation.metrics import METRICS, recall_per_class
-from hubretrain.evaluation.ranking_metrics import average_precision_per_class
+from hubretrain.evaluation import (
+    METRICS,
+    AnyArray,
+    Difference,
+    Resampled,
+    average_precision_per_class,
+    intervals,
+    recall_per_class,
+)
 from hubretrain.screening.result import ScreenResult
 
 MODULE, ENSEMBLE, REFERENCE = "module", "ensemble", "reference"

@@ -26,23 +26,28 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.bottlenecks.features import cached_views
-from hubretrain.evaluation.logit_adjustment import STRENGTHS, class_priors
-from hubretrain.evaluation.metrics import METRICS
-from hubretrain.evaluation.selection import (
+from hubretrain.bottlenecks import Bottlenecks, cached_views
+from hubretrain.evaluation import (
+    METRICS,
     N_PARTS,
+    STRENGTHS,
     Choice,
     candidate_values,
     choice_parts,
     choose,
+    class_priors,
     crossfitted,
 )
-from hubretrain.heads.features import FeatureBlocks
-from hubretrain.heads.heads import Heads
-from hubretrain.heads.inputs import TRAIN_ONLY, ClassWeight, FitInputs
-from hubretrain.heads.losses import Kind
-from hubretrain.heads.path import Fitting, HeadPath
+from hubretrain.heads import (
+    TRAIN_ONLY,
+    ClassWeight,
+    FeatureBlocks,
+    FitInputs,
+    Fitting,
+    HeadPath,
+    Heads,
+    Kind,
+)
 from hubretrain.progress import Bar
 from hubretrain.screening.baselines import nearest_neighbour
 from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0, Candidates, Source

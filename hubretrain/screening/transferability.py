@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.heads.features import FeatureBlocks
+from hubretrain.heads import FeatureBlocks
 
 Array = npt.NDArray[Any]
 

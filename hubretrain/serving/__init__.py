@@ -1,6 +1,10 @@
-"""The server's rooms: what a request may ask for, how it waits, and the page; an extra.
+"""The HTTP server of an export; an extra: `hubretrain[serve]`.
 
-app.py       the routes, on FastAPI              limits.py   how large, how slow, how many
-batches.py   the bounded queue before the model  forms.py    TensorFlow Serving's REST form
-protocol.py  HTTP that does not wait for ever    counts.py   what /metrics tells
+`serve` starts it; `app` has the routes; `batch_queue` is the bounded queue before the model;
+`limits`, `body_limits` and `header_timeout` bound what a request may cost; `tf_serving` is
+TensorFlow Serving's REST form, `prometheus` the metrics.
 """
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -20,10 +20,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from hubretrain.data.images.decode import TooManyPixelsError, decode, view
+from hubretrain.data.images import TooManyPixelsError, decode, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.export.manifest import Export
-from hubretrain.export.runtimes import Runtime, scaled
+from hubretrain.export import Export, Runtime, scaled
 from hubretrain.serving.batch_queue import BatchQueue, FullError, Pixels
 from hubretrain.serving.body_limits import App, BodyLimits
 from hubretrain.serving.limits import Limits

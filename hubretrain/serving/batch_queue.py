@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.export.runtimes import Runtime
+from hubretrain.export import Runtime
 from hubretrain.serving.prometheus import Metrics
 
 Pixels = Mapping[int, np.ndarray[Any, np.dtype[np.float32]]]

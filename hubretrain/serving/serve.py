@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.errors import EngineError, RunError
-from hubretrain.export.manifest import Export
-from hubretrain.export.runtimes import Runtime, open_runtime
+from hubretrain.export import Export, Runtime, open_runtime
 from hubretrain.serving.limits import Limits
 
 

@@ -112,7 +112,7 @@ def test_the_ensemble_is_one_export_of_several_sizes(place):
 
 
 def test_an_ensemble_is_explained_as_a_whole_from_pixels_of_its_largest_size(place, tmp_path):
-    from hubretrain.data.images.decode import decode, view
+    from hubretrain.data.images.decoding import decode, view
     from hubretrain.report.saliency.gradients import integrated_gradients
     from hubretrain.report.saliency.model import open_explained
 

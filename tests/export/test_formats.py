@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hubretrain.data.images.decode import decode
+from hubretrain.data.images.decoding import decode
 from hubretrain.errors import EngineError, RunError
 from hubretrain.evaluation.logit_adjustment import adjusted
 from hubretrain.export.manifest import MODEL_OF, Export

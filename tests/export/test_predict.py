@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.cli import main
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import open_runtime, scaled

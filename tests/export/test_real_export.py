@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import open_runtime, scaled

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.errors import RunError
 from hubretrain.export.manifest import read_facts
 from hubretrain.modules import resolve

@@ -14,7 +14,7 @@ import pytest
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve

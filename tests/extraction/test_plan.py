@@ -10,7 +10,7 @@ from PIL import Image
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images.decoding import decode, view
 from hubretrain.data.images.preview import draw_preview
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.cache import cache_bottlenecks

@@ -55,7 +55,7 @@ def tune(fitted, run, **options):
 
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     from hubretrain.bottlenecks import Bottlenecks
-    from hubretrain.data.images.decode import decode, view
+    from hubretrain.data.images.decoding import decode, view
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import ModuleError
-from hubretrain.modules import catalogue, is_stored, resolve, store_folder
+from hubretrain.modules import is_stored, read_catalogue, resolve, store_folder
 from hubretrain.modules.store import tree_sha256
 from tests.samples import write_module
 
 
 def test_names_and_aliases_of_the_catalogue_are_distinct_and_their_facts_plausible():
-    names = [name for module in catalogue() for name in (module.name, *module.aliases)]
+    names = [name for module in read_catalogue() for name in (module.name, *module.aliases)]
     assert len(names) == len(set(names))
     assert {"mobilenet_v2", "inception_v3", "nasnet_mobile", "efficientnet_lite2"} <= set(names)
-    for module in catalogue():
+    for module in read_catalogue():
         assert 96 <= module.image_size <= 640, module
         assert module.n_features == 0 or 256 <= module.n_features <= 8192, module
         assert module.value_range in (None, (0.0, 1.0), (-1.0, 1.0)), module

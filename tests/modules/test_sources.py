@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from hubretrain.errors import ModuleError
-from hubretrain.modules import catalogue, is_stored, network, resolve, store, store_folder
+from hubretrain.modules import is_stored, network, read_catalogue, resolve, store, store_folder
 from hubretrain.modules.archive import packed, unpacked
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.catalogue import HubModule, described, find
@@ -373,12 +373,12 @@ def test_every_network_that_is_compared_most_has_a_short_name():
     large = "vgg16 vgg19 resnet50 resnet152 densenet121 densenet169"
     for name in f"{mobile} {large}".split():
         assert described(name) is not None, name
-    assert {m.source for m in catalogue()} == {"lite", "tfhub", "keras"}
+    assert {m.source for m in read_catalogue()} == {"lite", "tfhub", "keras"}
 
 
 def test_an_image_size_that_is_asked_for_is_built_into_a_network_of_keras(monkeypatch, tmp_path):
     monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path))
-    monkeypatch.setattr("hubretrain.modules.sources.build", lambda handle, _: refuse(handle))
+    monkeypatch.setattr("hubretrain.modules.sources.build_module", lambda handle, _: refuse(handle))
 
     def refuse(handle):
         raise ModuleError(f"asked for {handle}")

@@ -24,7 +24,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hubretrain.cli import main
-from hubretrain.data.images.decode import MOST_PIXELS, decode, view
+from hubretrain.data.images.decoding import MOST_PIXELS, decode, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.runtimes import open_runtime, scaled
 from tests.samples import REPOSITORY, encoded

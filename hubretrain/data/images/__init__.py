@@ -1,1 +1,9 @@
-"""data/images."""
+"""Pixels: decoding, augmented views, resizing. The same code for caching, training and serving.
+
+`decoding` reads bytes, `augmentation` draws how a view differs, `resize` resizes, `batched` does
+the same in TensorFlow for a GPU, `contact_sheet` draws views to look at.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.data.images.augmentation import Draw
-from hubretrain.data.images.decode import Pixels
+from hubretrain.data.images.decoding import Pixels
 from hubretrain.tensorflow import tf
 
 Floats = npt.NDArray[np.float32]

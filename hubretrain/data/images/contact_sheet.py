@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decode import Pixels, decode, view
+from hubretrain.data.images.decoding import Pixels, decode, view
 from hubretrain.errors import DataError
 from hubretrain.storage import located, read_bytes
 
@@ -18,7 +18,7 @@ N_IMAGES = 8
 _GAP = 6
 
 
-def contact_sheet(
+def draw_contact_sheet(
     root: Path,
     images: pd.DataFrame,
     n_views: int,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.contact_sheet import contact_sheet
+from hubretrain.data.images.contact_sheet import draw_contact_sheet
 from hubretrain.errors import DataError
 
 MAX_COLUMNS = 12
@@ -32,7 +32,7 @@ def draw_preview(
     """
     if not 1 <= n_views <= MAX_COLUMNS:
         raise DataError(f"--views is {n_views}; a preview shows 1 to {MAX_COLUMNS}.")
-    sheet, n_images = contact_sheet(dataset.root, dataset.images, n_views, augmentation, seed)
+    sheet, n_images = draw_contact_sheet(dataset.root, dataset.images, n_views, augmentation, seed)
     if sheet is None:
         raise DataError(f"{dataset.root}: no image can be decoded, so there are no views to show.")
     try:

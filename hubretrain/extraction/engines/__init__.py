@@ -1,28 +1,8 @@
-"""What runs the frozen module over batches of pixels: TensorFlow, or OpenVINO on a processor.
+"""What runs the frozen module over batches of pixels: TensorFlow, or OpenVINO on a CPU.
 
-Importing this imports neither.
+`choice` chooses, `engine` is what both have in common, `quantization` makes the int8 model.
 """
 
-from hubretrain.extraction.engines.choice import (
-    ENGINES,
-    PRECISIONS,
-    choose_engine,
-    gpu_in_sight,
-    open_engine,
-)
-from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine
-from hubretrain.extraction.engines.quantization import calibrate
-from hubretrain.extraction.engines.tensorflow import BATCH_SIZE, TensorFlowEngine
+import lazy_loader as lazy
 
-__all__ = [
-    "BATCH_SIZE",
-    "ENGINES",
-    "OPENVINO_BATCH_SIZE",
-    "PRECISIONS",
-    "Engine",
-    "TensorFlowEngine",
-    "calibrate",
-    "choose_engine",
-    "gpu_in_sight",
-    "open_engine",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -104,7 +104,7 @@ def open_engine(
             module, precision, batch_size or OPENVINO_BATCH_SIZE, quantised
         )
     from hubretrain.extraction.engines import tensorflow
-    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules import Backbone
     from hubretrain.tensorflow import tf
 
     backbone = Backbone(module)

@@ -158,7 +158,7 @@ def _kept_at(module: StoredModule) -> Path:
 
 def _convert(module: StoredModule, folder: Path) -> None:
     """Goes by way of a SavedModel that takes uint8 pixels, as TensorFlow's engine does."""
-    from hubretrain.modules.backbone import Backbone  # imports TensorFlow
+    from hubretrain.modules import Backbone  # imports TensorFlow
     from hubretrain.tensorflow import tf
 
     backbone = Backbone(module)

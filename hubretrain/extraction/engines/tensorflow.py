@@ -12,7 +12,7 @@ from hubretrain.errors import EngineError
 from hubretrain.extraction.engines.engine import Engine, Features, Pixels
 
 if TYPE_CHECKING:
-    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules import Backbone
     from hubretrain.tensorflow import tf
 
 
@@ -75,7 +75,7 @@ class ViewCuttingEngine(TensorFlowEngine):
     cuts_views = True
 
     def _forward(self, images: Sequence[Any], slot: Pixels) -> Features:
-        from hubretrain.data.images.batched import batch_views
+        from hubretrain.data.images import batch_views
 
         pixels, draws = zip(*images, strict=True)
         try:

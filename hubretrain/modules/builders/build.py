@@ -18,7 +18,7 @@ from hubretrain.modules import keras_handles
 from hubretrain.modules.network import network
 
 
-def build(handle: str, folder: Path) -> None:
+def build_module(handle: str, folder: Path) -> None:
     """Builds a module into a folder that does not exist yet.
 
     Args:

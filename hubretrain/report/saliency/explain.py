@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images import decode, view
 from hubretrain.errors import DataError, HeadError
 from hubretrain.files import whole_file
 from hubretrain.report.saliency.gradients import METHODS, saliency

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.errors import RunError
-from hubretrain.export.manifest import Export, pixels_name
-from hubretrain.export.targets import export_of, shortlisted
+from hubretrain.export import Export, export_of, pixels_name, shortlisted
 from hubretrain.fitted import restore_module
-from hubretrain.heads.ensemble import ENSEMBLE_NAME
-from hubretrain.heads.heads import Heads
-from hubretrain.modules.backbone import Backbone
-from hubretrain.modules.classifier import Classifier
+from hubretrain.heads import ENSEMBLE_NAME, Heads
+from hubretrain.modules import Backbone, Classifier
 from hubretrain.report.saliency.gradients import Differentiable
 from hubretrain.runs import Run
 from hubretrain.tensorflow import tf

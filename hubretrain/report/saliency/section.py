@@ -14,10 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from hubretrain.data.images.decode import decode, view
+from hubretrain.data.images import decode, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.export.manifest import read_facts
-from hubretrain.export.targets import export_of, identity_of, shortlisted
+from hubretrain.export import export_of, identity_of, read_facts, shortlisted
 from hubretrain.files import whole_file
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hubretrain.data.images.augmentation import Augmentation, Draw
-from hubretrain.data.images.decode import view
+from hubretrain.data.images.decoding import view
 
 PHOTOS = load_sample_images().images
 EVERYTHING = Augmentation(

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hubretrain.data.images.augmentation import Augmentation, Draw
-from hubretrain.data.images.decode import MAX_PIXELS, TooManyPixelsError, decode, view
+from hubretrain.data.images.decoding import MAX_PIXELS, TooManyPixelsError, decode, view
 from hubretrain.errors import DataError
 from tests.samples import encoded
 

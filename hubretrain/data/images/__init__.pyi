@@ -1,0 +1,14 @@
+from .augmentation import Augmentation as Augmentation
+from .augmentation import Draw as Draw
+from .batched import batch_views as batch_views
+from .contact_sheet import draw_contact_sheet as draw_contact_sheet
+from .decoding import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .decoding import MAX_PIXELS as MAX_PIXELS
+from .decoding import Pixels as Pixels
+from .decoding import TooManyPixelsError as TooManyPixelsError
+from .decoding import decode as decode
+from .decoding import view as view
+from .headers import SUFFIXES_OF as SUFFIXES_OF
+from .headers import read_headers as read_headers
+from .preview import draw_preview as draw_preview
+from .resize import RESIZER as RESIZER

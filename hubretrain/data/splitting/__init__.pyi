@@ -1,0 +1,12 @@
+from .folds import NEW as NEW
+from .folds import TEST as TEST
+from .folds import previous_parts as previous_parts
+from .folds import read_folds as read_folds
+from .folds import write_folds as write_folds
+from .leakage import kept_together as kept_together
+from .leakage import leak_chances as leak_chances
+from .leakage import leaked_images as leaked_images
+from .leakage import part_table as part_table
+from .leakage import worst_deviation as worst_deviation
+from .splits import check_class_sizes as check_class_sizes
+from .splits import cut_parts as cut_parts

@@ -1,0 +1,14 @@
+from .export import export_run as export_run
+from .manifest import Export as Export
+from .manifest import export_of as export_of
+from .manifest import is_current as is_current
+from .manifest import pixels_name as pixels_name
+from .manifest import read_facts as read_facts
+from .predict import Prediction as Prediction
+from .predict import predict_images as predict_images
+from .runtimes import Runtime as Runtime
+from .runtimes import open_runtime as open_runtime
+from .runtimes import scaled as scaled
+from .targets import identity_of as identity_of
+from .targets import shortlisted as shortlisted
+from .writer import export_saved_model as export_saved_model

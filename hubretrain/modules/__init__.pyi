@@ -1,0 +1,15 @@
+from .archive import packed as packed
+from .archive import unpacked as unpacked
+from .backbone import Backbone as Backbone
+from .catalogue import HubModule as HubModule
+from .catalogue import read_catalogue as read_catalogue
+from .classifier import Classifier as Classifier
+from .complexity import milliseconds as milliseconds
+from .cut import Cut as Cut
+from .cut import cut_below as cut_below
+from .store import StoredModule as StoredModule
+from .store import is_stored as is_stored
+from .store import present_digest as present_digest
+from .store import resolve as resolve
+from .store import store_folder as store_folder
+from .store import stored as stored

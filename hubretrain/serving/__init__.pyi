@@ -1,0 +1,2 @@
+from .limits import Limits as Limits
+from .serve import serve_export as serve_export
