@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +111,28 @@ class Run:
         everything = self.facts()
         everything[stage] = {"versions": versions(), **facts}
         write_json(self.facts_file, everything)
+
+
+def fit_record(run: Run) -> dict[str, Any]:
+    """What `run.json` says of the fit.
+
+    Raises:
+        RunError: There was none yet.
+    """
+    facts: dict[str, Any] | None = run.facts().get("fit")
+    if facts is None:
+        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    return facts
+
+
+def check_fitted(names: Iterable[str], facts: dict[str, Any]) -> None:
+    """Raises RunError where a run, whose facts of the fit these are, lacks a module."""
+    for name in names:
+        if name not in facts["modules"]:
+            raise RunError(
+                f"{name} was not fitted in this run (there are: {', '.join(facts['modules'])}); "
+                "cache it and fit again, or name one of them."
+            )
 
 
 def latest_run(runs: Path) -> Run:

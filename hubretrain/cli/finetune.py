@@ -283,7 +283,7 @@ def _show_choice(run: Run, trained: list[str]) -> None:
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
     from hubretrain.data import open_dataset
-    from hubretrain.fitted import fit_record
+    from hubretrain.runs import fit_record
 
     facts = fit_record(run)
     options = facts["data_options"]

@@ -3,6 +3,8 @@
 `export` is the stage, `writer` writes the folder, `manifest` reads and checks it; `graph` is the
 exported graph; `litert` and `onnx` convert and run; `runtimes` runs any format alike; `predict`
 is the other stage.
+Also: `targets`.
+Also: `orientation`.
 """
 
 import lazy_loader as lazy

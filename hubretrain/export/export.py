@@ -24,8 +24,8 @@ from hubretrain.export.manifest import (
     read_facts,
     refuse_other,
 )
-from hubretrain.fitted import restore_module
 from hubretrain.heads import ENSEMBLE_NAME, LIKELIEST, Ensemble, Heads
+from hubretrain.modules import restore_module
 from hubretrain.runs import Run
 
 if TYPE_CHECKING:

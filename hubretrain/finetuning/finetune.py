@@ -19,10 +19,9 @@ from hubretrain.finetuning.module import ModuleFineTuning
 from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_tuning
 from hubretrain.finetuning.result import FineTuneResult, order_of
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
-from hubretrain.fitted import check_fitted, fit_record
 from hubretrain.locks import only_writer
-from hubretrain.runs import Run
-from hubretrain.screening import MODULE
+from hubretrain.run_tables import MODULE
+from hubretrain.runs import Run, check_fitted, fit_record
 
 
 def finetune_module(

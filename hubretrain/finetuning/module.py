@@ -20,9 +20,8 @@ from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.result import FineTuneResult, Rule, judged, keep_predictions
 from hubretrain.finetuning.trainer import Trainer
-from hubretrain.fitted import restore_module
 from hubretrain.heads import Heads
-from hubretrain.modules import Backbone, Classifier
+from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.runs import Run
 
 VALIDATION_FOLD = 0

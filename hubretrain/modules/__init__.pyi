@@ -11,5 +11,6 @@ from .store import StoredModule as StoredModule
 from .store import is_stored as is_stored
 from .store import present_digest as present_digest
 from .store import resolve as resolve
+from .store import restore_module as restore_module
 from .store import store_folder as store_folder
 from .store import stored as stored

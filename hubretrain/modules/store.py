@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from hubretrain._version import __version__
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import write_json
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import HubModule, described, find, unknown
 from hubretrain.modules.saved_model import FACTS, file_sha256, missing, sizes, tree_sha256
+from hubretrain.runs import check_fitted
 
 _A_DAY = 86_400.0
 
@@ -325,3 +326,29 @@ def _tidy(store: Path, name: str) -> None:
 
 def _say(text: str) -> None:
     print(f"hubretrain: {text}", file=sys.stderr, flush=True)
+
+
+def restore_module(name: str, facts: dict[str, Any]) -> StoredModule:
+    """A module of a run, found again and checked: in the store, else by its handle.
+
+    Args:
+        name: As in the run.
+        facts: What `run.json` says of the fit.
+
+    Raises:
+        RunError: The run has no such module, or it is another one by now.
+        ModuleError: It cannot be had any more.
+    """
+    check_fitted([name], facts)
+    cached = facts["modules"][name]
+    low, high = (float(x) for x in cached["value_range"].strip("[]").split(","))
+    size, sha256 = cached["image_size"], cached["module_sha256"]
+    module = stored(name, image_size=size, value_range=(low, high))
+    if module is None or module.sha256 != sha256:
+        module = resolve(cached["handle"], image_size=size, value_range=(low, high))
+    if module.sha256 != sha256:
+        raise RunError(
+            f"{name} is not what it was when its bottlenecks were computed (sha256 "
+            f"{sha256[:12]} then, {module.sha256[:12]} now); cache and fit again."
+        )
+    return module

@@ -11,7 +11,7 @@ import pandas as pd
 from hubretrain.evaluation import METRICS
 from hubretrain.report.curves import finite
 from hubretrain.report.run_data import RunData
-from hubretrain.screening import MODULE, REFERENCE
+from hubretrain.run_tables import MODULE, REFERENCE
 
 COSTS = {
     "gflops": "GFLOPs an image (10^9 floating-point operations)",

@@ -16,8 +16,9 @@ from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.evaluation import METRICS, AnyArray, adjusted, intervals
 from hubretrain.heads import ENSEMBLE_NAME, Heads
+from hubretrain.run_tables import ENSEMBLE, MODULE
 from hubretrain.runs import Run
-from hubretrain.screening import ENSEMBLE, MODULE, Evaluator, per_class
+from hubretrain.screening import Evaluator, per_class
 
 N_RESAMPLES = 1000
 VALIDATION_FOLD = 0  # of fine-tuning

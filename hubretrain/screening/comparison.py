@@ -16,9 +16,9 @@ from hubretrain.evaluation import (
     intervals,
 )
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
+from hubretrain.run_tables import MODULE
 from hubretrain.screening.baselines import majority_class
 from hubretrain.screening.leaderboard import (
-    MODULE,
     Evaluator,
     effect_of,
     ensemble_row,

@@ -25,9 +25,9 @@ from hubretrain.evaluation import (
     intervals,
     recall_per_class,
 )
+from hubretrain.run_tables import ENSEMBLE, MODULE, REFERENCE
 from hubretrain.screening.result import ScreenResult
 
-MODULE, ENSEMBLE, REFERENCE = "module", "ensemble", "reference"
 TWIN_SUFFIX = "_random"  # a module of this name has random weights: a reference, not a candidate
 PLAIN = ("accuracy", "balanced_accuracy")
 AVERAGED = ("balanced_accuracy", "accuracy", "top_3")

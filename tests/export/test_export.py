@@ -167,7 +167,7 @@ def run(place, tmp_path):
 def fine_tuned(run, class_names):
     """Leaves the export that fine-tuning leaves, of a model that no head is."""
     from hubretrain.export.writer import export_saved_model
-    from hubretrain.fitted import restore_module
+    from hubretrain.modules import restore_module
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 

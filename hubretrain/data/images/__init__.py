@@ -2,6 +2,8 @@
 
 `decoding` reads bytes, `augmentation` draws how a view differs, `resize` resizes, `batched` does
 the same in TensorFlow for a GPU, `contact_sheet` draws views to look at.
+Also: `preview`.
+Also: `headers`.
 """
 
 import lazy_loader as lazy

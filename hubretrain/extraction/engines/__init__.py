@@ -1,6 +1,9 @@
 """What runs the frozen module over batches of pixels: TensorFlow, or OpenVINO on a CPU.
 
 `choice` chooses, `engine` is what both have in common, `quantization` makes the int8 model.
+Also: `openvino_door`.
+Also: `openvino`.
+Also: `tensorflow`.
 """
 
 import lazy_loader as lazy

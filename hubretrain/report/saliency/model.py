@@ -9,9 +9,8 @@ import numpy as np
 
 from hubretrain.errors import RunError
 from hubretrain.export import Export, export_of, pixels_name, shortlisted
-from hubretrain.fitted import restore_module
 from hubretrain.heads import ENSEMBLE_NAME, Heads
-from hubretrain.modules import Backbone, Classifier
+from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.report.saliency.gradients import Differentiable
 from hubretrain.runs import Run
 from hubretrain.tensorflow import tf

@@ -6,9 +6,8 @@ import tarfile
 import pytest
 
 from hubretrain.errors import RunError
-from hubretrain.fitted import check_fitted, fit_record, restore_module
-from hubretrain.modules import resolve
-from hubretrain.runs import Run
+from hubretrain.modules import resolve, restore_module
+from hubretrain.runs import Run, check_fitted, fit_record
 from tests.cli.test_cli import invoke
 from tests.samples import write_digits, write_module, write_pooled
 
