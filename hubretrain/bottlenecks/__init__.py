@@ -1,7 +1,7 @@
 """The bottleneck file: one module's features of every view of every image, in HDF5.
 
-`layout` is the format; `reader`, `features` and `writer` use it; `rebuild` grows and shrinks a file, `merge`
-joins parts; `costs` logs what forward passes cost.
+`layout` is the format; `reader`, `features` and `writer` use it; `rebuild` grows and shrinks a
+file, `merge` joins parts; `costs` logs what forward passes cost.
 """
 
 import lazy_loader as lazy
