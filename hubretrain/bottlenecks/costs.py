@@ -10,7 +10,15 @@ import pandas as pd
 
 from hubretrain.files import write_table
 
-COLUMNS = ["finished_at", "module", "engine", "precision", "n_forward", "seconds"]
+DTYPES = {
+    "finished_at": str,
+    "module": str,  # text whatever it looks like: a module may be called 2024 or NA
+    "engine": str,
+    "precision": str,
+    "n_forward": int,
+    "seconds": float,
+}
+COLUMNS = list(DTYPES)
 
 
 class ForwardPassLog:
@@ -29,7 +37,7 @@ class ForwardPassLog:
         self.file = file
         self.table = pd.DataFrame(columns=COLUMNS)
         with contextlib.suppress(OSError, ValueError, KeyError):
-            self.table = pd.read_csv(file)[COLUMNS]
+            self.table = pd.read_csv(file, dtype=DTYPES, keep_default_na=False)[COLUMNS]
 
     def add(self, module: str, engine: str, precision: str, n_forward: int, seconds: float) -> None:
         """Notes one run of one module."""
