@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -32,19 +33,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        # Not mkstemp: its files are of mode 0600, and a process reads its umask only by setting it.
+        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise RunError(
             f"{path} cannot be written: {error.strerror}; "
             "make room, mend its rights, or choose another folder."
         ) from error
-    aside = Path(name)
     try:
         yield aside
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from hubretrain.files import folder_aside, replace_folder, write_table
+from hubretrain.files import folder_aside, replace_folder, whole_file, write_table
 
 
 def test_a_folder_is_replaced_whole_and_nothing_is_left_aside(tmp_path):
@@ -66,3 +70,43 @@ def test_a_table_is_read_as_it_was_written_whatever_its_names_hold(
 def test_nothing_is_quoted_that_needs_no_quotes(tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv", pd.DataFrame({"path": ["a b"], "n": [0.5], "none": [None]}))
     assert (tmp_path / "table.csv").read_bytes() == b"path,n,none\na b,0.5,\n"
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_permissions_that_the_umask_leaves(mask: int, tmp_path: Path) -> None:
+    with umask(mask):
+        (tmp_path / "plain").touch()
+        with whole_file(tmp_path / "whole") as aside:
+            assert aside.stat().st_mode & 0o777 == 0o666 & ~mask
+        assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_no_file_written_in_threads_is_writable_for_everyone_nor_is_the_umask_changed(
+    tmp_path: Path,
+) -> None:
+    def write(number: int) -> int:
+        path = tmp_path / str(number)
+        with whole_file(path) as aside:
+            aside.write_text("text")
+        return path.stat().st_mode & 0o777
+
+    def let_others_run(*_: object) -> Callable[..., object]:
+        time.sleep(0)
+        return let_others_run
+
+    threading.settrace(let_others_run)  # at every line
+    try:
+        with umask(0o027), ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(write, range(100))) == {0o640}
+    finally:
+        threading.settrace(None)
