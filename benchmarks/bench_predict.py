@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hubretrain.data.images.decoding import decode, view
+from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
-from hubretrain.export.runtimes import FORMATS, open_runtime, scaled
+from hubretrain.export.runtimes import FORMATS, open_runtime
 from hubretrain.runs import Run
 
 
@@ -69,7 +69,7 @@ def many(exported: Export, files: list[Path], rounds: int) -> None:
     one = Interpreter(model, num_threads=os.cpu_count())
     runner = one.get_signature_runner("pixels")
     size = exported.sizes[0]
-    some = [scaled(view(decode(path.read_bytes()), size)[np.newaxis]) for path in files[:64]]
+    some = [to_unit(view(decode(path.read_bytes()), size)[np.newaxis]) for path in files[:64]]
     runner(pixels=some[0])
     bare, ours = [], []
     share = len(files) // rounds
@@ -94,7 +94,7 @@ def parity(exported: Export, files: list[Path]) -> None:
 
     sizes = exported.sizes
     contents = [path.read_bytes() for path in files]
-    pixels = {s: scaled(np.stack([view(decode(data), s) for data in contents])) for s in sizes}
+    pixels = {s: to_unit(np.stack([view(decode(data), s) for data in contents])) for s in sizes}
 
     def said(form: str) -> np.ndarray:
         runner = open_runtime(exported, form)

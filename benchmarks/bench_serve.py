@@ -25,10 +25,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from hubretrain.data.images.decoding import decode, view
+from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import image_files, predict_images
-from hubretrain.export.runtimes import scaled
 
 
 class Load:
@@ -86,7 +85,7 @@ def bare(exported: Export, images: list[bytes], seconds: float) -> float:
     one = Interpreter(str(exported.model("litert")), num_threads=os.cpu_count())
     runner = one.get_signature_runner("pixels")
     size = exported.sizes[0]
-    pixels = [scaled(view(decode(data), size)[np.newaxis]) for data in images]
+    pixels = [to_unit(view(decode(data), size)[np.newaxis]) for data in images]
     runner(pixels=pixels[0])
     n, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:

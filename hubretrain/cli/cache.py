@@ -189,7 +189,9 @@ def fill(
     if preview is not None:
         from hubretrain.data.images import draw_preview
 
-        n_shown = draw_preview(dataset, preview, views, augmentation, options["seed"])
+        n_shown = draw_preview(
+            dataset.root, dataset.images, preview, views, augmentation, options["seed"]
+        )
         click.echo(f"{preview}: {views} views of {n_shown} images, as they are on the left.")
         return
     if n_folds:

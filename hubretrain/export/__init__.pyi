@@ -8,7 +8,6 @@ from .predict import Prediction as Prediction
 from .predict import predict_images as predict_images
 from .runtimes import Runtime as Runtime
 from .runtimes import open_runtime as open_runtime
-from .runtimes import scaled as scaled
 from .targets import identity_of as identity_of
 from .targets import shortlisted as shortlisted
 from .writer import export_saved_model as export_saved_model

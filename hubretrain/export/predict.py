@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.data.images import IMAGE_SUFFIXES, Augmentation, Draw, decode, view
+from hubretrain.data.images import IMAGE_SUFFIXES, Augmentation, Draw, decode, to_unit, view
 from hubretrain.errors import DataError
 from hubretrain.export.manifest import Export
-from hubretrain.export.runtimes import Runtime, open_runtime, scaled
+from hubretrain.export.runtimes import Runtime, open_runtime
 from hubretrain.parallel import ahead
 from hubretrain.storage import is_remote, read_bytes
 
@@ -140,7 +140,7 @@ def _said(
     decisions: Iterator[Any] = iter(())
     if seen:
         sizes = exported.sizes
-        pixels = {size: scaled(np.concatenate([one[size] for one in seen])) for size in sizes}
+        pixels = {size: to_unit(np.concatenate([one[size] for one in seen])) for size in sizes}
         rows = runner(pixels)
         means = rows.reshape(len(seen), -1, rows.shape[1]).mean(axis=1)
         probabilities, decisions = iter(means), iter(exported.decisions(means))

@@ -55,11 +55,6 @@ class SavedModel:
         return np.asarray(self._function(**inputs)["probabilities"].numpy())
 
 
-def scaled(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """What a runner takes: uint8 in [0, 255] as float32 in [0, 1], of the same shape."""
-    return pixels.astype(np.float32) / np.float32(255)
-
-
 def open_runtime(exported: Export, form: str | None = None) -> Runtime:
     """Opens the model in a format.
 

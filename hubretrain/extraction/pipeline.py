@@ -16,7 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain._version import __version__
-from hubretrain.data.images import Augmentation, decode, view
+from hubretrain.data.images import (
+    Augmentation,
+    UnreadableImageError,
+    decode,
+    read_image_bytes,
+    view,
+)
 from hubretrain.errors import CacheError, DataError, WorkerError
 from hubretrain.extraction.engines import BATCH_SIZE, open_engine
 from hubretrain.modules import StoredModule, packed, unpacked
@@ -173,14 +179,12 @@ class Extractor:
         not depend on which modules travel together.
         """
         try:
-            data = read_bytes(wanted.place) if wanted.data is None else wanted.data
-        except (OSError, DataError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            return Undecodable(wanted, f"cannot be read ({reason})", unread=True)
-        if hashlib.sha256(data).hexdigest() != wanted.sha256:
-            return Undecodable(wanted, "was changed after the run began", unread=True)
-        try:
+            data = read_image_bytes(Path(), wanted.place) if wanted.data is None else wanted.data
+            if hashlib.sha256(data).hexdigest() != wanted.sha256:
+                return Undecodable(wanted, "was changed after the run began", unread=True)
             image = decode(data)
+        except UnreadableImageError as error:
+            return Undecodable(wanted, str(error), unread=True)
         except DataError as error:
             return Undecodable(wanted, str(error))
         draw_of = functools.partial(

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from hubretrain.bottlenecks import Bottlenecks, Fact
 from hubretrain.data import ImageDataset
-from hubretrain.data.images import Pixels, decode, view
+from hubretrain.data.images import Pixels, read_image, view
 from hubretrain.errors import DataError, EngineError
 from hubretrain.extraction.engines import calibrate, choose_engine, gpu_in_sight
 from hubretrain.extraction.pipeline import ExtractorSpec
 from hubretrain.extraction.plan import Part, file_name
 from hubretrain.modules import StoredModule
-from hubretrain.storage import located, read_bytes
 
 
 def extractor_spec(
@@ -78,8 +77,8 @@ def calibration_of(
 
     def first_view(sha256: str) -> Pixels | None:
         try:
-            return view(decode(read_bytes(located(dataset.root, path_of[sha256]))), size)
-        except (OSError, DataError):
+            return view(read_image(dataset.root, path_of[sha256]), size)
+        except DataError:
             return None
 
     facts = calibrate(

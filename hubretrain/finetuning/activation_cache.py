@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import reserve
 from hubretrain.finetuning.input_pipeline import (
@@ -31,7 +32,6 @@ from hubretrain.finetuning.input_pipeline import (
 )
 from hubretrain.modules import Cut
 from hubretrain.progress import Bar
-from hubretrain.tensorflow import tf
 
 FORMAT = "hubretrain trunk 1"
 BATCH_SIZE = 48
@@ -161,9 +161,10 @@ class ActivationCache:
             with Bar(what, sum(map(len, todo)), quiet=self.quiet or not todo) as bar:
                 given = self.pixels.batches(images, todo, views)
                 for batch, pixels in zip(todo, given, strict=True):
-                    scaled = tf.cast(pixels, tf.float32) / 255.0
                     with np.errstate(over="ignore"):
-                        activations = self.cut.trunk(scaled).numpy().astype(np.float16)
+                        activations = (
+                            self.cut.trunk(to_unit_tensor(pixels)).numpy().astype(np.float16)
+                        )
                     if not np.isfinite(activations).all():
                         raise ModuleError(
                             f"an activation at {self.cut.name} is beyond the range of float16; "

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.data.images import Augmentation, decode, view
+from hubretrain.data.images import Augmentation, read_image, view
 from hubretrain.errors import DataError, RunError
 from hubretrain.parallel import ahead
-from hubretrain.storage import located, read_bytes
+from hubretrain.storage import located
 
 Pixels = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
@@ -111,14 +111,12 @@ class PixelSource:
         draw = None
         if view_number:
             draw = self.augmentation.draw(images.sha256s[i], view_number, self.seed)
-        place = located(images.root, images.paths[i])
         try:
-            image = decode(read_bytes(place))
-        except (OSError, DataError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            image = read_image(images.root, images.paths[i])
+        except DataError as error:
             raise RunError(
-                f"{place} cannot be read any more ({reason}); bring it back and run the same "
-                "command again: it goes on from the last checkpoint."
+                f"{located(images.root, images.paths[i])}: {error}; restore the file and rerun the "
+                "command to resume from the last checkpoint."
             ) from error
         return view(image, self.size, draw)
 

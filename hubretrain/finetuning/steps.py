@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hubretrain.data.images import to_unit_tensor
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.optimizers import Optimizer
 from hubretrain.finetuning.options import FineTuneOptions
@@ -60,7 +61,7 @@ class Steps:
 
     def _logits(self, model: Classifier, given: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self._cut is None:
-            return model.logits(scaled(given), training)
+            return model.logits(to_unit_tensor(given), training)
         return model.scores(self._cut.top(tf.cast(given, tf.float32)))
 
     def _step_of(self, optimizer: Optimizer) -> Callable[..., Any]:
@@ -89,8 +90,3 @@ class Steps:
 def pixels_spec(size: int) -> tf.TensorSpec:
     """Of a batch of pixels: uint8 of shape (n_images, size, size, 3)."""
     return tf.TensorSpec((None, size, size, 3), tf.uint8)
-
-
-def scaled(pixels: tf.Tensor) -> tf.Tensor:
-    """Pixels as float32 in [0, 1]."""
-    return tf.cast(pixels, tf.float32) / 255.0

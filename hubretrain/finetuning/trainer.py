@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import write_table
 from hubretrain.finetuning.activation_cache import TRUNK_FACTS, ActivationCache, worth_caching
@@ -33,7 +34,7 @@ from hubretrain.finetuning.input_pipeline import (
 from hubretrain.finetuning.optimizers import Optimizer, depth_groups
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.schedule import REDUCTION, Schedule, schedule_for
-from hubretrain.finetuning.steps import Steps, pixels_spec, scaled
+from hubretrain.finetuning.steps import Steps, pixels_spec
 from hubretrain.finetuning.tensorboard import log_epoch
 from hubretrain.modules import Classifier, Cut, cut_below
 from hubretrain.progress import Bar
@@ -101,7 +102,7 @@ class Trainer:
         self.pixels = PixelSource(stored.image_size, tuning.augmentation, tuning.seed)
         self._source: PixelSource | ActivationCache = self.pixels
         self._predict = tf.function(
-            lambda given: classifier.probabilities(scaled(given)),
+            lambda given: classifier.probabilities(to_unit_tensor(given)),
             input_signature=[pixels_spec(stored.image_size)],
         )
         self.notes: list[str] = []

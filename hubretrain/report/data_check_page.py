@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from hubretrain.data import Facts, Finding
-from hubretrain.data.images import decode
+from hubretrain.data.images import read_image
 from hubretrain.errors import DataError
 from hubretrain.report.html import thumbnail, write_page
-from hubretrain.storage import located, read_bytes
 
 MAX_PAIRS = 24
 MAX_GROUPS = 8
@@ -80,8 +79,8 @@ class _Thumbnails:
         found = []
         for i in sorted(order[:at_most]):
             try:
-                picture = thumbnail(decode(read_bytes(located(self.root, paths[i]))))
-            except (OSError, DataError):  # gone since it was looked at
+                picture = thumbnail(read_image(self.root, paths[i]))
+            except DataError:  # gone since it was looked at
                 picture = ""
             found.append({"path": paths[i], "label": labels[i], "picture": picture})
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -14,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from hubretrain.data.images import decode
+from hubretrain.data.images import read_image
 from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
-from hubretrain.storage import located, read_bytes
 
 BUDGET = 22_000_000  # pixels of all thumbnails together, some 4 MB of WebP
 LONGEST, SHORTEST = 96, 28  # pixels, the longer side of a thumbnail
@@ -86,12 +84,7 @@ def make_thumbnails(
 
     def small(row: int) -> tuple[Image.Image | None, tuple[int, int], str]:
         try:
-            data = read_bytes(located(root, paths[row]))
-            if sha256s[row] and hashlib.sha256(data).hexdigest() != sha256s[row]:
-                return None, (0, 0), "its bytes have changed since the run was fitted"
-            image = decode(data)
-        except OSError as error:
-            return None, (0, 0), error.strerror or str(error)
+            image = read_image(root, paths[row], sha256s[row])
         except DataError as error:
             return None, (0, 0), str(error)
         fitted = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
@@ -130,8 +123,8 @@ def _shape(root: Path, paths: Sequence[str], budget: int, longest: int) -> tuple
     ratios = []
     for path in paths[:: max(1, len(paths) // N_PROBED)]:
         try:
-            image = decode(read_bytes(located(root, path)))
-        except (OSError, DataError):
+            image = read_image(root, path)
+        except DataError:
             continue
         ratios.append(image.width / image.height)
     ratio = min(2.0, max(0.5, float(np.median(ratios)))) if ratios else 1.0

@@ -20,9 +20,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from hubretrain.data.images import TooManyPixelsError, decode, view
+from hubretrain.data.images import TooManyPixelsError, decode, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.export import Export, Runtime, scaled
+from hubretrain.export import Export, Runtime
 from hubretrain.serving.batch_queue import BatchQueue, FullError, Pixels
 from hubretrain.serving.body_limits import App, BodyLimits
 from hubretrain.serving.limits import Limits
@@ -173,7 +173,7 @@ class _Images:
 
     def _look(self, data: bytes) -> Pixels:
         image = decode(data, self._limits.n_pixels)
-        return {size: scaled(view(image, size)[np.newaxis]) for size in self._sizes}
+        return {size: to_unit(view(image, size)[np.newaxis]) for size in self._sizes}
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

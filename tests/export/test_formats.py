@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hubretrain.data.images.decoding import decode
+from hubretrain.data.images.decoding import decode, to_unit
 from hubretrain.errors import EngineError, RunError
 from hubretrain.evaluation.logit_adjustment import adjusted
 from hubretrain.export.manifest import MODEL_OF, Export
-from hubretrain.export.runtimes import FORMATS, open_runtime, scaled
+from hubretrain.export.runtimes import FORMATS, open_runtime
 from hubretrain.heads.heads import probabilities as of_logits
 from tests.samples import encoded, photo_crops, small_head
 
@@ -38,7 +38,7 @@ def expected(pixels, pooled_module):
 def test_every_format_says_of_the_same_pixels_what_was_trained(small_export, pooled_module, form):
     exported = Export.open(small_export)
     runner = open_runtime(exported, form)
-    pixels = scaled(photo_crops(40))
+    pixels = to_unit(photo_crops(40))
     said, truth = runner({8: pixels}), expected(pixels, pooled_module)
     assert said.dtype == np.float32
     assert len(set(truth.argmax(axis=1))) > 1
@@ -57,7 +57,7 @@ def test_a_model_that_was_opened_stays_itself_when_another_takes_its_place(
 ):
     copy = tmp_path / "copy"
     shutil.copytree(small_export, copy)
-    pixels = scaled(photo_crops(8))
+    pixels = to_unit(photo_crops(8))
     runner = open_runtime(Export.open(copy), form)
     alone = runner({8: pixels[:1]})
     shutil.rmtree(copy)
@@ -71,7 +71,7 @@ def test_the_signature_gives_bottlenecks_too_and_can_be_called_by_name(small_exp
     from hubretrain.modules.backbone import Backbone
     from hubretrain.tensorflow import tf
 
-    pixels = tf.constant(scaled(photo_crops(3)))
+    pixels = tf.constant(to_unit(photo_crops(3)))
     loaded = tf.saved_model.load(str(small_export))
     features = Backbone(resolve(str(pooled_module)))(pixels).numpy()
     for said in (loaded.pixels(pixels), loaded.signatures["pixels"](pixels=pixels)):
@@ -81,7 +81,7 @@ def test_the_signature_gives_bottlenecks_too_and_can_be_called_by_name(small_exp
 
 def test_decisions_are_those_of_the_rule_without_the_temperature(small_export, pooled_module):
     exported = Export.open(small_export)
-    pixels = scaled(photo_crops(40))
+    pixels = to_unit(photo_crops(40))
     calibrated = open_runtime(exported, "litert")({8: pixels})
     plain = calibrated.astype(float) ** 1.6
     plain /= plain.sum(axis=1, keepdims=True)
@@ -234,7 +234,7 @@ def test_formats_are_added_to_an_export_without_training(small_export, tmp_path)
         (copy / name).unlink()
     facts["not_converted"] = "it could not then"
     (copy / "export.json").write_text(json.dumps(facts))
-    pixels = scaled(photo_crops(4))
+    pixels = to_unit(photo_crops(4))
     added = add_formats(copy, ["onnx"])
     assert added.facts["not_converted"] == "it could not then"
     assert add_formats(copy, ["litert"]).facts["not_converted"] == ""
@@ -256,7 +256,7 @@ def test_what_cannot_be_converted_is_served_by_tensorflow(small_module, tmp_path
     assert "cannot be converted to LiteRT" in exported.facts["not_converted"]
     runner = open_runtime(exported)
     assert runner.name == "TensorFlow"
-    assert np.allclose(runner({8: scaled(photo_crops(2))}), 0.5)
+    assert np.allclose(runner({8: to_unit(photo_crops(2))}), 0.5)
     with pytest.raises(EngineError, match="cannot be converted to LiteRT"):
         export_saved_model(classifier, ["a", "b"], tmp_path / "e", {}, formats=["litert"])
     assert not (tmp_path / "e").exists()

@@ -15,10 +15,10 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.cli import main
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decoding import decode, view
+from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
-from hubretrain.export.runtimes import open_runtime, scaled
+from hubretrain.export.runtimes import open_runtime
 from tests.samples import REPOSITORY, encoded
 
 PHOTOS = load_sample_images().images
@@ -57,7 +57,7 @@ def test_a_folder_is_read_with_all_below_and_a_broken_file_keeps_its_row(place, 
             assert row["error"] == "no image of a known type"
             assert row["class_1"] == row["decision"] == ""
             continue
-        pixels = scaled(view(decode((place / row["path"]).read_bytes()), 8)[np.newaxis])
+        pixels = to_unit(view(decode((place / row["path"]).read_bytes()), 8)[np.newaxis])
         said = runner({8: pixels})
         best = np.argsort(-said[0])[:2]
         assert [row["class_1"], row["class_2"]] == [exported.class_names[c] for c in best]
@@ -99,7 +99,7 @@ def test_test_time_augmentation_is_the_mean_over_the_views_of_training(place, sm
 
     sha256 = hashlib.sha256(data).hexdigest()
     draws = [None, *(Augmentation().draw(sha256, k, 0) for k in (1, 2, 3, 4))]
-    pixels = scaled(np.stack([view(decode(data), 8, draw) for draw in draws]))
+    pixels = to_unit(np.stack([view(decode(data), 8, draw) for draw in draws]))
     runner = open_runtime(Export.open(small_export), "savedmodel")
     (found,) = predict_images(small_export, ["images/00.jpg"], tta=5)
     said = dict(found.classes)
@@ -116,7 +116,7 @@ def test_a_photograph_lying_on_its_side_and_a_tiff_are_read_as_in_training(place
     (place / "as.tiff").write_bytes(encoded(PHOTOS[0][:90, :120], "TIFF"))
     side, plain = predict_images(small_export, ["side.jpg", "as.tiff"])
     assert not side.error + plain.error
-    pixels = scaled(view(decode((place / "side.jpg").read_bytes()), 8)[np.newaxis])
+    pixels = to_unit(view(decode((place / "side.jpg").read_bytes()), 8)[np.newaxis])
     said = open_runtime(Export.open(small_export), "savedmodel")({8: pixels})
     assert side.classes[0][1] == pytest.approx(said.max(), abs=1e-4)
 

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from hubretrain.data.images.decoding import decode, view
+from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
-from hubretrain.export.runtimes import open_runtime, scaled
+from hubretrain.export.runtimes import open_runtime
 from tests.samples import REPOSITORY
 
 N_TRAIN, N_TEST = 120, 60
@@ -40,7 +40,7 @@ def export(photographs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HUBRETRAIN_STORE", str(tmp_path_factory.getbasetemp() / "module_store"))
         backbone = Backbone(resolve("efficientnet_lite0"))
-    pixels = scaled(np.stack([view(decode(p.read_bytes()), 224) for p in photographs[0]]))
+    pixels = to_unit(np.stack([view(decode(p.read_bytes()), 224) for p in photographs[0]]))
     features = np.concatenate([backbone(pixels[i : i + 30]).numpy() for i in range(0, N_TRAIN, 30)])
     names = [file.parent.name for file in photographs[0]]
     head = LogisticRegression(C=0.1, max_iter=300).fit(features, names)
@@ -59,7 +59,7 @@ def test_every_format_gives_every_photograph_the_same_top_class(export, photogra
 
     exported = Export.open(export)
     contents = [file.read_bytes() for file in photographs[1]]
-    pixels = {224: scaled(np.stack([view(decode(data), 224) for data in contents]))}
+    pixels = {224: to_unit(np.stack([view(decode(data), 224) for data in contents]))}
     truth = open_runtime(exported, "savedmodel")(pixels)
     right = [file.parent.name for file in photographs[1]]
     assert (np.array(exported.class_names)[truth.argmax(axis=1)] == right).mean() > 0.7

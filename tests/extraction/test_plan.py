@@ -10,8 +10,8 @@ from PIL import Image
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
+from hubretrain.data.images.contact_sheet import draw_preview
 from hubretrain.data.images.decoding import decode, view
-from hubretrain.data.images.preview import draw_preview
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.extraction.plan import Part, views_of_classes
@@ -146,7 +146,7 @@ def test_the_preview_shows_the_very_views_that_are_cached(tmp_path):
 
     data = unbalanced(tmp_path / "data")
     augmentation = Augmentation(vertical_flip=True, rotate90=True, scale=0.3, hue=0.1)
-    n = draw_preview(data, tmp_path / "sheet.png", 3, augmentation, seed=5)
+    n = draw_preview(data.root, data.images, tmp_path / "sheet.png", 3, augmentation, seed=5)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert n == 8
     assert sheet.shape == (8 * 166 + 6, 3 * 166 + 6, 3)
@@ -159,11 +159,11 @@ def test_the_preview_shows_the_very_views_that_are_cached(tmp_path):
 def test_a_preview_that_cannot_be_drawn_says_why(tmp_path):
     data = unbalanced(tmp_path / "data")
     with pytest.raises(DataError, match=r"sheet.xyz cannot be written \(unknown file extension"):
-        draw_preview(data, tmp_path / "sheet.xyz", 3, Augmentation(), 0)
+        draw_preview(data.root, data.images, tmp_path / "sheet.xyz", 3, Augmentation(), 0)
     for n_views in (-3, 0, 13):
-        with pytest.raises(DataError, match=rf"--views is {n_views}; a preview shows 1 to 12"):
-            draw_preview(data, tmp_path / "sheet.png", n_views, Augmentation(), 0)
+        with pytest.raises(DataError, match=rf"`n_views` is {n_views}; a preview shows 1 to 12"):
+            draw_preview(data.root, data.images, tmp_path / "sheet.png", n_views, Augmentation(), 0)
     for file in (tmp_path / "data").rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"no image can be decoded, so there are no views"):
-        draw_preview(data, tmp_path / "sheet.png", 3, Augmentation(), 0)
+        draw_preview(data.root, data.images, tmp_path / "sheet.png", 3, Augmentation(), 0)

@@ -159,8 +159,8 @@ def test_thumbnails_lie_where_they_are_said_to_and_changed_files_have_none(tmp_p
     (tmp_path / "4.png").unlink()
     found = make_thumbnails(tmp_path, paths, sha256s, budget=20 * 32 * 24, quiet=True)
     assert (found.width, found.height) == (32, 24)
-    assert found.missing[3] == "its bytes have changed since the run was fitted"
-    assert found.missing[4] == "No such file or directory"
+    assert found.missing[3] == "its bytes have changed"
+    assert found.missing[4] == "cannot be read (No such file or directory)"
     assert found.place[[3, 4]].tolist() == [-1, -1]
     (sheet,) = (
         Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in found.sheets

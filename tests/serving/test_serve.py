@@ -24,9 +24,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hubretrain.cli import main
-from hubretrain.data.images.decoding import MOST_PIXELS, decode, view
+from hubretrain.data.images.decoding import MOST_PIXELS, decode, to_unit, view
 from hubretrain.export.manifest import Export
-from hubretrain.export.runtimes import open_runtime, scaled
+from hubretrain.export.runtimes import open_runtime
 from tests.samples import REPOSITORY, encoded
 
 pytest.importorskip("fastapi")
@@ -94,7 +94,7 @@ def truth(small_export):
     runner = open_runtime(exported, "savedmodel")
 
     def of(data):
-        return runner({8: scaled(view(decode(data), 8)[np.newaxis])})[0]
+        return runner({8: to_unit(view(decode(data), 8)[np.newaxis])})[0]
 
     return of
 

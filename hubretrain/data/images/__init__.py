@@ -1,9 +1,7 @@
 """Pixels: decoding, augmented views, resizing. The same code for caching, training and serving.
 
-`decoding` reads bytes, `augmentation` draws how a view differs, `resize` resizes, `batched` does
-the same in TensorFlow for a GPU, `contact_sheet` draws views to look at.
-Also: `preview`.
-Also: `headers`.
+`decoding` reads image files and cuts views, `augmentation` draws how a view differs, `resize`
+resizes, `batched` cuts views in TensorFlow for a GPU, `contact_sheet` draws views to look at.
 """
 
 import lazy_loader as lazy

@@ -1,9 +1,9 @@
-"""Augmented views of a whole batch in TensorFlow, for a GPU: the pixels of `images.view`.
+"""Augmented views of a whole batch in TensorFlow, for a GPU: the pixels of `decoding.view`.
 
-A crop with an antialiased resize is two products of the image with sparse weights, one for each
-direction; mirroring turns the rows of the weights around, a quarter turn transposes. So a batch
-of views is two batched matrix products, which is what a GPU does best. Sums are float32 where
-`images.view` has fixed point, so pixels may differ by one level of 256.
+A crop with an antialiased resize is two products of the image with sparse weights, one per
+direction; mirroring reverses the rows of the weights, a quarter turn transposes. So a batch of
+views is two batched matrix products, which is what a GPU does best. Sums are float32 where
+`decoding.view` has fixed point, so pixels may differ by one level of 256.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _FLOATS_AT_ONCE = 2**27  # 512 MiB
 
 
 def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Floats:
-    """Weights of an antialiased triangle filter from `n_in` pixels to `n_out`.
+    """Return the weights of an antialiased triangle filter from `n_in` pixels to `n_out`.
 
     Args:
-        n_in: Pixels that there are.
-        n_out: Pixels to make.
-        low: Where the part to resize begins, pixels.
-        high: Where it ends.
+        n_in: Number of input pixels.
+        n_out: Number of output pixels.
+        low: Beginning of the part to resize, pixels.
+        high: End of the part to resize, pixels.
 
     Returns:
         float32 of shape (n_out, n_in); rows sum to 1.
     """
-    step = (high - low) / n_out
+    step = (high - low) / n_out  # input pixels per output pixel
+    # Where the image shrinks, the triangle is as wide as the step, so that nothing aliases.
     support = max(step, 1.0)
     centres = low + (np.arange(n_out) + 0.5) * step
     distance = np.abs(np.arange(n_in) + 0.5 - centres[:, None]) / support
@@ -44,29 +45,34 @@ def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Floats:
 
 
 def batch_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: int) -> Pixels:
-    """One view of each image.
+    """Cut one view of each image.
 
     Args:
-        images: Each uint8 of shape (height, width, 3), RGB; of any sizes.
-        draws: What happens to each; None for the image as it is.
+        images: Images of any sizes, each uint8 of shape (height, width, 3), RGB.
+        draws: The random changes of each view; None for the image as it is.
         size: Height and width of the result, pixels.
 
     Returns:
         uint8 of shape (len(images), size, size, 3).
     """
-    # All share one canvas, as high as the highest and as wide as the widest of them.
+    # All share one canvas, as high as the highest and as wide as the widest image.
     canvas = max(image.shape[0] for image in images) * max(image.shape[1] for image in images)
     at_once = max(1, _FLOATS_AT_ONCE // (3 * canvas))
     views = [
         _some_views(images[i : i + at_once], draws[i : i + at_once], size).numpy()
         for i in range(0, len(images), at_once)
     ]
-    found: Pixels = np.concatenate(views)
-    return found
+    pixels: Pixels = np.concatenate(views)
+    return pixels
+
+
+def to_unit_tensor(pixels: tf.Tensor) -> tf.Tensor:
+    """Scale uint8 pixels in [0, 255] to float32 in [0, 1], as `decoding.to_unit` does."""
+    return tf.cast(pixels, tf.float32) / 255.0
 
 
 def _some_views(images: Sequence[Pixels], draws: Sequence[Draw | None], size: int) -> tf.Tensor:
-    """One view of each image, on one canvas."""
+    """Cut one view of each image, all on one canvas."""
     height = max(image.shape[0] for image in images)
     width = max(image.shape[1] for image in images)
     canvas = np.zeros((len(images), height, width, 3), dtype=np.uint8)
@@ -116,5 +122,5 @@ def _views(
 
 
 def _levels(pixels: tf.Tensor) -> tf.Tensor:
-    """Rounds to whole levels; a half rounds up, also where float32 sums to a little less."""
+    """Round to whole levels; a half rounds up, also where float32 sums to a little less."""
     return tf.clip_by_value(tf.floor(pixels + 0.5001), 0.0, 255.0)

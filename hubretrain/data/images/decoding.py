@@ -1,13 +1,18 @@
-"""Bytes become pixels: decode, one augmented view at a module's size. No TensorFlow.
+"""Image files become pixels: headers, decoding, and one augmented view at a module's size.
 
-All is done in fixed point on 8-bit pixels, so a view is the same bytes on every machine, and
-`predict` can show a model the very pixels that it was trained on without importing TensorFlow.
+Views are cut in fixed point on 8-bit pixels, so they are the same bytes on every machine, and
+`predict` shows a model exactly the pixels that it was trained on without importing TensorFlow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +21,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hubretrain.data.images.augmentation import Draw
 from hubretrain.data.images.resize import resized
 from hubretrain.errors import DataError
+from hubretrain.parallel import ahead
+from hubretrain.storage import is_remote, located, read_bytes, stamp_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
-MOST_PIXELS = 2 * MAX_PIXELS  # of these Pillow refuses to read even the header
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-)  # of what `decode` reads
-# Pillow knows more, among them some that run another program on what they are given (EPS).
+MOST_PIXELS = 2 * MAX_PIXELS  # above this Pillow refuses to read even the header
+# Pillow knows more formats, among them some that run another program on the file (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+SUFFIXES_OF = {
+    "BMP": {".bmp"},
+    "GIF": {".gif"},
+    "JPEG": {".jpg", ".jpeg"},
+    "MPO": {".jpg", ".jpeg"},  # a JPEG with a second picture, as some cameras write
+    "PNG": {".png"},
+    "TIFF": {".tif", ".tiff"},
+    "WEBP": {".webp"},
+}
+"""File name suffixes of each format, lower case."""
+IMAGE_SUFFIXES = frozenset(suffix for names in SUFFIXES_OF.values() for suffix in names)
+HEADER_COLUMNS = ("n_bytes", "format", "mode", "width", "height")
 Pixels = npt.NDArray[np.uint8]
 
 _QUARTER_TURNS = (
@@ -33,22 +52,61 @@ _QUARTER_TURNS = (
 )
 
 
+class UnreadableImageError(DataError):
+    """An image file whose bytes cannot be had now: missing, no permission, a server that is down.
+
+    Nothing is known about its content, so it is no reason to put the image into quarantine.
+    """
+
+
 class TooManyPixelsError(DataError):
     """An image that is larger than may be decoded."""
 
 
+def read_image(root: Path, path: str, sha256: str = "") -> Image.Image:
+    """Read and decode one image file; see `decode`.
+
+    Args:
+        root: The folder that `path` is relative to.
+        path: The image file, or its URL.
+        sha256: Digest that its bytes must have; blank: any.
+
+    Raises:
+        UnreadableImageError: The file cannot be read, or its bytes have changed.
+        DataError: Its bytes cannot be decoded.
+    """
+    return decode(read_image_bytes(root, path, sha256))
+
+
+def read_image_bytes(root: Path, path: str, sha256: str = "") -> bytes:
+    """Read the bytes of one image file; the arguments are those of `read_image`.
+
+    Raises:
+        UnreadableImageError: The file cannot be read, or its bytes have changed.
+    """
+    try:
+        data = read_bytes(located(root, path))
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read ({error.strerror or error})") from error
+    except DataError as error:  # nothing that is installed reads such a URL
+        raise UnreadableImageError(f"cannot be read ({error})") from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise UnreadableImageError("its bytes have changed")
+    return data
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes one image file to 8-bit RGB, upright by its EXIF orientation.
+    """Decode one image file to 8-bit RGB, upright by its EXIF orientation.
 
     Reads JPEG, PNG, BMP, GIF (first frame), WebP and TIFF; alpha is dropped, 16-bit channels
     keep their high byte, as TensorFlow's decoders do.
 
     Args:
         data: The file's bytes.
-        max_pixels: The largest image, width times height; above `MOST_PIXELS` it is those.
+        max_pixels: The largest image, width times height; at most `MOST_PIXELS`.
 
     Raises:
-        TooManyPixelsError: It is larger; nothing was decoded.
+        TooManyPixelsError: The image is larger; nothing was decoded.
         DataError: The bytes are no such image, or are cut short.
     """
     try:
@@ -56,7 +114,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             # The bound below is an error, so Pillow need not also warn of it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            form = image.format
+            file_format = image.format
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(
                     f"{image.width} x {image.height} pixels; at most {max_pixels} are read"
@@ -70,29 +128,29 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"more than {MOST_PIXELS} pixels; at most {min(max_pixels, MOST_PIXELS)} are read"
         ) from None
     except UnidentifiedImageError:
-        what = "an empty file" if not data else "no image of a known type"
-        raise DataError(what) from None
+        reason = "an empty file" if not data else "no image of a known type"
+        raise DataError(reason) from None
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
         raise DataError(f"a damaged image ({error})") from error
-    if image.mode == "F" or (image.mode == "I" and form != "PNG"):
+    if image.mode == "F" or (image.mode == "I" and file_format != "PNG"):
         raise DataError(
-            f"pixels of 32 bits (mode {image.mode}), whose range nothing tells; save it with 8 or "
-            "16 bits a channel"
+            f"pixels of 32 bits (mode {image.mode}) in an unknown range; save it with 8 or 16 bits "
+            "per channel"
         )
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
     return image.convert("RGB")
 
 
 def view(image: Image.Image, size: int, draw: Draw | None = None) -> Pixels:
-    """One view of an image, at a module's size; the aspect ratio is not kept, as in retrain.py.
+    """Cut one view of an image, at a module's size; the aspect ratio is not kept (as retrain.py).
 
     Args:
         image: 8-bit RGB.
         size: Height and width of the result, pixels.
-        draw: What happens to the view; None for the image as it is.
+        draw: The random changes of the view; None for the image as it is.
 
     Returns:
         uint8 of shape (size, size, 3), RGB in [0, 255].
@@ -113,3 +171,46 @@ def view(image: Image.Image, size: int, draw: Draw | None = None) -> Pixels:
     elif (matrix := draw.colour_matrix()) is not None:
         result = result.convert("RGB", matrix)
     return np.asarray(result)
+
+
+def to_unit(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """Scale uint8 pixels in [0, 255] to float32 in [0, 1], of the same shape."""
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def read_headers(
+    root: Path, paths: Sequence[str], progress: Callable[[int], object] | None = None
+) -> pd.DataFrame:
+    """Read the headers of image files, without decoding them.
+
+    Args:
+        root: The folder that `paths` are relative to.
+        paths: The image files.
+        progress: Called with the number of files just read.
+
+    Returns:
+        One row per file: `n_bytes` (int64), `format` and `mode` (as Pillow names them; blank
+        where it knows no such image), `width` and `height` (int64, pixels, as stored: EXIF
+        may turn them; 0 where unknown).
+    """
+    import pandas as pd  # not needed by `predict` and `serve`
+
+    rows = []
+    for _, row in ahead(lambda path: _header(located(root, path)), paths):
+        rows.append(row)
+        if progress is not None:
+            progress(1)
+    table = pd.DataFrame(rows, columns=list(HEADER_COLUMNS))
+    return table.astype({"n_bytes": "int64", "width": "int64", "height": "int64"})
+
+
+def _header(location: str) -> tuple[int, str, str, int, int]:
+    n_bytes = 0
+    # Pillow raises nearly every type on damaged files; a file without a header stays blank.
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        n_bytes = stamp_of(location)[0]
+        source = io.BytesIO(read_bytes(location)) if is_remote(location) else location
+        with Image.open(source) as image:
+            return n_bytes, image.format or "", image.mode, *image.size
+    return n_bytes, "", "", 0, 0

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hubretrain.data.images import to_unit
 from hubretrain.errors import EngineError
 from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine, Features, Pixels
 from hubretrain.extraction.engines.openvino_door import ov
@@ -158,6 +159,7 @@ def _kept_at(module: StoredModule) -> Path:
 
 def _convert(module: StoredModule, folder: Path) -> None:
     """Goes by way of a SavedModel that takes uint8 pixels, as TensorFlow's engine does."""
+    from hubretrain.data.images import to_unit_tensor  # imports TensorFlow
     from hubretrain.modules import Backbone  # imports TensorFlow
     from hubretrain.tensorflow import tf
 
@@ -166,7 +168,7 @@ def _convert(module: StoredModule, folder: Path) -> None:
 
     @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, "pixels")])  # type: ignore[untyped-decorator]
     def forward(pixels: tf.Tensor) -> tf.Tensor:
-        return {"features": backbone(tf.cast(pixels, tf.float32) / 255.0)}
+        return {"features": backbone(to_unit_tensor(pixels))}
 
     whole = tf.Module()
     whole.module, whole.forward = backbone.saved_object, forward
@@ -188,7 +190,7 @@ def _check(model: Any, backbone: Any, tf: Any) -> None:
     """Compares a conversion with TensorFlow on noise, once; what differs is not kept."""
     size = backbone.stored.image_size
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    expected = backbone(tf.constant(noise.astype(np.float32) / 255)).numpy()
+    expected = backbone(tf.constant(to_unit(noise))).numpy()
     found = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(noise)[0]
     if found.shape != expected.shape:
         raise RuntimeError(f"it gives shape {found.shape}, TensorFlow {expected.shape}")

@@ -36,6 +36,7 @@ class TensorFlowEngine(Engine[Pixels]):
     name = "tensorflow"
 
     def __init__(self, backbone: Backbone, batch_size: int = BATCH_SIZE) -> None:
+        from hubretrain.data.images import to_unit_tensor
         from hubretrain.tensorflow import tf
 
         size = backbone.stored.image_size
@@ -46,7 +47,7 @@ class TensorFlowEngine(Engine[Pixels]):
 
         @tf.function(input_signature=[tf.TensorSpec(pixels.shape, tf.uint8)])  # type: ignore[untyped-decorator]
         def forward(pixels: tf.Tensor) -> tf.Tensor:
-            return backbone(tf.cast(pixels, tf.float32) / 255.0)
+            return backbone(to_unit_tensor(pixels))
 
         self._run = forward
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hubretrain.data.images import decode, view
+from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HeadError
 from hubretrain.files import whole_file
 from hubretrain.report.saliency.gradients import METHODS, saliency
@@ -73,9 +73,7 @@ def explain_images(
     found = []
     for path in images:
         try:
-            image = decode(path.read_bytes())
-        except OSError as error:
-            found.append(Explanation(path, error=error.strerror or str(error)))
+            image = read_image(path.parent, path.name)
         except DataError as error:
             found.append(Explanation(path, error=str(error)))
         else:
@@ -95,7 +93,7 @@ def _explained(
 ) -> Explanation:
     model = explained.model
     seen = view(image, model.size)
-    pixels = seen.astype(np.float32) / np.float32(255)
+    pixels = to_unit(seen)
     probabilities = model.probabilities(pixels[np.newaxis])[0]
     c = explained.class_names.index(of_class) if of_class else int(probabilities.argmax())
     drawn = [

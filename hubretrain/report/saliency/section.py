@@ -14,14 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from hubretrain.data.images import decode, view
+from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import export_of, identity_of, read_facts, shortlisted
 from hubretrain.files import whole_file
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
-from hubretrain.storage import located, read_bytes
 
 FORMAT = "hubretrain saliency 1"
 METHODS = ("gradcam", "smoothgrad")
@@ -141,11 +140,9 @@ def _pictures(
     found, pictures = [], []
     for row in rows:
         image = gathered.images.iloc[row]
-        with contextlib.suppress(OSError, DataError):
-            data = read_bytes(located(root, image["path"]))
-            if image["sha256"] in ("", hashlib.sha256(data).hexdigest()):
-                pictures.append(decode(data))
-                found.append(row)
+        with contextlib.suppress(DataError):
+            pictures.append(read_image(root, image["path"], image["sha256"]))
+            found.append(row)
     return found, pictures
 
 
@@ -171,7 +168,7 @@ def _explain(place: Path, module: str | None, images: list[Image.Image], quiet: 
     model = explained.model
     methods = tuple(name for name in METHODS if name != "gradcam" or model.map_shape is not None)
     seen = np.stack([view(one, model.size) for one in images])
-    pixels = seen.astype(np.float32) / np.float32(255)
+    pixels = to_unit(seen)
     probabilities = model.probabilities(pixels)
     classes = probabilities.argmax(axis=1)
     maps = []

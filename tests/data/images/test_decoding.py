@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,17 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hubretrain.data.images.augmentation import Augmentation, Draw
-from hubretrain.data.images.decoding import MAX_PIXELS, TooManyPixelsError, decode, view
+from hubretrain.data.images.decoding import (
+    HEADER_COLUMNS,
+    MAX_PIXELS,
+    TooManyPixelsError,
+    UnreadableImageError,
+    decode,
+    read_headers,
+    read_image,
+    to_unit,
+    view,
+)
 from hubretrain.errors import DataError
 from tests.samples import encoded
 
@@ -191,7 +203,7 @@ def test_pixels_of_32_bits_are_refused_for_nothing_tells_their_range():
     for pixels in (np.random.default_rng(0).random((8, 8), np.float32), np.eye(8, dtype=np.int32)):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "TIFF")
-        with pytest.raises(DataError, match=r"pixels of 32 bits \(mode [FI]\), whose range"):
+        with pytest.raises(DataError, match=r"pixels of 32 bits \(mode [FI]\) in an unknown range"):
             decode(buffer.getvalue())
 
 
@@ -218,3 +230,57 @@ def test_an_augmentation_out_of_bounds_is_refused():
         Augmentation(crop=0)
     with pytest.raises(DataError, match=r"hue is 0.7; expected 0.0 to 0.5"):
         Augmentation(hue=0.7)
+
+
+def test_an_image_that_cannot_be_read_is_told_from_one_that_cannot_be_decoded(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with pytest.raises(
+        UnreadableImageError, match=r"^cannot be read \(No such file or directory\)$"
+    ):
+        read_image(tmp_path, "gone.png")
+    with pytest.raises(DataError, match=r"^no image of a known type$") as error:
+        read_image(tmp_path, "broken.png")
+    assert not isinstance(error.value, UnreadableImageError)
+
+
+def test_an_image_is_read_only_while_its_bytes_are_those_of_its_digest(tmp_path):
+    data = encoded(PHOTOS[0])
+    (tmp_path / "a.png").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert np.array_equal(read_image(tmp_path, "a.png", sha256), PHOTOS[0])
+    (tmp_path / "a.png").write_bytes(encoded(PHOTOS[1]))
+    with pytest.raises(UnreadableImageError, match=r"^its bytes have changed$"):
+        read_image(tmp_path, "a.png", sha256)
+
+
+def test_numpy_and_tensorflow_scale_pixels_to_the_same_bits():
+    from hubretrain.data.images.batched import to_unit_tensor
+
+    levels = np.arange(256, dtype=np.uint8)
+    unit = to_unit(levels)
+    assert unit.dtype == np.float32
+    assert (unit[0], unit[-1]) == (0, 1)
+    assert unit.tobytes() == to_unit_tensor(levels).numpy().tobytes()
+
+
+@pytest.mark.parametrize("file_format", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_headers_are_what_pillow_reads(tmp_path: Path, file_format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    (tmp_path / "x.img").write_bytes(encoded(pixels, file_format))
+    (row,) = read_headers(tmp_path, ["x.img"]).to_dict("records")
+    with Image.open(tmp_path / "x.img") as image:
+        assert (row["format"], row["mode"]) == (file_format, image.mode)
+    assert (row["width"], row["height"]) == (30, 20)
+    assert row["n_bytes"] == (tmp_path / "x.img").stat().st_size
+
+
+def test_what_is_no_image_has_blank_headers_and_its_size(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_bytes(b"not an image")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    counts: list[int] = []
+    table = read_headers(tmp_path, ["text.jpg", "empty.jpg", "gone.jpg"], counts.append)
+    assert list(table.columns) == list(HEADER_COLUMNS)
+    assert table["n_bytes"].tolist() == [12, 0, 0]
+    assert table["format"].tolist() == ["", "", ""]
+    assert sum(counts) == 3
+    assert len(read_headers(tmp_path, [])) == 0
