@@ -1,20 +1,25 @@
 """Every exception that hubretrain raises on purpose.
 
-HubretrainError
-├── DataError      the images, their labels, or the files that name them
-├── SplitError     a test split or folds that cannot be cut
-├── ModuleError    a module that cannot be found, fetched, loaded or used
-├── EngineError    an engine that is missing, or cannot run a module as asked
-├── CacheError     a bottleneck file that is unfinished, foreign or damaged
-├── HeadError      heads that cannot be fitted or read
-├── WorkerError    workers that cannot be started or reached, or that die
-└── RunError       a run folder that is missing, unfinished or cannot be written
+    HubretrainError
+    ├── DataError      the images, their labels, or the files that name them
+    ├── SplitError     a test split or folds that cannot be cut
+    ├── ModuleError    a module that cannot be found, downloaded, loaded or used
+    ├── EngineError    an engine that is missing, or cannot run a module as asked
+    ├── CacheError     a bottleneck file that is unfinished, foreign or damaged
+    ├── HeadError      heads that cannot be fitted or read
+    ├── WorkerError    workers that cannot be started or reached, or that die
+    ├── RunError       a run folder or an export that is missing, unfinished or damaged
+    ├── WriteError     a file or folder that cannot be written
+    └── LockedError    a file that another process is writing
 
-Each message is one sentence or two: where, what is, what was expected, what to do.
-The command line prints it and exits with 1; no traceback.
+Each message is one sentence or two: where, what is, what was expected, what to do. It names
+parameters in backticks; the command line puts its flags in their place, prints the message and
+exits with 1, without a traceback.
 """
 
 from __future__ import annotations
+
+_LONGEST_REASON = 300
 
 
 class HubretrainError(Exception):
@@ -30,7 +35,7 @@ class SplitError(HubretrainError):
 
 
 class ModuleError(HubretrainError):
-    """A module cannot be found, fetched, loaded or used."""
+    """A module cannot be found, downloaded, loaded or used."""
 
 
 class EngineError(HubretrainError):
@@ -50,4 +55,21 @@ class WorkerError(HubretrainError):
 
 
 class RunError(HubretrainError):
-    """A run folder is missing, unfinished, or cannot be written."""
+    """A run folder or an export is missing, unfinished or damaged."""
+
+
+class WriteError(HubretrainError):
+    """A file or folder cannot be written."""
+
+
+class LockedError(HubretrainError):
+    """Another process is writing the file."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, to stand in parentheses.
+
+    At most 300 characters, without a full stop at the end; the error's type if it says nothing.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ")[:_LONGEST_REASON] if lines else type(error).__name__

@@ -1,9 +1,10 @@
-"""Small files, written so that they are whole or not there."""
+"""Atomic writes of files and folders, and digests of files."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
@@ -16,20 +17,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubretrain.errors import RunError
+from hubretrain.errors import WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_A_DAY = 86_400.0
+_SECONDS_PER_DAY = 86_400.0
+_BLOCK = 2**20
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a place beside `path` to write to; on success it is moved to `path`.
+    """Yield a path beside `path` to write to; on success that file is moved to `path`.
 
     Raises:
-        RunError: The folder cannot be made or written.
+        WriteError: The folder cannot be made or written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,27 +39,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         # Not mkstemp: its files are of mode 0600, and a process reads its umask only by setting it.
         os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise RunError(
+        raise WriteError(
             f"{path} cannot be written: {error.strerror}; "
-            "make room, mend its rights, or choose another folder."
+            "free disk space, fix permissions, or choose another folder."
         ) from error
     try:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `folder` to make a new one in, gone afterwards.
+    """Yield an empty folder beside `folder` to make a new one in; it is removed afterwards.
 
-    What was killed a day ago or longer is removed first; nothing is that long in the making.
+    Leftovers of processes that were killed a day ago or longer are removed first.
 
     Raises:
-        RunError: It cannot be made.
+        WriteError: It cannot be made.
     """
     prefix = f".{folder.name}.making."
     try:
@@ -66,8 +68,9 @@ def folder_aside(folder: Path) -> Iterator[Path]:
             _remove_old(folder.parent, re.compile(re.escape(prefix) + r"\w{8}"))
         aside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     except OSError as error:
-        raise RunError(
-            f"{folder}/ cannot be written ({error.strerror}); mend its rights or make room."
+        raise WriteError(
+            f"{folder}/ cannot be written ({error.strerror}); free disk space, fix "
+            "permissions, or choose another folder."
         ) from error
     try:
         yield aside
@@ -76,17 +79,18 @@ def folder_aside(folder: Path) -> Iterator[Path]:
 
 
 def _remove_old(parent: Path, name: re.Pattern[str]) -> None:
-    for one in parent.iterdir():
+    for folder in parent.iterdir():
         with contextlib.suppress(OSError):
-            if name.fullmatch(one.name) and time.time() - one.stat().st_mtime > _A_DAY:
-                shutil.rmtree(one)
+            age = time.time() - folder.stat().st_mtime
+            if name.fullmatch(folder.name) and age > _SECONDS_PER_DAY:
+                shutil.rmtree(folder)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Moves a folder that was made in `folder_aside` to its place; what is there goes.
+    """Move a folder that was made in `folder_aside` to `folder`, replacing what is there.
 
     Raises:
-        OSError: It cannot be moved; what was there is there again.
+        OSError: It cannot be moved; the old folder is back in its place.
     """
     old = new.with_name(f"{new.name}.old")
     if not folder.exists():
@@ -100,8 +104,21 @@ def replace_folder(new: Path, folder: Path) -> None:
         raise
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as lower-case hex.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a CSV, whole or not at all; floats keep their value at a reread."""
+    """Write a CSV atomically; floats are read back with the same value."""
     with whole_file(path) as aside:
         table.to_csv(aside, index=False, lineterminator="\n")
         # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
@@ -110,7 +127,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes indented JSON, whole or not at all; NaN and infinity, which JSON lacks, as null."""
+    """Write indented JSON atomically; NaN and infinity, which JSON lacks, become null."""
     with whole_file(path) as aside:
         text = json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
         aside.write_text(text + "\n", encoding="utf-8")
@@ -118,17 +135,17 @@ def write_json(path: Path, value: object) -> None:
 
 def _jsonable(value: object) -> object:
     if isinstance(value, dict):
-        return {str(name): _jsonable(one) for name, one in value.items()}
+        return {str(name): _jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(one) for one in value]
+        return [_jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def reserve(path: Path, n_bytes: int) -> None:
-    """Makes a file of so many bytes, so that a full disk is known before anything is computed.
+    """Make a file of `n_bytes`, so that a full disk is noticed before anything is computed.
 
     Raises:
-        OSError: The disk has no room, or the file cannot be made.
+        OSError: The disk is full, or the file cannot be made.
     """
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS

@@ -1,4 +1,8 @@
-"""One writer a file, kept by a lock that a dead process does not hold."""
+"""Single-writer file lock, released when its process dies.
+
+The lock is `flock` on a file beside the one that is written, which also tells who holds it. The
+filelock package does not tell, and leaves its lock files behind.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,28 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubretrain.errors import CacheError
+from hubretrain.errors import LockedError, WriteError
 
 
 @contextlib.contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Holds the lock of a file that has one writer. The system lets go of it when the process dies.
+    """Hold the lock of a file that may have one writer only.
 
     Raises:
-        CacheError: Another process holds it, or the folder cannot be written.
+        LockedError: Another process holds it.
+        WriteError: The folder cannot be written.
     """
-    lock = path.with_name(f".{path.name}.lock")
+    lock = _lock_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if lock.exists() and os.fstat(handle).st_ino == lock.stat().st_ino:
-                    break
-            except BlockingIOError:
-                holder = os.read(handle, 200).decode(errors="replace").strip()
-                os.close(handle)
-                raise CacheError(
-                    f"{path} is being written by {holder or 'another process'}; "
-                    "wait for it, or stop it."
-                ) from None
-            os.close(handle)  # its last holder removed the lock in between: take the new one
+        handle = _locked(lock, path)
     except OSError as error:
-        raise CacheError(
-            f"{path.parent}/ cannot be written ({error.strerror}); mend its rights, "
-            "or choose another folder."
+        raise WriteError(
+            f"{path.parent}/ cannot be written ({error.strerror}); fix permissions, or choose "
+            "another folder."
         ) from error
     try:
-        with contextlib.suppress(OSError):  # a full disk; it is only for others to read
+        with contextlib.suppress(OSError):  # a full disk; the name is only for others to read
             os.ftruncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
@@ -53,15 +45,40 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock of a file."""
+    """Return whether some process holds the lock of a file."""
     try:
-        handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR)
+        handle = os.open(_lock_of(path), os.O_RDWR)
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _flock(handle)
     finally:
         os.close(handle)
-    return False
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _locked(lock: Path, path: Path) -> int:
+    """Return the handle of a lock file that this process holds."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _flock(handle):
+            holder = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            raise LockedError(
+                f"{path} is being written by {holder or 'another process'}; "
+                "wait for it, or stop it."
+            )
+        if lock.exists() and os.fstat(handle).st_ino == lock.stat().st_ino:
+            return handle
+        os.close(handle)  # its last holder removed the lock in between: take the new one
+
+
+def _flock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

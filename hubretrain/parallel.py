@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from hubretrain.errors import HubretrainError, WorkerError
+from hubretrain.errors import HubretrainError, WorkerError, first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -129,7 +129,7 @@ def _connected(cluster: Cluster) -> Any:
             **here,
         )
     except Exception as error:  # Ray raises many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         where = f"--ray-address {address}" if address else "a Ray on this machine"
         raise WorkerError(
             f"{where} cannot be used ({reason}); start a cluster with: ray start --head"
@@ -217,7 +217,7 @@ class _Workers(Generic[T, R]):
                 raise WorkerError(f"a worker cannot begin: {reason}") from error
             if job.n_deaths + 1 == MAX_DEATHS:
                 raise WorkerError(
-                    f"{MAX_DEATHS} workers died of the same job ({str(error).splitlines()[0]}); "
+                    f"{MAX_DEATHS} workers died of the same job ({first_line(error)}); "
                     "if memory is short, choose fewer --workers."
                 ) from error
             if job.worker in self.workers:

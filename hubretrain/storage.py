@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import DataError
+from hubretrain.errors import DataError, first_line
 
 Stamp = tuple[int, int, int]
 _VERSION = (
@@ -108,5 +108,5 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _unreadable(error: Exception) -> OSError:
-    reason = (str(error).strip().splitlines() or [""])[0]
+    reason = first_line(error)
     return OSError(0, reason if len(reason) > 3 else type(error).__name__)

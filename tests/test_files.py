@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
@@ -13,7 +14,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hubretrain.files import folder_aside, replace_folder, whole_file, write_table
+from hubretrain.errors import WriteError
+from hubretrain.files import (
+    file_sha256,
+    folder_aside,
+    replace_folder,
+    whole_file,
+    write_json,
+    write_table,
+)
 
 
 def test_a_folder_is_replaced_whole_and_nothing_is_left_aside(tmp_path):
@@ -110,3 +119,20 @@ def test_no_file_written_in_threads_is_writable_for_everyone_nor_is_the_umask_ch
             assert set(pool.map(write, range(100))) == {0o640}
     finally:
         threading.settrace(None)
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match=r"cannot be written: .*; free disk space, fix permiss"):
+        write_json(tmp_path / "file" / "run.json", {})
+    with (
+        pytest.raises(WriteError, match=r"export/ cannot be written .*choose another folder"),
+        folder_aside(tmp_path / "file" / "export"),
+    ):
+        pass
+
+
+def test_the_digest_of_a_file_is_that_of_all_its_blocks(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "file").write_bytes(data)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hubretrain.errors import CacheError
+from hubretrain.errors import LockedError
 from hubretrain.locks import is_locked, only_writer
 
 
@@ -13,7 +13,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     path = tmp_path / "new" / "module.h5"
     with only_writer(path):
         assert is_locked(path)
-        with pytest.raises(CacheError, match=r"module.h5 is being written by process \d+ on "):
+        with pytest.raises(LockedError, match=r"module.h5 is being written by process \d+ on "):
             only_writer(path).__enter__()
     assert not is_locked(path)
     assert not list(path.parent.iterdir())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hubretrain.bottlenecks.layout import CONTENT_FACTS, Fact, RowIndex, view_name
 from hubretrain.bottlenecks.reader import Bottlenecks
-from hubretrain.errors import CacheError
+from hubretrain.errors import CacheError, first_line
 from hubretrain.files import reserve
 from hubretrain.locks import only_writer
 
@@ -212,7 +212,7 @@ def make(
             os.fsync(file.fileno())
         os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # HDF5 reports a failed close as the latter
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise CacheError(
             f"{path} ({needed / 1e6:,.1f} MB) cannot be written ({reason}); make room, mend its "
             "rights, choose another --cache folder, or fewer --views."
@@ -271,8 +271,8 @@ def shrink_file(
         What goes, or None if nothing does.
 
     Raises:
-        CacheError: Another process is writing, the file cannot be written, or it is of another
-            data set.
+        CacheError: The file cannot be written, or it is of another data set.
+        LockedError: Another process is writing it.
     """
     with Bottlenecks(path) as old:
         _, shrinking = _shrunk(old, present, n_views)

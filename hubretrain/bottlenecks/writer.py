@@ -42,8 +42,9 @@ class BottleneckWriter:
         todo: Which views of which rows are still to do: bool (n_images, n_views).
 
     Raises:
-        CacheError: Another process is writing, the file was made with other facts, the disk is
-            full, or the folder cannot be written.
+        CacheError: The file was made with other facts, or the disk is full.
+        LockedError: Another process is writing it.
+        WriteError: The folder cannot be written.
     """
 
     def __init__(
@@ -158,7 +159,8 @@ def seal_file(path: Path) -> None:
     """Stores the digests of a file that was made whole.
 
     Raises:
-        CacheError: Another process is writing, or it is no bottleneck file.
+        CacheError: It is no bottleneck file.
+        LockedError: Another process is writing it.
     """
     with Bottlenecks(path) as made:
         rows = RowIndex(tuple(made.paths), tuple(made.sha256s), made.n_views_of)

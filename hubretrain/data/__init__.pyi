@@ -2,7 +2,6 @@ from .check import check_dataset as check_dataset
 from .check import write_facts as write_facts
 from .dataset import ImageDataset as ImageDataset
 from .dataset import open_dataset as open_dataset
-from .digests import file_sha256 as file_sha256
 from .findings import Finding as Finding
 from .ham10000 import prepare_ham10000 as prepare_ham10000
 from .image_table import digests_of as digests_of

@@ -99,7 +99,7 @@ def write_facts(checked: DataCheck, file: Path) -> None:
     """Writes `data_check.json`: the facts and the findings.
 
     Raises:
-        RunError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
     write_json(file, {"findings": [asdict(one) for one in checked.findings], **checked.facts})
 

@@ -56,7 +56,7 @@ def image_digests(
     n_threads = min(8, (os.cpu_count() or 1) * 2)
     kept_at = time.monotonic()
     try:
-        for i, digest in ahead(lambda i: file_sha256(places[i]), todo, n_threads=n_threads):
+        for i, digest in ahead(lambda i: _content_sha256(places[i]), todo, n_threads=n_threads):
             digests[i] = digest
             if progress is not None:
                 progress(1)
@@ -68,7 +68,7 @@ def image_digests(
     return digests
 
 
-def file_sha256(place: str) -> str:
+def _content_sha256(place: str) -> str:
     """The sha256 of one image file's bytes, as lower-case hex.
 
     Raises:

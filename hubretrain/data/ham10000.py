@@ -97,7 +97,7 @@ def prepare_ham10000(
     Raises:
         DataError: There is no table, the counts are not the published ones, images are missing,
             or an archive is damaged.
-        RunError: The folder cannot be written.
+        WriteError: The folder cannot be written.
     """
     with ExitStack() as stack:
         tables: dict[str, _File] = {}

@@ -58,7 +58,8 @@ def export_run(
             `<run>/exports/ensemble` for what was asked for by name.
 
     Raises:
-        RunError: The run is not fitted, or the folder cannot be written or holds something else.
+        RunError: The run is not fitted, or the folder holds something else.
+        WriteError: The folder cannot be written.
         HeadError: There is no such head.
         ModuleError: A module cannot be loaded, or is not what it was.
         EngineError: The model cannot be converted as asked.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.errors import EngineError, RunError
+from hubretrain.errors import EngineError, RunError, first_line
 from hubretrain.export.manifest import pixels_name
 from hubretrain.quiet import silent_stderr
 
@@ -96,7 +96,7 @@ class LiteRT:
                 made.allocate_tensors()
                 runner = made.get_signature_runner("pixels")
         except (ValueError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise RunError(f"{self._place} cannot be run ({reason}); export again.") from error
         return runner
 
@@ -128,6 +128,6 @@ def convert(saved_model: Path, file: Path, *, int8: bool = False) -> None:
             made = converter.convert()
     except Exception as error:  # the converter raises types of its own, and plain Exception
         lines = [line for line in str(error).splitlines() if "needs" in line or "Op" in line]
-        reason = (lines or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+        reason = lines[0].strip() if lines else first_line(error)
         raise EngineError(f"the model cannot be converted to LiteRT ({reason[:200]})") from error
     file.write_bytes(made)

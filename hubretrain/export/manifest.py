@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from hubretrain.errors import RunError
 from hubretrain.evaluation import adjusted
+from hubretrain.files import file_sha256
 from hubretrain.runs import Run
 
 FACTS, LABELS = "export.json", "labels.txt"
@@ -192,7 +193,7 @@ def is_current(run: Run) -> bool:
 def heads_sha256(run: Run, module: str) -> str:
     """The digest of a module's head file, '' where there is none."""
     try:
-        return hashlib.sha256(run.heads_file(module).read_bytes()).hexdigest()
+        return file_sha256(run.heads_file(module))
     except OSError:
         return ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.errors import EngineError, RunError
+from hubretrain.errors import EngineError, RunError, first_line
 from hubretrain.export.manifest import pixels_name
 from hubretrain.quiet import silent_stderr
 
@@ -44,7 +44,7 @@ class Onnx:
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # it raises types of its own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise RunError(f"{place} cannot be run ({reason}); export again.") from error
 
     def __call__(self, pixels: Mapping[int, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
@@ -85,5 +85,5 @@ def convert(saved_model: Path, file: Path) -> None:
                 tf.function(of), input_signature=specs, opset=OPSET, output_path=str(file)
             )
     except Exception as error:  # it raises types of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise EngineError(f"the model cannot be converted to ONNX ({reason[:200]})") from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubretrain.data import file_sha256
 from hubretrain.errors import RunError
 from hubretrain.export.manifest import export_of as export_of
+from hubretrain.export.manifest import heads_sha256
+from hubretrain.files import file_sha256
 from hubretrain.runs import Run
 
 
@@ -15,9 +16,9 @@ def identity_of(place: Path, module: str | None) -> str:
     folder = export_of(place)
     if folder is not None and module is None:
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "fingerprint.pb")
-        return "\n".join(f"{p.name} {file_sha256(str(p))}" for p in files)
+        return "\n".join(f"{p.name} {file_sha256(p)}" for p in files)
     name = module or shortlisted(Run(place))
-    return f"{name} {file_sha256(str(Run(place).heads_file(name)))}"
+    return f"{name} {heads_sha256(Run(place), name)}"
 
 
 def shortlisted(run: Run) -> str:

@@ -8,7 +8,6 @@ there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from hubretrain.export import litert as litert_door
 from hubretrain.export import onnx as onnx_door
 from hubretrain.export.graph import Member, ServingGraph
 from hubretrain.export.manifest import FACTS, LABELS, MODEL_OF, Export, refuse_other
-from hubretrain.files import folder_aside, replace_folder, write_json
+from hubretrain.files import file_sha256, folder_aside, replace_folder, write_json
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.modules import Classifier
 from hubretrain.tensorflow import tf
@@ -50,7 +49,8 @@ def export_saved_model(
             unasked where it can be.
 
     Raises:
-        RunError: The folder cannot be written, or holds something else.
+        RunError: The folder holds something else.
+        WriteError: The folder cannot be written.
         EngineError: The model cannot be converted as asked.
     """
     stored = classifier.backbone.stored
@@ -85,7 +85,8 @@ def export_ensemble(
         formats: As `export_saved_model` takes them.
 
     Raises:
-        RunError: The folder cannot be written, or holds something else.
+        RunError: The folder holds something else.
+        WriteError: The folder cannot be written.
         EngineError: The model cannot be converted as asked.
     """
     known = {
@@ -112,7 +113,8 @@ def add_formats(folder: Path, formats: Sequence[str]) -> Export:
         formats: `litert`, `onnx`.
 
     Raises:
-        RunError: The folder holds no whole export, or cannot be written.
+        RunError: The folder holds no whole export.
+        WriteError: It cannot be written.
         EngineError: The model cannot be converted.
     """
     exported = Export.open(folder)
@@ -168,7 +170,7 @@ def _export(
         tf.saved_model.save(served, str(new), served.signatures_of)
         (new / LABELS).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         files = {
-            path.relative_to(new).as_posix(): _sha256(path)
+            path.relative_to(new).as_posix(): file_sha256(path)
             for path in sorted(new.rglob("*"))
             if path.is_file() and path.name not in (LABELS, "fingerprint.pb")
         }
@@ -217,8 +219,4 @@ def _converted(saved_model: Path, place: Path, formats: Sequence[str]) -> dict[s
             litert_door.convert(saved_model, place / MODEL_OF["litert_int8"], int8=True)
         else:
             onnx_door.convert(saved_model, place / MODEL_OF[one])
-    return {name: _sha256(place / name) for name in names}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return {name: file_sha256(place / name) for name in names}

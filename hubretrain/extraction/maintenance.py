@@ -177,7 +177,8 @@ def collect_garbage(
         For each file: what goes, in words, and how many bytes.
 
     Raises:
-        CacheError: A file is being written, or cannot be.
+        CacheError: A file cannot be written.
+        LockedError: A file is being written.
     """
     place = folder_of(dataset, cache)
     found = []

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import RunError
+from hubretrain.errors import RunError, WriteError, first_line
 from hubretrain.files import write_json
 from hubretrain.finetuning.optimizers import Optimizer
 from hubretrain.finetuning.options import FineTuneOptions
@@ -147,8 +147,8 @@ class Checkpoints:
                 self._weights.write(str(self.place / best))
             self._all.write(str(self.place / name))
             self.point_to(state)  # from here on this checkpoint counts
-        except (OSError, RunError, tf.errors.OpError) as error:
-            reason = str(getattr(error, "message", error)).strip().splitlines()[0]
+        except (OSError, WriteError, tf.errors.OpError) as error:
+            reason = first_line(error)
             raise RunError(
                 f"{self.place}/ cannot be written ({reason}); make room and run the same command "
                 "again: it goes on from the last checkpoint."
@@ -215,7 +215,7 @@ class Checkpoints:
         try:
             checkpoint.read(str(self.place / name)).assert_existing_objects_matched()
         except Exception as error:  # TensorFlow raises nearly every type on damaged files
-            reason = str(getattr(error, "message", error)).strip().splitlines()[0]
+            reason = first_line(error)
             raise RunError(
                 f"{self.place}/{name} does not fit this model ({reason}); begin anew with "
                 "--restart."

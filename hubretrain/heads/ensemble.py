@@ -70,7 +70,7 @@ class Ensemble:
         """Writes the file, whole or not at all.
 
         Raises:
-            RunError: It cannot be written.
+            WriteError: It cannot be written.
         """
         write_json(path, {"format": FORMAT, "class_names": list(class_names), **asdict(self)})
 

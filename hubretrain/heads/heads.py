@@ -99,7 +99,7 @@ class Heads:
             module: Facts of the module: strings and numbers.
 
         Raises:
-            RunError: It cannot be written.
+            WriteError: It cannot be written.
         """
         with whole_file(Path(path)) as aside, h5py.File(aside, "w") as file:
             file.attrs["format"], file.attrs["kind"] = FORMAT, self.kind

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, first_line
 from hubretrain.modules.complexity import complexity
 from hubretrain.modules.store import StoredModule, remember
 from hubretrain.tensorflow import tf
@@ -117,7 +117,7 @@ class Backbone:
                 raise TypeError(f"it gives several things: {', '.join(sorted(features))}")
             features = np.asarray(features)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ModuleError(
                 f"{where} refuses float32 images of shape (2, {size}, {size}, 3) ({reason}); "
                 "expected an image feature vector module."
@@ -171,7 +171,7 @@ def _load(stored: StoredModule) -> Any:
         try:
             return hub.load(str(stored.folder), tags=tags)
         except Exception as error:  # TensorFlow raises nearly every type on damaged models
-            reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason or first_line(error)
             cause = cause or error
             if "tags" not in str(error):
                 break

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from hubretrain.errors import first_line
+
 OFFLINE = "HUBRETRAIN_OFFLINE"
 _PROGRESS = "TFHUB_DOWNLOAD_PROGRESS"
 SECONDS_TO_ANSWER = 20.0
@@ -74,8 +76,7 @@ def reason_of(error: BaseException) -> str:
     """The one line of a library's error that says what is wrong."""
     if isinstance(error, EOFError) or type(error).__name__ == "ReadError":
         return f"what was sent is truncated or damaged: {str(error).rstrip('. ')}"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0]
+    text = first_line(error)
     if "Caused by" in text:  # urllib3 wraps its causes in each other's names
         text = text.rpartition("Caused by")[2].rpartition(": ")[2].rstrip("')\" ")
-    return text.removesuffix(".")[:300]
+    return text

@@ -6,6 +6,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from hubretrain.files import file_sha256
+
 FACTS = "module.json"
 _NAMES = ("saved_model.pb", "saved_model.pbtxt")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
@@ -48,13 +50,4 @@ def tree_sha256(folder: Path) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out):
         relative = path.relative_to(folder).as_posix()
         digest.update(f"{relative}\0{file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, lower-case hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
     return digest.hexdigest()

@@ -28,11 +28,11 @@ from typing import Any
 
 from hubretrain._version import __version__
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import write_json
+from hubretrain.files import file_sha256, write_json
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import HubModule, described, find, unknown
-from hubretrain.modules.saved_model import FACTS, file_sha256, missing, sizes, tree_sha256
+from hubretrain.modules.saved_model import FACTS, missing, sizes, tree_sha256
 from hubretrain.runs import check_fitted
 
 _A_DAY = 86_400.0

@@ -34,7 +34,7 @@ def write_check_page(
         root: The folder that its paths are relative to.
 
     Raises:
-        RunError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
     thumbnails = _Thumbnails(root)
     duplicates = facts["duplicates"]

@@ -134,7 +134,7 @@ class MapFile:
         """Keeps a map.
 
         Raises:
-            RunError: It cannot be written.
+            WriteError: It cannot be written.
         """
         x, y = plane[:, 0].tolist(), plane[:, 1].tolist()
         write_json(self.path, {"identity": identity, "sha256": list(sha256s), "x": x, "y": y})

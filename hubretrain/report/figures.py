@@ -43,7 +43,7 @@ def write_figures(
         folder: Where to.
 
     Raises:
-        RunError: The folder cannot be written.
+        WriteError: The folder cannot be written.
     """
     require()
     drawn = {"leaderboard": _leaderboard(gathered)}

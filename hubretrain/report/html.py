@@ -35,7 +35,7 @@ def write_page(
         scripts: Names of templates that become one `script`, run as `script_digest` allows.
 
     Raises:
-        RunError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hubretrain.report"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
+from hubretrain.files import file_sha256
 from hubretrain.finetuning import FineTuneOptions, saved_tuning
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import Run
@@ -149,7 +149,7 @@ def file_digests(run: Run) -> list[tuple[str, str]]:
     paths = [run.folder / name for name in FILES]
     paths += [path for pattern in PATTERNS for path in sorted(run.folder.glob(pattern))]
     return [
-        (path.relative_to(run.folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        (path.relative_to(run.folder).as_posix(), file_sha256(path))
         for path in paths
         if path.is_file()
     ]

@@ -70,7 +70,8 @@ def write_report(
         quiet: Show no progress.
 
     Raises:
-        RunError: The run is not fitted or damaged, or the page cannot be written.
+        RunError: The run is not fitted, or is damaged.
+        WriteError: The page cannot be written.
         DataError: The map method is not known or not installed, or matplotlib is not.
     """
     if png is not None:

@@ -105,7 +105,8 @@ def screen_modules(
         CacheError: Nothing is cached, or what is cached is not finished.
         HeadError: The heads cannot be fitted.
         SplitError: A class is too small for the folds.
-        RunError: The run folder cannot be written, or belongs to another data set.
+        RunError: The run folder belongs to another data set.
+        WriteError: The run folder cannot be written.
     """
     files = _bottleneck_files(dataset, cache, modules, run)
     images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together, quiet=quiet)

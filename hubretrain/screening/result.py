@@ -48,7 +48,7 @@ class ScreenResult:
         """Writes the file, whole or not at all.
 
         Raises:
-            RunError: It cannot be written.
+            WriteError: It cannot be written.
         """
         with whole_file(path) as aside, h5py.File(aside, "w") as file:
             file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hubretrain.bottlenecks import Bottlenecks, BottleneckWriter, RowIndex
-from hubretrain.errors import CacheError
+from hubretrain.errors import CacheError, LockedError, WriteError
 from tests.samples import REPOSITORY
 
 FACTS = {
@@ -149,7 +149,7 @@ def test_a_second_writer_is_told_who_holds_the_file(tmp_path):
     path = tmp_path / "small.h5"
     with (
         BottleneckWriter(path, rows_of("ab"), N_FEATURES, FACTS),
-        pytest.raises(CacheError, match=rf"being written by process {os.getpid()} on .*; wait"),
+        pytest.raises(LockedError, match=rf"being written by process {os.getpid()} on .*; wait"),
     ):
         make(path, "ab")
     make(path, "ab")
@@ -246,7 +246,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after_room_is_made(tmp_
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match=r"cannot be written .*or choose another folder"):
+    with pytest.raises(WriteError, match=r"cannot be written .*or choose another folder"):
         make(tmp_path / "file" / "small.h5")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.errors import CacheError, RunError
+from hubretrain.errors import LockedError, RunError
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.heads.heads import Heads
 from hubretrain.locks import only_writer
@@ -55,7 +55,7 @@ def test_a_restart_leaves_a_fine_tuning_alone_that_another_process_writes(fitted
     run = copied(fitted, tmp_path)
     tune(fitted, run, module="small5", epochs=1)
     folder = run.finetune_folder("small5")
-    with only_writer(folder), pytest.raises(CacheError, match=r"small5 is being written by proc"):
+    with only_writer(folder), pytest.raises(LockedError, match=r"small5 is being written by proc"):
         tune(fitted, run, module="small5", epochs=1, restart=True)
     assert (folder / "checkpoint" / "state.json").exists()
 

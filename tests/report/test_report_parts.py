@@ -15,9 +15,9 @@ from sklearn.manifold import trustworthiness
 from sklearn.metrics import average_precision_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from hubretrain.data.digests import file_sha256
 from hubretrain.errors import DataError
 from hubretrain.evaluation.metrics import calibration_error
+from hubretrain.files import file_sha256
 from hubretrain.report import charts, curves, feature_map
 from hubretrain.report.label_errors import confident_errors
 from hubretrain.report.thumbnails import make_thumbnails
@@ -154,7 +154,7 @@ def test_thumbnails_lie_where_they_are_said_to_and_changed_files_have_none(tmp_p
         ink = random.integers(0, 255, 3)
         pixels = np.broadcast_to(ink, (30, 40, 3)).astype(np.uint8)
         (tmp_path / path).write_bytes(encoded(pixels))
-    sha256s = [file_sha256(str(tmp_path / path)) for path in paths]
+    sha256s = [file_sha256(tmp_path / path) for path in paths]
     (tmp_path / "3.png").write_bytes(encoded(np.zeros((30, 40, 3), np.uint8)))
     (tmp_path / "4.png").unlink()
     found = make_thumbnails(tmp_path, paths, sha256s, budget=20 * 32 * 24, quiet=True)

@@ -75,7 +75,7 @@ def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
 
     Raises:
         SplitError: a column is missing, or a part is none of `split_images`'.
-        RunError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     _check_columns("the table of folds", table, set(COLUMNS) - {"sha256"})
     parts = table["fold"].to_numpy(int)

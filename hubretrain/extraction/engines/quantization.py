@@ -23,9 +23,9 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.errors import CacheError, EngineError
+from hubretrain.errors import CacheError, EngineError, first_line
 from hubretrain.extraction.engines.engine import Pixels
-from hubretrain.files import write_json, write_table
+from hubretrain.files import file_sha256, write_json, write_table
 from hubretrain.locks import only_writer
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import ahead
@@ -74,8 +74,9 @@ def calibrate(
         calibrated it and which (a digest), the bits of its weights, NNCF's version, and its digest.
 
     Raises:
-        CacheError: The folder holds a model for something else, or a damaged one, or somebody
-            else is writing it.
+        CacheError: The folder holds a model for something else, or a damaged one.
+        LockedError: Another process is writing it.
+        WriteError: It cannot be written.
         EngineError: The module cannot be quantised, no image can be decoded, or this processor
             cannot run the model.
     """
@@ -218,7 +219,7 @@ def _quantised(
                 advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
             )
     except Exception as error:  # NNCF raises nearly every type on models it does not know
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise EngineError(
             f"{module.handle} cannot be quantised ({reason}); go on without --precision int8."
         ) from error
@@ -233,5 +234,5 @@ def _nncf() -> Any:
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in _MODEL:
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(folder / name)))
     return digest.hexdigest()

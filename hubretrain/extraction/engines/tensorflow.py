@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubretrain.errors import EngineError
+from hubretrain.errors import EngineError, first_line
 from hubretrain.extraction.engines.engine import Engine, Features, Pixels
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TensorFlowEngine(Engine[Pixels]):
         return features[: len(images)]
 
     def _failed(self, error: Any) -> EngineError:
-        reason = (str(error.message).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return EngineError(
             f"TensorFlow cannot run {self._handle} on {self.batch_size} images at once "
             f"({reason}); if memory is short, choose a smaller --batch-size."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, first_line
 from hubretrain.modules.builders.keras_export import export_keras
 from hubretrain.modules.keras_handles import APPLICATIONS, NONE, KerasHandle
 from hubretrain.tensorflow import tf
@@ -48,7 +48,7 @@ def build(handle: KerasHandle) -> tf_keras.Model:
             **options,
         )
     except Exception as error:  # Keras raises ValueError for an option, and a bare Exception
-        raise ModuleError(f"{handle} cannot be built ({_first_line(error)}).") from error
+        raise ModuleError(f"{handle} cannot be built ({first_line(error)}).") from error
     if file is not None:
         _load(model, file, handle)
     return model
@@ -88,11 +88,6 @@ def _load(model: tf_keras.Model, file: Path, handle: KerasHandle) -> None:
         n = model.count_params()
         raise ModuleError(
             f"{file} does not hold weights of {handle}, {n:,} parameters without classifier "
-            f"({_first_line(error)}); expected what Keras' save_weights writes of the same "
+            f"({first_line(error)}); expected what Keras' save_weights writes of the same "
             "network with include_top=False."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(". ")[:300]

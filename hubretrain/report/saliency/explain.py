@@ -59,7 +59,8 @@ def explain_images(
         seed: Of SmoothGrad's noise.
 
     Raises:
-        RunError: There is no model there, or the folder cannot be written.
+        RunError: There is no model there.
+        WriteError: The folder cannot be written.
         HeadError: There is no such class.
         ModuleError: The model has no gradients, or Grad-CAM is asked of one without a feature map.
     """

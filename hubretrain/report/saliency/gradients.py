@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, first_line
 from hubretrain.tensorflow import frozen, tf
 
 Floats = npt.NDArray[np.float32]
@@ -72,7 +72,9 @@ class Differentiable:
             whole = tf.function(probabilities).get_concrete_function(spec)
             constant = frozen(whole)
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            raise ModuleError(f"the graph of {name} cannot be frozen: {_first(error)}") from error
+            raise ModuleError(
+                f"the graph of {name} cannot be frozen: {first_line(error)}"
+            ) from error
         (pixels,), (output,) = constant.inputs, constant.outputs
         feature_map = _last_map(constant.graph, pixels, output) if with_map else None
         self.map_shape = None if feature_map is None else tuple(feature_map.shape[1:])
@@ -118,7 +120,7 @@ class Differentiable:
                     tf.constant(images[batch], tf.float32), tf.constant(classes[batch], tf.int32)
                 )
             except (LookupError, tf.errors.OpError) as error:
-                why = _first(error)
+                why = first_line(error)
                 raise ModuleError(f"{self.name} cannot be derived by its pixels: {why}") from error
             parts.append({name: value.numpy() for name, value in found.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -237,7 +239,3 @@ def _size(tensor: Any) -> tuple[int, int] | None:
     if shape.rank != 4 or tensor.dtype != tf.float32 or None in tuple(shape[1:]):
         return None
     return int(shape[1]), int(shape[2])
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
