@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hubretrain.finetuning.devices import devices
+from hubretrain.finetuning.devices import available_devices
 from hubretrain.finetuning.input_pipeline import (
     PixelSource,
     TrainingImages,
@@ -61,7 +61,7 @@ def training(backbone: Backbone, folder: Path, tuning: FineTuneOptions) -> Train
     classifier = Classifier(
         backbone, "softmax", weight.astype(np.float32), np.zeros(N_CLASSES, np.float32)
     )
-    return Trainer(classifier, folder, tuning, devices(), quiet=True)
+    return Trainer(classifier, folder, tuning, available_devices(), quiet=True)
 
 
 def bare_step(classifier: Classifier, variables: list) -> object:
@@ -175,7 +175,7 @@ def bench_tune(asked: argparse.Namespace) -> None:
         tuning = FineTuneOptions(epochs=asked.epochs, unfreeze_last=asked.unfreeze_last)
         started = time.monotonic()
         found = finetune_module(
-            open_dataset(asked.data), Run(Path(folder) / "run"), cache=asked.cache, tuning=tuning
+            open_dataset(asked.data), Run(Path(folder) / "run"), cache=asked.cache, options=tuning
         )
         print(f"{found.module}: {time.monotonic() - started:.0f} s")
         print(found.history.to_string(index=False))

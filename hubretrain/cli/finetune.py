@@ -159,6 +159,7 @@ def finetune(
     dataset, cache_folder = _dataset_of(run, data)
     from hubretrain.finetuning import (
         FineTuneOptions,
+        Resumption,
         best_modules,
         finetune_modules,
         latest_finetuning,
@@ -173,10 +174,8 @@ def finetune(
         run,
         names,
         cache=cache_folder,
-        tuning=tuning,
-        resume=resume,
-        more_epochs=more,
-        restart=restart,
+        options=tuning,
+        resumption=Resumption(resume, more, restart),
     )
     for found in every:
         _show(found)

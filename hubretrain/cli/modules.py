@@ -114,13 +114,13 @@ def show(
 
 def _rows(search: str) -> list[dict[str, Any]]:
     """The catalogue; what the store has measured goes before what the table says."""
-    from hubretrain.modules import read_catalogue, stored
+    from hubretrain.modules import find_stored, read_catalogue
 
     rows = []
     for m in read_catalogue():
         if search.lower() not in " ".join((m.name, *m.aliases, *m.handles)).lower():
             continue
-        here = stored(m.name)
+        here = find_stored(m.name)
         rows.append(
             {
                 "name": m.name,

@@ -84,7 +84,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
         ]
         probabilities = tf.add_n(
             [
-                weight * one.decided(one.scores(features))
+                weight * one.to_probabilities(one.head_logits(features))
                 for one, weight, features in zip(
                     self.classifiers, self.weights, bottlenecks, strict=True
                 )

@@ -24,7 +24,7 @@ from hubretrain.data import ImageDataset, Quarantine, digests_of, folder_of
 from hubretrain.errors import CacheError
 from hubretrain.extraction.plan import PARTS, rows_of
 from hubretrain.locks import is_locked
-from hubretrain.modules import present_digest
+from hubretrain.modules import current_digest
 from hubretrain.progress import Bar
 
 _PART = re.compile(r"(?P<module>.+)\.(?P<number>\d+)-of-(?P<n_parts>\d+)")
@@ -137,7 +137,7 @@ def _status_of(
     if found.n_gone:
         why.append(f"{found.n_gone:,} images are gone: their rows drop out")
     module, digest = str(old.facts["module"]), str(old.facts["module_sha256"])
-    now = present_digest(module, str(old.facts["handle"]))
+    now = current_digest(module, str(old.facts["handle"]))
     if now is not None and now != digest:
         why.append(f"{module} is another module now: all of it, with --overwrite")
         to_compute = int(found.rows.n_views.sum())

@@ -25,7 +25,7 @@ from hubretrain.data.images import (
 )
 from hubretrain.errors import CacheError, DataError, WorkerError
 from hubretrain.extraction.engines import BATCH_SIZE, open_engine
-from hubretrain.modules import StoredModule, packed, unpacked
+from hubretrain.modules import StoredModule, pack_folder, unpack_folder
 from hubretrain.parallel import Cluster, ahead, on_ray
 from hubretrain.storage import is_remote, read_bytes
 
@@ -315,7 +315,10 @@ def extract(
             extractor.close()
         return
     archives = [
-        (packed(running.module.folder), packed(running.quantised) if running.quantised else b"")
+        (
+            pack_folder(running.module.folder),
+            pack_folder(running.quantised) if running.quantised else b"",
+        )
         if asked
         else None
         for running, asked in zip(recipe.running, needed, strict=True)
@@ -337,8 +340,8 @@ def _worker(
     here = []
     for running, archive in zip(recipe.running, archives, strict=True):
         if archive is not None:
-            module = replace(running.module, folder=unpacked(archive[0]))
-            quantised = unpacked(archive[1]) if archive[1] else None
+            module = replace(running.module, folder=unpack_folder(archive[0]))
+            quantised = unpack_folder(archive[1]) if archive[1] else None
             running = replace(running, module=module, quantised=quantised)
         here.append(running)
     needed = [archive is not None for archive in archives]

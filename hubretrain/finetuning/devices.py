@@ -79,7 +79,7 @@ class Devices:
         return [float(x) for x in means.numpy()]
 
 
-def devices(*, mixed_precision: bool = False) -> Devices:
+def available_devices(*, mixed_precision: bool = False) -> Devices:
     """All GPUs of this machine, or of the machines that `TF_CONFIG` names; else the processor.
 
     `TF_CONFIG` is TensorFlow's: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from hubretrain.data import ImageDataset, usable_images
 from hubretrain.data.splitting import NEW, previous_parts, read_folds
 from hubretrain.errors import RunError
 from hubretrain.export import Export
-from hubretrain.finetuning.devices import devices
+from hubretrain.finetuning.devices import available_devices
 from hubretrain.finetuning.module import ModuleFineTuning
-from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_tuning
+from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_options
 from hubretrain.finetuning.result import FineTuneResult, order_of
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.locks import only_writer
@@ -24,54 +25,40 @@ from hubretrain.run_tables import MODULE
 from hubretrain.runs import Run, check_fitted, fit_record
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """How a fine-tuning continues one that the run holds already.
+
+    By default it resumes where that one stopped, and must have the same options.
+
+    Attributes:
+        resume: Take the options of the fine-tuning that is there.
+        more_epochs: Epochs to add to it once it is finished; None for none. For one module only.
+        restart: Delete it, and begin again.
+        seconds_between_checkpoints: At most this much training within an epoch is lost by a kill.
+    """
+
+    resume: bool = False
+    more_epochs: int | None = None
+    restart: bool = False
+    seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS
+
+
 def finetune_module(
     dataset: ImageDataset,
     run: Run,
     *,
-    cache: Path = Path("cache"),
     module: str | None = None,
-    tuning: FineTuneOptions | None = None,
-    resume: bool = False,
-    more_epochs: int | None = None,
-    restart: bool = False,
-    seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
+    cache: Path = Path("cache"),
+    options: FineTuneOptions | None = None,
+    resumption: Resumption | None = None,
     quiet: bool = False,
 ) -> FineTuneResult:
-    """Fine-tunes the best shortlisted module of a run and exports the result.
-
-    It trains on all folds but the first, stops by the first, and is judged once on the test
-    split. The same call again goes on where it stopped.
-
-    Args:
-        dataset: The data set that the run was fitted on.
-        run: A fitted run.
-        cache: Where the data set's digests are.
-        module: Which module instead of the shortlist's first.
-        tuning: How; by default as the data's size asks for.
-        resume: Take the options of the fine-tuning that is there instead of `tuning`.
-        more_epochs: Epochs to add to a finished fine-tuning.
-        restart: Forget an earlier fine-tuning of this module in this run.
-        seconds_between_checkpoints: How much a kill within an epoch may cost.
-        quiet: Show no progress.
-
-    Raises:
-        RunError: The run is not fitted, or holds another fine-tuning, or training cannot go on.
-        ModuleError: The module cannot be loaded or trained.
-    """
+    """Fine-tune one module of a run, by default the first of its shortlist; see below."""
     name = module or _fitted(run, dataset)["shortlist"][0]
-    (found,) = finetune_modules(
-        dataset,
-        run,
-        [name],
-        cache=cache,
-        tuning=tuning,
-        resume=resume,
-        more_epochs=more_epochs,
-        restart=restart,
-        seconds_between_checkpoints=seconds_between_checkpoints,
-        quiet=quiet,
-    )
-    return found
+    return finetune_modules(
+        dataset, run, [name], cache=cache, options=options, resumption=resumption, quiet=quiet
+    )[0]
 
 
 def best_modules(run: Run, n: int) -> list[str]:
@@ -114,53 +101,91 @@ def finetune_modules(
     modules: Sequence[str],
     *,
     cache: Path = Path("cache"),
-    tuning: FineTuneOptions | None = None,
-    resume: bool = False,
-    more_epochs: int | None = None,
-    restart: bool = False,
-    seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
+    options: FineTuneOptions | None = None,
+    resumption: Resumption | None = None,
     quiet: bool = False,
 ) -> list[FineTuneResult]:
-    """Fine-tunes modules in turn; the run's export is what is best on the validation fold.
+    """Fine-tune modules in turn; the one that is best on the validation fold is exported.
 
-    `run.json` says whether the screening order held among all that were fine-tuned in the run.
-    The same call again goes on where it stopped. For the arguments see `finetune_module`;
-    `more_epochs` are for one module.
+    Each is trained on all folds but the first, stopped by the first, and evaluated once on the
+    test split. `run.json` records whether the order of the screening held among all modules that
+    were fine-tuned in the run. Calling it again resumes what was interrupted.
+
+    Args:
+        dataset: The data set that the run was fitted on.
+        run: A fitted run.
+        modules: Names of modules of the run.
+        cache: The cache folder, which holds the data set's digests.
+        options: How to train; by default as the size of the data set suggests.
+        resumption: How to continue what the run holds already.
+        quiet: Show no progress.
+
+    Raises:
+        RunError: The run is not fitted, holds another fine-tuning, or has no such module, or
+            training cannot continue.
+        ModuleError: A module cannot be loaded or trained.
     """
     facts = _fitted(run, dataset)
     check_fitted(modules, facts)
+    resumption = resumption or Resumption()
+    options_of = _options_of(run, modules, options or FineTuneOptions(), resumption)
+    where = available_devices(
+        mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
+    )
+    together = facts.get("duplicates_kept_together", True)
+    images = usable_images(dataset, cache, near_duplicates=together, quiet=quiet)
+    images = _with_folds(images, run)
+    results: list[FineTuneResult] = []
+    for name, chosen in options_of.items():
+        if not quiet and len(modules) > 1 and where.is_chief:
+            print(f"{name}:", flush=True)
+        folder = run.finetune_folder(name)
+        with only_writer(folder) if where.is_chief else contextlib.nullcontext():
+            module = ModuleFineTuning(dataset, run, images, name, facts, where)
+            if where.is_chief:
+                _prepare(folder, chosen, restart=resumption.restart)
+            result, record = module.run_with(
+                chosen,
+                resumption.more_epochs,
+                resumption.seconds_between_checkpoints,
+                quiet or not where.is_chief,
+            )
+            results.append(result)
+            if where.is_chief:
+                _keep(run, facts, module, result, record)
+            module.training.conclude()
+    return results
+
+
+def _options_of(
+    run: Run, modules: Sequence[str], options: FineTuneOptions, resumption: Resumption
+) -> dict[str, FineTuneOptions]:
+    """Return the options of each module: its saved ones where it is resumed.
+
+    Raises:
+        RunError: They cannot all be trained by one call.
+    """
+    more_epochs = resumption.more_epochs
     if more_epochs is not None and len(modules) > 1:
         raise RunError(f"--epochs +{more_epochs} goes on with one module; name it with --module.")
-    asked = tuning or FineTuneOptions()
-    tunings = [saved_tuning(run.finetune_folder(m)) if resume else asked for m in modules]
-    if len({one.mixed_precision for one in tunings}) > 1:
+    options_of = {
+        name: saved_options(run.finetune_folder(name)) if resumption.resume else options
+        for name in modules
+    }
+    if len({chosen.mixed_precision for chosen in options_of.values()}) > 1:
         raise RunError(
             f"some of {', '.join(modules)} were begun with --mixed-precision and others without; "
             "go on with one at a time: --module."
         )
-    where = devices(mixed_precision=any(one.mixed_precision for one in tunings))
-    together = facts.get("duplicates_kept_together", True)
-    images = usable_images(dataset, cache, near_duplicates=together, quiet=quiet)
-    images = _with_folds(images, run)
-    done: list[FineTuneResult] = []
-    for name, asked in zip(modules, tunings, strict=True):
-        folder = run.finetune_folder(name)
-        if not quiet and len(modules) > 1 and where.is_chief:
-            print(f"{name}:", flush=True)
-        with only_writer(folder) if where.is_chief else contextlib.nullcontext():
-            one = ModuleFineTuning(dataset, run, images, name, facts, where)
-            if where.is_chief and restart:
-                shutil.rmtree(folder, ignore_errors=True)
-            if where.is_chief and not (folder / "checkpoint" / "state.json").exists():
-                asked.save(folder)  # a fine-tuning that is there keeps its own
-            found, record = one.run_with(
-                asked, more_epochs, seconds_between_checkpoints, quiet or not where.is_chief
-            )
-            done.append(found)
-            if where.is_chief:
-                _keep(run, facts, one, found, record)
-            one.training.conclude()
-    return done
+    return options_of
+
+
+def _prepare(folder: Path, options: FineTuneOptions, *, restart: bool) -> None:
+    """Clear the folder for a restart, and save the options of a fine-tuning that is new."""
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not (folder / "checkpoint" / "state.json").exists():
+        options.save(folder)
 
 
 def _keep(

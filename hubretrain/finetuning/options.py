@@ -68,7 +68,7 @@ class FineTuneOptions:
         write_json(folder / OPTIONS, asdict(self))
 
 
-def saved_tuning(folder: Path) -> FineTuneOptions:
+def saved_options(folder: Path) -> FineTuneOptions:
     """The options that a fine-tuning was begun with.
 
     Raises:

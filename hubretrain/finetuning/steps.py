@@ -62,7 +62,7 @@ class Steps:
     def _logits(self, model: Classifier, given: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self._cut is None:
             return model.logits(to_unit_tensor(given), training)
-        return model.scores(self._cut.top(tf.cast(given, tf.float32)))
+        return model.head_logits(self._cut.top(tf.cast(given, tf.float32)))
 
     def _step_of(self, optimizer: Optimizer) -> Callable[..., Any]:
         """One step of some variables. Weights sum to 1 over the batch of all devices.

@@ -75,7 +75,7 @@ class Trainer:
         self.devices, self.quiet = devices, quiet or not devices.is_chief
         self._seconds = seconds_between_checkpoints
         with devices.strategy.scope():
-            self._trained = classifier if devices.n_replicas == 1 else classifier.again()
+            self._trained = classifier if devices.n_replicas == 1 else classifier.replica()
             originals, copies = classifier.all_variables, self._trained.all_variables
             copy_of = {id(v): copy for v, copy in zip(originals, copies, strict=True)}
             layers = [

@@ -1,5 +1,5 @@
-from .archive import packed as packed
-from .archive import unpacked as unpacked
+from .archive import pack_folder as pack_folder
+from .archive import unpack_folder as unpack_folder
 from .backbone import Backbone as Backbone
 from .catalogue import HubModule as HubModule
 from .catalogue import read_catalogue as read_catalogue
@@ -8,9 +8,8 @@ from .complexity import milliseconds as milliseconds
 from .cut import Cut as Cut
 from .cut import cut_below as cut_below
 from .store import StoredModule as StoredModule
-from .store import is_stored as is_stored
-from .store import present_digest as present_digest
+from .store import current_digest as current_digest
+from .store import find_stored as find_stored
 from .store import resolve as resolve
 from .store import restore_module as restore_module
 from .store import store_folder as store_folder
-from .store import stored as stored

@@ -61,7 +61,7 @@ def unpack_module(archive: Path, folder: Path) -> None:
     found[0].rename(folder)
 
 
-def packed(folder: Path) -> bytes:
+def pack_folder(folder: Path) -> bytes:
     """The folder's files as a tar archive: the same bytes for the same files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -74,8 +74,8 @@ def packed(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpacked(data: bytes) -> Path:
-    """A folder with what `packed` took: once on each machine, anew where files were lost.
+def unpack_folder(data: bytes) -> Path:
+    """A folder with what `pack_folder` took: once on each machine, anew where files were lost.
 
     Raises:
         WorkerError: Somebody else owns the place.

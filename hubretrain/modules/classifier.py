@@ -48,17 +48,17 @@ class Classifier(tf.Module):  # type: ignore[misc]
         Returns:
             float32 of shape (n_images, n_classes).
         """
-        return self.scores(self.backbone(images, training))
+        return self.head_logits(self.backbone(images, training))
 
-    def scores(self, features: tf.Tensor) -> tf.Tensor:
+    def head_logits(self, features: tf.Tensor) -> tf.Tensor:
         """Class scores of bottlenecks, float32 of shape (n_images, n_features)."""
         return tf.linalg.matmul(features, self.weight) + self.bias
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
         """Class probabilities, float32 of shape (n_images, n_classes), rows sum to 1."""
-        return self.decided(self.logits(images))
+        return self.to_probabilities(self.logits(images))
 
-    def decided(self, logits: tf.Tensor) -> tf.Tensor:
+    def to_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Class probabilities from scores, both float32 of shape (n_images, n_classes)."""
         if self.kind == "softmax":
             return tf.nn.softmax(logits)
@@ -87,7 +87,7 @@ class Classifier(tf.Module):  # type: ignore[misc]
             each = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
         return tf.reduce_sum(weights * each)
 
-    def again(self) -> Classifier:
+    def replica(self) -> Classifier:
         """A copy whose module is loaded anew, in the distribution strategy whose scope this is."""
         backbone = type(self.backbone)(self.backbone.stored)
         copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy())

@@ -57,20 +57,6 @@ def cut_below(backbone: Backbone, variables: Sequence[tf.Variable]) -> Cut:
     raise graph.refused("every cut that no shortcut goes around lies above a layer to be trained")
 
 
-def cut_at_last_map(backbone: Backbone) -> Cut:
-    """Cuts behind the last feature map: the last 4-D activations on the way to the bottleneck.
-
-    Raises:
-        ModuleError: The module's graph cannot be cut, or gives no feature map.
-    """
-    graph = _Graph(backbone)
-    for operation in reversed(graph.cuts()):
-        shape = operation.outputs[0].shape
-        if shape.rank == 4 and shape[1] != 1 and shape[2] != 1:
-            return graph.cut_at(operation)
-    raise graph.refused("it has no feature map that all of its output comes from")
-
-
 class _Graph:
     """The operations of a module's inference between its pixels and its bottleneck."""
 

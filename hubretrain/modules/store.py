@@ -81,12 +81,7 @@ def store_folder() -> Path:
     return Path(cache) / "hubretrain" / "modules"
 
 
-def is_stored(name: str) -> bool:
-    """Whether the store holds this module, whole."""
-    return _from_store(name) is not None
-
-
-def stored(
+def find_stored(
     name: str,
     *,
     image_size: int | None = None,
@@ -97,13 +92,13 @@ def stored(
     return None if module is None else _as_asked(module, image_size, value_range)
 
 
-def present_digest(name: str, handle: str) -> str | None:
+def current_digest(name: str, handle: str) -> str | None:
     """The digest that a module has now, or None if it is not here; fetches nothing."""
     folder = Path(handle)
     if "://" not in handle and (folder / "saved_model.pb").is_file():
         return tree_sha256(folder)
-    stored = _from_store(name)
-    return stored.sha256 if stored is not None else None
+    module = _from_store(name)
+    return module.sha256 if module is not None else None
 
 
 def resolve(
@@ -343,7 +338,7 @@ def restore_module(name: str, facts: dict[str, Any]) -> StoredModule:
     cached = facts["modules"][name]
     low, high = (float(x) for x in cached["value_range"].strip("[]").split(","))
     size, sha256 = cached["image_size"], cached["module_sha256"]
-    module = stored(name, image_size=size, value_range=(low, high))
+    module = find_stored(name, image_size=size, value_range=(low, high))
     if module is None or module.sha256 != sha256:
         module = resolve(cached["handle"], image_size=size, value_range=(low, high))
     if module.sha256 != sha256:

@@ -10,7 +10,7 @@ from typing import Any
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.files import file_sha256
-from hubretrain.finetuning import FineTuneOptions, saved_tuning
+from hubretrain.finetuning import FineTuneOptions, saved_options
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import Run
 from hubretrain.screening import L2
@@ -75,7 +75,7 @@ def commands(gathered: RunData) -> str:
 def _tuning_words(run: Run, module: str) -> list[str]:
     """The options of a fine-tuning that differ from the usual; none where they are not known."""
     try:
-        asked = saved_tuning(run.finetune_folder(module))
+        asked = saved_options(run.finetune_folder(module))
     except RunError:
         return []
     words = []

@@ -135,7 +135,7 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
         best_modules(run, 3)
     data = open_dataset(fitted / "digits")
     tuning = FineTuneOptions(epochs=1, batch_size=16)
-    found = finetune_modules(data, run, names, cache=fitted / "cache", tuning=tuning, quiet=True)
+    found = finetune_modules(data, run, names, cache=fitted / "cache", options=tuning, quiet=True)
     facts = run.facts()["finetune"]
     metric = facts["order"]["metric"]
     scores = {one.module: one.validation[metric][0] for one in found}

@@ -23,21 +23,21 @@ from tests.samples import REPOSITORY
     ],
 )
 def test_a_cluster_that_is_badly_described_is_an_error(monkeypatch, text, said):
-    from hubretrain.finetuning.devices import devices
+    from hubretrain.finetuning.devices import available_devices
 
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(RunError, match=rf'TF_CONFIG describes no cluster \({said}.*"cluster"'):
-        devices()
+        available_devices()
 
 
 def test_float16_is_for_a_gpu():
-    from hubretrain.finetuning.devices import devices
+    from hubretrain.finetuning.devices import available_devices
     from hubretrain.tensorflow import tf
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is one")
     with pytest.raises(RunError, match=r"--mixed-precision .* only a GPU gains by.*leave it out"):
-        devices(mixed_precision=True)
+        available_devices(mixed_precision=True)
 
 
 def test_every_image_of_a_batch_goes_to_one_device():
@@ -100,7 +100,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import hubretrain.finetuning.finetune
 from hubretrain.finetuning.devices import Devices
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-hubretrain.finetuning.finetune.devices = lambda **_: Devices(strategy, 2, (0, 1))
+hubretrain.finetuning.finetune.available_devices = lambda **_: Devices(strategy, 2, (0, 1))
 from tests.finetuning.test_trainer import Run, tune
 found = tune(Path(sys.argv[2]), Run(Path(sys.argv[3])), epochs=2)
 found = tune(Path(sys.argv[2]), Run(Path(sys.argv[3])), resume=True, more_epochs=1)

@@ -154,7 +154,7 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
 
 
 def test_more_epochs_are_added_once_though_what_they_came_to_was_not_kept(fitted, tmp_path):
-    from hubretrain.finetuning.finetune import finetune_modules
+    from hubretrain.finetuning.finetune import Resumption, finetune_modules
 
     run = copied(fitted, tmp_path)
     tune(fitted, run, module="small5", epochs=1)
@@ -169,7 +169,9 @@ def test_more_epochs_are_added_once_though_what_they_came_to_was_not_kept(fitted
     assert n_epochs == [3, 5]
     data, names = open_dataset(fitted / "digits"), ["small5", "small6"]
     with pytest.raises(RunError, match=r"--epochs \+2 goes on with one module; name it with --mod"):
-        finetune_modules(data, run, names, cache=fitted / "cache", resume=True, more_epochs=2)
+        finetune_modules(
+            data, run, names, cache=fitted / "cache", resumption=Resumption(True, more_epochs=2)
+        )
 
 
 def test_other_images_or_labels_are_no_resume(fitted, tmp_path):

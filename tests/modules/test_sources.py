@@ -19,8 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from hubretrain.errors import ModuleError
-from hubretrain.modules import is_stored, network, read_catalogue, resolve, store, store_folder
-from hubretrain.modules.archive import packed, unpacked
+from hubretrain.modules import find_stored, network, read_catalogue, resolve, store, store_folder
+from hubretrain.modules.archive import pack_folder, unpack_folder
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.catalogue import HubModule, described, find
 from hubretrain.modules.saved_model import tree_sha256
@@ -186,7 +186,7 @@ def test_a_source_that_refuses_falls_through_to_the_next_and_says_so(
         f"{hub.url}/forbidden/1",
         "google/tiny/tensorFlow2/a/1",
     )
-    monkeypatch.setattr(sys.modules[described.__module__], "catalogue", lambda: (known,))
+    monkeypatch.setattr(sys.modules[described.__module__], "read_catalogue", lambda: (known,))
     module = resolve("tiny")
     assert module.handle == "kaggle:google/tiny/tensorFlow2/a/1"
     assert module.sha256 == tree_sha256(small_module)
@@ -219,7 +219,7 @@ def test_a_half_deleted_store_or_cache_is_repaired(hub, small_module, capsys):
     handle = f"{hub.url}/google/tiny/1"
     module = resolve(handle)
     next((module.folder / "variables").glob("*.data*")).unlink()
-    assert not is_stored(module.name)
+    assert find_stored(module.name) is None
     n_asked = len(hub.asked)
     assert tree_sha256(resolve(handle).folder) == module.sha256  # from the hub's cache
     assert "is not whole or not this one; making it anew" in capsys.readouterr().err
@@ -343,16 +343,16 @@ def test_a_packed_module_is_unpacked_once_and_anew_where_files_were_lost(
     small_module, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    data = packed(small_module)
+    data = pack_folder(small_module)
     with ThreadPoolExecutor(4) as pool:
-        (folder,) = set(pool.map(unpacked, [data] * 4))
-    assert packed(folder) == data
+        (folder,) = set(pool.map(unpack_folder, [data] * 4))
+    assert pack_folder(folder) == data
     assert list(folder.parent.iterdir()) == [folder]
     os.utime(folder / "saved_model.pb", (1e9, 1e9))
-    assert unpacked(data) == folder
+    assert unpack_folder(data) == folder
     assert (folder / "saved_model.pb").stat().st_mtime == 1e9  # as it was
     (folder / "saved_model.pb").unlink()
-    assert packed(unpacked(data)) == data
+    assert pack_folder(unpack_folder(data)) == data
 
 
 def test_a_classifier_is_refused_before_it_is_fetched(hub):
