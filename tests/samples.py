@@ -108,3 +108,9 @@ def small_head(backbone: object) -> tuple[np.ndarray, np.ndarray]:
     weight = np.random.default_rng(0).normal(size=(20, 3))
     weight *= 2 / (features @ weight).std(axis=0)
     return weight.astype("f4"), -(features @ weight).mean(axis=0).astype("f4")
+
+
+def at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities at a temperature by its formula: p ** (1 / T), normalised."""
+    odds = probs.astype(np.float64) ** (1 / temperature)
+    return odds / odds.sum(axis=1, keepdims=True)

@@ -1,9 +1,9 @@
-"""Metrics, their confidence intervals, and unbiased selection: knows labels and probabilities only.
+"""Metrics, their confidence intervals, and selection without bias: labels and probabilities only.
 
 `metrics` and `ranking_metrics` compute many resamples at once; `intervals` resamples whole groups
-(confidence intervals, differences, ties); `selection` chooses one of many candidates without
-selection bias; `logit_adjustment` is the decision rule; `temperature` calibrates probabilities;
-`checks` refuses what is no prediction.
+(confidence intervals, differences, ties); `selection` chooses the best of many candidates by
+nested cross-validation; `logit_adjustment` is the decision rule; `logits` turns scores into
+probabilities and `temperature` calibrates these; `checks` validates predictions.
 """
 
 import lazy_loader as lazy

@@ -1,12 +1,15 @@
 from . import intervals as intervals
-from .checks import AnyArray as AnyArray
 from .intervals import Difference as Difference
 from .intervals import Resampled as Resampled
 from .logit_adjustment import STRENGTHS as STRENGTHS
 from .logit_adjustment import adjusted as adjusted
 from .logit_adjustment import class_priors as class_priors
+from .logits import LOWEST_EXPONENT as LOWEST_EXPONENT
+from .logits import softmax as softmax
 from .metrics import METRICS as METRICS
+from .metrics import N_BINS as N_BINS
 from .metrics import recall_per_class as recall_per_class
+from .metrics import reliability_bins as reliability_bins
 from .metrics import top_k as top_k
 from .ranking_metrics import average_precision_per_class as average_precision_per_class
 from .ranking_metrics import roc_auc_per_class as roc_auc_per_class
@@ -16,6 +19,6 @@ from .selection import candidate_values as candidate_values
 from .selection import choice_parts as choice_parts
 from .selection import choose as choose
 from .selection import crossfitted as crossfitted
-from .temperature import SMALLEST as SMALLEST
+from .temperature import SMALLEST_PROBABILITY as SMALLEST_PROBABILITY
 from .temperature import fit_temperature as fit_temperature
 from .temperature import temperature_of as temperature_of

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubretrain.evaluation.checks import AnyArray, FloatArray
+from hubretrain.arrays import AnyArray, FloatArray
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 

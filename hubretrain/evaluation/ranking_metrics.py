@@ -1,7 +1,7 @@
 """Metrics of a ranking, one class against the rest: ROC AUC and average precision.
 
-Both are running totals of the weights down the ranking, over many resamples at once; see
-`hubretrain.evaluation.metrics` for what they take.
+Both follow from running totals of the weights down the ranking, over many resamples at once;
+`hubretrain.evaluation.metrics` describes the arguments.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from scipy import sparse
 
-from hubretrain.evaluation.checks import (
-    AnyArray,
-    FloatArray,
-    check_predictions,
-    mean_over_present,
-    ratio,
-)
+from hubretrain.arrays import AnyArray, FloatArray
+from hubretrain.evaluation.checks import check_predictions, mean_over_present, ratio
 
-# Weights that are ranked at once: running totals are fastest while they stay in the cache.
+# Weights (images x resamples) that are ranked at once: running totals are fastest while they stay
+# in the CPU's cache.
 RANKING_CELLS = 2**18
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -28,15 +24,15 @@ TINY = float(np.finfo(np.float64).tiny)
 def roc_auc_per_class(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
 ) -> FloatArray:
-    """Returns, for each class against the rest, the area under the ROC curve.
+    """Return, for each class against the rest, the area under the ROC curve.
 
-    The chance that an image of the class gets a higher probability of it than an image of another
-    class, ties counting half: Hanley and McNeil (1982), Radiology 143:29,
+    It is the chance that an image of the class gets a higher probability of the class than an
+    image of another class does, ties counting half: Hanley and McNeil (1982), Radiology 143:29,
     https://doi.org/10.1148/radiology.143.1.7063747.
 
     Returns:
-        float64, shape (n_classes,) or (n_resamples, n_classes), in [0, 1]; NaN for a class that
-        is not present, or that every image belongs to.
+        float64 array of shape (n_classes,) or (n_resamples, n_classes) in [0, 1]; NaN for a class
+        that is not present, or that every image belongs to.
     """
     return _rank_per_class(probabilities, labels, weights, _area_under_roc)
 
@@ -44,9 +40,9 @@ def roc_auc_per_class(
 def roc_auc(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
 ) -> FloatArray:
-    """Returns the mean over present classes of `roc_auc_per_class`: macro, one against the rest.
+    """Return the mean over present classes of `roc_auc_per_class`: macro, one against the rest.
 
-    NaN with only one class present.
+    The value is NaN with only one class present.
     """
     return mean_over_present(roc_auc_per_class(probabilities, labels, weights))
 
@@ -54,16 +50,16 @@ def roc_auc(
 def average_precision_per_class(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
 ) -> FloatArray:
-    """Returns, for each class against the rest, the average precision.
+    """Return, for each class against the rest, the average precision.
 
-    The sum over thresholds of (rise of recall) x precision, equal probabilities sharing one
+    It is the sum over thresholds of (rise of recall) x precision, equal probabilities sharing one
     threshold and nothing interpolated, as in scikit-learn's `average_precision_score`; Boyd, Eng
     and Page (2013), Area under the precision-recall curve, ECML,
     https://doi.org/10.1007/978-3-642-40994-3_29.
 
     Returns:
-        float64, shape (n_classes,) or (n_resamples, n_classes), in [0, 1]; NaN for a class that
-        is not present.
+        float64 array of shape (n_classes,) or (n_resamples, n_classes) in [0, 1]; NaN for a class
+        that is not present.
     """
     return _rank_per_class(probabilities, labels, weights, _average_precision)
 
@@ -71,20 +67,24 @@ def average_precision_per_class(
 def mean_average_precision(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
 ) -> FloatArray:
-    """Returns the mean over present classes of `average_precision_per_class`."""
+    """Return the mean over present classes of `average_precision_per_class`."""
     return mean_over_present(average_precision_per_class(probabilities, labels, weights))
 
 
-# In one class's ranking only blocks count, runs of equal scores with an image of the class. For
-# each block `hits` is the weight of the class in it, `block` of all images in it, and `until` of
-# all images from the top of the ranking to its end: (n_blocks, n_resamples).
+# A block is a run of equal scores in the ranking of one class. Only blocks with an image of the
+# class change either metric. For each of them, and each resample, `hits` is the weight of the
+# images of the class in the block, `block` that of all its images, and `until` that of all images
+# from the top of the ranking to the end of the block: arrays of shape (n_blocks, n_resamples).
+# `total` is the weight of all images, (n_resamples,).
 RankingValue: TypeAlias = Callable[[AnyArray, AnyArray, AnyArray, FloatArray], FloatArray]
 
 
 def _area_under_roc(
     hits: AnyArray, block: AnyArray, until: AnyArray, total: FloatArray
 ) -> FloatArray:
-    # The rank-sum form: among itself, the class wins exactly half of its own pairs.
+    # The rank-sum form (Hanley and McNeil 1982): an image of the block stands behind
+    # until - block / 2 of the weight, ties counting half; what is left it beats. Of the pairs
+    # within the class exactly half are won, n_class ** 2 / 2, which is taken off again.
     n_class = hits.sum(axis=0, dtype=np.float64)
     ranks = (hits * (2.0 * until - block)).sum(axis=0) / 2
     return ratio(n_class * (total - n_class / 2) - ranks, n_class * (total - n_class))
@@ -96,14 +96,20 @@ def _average_precision(
     until: AnyArray,
     total: FloatArray,  # noqa: ARG001
 ) -> FloatArray:
-    found = np.cumsum(hits, axis=0, dtype=hits.dtype)
-    # A block without weight has no precision and no hits: 0, not NaN.
-    gained = (hits * (found / np.maximum(until, TINY))).sum(axis=0)
-    return ratio(gained, found[-1].astype(np.float64))
+    hits_until = np.cumsum(hits, axis=0, dtype=hits.dtype)
+    # A resample may hold no image down to a block: its precision is 0 / 0 and its hits are 0, so
+    # the product must be 0, not NaN.
+    gained = (hits * (hits_until / np.maximum(until, TINY))).sum(axis=0)
+    return ratio(gained, hits_until[-1].astype(np.float64))
 
 
 def _ranking(scores: AnyArray, is_class: AnyArray) -> sparse.csr_matrix:
-    """Returns (3 n_blocks, n_images): times weights, `hits`, `block` and the steps of `until`."""
+    """Return a matrix that turns weights into `hits`, `block` and the increments of `until`.
+
+    Returns:
+        int32 sparse matrix of shape (3 * n_blocks, n_images) of zeros and ones; its product with
+        the weights of the images, (n_images, n_resamples), stacks the three.
+    """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
@@ -126,20 +132,20 @@ def _ranking(scores: AnyArray, is_class: AnyArray) -> sparse.csr_matrix:
 def _rank_per_class(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None, value: RankingValue
 ) -> FloatArray:
-    """Returns `value` of each class's ranking, float64 (..., n_classes); NaN without images."""
+    """Return `value` of each class's ranking, float64 (..., n_classes); NaN where not present."""
     probabilities, labels, weights = check_predictions(probabilities, labels, weights)
     present = np.unique(labels)
     rankings = [_ranking(probabilities[:, c], labels == c) for c in present]
     rows = np.atleast_2d(weights)
-    # Whole counts add up twice as fast as floats, and no total reaches 2**31 images.
-    kind = np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float64
+    # Integers of 32 bits add up twice as fast as floats, and no total reaches 2**31 images.
+    dtype = np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float64
     values = np.full((len(rows), probabilities.shape[1]), np.nan)
     step = max(1, RANKING_CELLS // len(labels))
     for start in range(0, len(rows), step):
-        chunk = np.ascontiguousarray(rows[start : start + step].T, dtype=kind)
+        chunk = np.ascontiguousarray(rows[start : start + step].T, dtype=dtype)
         total = chunk.sum(axis=0, dtype=np.float64)
         for c, ranking in zip(present, rankings, strict=True):
-            hits, block, steps = np.split(ranking @ chunk, 3)
-            until = np.cumsum(steps, axis=0, dtype=kind)
+            hits, block, increments = np.split(ranking @ chunk, 3)
+            until = np.cumsum(increments, axis=0, dtype=dtype)
             values[start : start + step, c] = value(hits, block, until, total)
     return values.reshape(*weights.shape[:-1], -1)

@@ -1,13 +1,16 @@
-"""One temperature for all classes, fitted on images that the model never saw: calibration.
+"""Temperature scaling: one number that calibrates the probabilities of all classes.
 
 Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML,
-https://arxiv.org/abs/1706.04599, section 4.2. On probabilities instead of logits, so that it also
-serves logistic heads and ensembles; for a softmax it is the same::
+https://arxiv.org/abs/1706.04599, section 4.2. It is applied to probabilities instead of logits, so
+that it also serves logistic heads and ensembles; for a softmax the result is the same::
 
     q_k = p_k ** (1 / T) / sum_j p_j ** (1 / T)
 
-It changes no order: neither the likeliest class, nor, with the strength of the logit adjustment
-divided by T too, the decision.
+T > 1 softens the probabilities, T < 1 sharpens them. The ranking of the classes stays, so top-1
+stays; and the adjusted decision stays if the strength of the logit adjustment is divided by T.
+
+T is fitted to images that the model was not fitted on: a model is overconfident on its training
+images, so a temperature of those would sharpen.
 """
 
 from __future__ import annotations
@@ -18,31 +21,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from hubretrain.evaluation.checks import AnyArray, check_predictions
+from hubretrain.arrays import AnyArray
+from hubretrain.evaluation.checks import check_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# A few images that are all classified rightly would ask for a temperature of 0.
-LEAST, MOST = 0.2, 5.0
-SMALLEST = 1e-30  # the smallest probability that counts: its logarithm must exist in float32
+# Where every image of a few is classified correctly, the log loss falls all the way to T = 0.
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.2, 5.0
+# Smaller probabilities are raised to this: its logarithm exists in float32, and is finite.
+SMALLEST_PROBABILITY = 1e-30
 
 
 def fit_temperature(probabilities: AnyArray, labels: AnyArray) -> float:
-    """Returns the temperature of the least mean log loss, in [LEAST, MOST].
+    """Return the temperature with the lowest mean log loss.
 
-    The log loss is convex in 1 / T, so there is one minimum.
+    The log loss is convex in 1 / T, so it has one minimum.
 
     Args:
-        probabilities: Floating (n_images, n_classes), in [0, 1], rows summing to 1; of images
-            that the model was not fitted on.
-        labels: Integer (n_images,), in [0, n_classes).
+        probabilities: Floating array of shape (n_images, n_classes) in [0, 1], rows summing to
+            1, of images that the model was not fitted on.
+        labels: Integer array of shape (n_images,) in [0, n_classes).
+
+    Returns:
+        A number in [LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE].
 
     Raises:
-        DataError: See `hubretrain.evaluation.checks.check_predictions`.
+        DataError: The arrays are no predictions; see `check_predictions`.
     """
     probabilities, labels, _ = check_predictions(probabilities, labels)
-    logs = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
+    logs = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
     image = np.arange(len(labels))
 
     def log_loss(log_temperature: float) -> float:
@@ -51,37 +59,23 @@ def fit_temperature(probabilities: AnyArray, labels: AnyArray) -> float:
         totals = top[:, 0] + np.log(np.exp(scores - top).sum(axis=1))
         return float((totals - scores[image, labels]).mean())
 
-    bounds = (float(np.log(LEAST)), float(np.log(MOST)))
+    bounds = (float(np.log(LOWEST_TEMPERATURE)), float(np.log(HIGHEST_TEMPERATURE)))
     return float(np.exp(minimize_scalar(log_loss, bounds=bounds, method="bounded").x))
 
 
 def temperature_of(table: pd.DataFrame, class_names: Sequence[str]) -> float:
-    """Returns the temperature of the predictions in a table, such as `validation.csv`.
+    """Return the temperature that fits the predictions in a table, such as `validation.csv`.
 
     Args:
-        table: A row an image: `label`, and `p(<class>)` for each class.
-        class_names: In class order.
+        table: One row per image, with the columns `label` and, for each class, `p(<class>)`.
+        class_names: Names of the classes, in class order.
 
     Raises:
         KeyError: The table lacks a column.
-        DataError: It holds no image, or what are no probabilities.
+        DataError: The table holds no image, or its columns are no probabilities.
     """
-    said = table[[f"p({name})" for name in class_names]].to_numpy(dtype=np.float64)
+    probs = table[[f"p({name})" for name in class_names]].to_numpy(dtype=np.float64)
     index = {str(name): c for c, name in enumerate(class_names)}
     labels = table["label"].astype(str).map(index).to_numpy(dtype=np.int64)
-    # Six decimals were kept, so rows may miss 1 by some millionths.
-    return fit_temperature(said / said.sum(axis=1, keepdims=True), labels)
-
-
-def calibrated(probabilities: AnyArray, temperature: float) -> AnyArray:
-    """Returns probabilities at a temperature, of the same shape (n_images, n_classes) and type.
-
-    Args:
-        probabilities: Floating, rows summing to 1.
-        temperature: Above 0; 1 changes nothing, more makes them humbler.
-    """
-    if temperature == 1:
-        return probabilities
-    scores = np.log(np.maximum(probabilities, SMALLEST)) / temperature
-    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(scores / scores.sum(axis=1, keepdims=True), dtype=probabilities.dtype)
+    # The CSV keeps six decimals, so rows may miss 1 by some millionths.
+    return fit_temperature(probs / probs.sum(axis=1, keepdims=True), labels)

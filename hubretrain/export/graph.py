@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hubretrain.evaluation import SMALLEST
+from hubretrain.evaluation import SMALLEST_PROBABILITY
 from hubretrain.export.manifest import pixels_name
 from hubretrain.export.orientation import exif_orientation, upright
 from hubretrain.modules import Classifier
@@ -91,7 +91,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
             ]
         )
         if self.temperature != 1:
-            logits = tf.math.log(tf.maximum(probabilities, SMALLEST))
+            logits = tf.math.log(tf.maximum(probabilities, SMALLEST_PROBABILITY))
             probabilities = tf.nn.softmax(logits / self.temperature)
         return {
             "probabilities": tf.identity(probabilities, "probabilities"),

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import METRICS, AnyArray, adjusted, class_priors
+from hubretrain.evaluation import METRICS, adjusted, class_priors
 from hubretrain.files import write_json
 from hubretrain.heads.heads import Heads
 

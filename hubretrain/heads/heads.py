@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import HeadError
+from hubretrain.evaluation import LOWEST_EXPONENT, softmax
 from hubretrain.files import whole_file
 
 Array = npt.NDArray[Any]
 FORMAT = "hubretrain heads 2"  # 2: with decision rules and the weight of each class
-LARGEST_EXPONENT = 60.0  # exp(-60) is 9e-27: nothing smaller matters, and denormals are slow
 
 
 def probabilities(logits: Array, kind: str) -> Array:
@@ -36,10 +36,8 @@ def probabilities(logits: Array, kind: str) -> Array:
         Of the same shape and type, summing to 1 over the classes.
     """
     if kind == "softmax":
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        scores = np.exp(np.maximum(shifted, -LARGEST_EXPONENT))
-    else:
-        scores = 1 / (1 + np.exp(-np.clip(logits, -LARGEST_EXPONENT, LARGEST_EXPONENT)))
+        return softmax(logits)
+    scores = 1 / (1 + np.exp(-np.clip(logits, LOWEST_EXPONENT, -LOWEST_EXPONENT)))
     return scores / scores.sum(axis=-1, keepdims=True)
 
 

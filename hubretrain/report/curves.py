@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hubretrain.evaluation import top_k
+from hubretrain.evaluation import N_BINS, reliability_bins, top_k
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 N_STEPS = 200  # thresholds 0, 1/200, ..., 1
-N_BINS = 15  # of the calibration error
 MAX_K = 5
 FEW_CLASSES = 20  # up to which curves are drawn finely
 
@@ -95,10 +94,10 @@ def calibration(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    which = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    bin_of_image = reliability_bins(confidence)
     bins = []
-    for b in np.unique(which).tolist():
-        rows = which == b
+    for b in np.unique(bin_of_image).tolist():
+        rows = bin_of_image == b
         bins.append(
             {
                 "low": round(b / N_BINS, 4),

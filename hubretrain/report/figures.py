@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hubretrain.errors import DataError
+from hubretrain.evaluation import N_BINS
 from hubretrain.files import whole_file
 from hubretrain.report import charts, curves
 from hubretrain.report.run_data import EvaluatedModel, RunData
@@ -154,7 +155,7 @@ def _calibration(model: EvaluatedModel, labels: Any) -> Any:
     bins = curves.calibration(model.probabilities, labels)
     figure, axes = _figure(5.6, 5.6)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
-    left, width = [one["low"] for one in bins], 1 / curves.N_BINS
+    left, width = [one["low"] for one in bins], 1 / N_BINS
     axes.bar(left, [one["accuracy"] for one in bins], width=width, align="edge", color=BLUE,
              alpha=0.35)  # fmt: skip
     axes.plot(

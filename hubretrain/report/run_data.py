@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import METRICS, AnyArray, adjusted, intervals
+from hubretrain.evaluation import METRICS, adjusted, intervals
 from hubretrain.heads import ENSEMBLE_NAME, Heads
 from hubretrain.run_tables import ENSEMBLE, MODULE
 from hubretrain.runs import Run

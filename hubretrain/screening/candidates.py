@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.evaluation import AnyArray, adjusted
+from hubretrain.arrays import AnyArray
+from hubretrain.evaluation import adjusted
 from hubretrain.heads import HeadPath, Kind, probabilities
 
 VIEW_0, ALL_VIEWS = "view 0", "all views"

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation import (
     METRICS,
-    AnyArray,
     Difference,
     Resampled,
     average_precision_per_class,

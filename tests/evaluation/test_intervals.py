@@ -13,7 +13,6 @@ from hubretrain.errors import DataError
 from hubretrain.evaluation.intervals import (
     Difference,
     Resampled,
-    compare,
     difference,
     effect,
     effective_groups,
@@ -37,9 +36,16 @@ def bench():
 
 
 def right_or_wrong(right, n_classes=2):
-    """Returns certain predictions of class 0 images that are right where asked."""
+    """Return certain predictions of class 0 images that are right where told."""
     wrong = (~np.asarray(right, bool)).astype(int)
     return np.eye(n_classes)[wrong], np.zeros(len(wrong), int)
+
+
+def compared(metric, first, second, labels, groups, weights):
+    """Return the difference of two models on the same resamples."""
+    return difference(
+        *(resample(metric, probs, labels, groups, weights) for probs in (first, second))
+    )
 
 
 def small(seed=0, n_groups=40):
@@ -106,7 +112,7 @@ def test_a_resample_is_the_metric_of_the_images_drawn():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (np.array([1, 1, 1]), "There are 1 groups; intervals need at least 2"),
+        (np.array([1, 1, 1]), "There are 1 groups; confidence intervals need at least 2"),
         (np.array([]), "There are 0 groups"),
         (np.array(["a", None, "b"], dtype=object), "1 images have no group"),
         (np.array([1.0, np.nan, 2.0]), "1 images have no group"),
@@ -120,7 +126,7 @@ def test_groups_that_cannot_be_drawn_are_refused(groups, message):
 
 
 def test_no_resamples_are_refused():
-    with pytest.raises(DataError, match="0 resamples were asked for"):
+    with pytest.raises(DataError, match="`n_resamples` is 0"):
         group_resamples(np.arange(5), n_resamples=0)
 
 
@@ -160,7 +166,7 @@ def test_the_interval_of_a_share_is_the_closed_form_on_many_groups():
     assert high == pytest.approx(0.7 + 1.96 * error, abs=0.12 * error)
 
 
-def test_groups_that_share_their_luck_widen_the_interval_as_their_number_says():
+def test_groups_of_dependent_images_widen_the_interval_as_their_number_says():
     right = np.arange(500) < 350
     probabilities, labels = right_or_wrong(np.repeat(right, 4))
     grouped, alone = np.repeat(np.arange(500), 4), np.arange(2000)
@@ -219,16 +225,16 @@ def test_roc_auc_of_one_class_and_unknown_metrics_are_refused():
     probabilities, labels = right_or_wrong(np.ones(20, bool))
     groups = np.arange(20)
     weights = group_resamples(groups, n_resamples=10)
-    with pytest.raises(DataError, match="roc_auc is undefined for these labels"):
+    with pytest.raises(DataError, match="`metric` roc_auc is undefined"):
         resample("roc_auc", probabilities, labels, groups, weights)
-    with pytest.raises(DataError, match="no metric 'auc'; expected one of accuracy, balanced"):
+    with pytest.raises(DataError, match="`metric` is 'auc'; expected one of accuracy, balanced"):
         resample("auc", probabilities, labels, groups, weights)
 
 
 def test_groups_of_other_images_are_refused():
     probabilities, labels, groups = small()
     weights = group_resamples(groups, n_resamples=10)
-    with pytest.raises(DataError, match="groups are for 9 images and the labels for"):
+    with pytest.raises(DataError, match="`groups` has 9 images and `labels`"):
         resample("macro_f1", probabilities, labels, groups[:9], weights)
 
 
@@ -250,15 +256,15 @@ def test_the_paired_difference_of_shares_is_mcnemars_closed_form():
     second = (np.arange(n) < 1400) | (np.arange(n) >= n - 60)
     groups = np.arange(n)
     weights = group_resamples(groups, n_resamples=4000)
-    one, labels = right_or_wrong(first)
-    other, _ = right_or_wrong(second)
-    change = compare("accuracy", one, other, labels, groups, weights)
+    better, labels = right_or_wrong(first)
+    worse, _ = right_or_wrong(second)
+    change = compared("accuracy", better, worse, labels, groups, weights)
     error = np.sqrt((100 + 60) / n - (40 / n) ** 2) / np.sqrt(n)
     assert change.estimate == pytest.approx(40 / n)
     assert change.low == pytest.approx(40 / n - 1.96 * error, abs=0.12 * error)
     assert change.high == pytest.approx(40 / n + 1.96 * error, abs=0.12 * error)
     assert change.p == pytest.approx(2 * stats.norm.sf(40 / n / error), rel=0.25)
-    alone = interval(resample("accuracy", one, labels, groups, weights))
+    alone = interval(resample("accuracy", better, labels, groups, weights))
     # What unpaired intervals would give up.
     assert change.high - change.low < 0.6 * np.sqrt(2) * (alone.high - alone.low)
 
@@ -267,8 +273,8 @@ def test_the_other_way_round_is_the_same_difference_with_its_sign_turned():
     probabilities, labels, groups = small()
     other = np.roll(probabilities, 1, axis=1)
     weights = group_resamples(groups)
-    there = compare("log_loss", probabilities, other, labels, groups, weights)
-    back = compare("log_loss", other, probabilities, labels, groups, weights)
+    there = compared("log_loss", probabilities, other, labels, groups, weights)
+    back = compared("log_loss", other, probabilities, labels, groups, weights)
     assert back.estimate == -there.estimate
     assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
     assert back.p == pytest.approx(there.p)
@@ -276,7 +282,7 @@ def test_the_other_way_round_is_the_same_difference_with_its_sign_turned():
 
 def test_a_model_does_not_differ_from_itself():
     probabilities, labels, groups = small()
-    change = compare(
+    change = compared(
         "macro_f1", probabilities, probabilities, labels, groups, group_resamples(groups)
     )
     assert (change.estimate, change.low, change.high, change.p) == (0, 0, 0, 1)
@@ -301,7 +307,7 @@ def test_models_of_different_metrics_or_draws_are_not_compared():
     row = Resampled("accuracy", 0.5, np.zeros(10), 9)
     with pytest.raises(DataError, match="metrics accuracy, log_loss; expected one"):
         difference(row, row._replace(metric="log_loss"))
-    with pytest.raises(DataError, match="draw the groups once"):
+    with pytest.raises(DataError, match="expected the weights of one call"):
         tied_with_best([row, row._replace(per_resample=np.zeros(11))])
 
 
@@ -309,7 +315,7 @@ def test_models_of_different_metrics_or_draws_are_not_compared():
 
 
 def rows_around(truth, seed, n_groups=200, n_resamples=300, metric="accuracy"):
-    """Returns models of that true accuracy, on groups whose difficulty they share."""
+    """Return models of that true accuracy, on groups whose difficulty they share."""
     rng = np.random.default_rng(seed)
     luck = rng.normal(0, 1, (n_groups, 1)) + rng.normal(0, 1, (n_groups, len(truth)))
     right = luck / np.sqrt(2) < stats.norm.ppf(truth)
@@ -337,9 +343,9 @@ def test_clearly_worse_models_leave_the_set_and_the_best_does_not():
 def test_luck_among_many_models_does_not_throw_out_one_that_ties():
     # One model against 40 equals: each of them alone would throw it out 5 times in 200.
     rows = [rows_around(np.full(41, 0.7), seed, n_resamples=200) for seed in range(60)]
-    kept = np.mean([tied_with_best(one)[0] for one in rows])
+    kept = np.mean([tied_with_best(models)[0] for models in rows])
     singly = np.mean(
-        [all(difference(one[0], other).high >= 0 for other in one[1:]) for one in rows]
+        [all(difference(first, other).high >= 0 for other in others) for first, *others in rows]
     )
     assert kept > 0.85
     assert singly < 0.75

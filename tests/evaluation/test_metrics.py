@@ -7,7 +7,6 @@ import pytest
 from sklearn import metrics as oracle
 
 from hubretrain.errors import DataError
-from hubretrain.evaluation.checks import check_predictions
 from hubretrain.evaluation.metrics import (
     METRICS,
     accuracy,
@@ -15,46 +14,20 @@ from hubretrain.evaluation.metrics import (
     calibration_error,
     log_loss,
     macro_f1,
-    recall_per_class,
     top_k,
 )
-from hubretrain.evaluation.ranking_metrics import (
-    average_precision_per_class,
-    mean_average_precision,
-    roc_auc,
-    roc_auc_per_class,
-)
-
-SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
-
-
-def predictions(seed, n_images=300, shares=SHARES, decimals=None):
-    """Returns probabilities and labels; few decimals make many ties."""
-    rng = np.random.default_rng(seed)
-    labels = rng.choice(len(shares), n_images, p=np.asarray(shares) / np.sum(shares))
-    probabilities = rng.dirichlet(np.ones(len(shares)), n_images)
-    probabilities += 0.5 * np.eye(len(shares))[labels] * rng.random((n_images, 1))
-    if decimals is None:
-        return probabilities / probabilities.sum(axis=1, keepdims=True), labels
-    # In units of a power of two, rows sum to exactly 1 and ties are exact.
-    counts = np.floor(probabilities * 2**decimals / probabilities.sum(axis=1, keepdims=True))
-    counts[:, 0] += 2**decimals - counts.sum(axis=1)
-    return counts / 2**decimals, labels
-
-
-def drawn_weights(seed, n_images, n_resamples=4):
-    """Returns counts of which many are 0, as a bootstrap draws them."""
-    return np.random.default_rng(seed).poisson(1.0, (n_resamples, n_images)).astype(np.uint8)
+from hubretrain.evaluation.ranking_metrics import mean_average_precision, roc_auc
+from tests.evaluation.samples import SHARES, drawn_weights, predictions
 
 
 def macro(per_class, labels, weights):
-    """Returns scikit-learn's binary score, averaged over the classes with weight."""
+    """Return scikit-learn's binary score, averaged over the classes with weight."""
     present = np.unique(labels[weights > 0])
     return np.mean([per_class(labels == c, c, weights) for c in present])
 
 
 def oracles(probabilities, labels, weights):
-    """Returns what scikit-learn says for each metric that it has."""
+    """Return the value of each metric that scikit-learn has."""
     predicted = probabilities.argmax(axis=1)
     classes = np.arange(probabilities.shape[1])
     present = np.unique(labels[weights > 0])
@@ -91,8 +64,8 @@ def test_every_metric_agrees_with_scikit_learn_under_any_weights(seed, decimals)
     values = {
         name: metric.function(probabilities, labels, weights) for name, metric in METRICS.items()
     }
-    for row, one in enumerate(weights):
-        for name, expected in oracles(probabilities, labels, one).items():
+    for row, counts in enumerate(weights):
+        for name, expected in oracles(probabilities, labels, counts).items():
             assert values[name][row] == pytest.approx(expected, abs=1e-10), name
 
 
@@ -179,37 +152,6 @@ def test_a_class_without_images_is_left_out_of_the_mean(name):
     )
 
 
-def test_per_class_values_are_scikit_learns_and_nan_without_images():
-    probabilities, labels = predictions(5)
-    weights = np.where(labels == 3, 0, drawn_weights(5, len(labels), 1)[0])
-    recall = recall_per_class(probabilities, labels, weights)
-    precision = average_precision_per_class(probabilities, labels, weights)
-    area = roc_auc_per_class(probabilities, labels, weights)
-    for values in (recall, precision, area):
-        assert values.shape == (5,)
-        np.testing.assert_array_equal(np.isnan(values), np.arange(5) == 3)
-    predicted = probabilities.argmax(axis=1)
-    for c in (0, 1, 2, 4):
-        is_class, scores = labels == c, probabilities[:, c]
-        assert recall[c] == pytest.approx(
-            oracle.recall_score(is_class, predicted == c, sample_weight=weights), abs=1e-10
-        )
-        assert precision[c] == pytest.approx(
-            oracle.average_precision_score(is_class, scores, sample_weight=weights), abs=1e-10
-        )
-        assert area[c] == pytest.approx(
-            oracle.roc_auc_score(is_class, scores, sample_weight=weights), abs=1e-10
-        )
-
-
-def test_roc_auc_is_undefined_and_the_rest_is_not_when_only_one_class_is_present():
-    probabilities, _ = predictions(6)
-    labels = np.zeros(len(probabilities), int)
-    assert np.isnan(roc_auc(probabilities, labels))
-    for name in set(METRICS) - {"roc_auc"}:
-        assert np.isfinite(METRICS[name].function(probabilities, labels, None)), name
-
-
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_top_k_agrees_with_scikit_learn_for_every_k_and_with_ties(k):
     probabilities, labels = predictions(7, decimals=2)
@@ -221,14 +163,6 @@ def test_top_k_is_capped_at_the_number_of_classes():
     probabilities, labels = predictions(8, shares=[0.7, 0.3])
     assert top_k(probabilities, labels) == 1.0
     assert top_k(probabilities, labels, k=1) == pytest.approx(accuracy(probabilities, labels))
-
-
-def test_roc_auc_counts_pairs():
-    probabilities, labels = predictions(9, n_images=60, decimals=3)
-    for c in range(5):
-        of_class, of_others = probabilities[labels == c, c], probabilities[labels != c, c]
-        wins = (of_class[:, None] > of_others) + 0.5 * (of_class[:, None] == of_others)
-        assert roc_auc_per_class(probabilities, labels)[c] == pytest.approx(wins.mean(), abs=1e-12)
 
 
 def test_calibration_error_of_guo_is_the_sum_over_bins():
@@ -262,51 +196,9 @@ def test_float32_probabilities_of_zero_cost_what_scikit_learn_charges():
     assert log_loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
 
 
-def good(shape=(4, 3)):
-    return np.full(shape, 1 / shape[1]), np.array([0, 1, 2, 0])
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "labels", "weights", "message"),
-    [
-        (
-            np.where(np.eye(4, 3) > 0, np.nan, 0.3),
-            good()[1],
-            None,
-            "of 3 images are NaN or infinite",
-        ),
-        (good()[0] * 9, good()[1], None, "apply the softmax first"),
-        (good()[0] - 0.5, good()[1], None, "apply the softmax first"),
-        (good()[0] * 0.5, good()[1], None, "image 0 sum to 0.5; expected 1"),
-        (good()[0][:, 0], good()[1], None, "expected (n_images, n_classes)"),
-        (np.empty((0, 3)), np.empty(0, int), None, "neither of them 0"),
-        (np.eye(3, dtype=int), np.arange(3), None, "are int64; expected floats"),
-        (good()[0], np.array([0, 1, 3, 0]), None, "from 0 to 3; expected 0 to 2"),
-        (good()[0], np.array([0, 1, -1, 0]), None, "from -1 to 1; expected 0 to 2"),
-        (good()[0], np.array([0, 1]), None, "shape (2,); expected (4,)"),
-        (good()[0], np.array([0.0, 1, 2, 0]), None, "expected integers from 0 to 2"),
-        (good()[0], good()[1], np.ones(3), "expected (4,) or (n_resamples, 4)"),
-        (good()[0], good()[1], np.array([1, -1, 1, 1]), "negative or not finite"),
-        (good()[0], good()[1], np.array([[1, 1, 1, 1], [0, 0, 0, 0]]), "0 for every image"),
-    ],
-)
-def test_bad_predictions_are_named_in_one_sentence(probabilities, labels, weights, message):
-    with pytest.raises(DataError) as caught:
-        check_predictions(probabilities, labels, weights)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_every_metric_refuses_nan(name):
-    probabilities, labels = predictions(11)
-    probabilities[5, 2] = np.nan
-    with pytest.raises(DataError, match="of 1 images are NaN or infinite, image 5 first"):
-        METRICS[name].function(probabilities, labels, None)
-
-
 def test_top_k_and_bins_below_one_are_refused():
     probabilities, labels = predictions(12)
-    with pytest.raises(DataError, match="k = 0"):
+    with pytest.raises(DataError, match="`k` is 0"):
         top_k(probabilities, labels, k=0)
-    with pytest.raises(DataError, match="0 bins"):
+    with pytest.raises(DataError, match="`n_bins` is 0"):
         calibration_error(probabilities, labels, n_bins=0)

@@ -1,4 +1,4 @@
-"""Choosing among many: the luck of the choice must not be in what is shown."""
+"""Nested selection: the bias of the choice must not be in what is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hubretrain.evaluation.selection import candidate_values, choice_parts, choo
 
 
 def configurations(qualities, seed, n_groups=80):
-    """Returns predictions that are right with the probabilities asked, and their groups."""
+    """Return predictions that are right with the given probabilities, and their groups."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(n_groups), rng.integers(1, 4, n_groups))
     labels = rng.integers(0, 7, n_groups)[groups]
@@ -21,7 +21,7 @@ def configurations(qualities, seed, n_groups=80):
 
 
 def chosen(metric, models, labels, groups):
-    """Returns the choice, its own value, and the cross-fitted predictions."""
+    """Return the choice, its own value, and the cross-fitted predictions."""
     parts = choice_parts(labels, groups)
     values = candidate_values(metric, models, labels, parts)
     choice = choose(values, metric)
@@ -32,9 +32,9 @@ def test_the_best_of_100_equally_bad_is_optimistic_until_it_is_corrected():
     optimism = []
     for seed in range(60):
         models, labels, groups = configurations(np.full(100, 0.3), seed)
-        _, naive, said = chosen("accuracy", models, labels, groups)
+        _, naive, probs = chosen("accuracy", models, labels, groups)
         weights = group_resamples(groups, n_resamples=200, seed=seed)
-        estimate, low, high = interval(resample("accuracy", said, labels, groups, weights))
+        estimate, low, high = interval(resample("accuracy", probs, labels, groups, weights))
         optimism.append([naive - 0.3, estimate - 0.3, low < 0.3 < high])
     naive, corrected, covered = np.transpose(optimism)
     assert naive.mean() > 0.06
@@ -45,23 +45,23 @@ def test_the_best_of_100_equally_bad_is_optimistic_until_it_is_corrected():
 
 def test_a_clear_winner_needs_no_correction():
     models, labels, groups = configurations([0.3, 0.9, *[0.3] * 20], 1, n_groups=300)
-    choice, naive, said = chosen("accuracy", models, labels, groups)
+    choice, naive, probs = chosen("accuracy", models, labels, groups)
     assert choice.best == 1
     assert set(choice.without.tolist()) == {1}
-    assert accuracy(said, labels) == naive
+    assert accuracy(probs, labels) == naive
 
 
-def test_each_image_is_said_by_the_best_of_all_other_parts():
+def test_each_image_is_predicted_by_the_best_of_all_other_parts():
     models, labels, groups = configurations([0.5] * 8, 2, n_groups=15)
     parts = choice_parts(labels, groups, n_parts=4)
     values = candidate_values("balanced_accuracy", models, labels, parts)
-    said = crossfitted(choose(values, "balanced_accuracy"), parts, lambda n: models[n])
+    probs = crossfitted(choose(values, "balanced_accuracy"), parts, lambda n: models[n])
     for part in range(4):
-        others, here = parts != part, parts == part
+        others, inside = parts != part, parts == part
         own = [
             METRICS["balanced_accuracy"].function(m[others], labels[others], None) for m in models
         ]
-        np.testing.assert_array_equal(said[here], models[int(np.argmax(own))][here])
+        np.testing.assert_array_equal(probs[inside], models[int(np.argmax(own))][inside])
 
 
 @pytest.mark.parametrize("name", METRICS)

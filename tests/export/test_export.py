@@ -11,13 +11,12 @@ from click.testing import CliRunner
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.cli import main
 from hubretrain.evaluation.metrics import METRICS
-from hubretrain.evaluation.temperature import calibrated
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import Heads
 from hubretrain.runs import Run
-from tests.samples import write_digits, write_pooled
+from tests.samples import at_temperature, write_digits, write_pooled
 
 
 def invoke(*arguments, code=0):
@@ -72,7 +71,7 @@ def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_sa
     assert (facts["module"], facts["fine_tuned"]) == (module, False)
     heads = Heads.load(run.heads_file(module))
     plain = heads.select([0]).probabilities(cached(module, folds["sha256"]))[:, 0]
-    expected = calibrated(plain, facts["temperature"])
+    expected = at_temperature(plain, facts["temperature"])
     assert np.abs(said(run.folder, paths) - expected).max() < 1e-3
     decided = Export.open(run.folder).decisions(expected)
     rows = json.loads(ran.stdout)
@@ -88,9 +87,9 @@ def test_the_temperature_lowers_the_log_loss_of_images_that_no_head_saw(place):
     plain = plain / plain.sum(axis=1, keepdims=True)
     labels = table["label"].map(facts["class_names"].index).to_numpy()
     loss = METRICS["log_loss"].function
-    best = loss(calibrated(plain, facts["temperature"]), labels, None)
+    best = loss(at_temperature(plain, facts["temperature"]), labels, None)
     for other in (1.0, facts["temperature"] * 1.05, facts["temperature"] / 1.05):
-        assert best <= loss(calibrated(plain, other), labels, None)
+        assert best <= loss(at_temperature(plain, other), labels, None)
 
 
 def test_the_ensemble_is_one_export_of_several_sizes(place):
@@ -103,7 +102,7 @@ def test_the_ensemble_is_one_export_of_several_sizes(place):
     features = {name: cached(name, folds["sha256"]) for name in ensemble.weights}
     plain = ensemble.probabilities(run, features)
     exported = Export.open(place / "together")
-    expected = calibrated(plain, exported.facts["temperature"])
+    expected = at_temperature(plain, exported.facts["temperature"])
     paths = [f"data/digits/{path}" for path in folds["path"]]
     assert np.abs(said("together", paths) - expected).max() < 1e-3
     sizes = {"m0": 8, "m1": 12}
