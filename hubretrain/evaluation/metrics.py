@@ -200,9 +200,9 @@ def calibration_error(
     https://arxiv.org/abs/1706.04599, equation 3.
 
     Bins have equal width, because then they do not depend on the images: models share them, and
-    the value of a resample is still a sum. The estimate is biased upwards, more so on few images, and a resample
-    doubles that bias (Roelofs et al. 2022, https://arxiv.org/abs/2012.08668): compare models of
-    one data set by it, and do not read its interval as covering the true value.
+    the value of a resample is still a sum. The estimate is biased upwards, more so on few images,
+    and a resample doubles that bias (Roelofs et al. 2022, https://arxiv.org/abs/2012.08668):
+    compare models of one data set by it, and do not read its interval as covering the true value.
 
     The value lies in [0, 1]; lower is better.
     """
