@@ -117,7 +117,7 @@ class Contest:
         from hubretrain.bottlenecks import BottleneckWriter
         from hubretrain.data.dataset import ImageDataset
         from hubretrain.extraction.cache import cache_bottlenecks
-        from hubretrain.parallel import Cluster
+        from hubretrain.extraction.ray import Cluster
 
         paths = [str(image) for image in self.images]
         table = pd.DataFrame({"path": paths, "group": paths, "split": ""})

@@ -1,6 +1,6 @@
 """The bottleneck file: one module's features of every view of every image, in HDF5.
 
-`layout` is the format; `reader`, `features` and `writer` use it; `rebuild` grows and shrinks a
+`layout` is the format; `reader` and `writer` use it; `rebuild` grows and shrinks a
 file, `merge` joins parts; `costs` logs what forward passes cost.
 """
 

@@ -1,11 +1,11 @@
 from .costs import ForwardPassLog as ForwardPassLog
-from .features import cached_views as cached_views
-from .layout import CONTENT_FACTS as CONTENT_FACTS
-from .layout import Fact as Fact
+from .layout import CONTENT_ATTRIBUTES as CONTENT_ATTRIBUTES
+from .layout import Attribute as Attribute
 from .layout import RowIndex as RowIndex
 from .merge import merge_files as merge_files
 from .reader import Bottlenecks as Bottlenecks
-from .rebuild import compare as compare
+from .reader import cached_views as cached_views
+from .rebuild import compare_file as compare_file
 from .rebuild import shrink_file as shrink_file
 from .writer import BottleneckWriter as BottleneckWriter
 from .writer import seal_file as seal_file

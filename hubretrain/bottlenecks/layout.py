@@ -8,7 +8,7 @@
     /view_000        {n, d}  float32 (or float16): the images as they are
     /view_001 ...    {n, d}  augmented
     /digests         {v}     64 ASCII characters: sha256 of a finished view's rows, '' before
-    root attributes          one fact each: format, module, image size, seed, ...
+    root attributes          one attribute each: format, module, image size, seed, ...
 
 Everything is allocated and filled with NaN when the file is made; from then on only raw rows
 are written, with a flush after each batch. So a file opens after kill -9 at any moment, and
@@ -34,10 +34,10 @@ from hubretrain.errors import CacheError
 
 FORMAT = "hubretrain bottlenecks"
 FORMAT_VERSION = 1
-Fact = str | int | float | bool
+Attribute = str | int | float | bool
 
-# Facts that view 0 depends on; the others (augmentation, seed) concern augmented views alone.
-CONTENT_FACTS = (
+# Attributes that view 0 depends on; the others (augmentation, seed) concern augmented views alone.
+CONTENT_ATTRIBUTES = (
     "module_sha256",
     "image_size",
     "value_range",
@@ -81,7 +81,7 @@ def view_name(view: int) -> str:
     return f"view_{view:03d}"
 
 
-def own_facts() -> dict[str, Fact]:
+def format_attributes() -> dict[str, Attribute]:
     """The root attributes that every bottleneck file of this version has."""
     return {
         "about": "Bottleneck features; rows of /view_NNN are the images of /images. NaN: to do.",
@@ -115,7 +115,7 @@ def open_file(path: Path, mode: str) -> h5py.File:
     return file
 
 
-def facts_of(file: h5py.File) -> dict[str, Fact]:
+def attributes_of(file: h5py.File) -> dict[str, Attribute]:
     """The root attributes, as Python's own types."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 

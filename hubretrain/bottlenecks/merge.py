@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hubretrain.bottlenecks.layout import RowIndex
 from hubretrain.bottlenecks.reader import Bottlenecks
-from hubretrain.bottlenecks.rebuild import gather, make, unequal_facts
+from hubretrain.bottlenecks.rebuild import differing_attributes, gather, make
 from hubretrain.bottlenecks.writer import seal_file
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
@@ -57,15 +57,15 @@ def merge_files(parts: Sequence[Path], output: Path) -> RowIndex:
                     into = np.flatnonzero(mine)
                     gather(part.view(v), row_of[start:stop][into], values, into)
 
-        dtype, facts, n_features = first.view(0).dtype, first.facts, first.n_features
+        dtype, attributes, n_features = first.view(0).dtype, first.attributes, first.n_features
         with only_writer(output):
-            make(output, rows, n_features, facts, dtype, rows_of)
+            make(output, rows, n_features, attributes, dtype, rows_of)
     seal_file(output)
     return rows
 
 
 def _belong_together(first: Bottlenecks, other: Bottlenecks) -> None:
-    differing = unequal_facts(first.facts, other.facts)
+    differing = differing_attributes(first.attributes, other.attributes)
     if differing:
         name, one, two = differing[0]
         raise CacheError(

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks.layout import digest_of, facts_of, open_file, todo_of, view_name
+from hubretrain.bottlenecks.layout import attributes_of, digest_of, open_file, todo_of, view_name
 from hubretrain.errors import CacheError
 
 
@@ -22,7 +22,7 @@ class Bottlenecks:
         path: The file.
 
     Attributes:
-        facts: The root attributes.
+        attributes: The root attributes.
         paths: A path of each row's image.
         sha256s: The content that each row belongs to.
         n_views_of: int16 of shape (n_images,), the views of each row; 0: not decodable.
@@ -35,7 +35,7 @@ class Bottlenecks:
         self.path = Path(path)
         self._file = open_file(self.path, "r")
         try:
-            self.facts = facts_of(self._file)
+            self.attributes = attributes_of(self._file)
             self.paths: list[str] = list(self._file["images/path"].asstr()[:])
             self.sha256s: list[str] = [s.decode() for s in self._file["images/sha256"][:]]
             self.n_views_of: npt.NDArray[np.int16] = self._file["images/n_views"][:]
@@ -92,7 +92,7 @@ class Bottlenecks:
         except KeyError as error:
             raise CacheError(
                 f"{self.path} has no row for an image with sha256 {error.args[0][:12]}; "
-                f"bring it up to date with: hubretrain cache --module {self.facts['module']}"
+                f"bring it up to date with: hubretrain cache --module {self.attributes['module']}"
             ) from None
         # One read of the span and a gather in memory: HDF5's own selections are far slower.
         first, last = (int(index.min()), int(index.max())) if len(index) else (0, -1)
@@ -142,3 +142,54 @@ class Bottlenecks:
                     "and cache again"
                 )
         return wrong
+
+
+class CachedView:
+    """One view of some images, to slice like an array (n_images, n_features) of float32.
+
+    Nothing is kept: a cache larger than memory can be fitted on.
+
+    Args:
+        bottlenecks: An open bottleneck file.
+        sha256s: The contents of the images, in the order that is wanted.
+        view: Which view.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bottlenecks: Bottlenecks, sha256s: Sequence[str], view: int) -> None:
+        self._bottlenecks, self._sha256s, self._view = bottlenecks, list(sha256s), view
+        self.shape = (len(self._sha256s), bottlenecks.n_features)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+        """Reads a slice.
+
+        Raises:
+            CacheError: A row is missing or not finished; the message says what to do.
+        """
+        return self._bottlenecks.rows(self._sha256s[rows], self._view)
+
+
+def cached_views(
+    bottlenecks: Bottlenecks, sha256s: Sequence[str], *, all_views: bool
+) -> tuple[list[CachedView], npt.NDArray[np.int64]]:
+    """The views of some images, one part a view, and the image that each row is of.
+
+    An image has as many rows as views were cached of it; images may differ in that.
+
+    Returns:
+        What `fit_path` takes as `features` and `rows`.
+    """
+    n_views_of = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
+    # View 0 of every image is asked for, so that one without a row is an error that says so.
+    n_views = np.array([max(1, n_views_of.get(sha256, 1)) for sha256 in sha256s])
+    parts, rows = [], []
+    for view in range(bottlenecks.n_views if all_views else 1):
+        images = np.flatnonzero(n_views > view)
+        if len(images):
+            parts.append(CachedView(bottlenecks, [sha256s[i] for i in images.tolist()], view))
+            rows.append(images)
+    return parts, np.concatenate(rows)

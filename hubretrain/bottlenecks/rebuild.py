@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks.layout import CONTENT_FACTS, Fact, RowIndex, view_name
+from hubretrain.bottlenecks.layout import CONTENT_ATTRIBUTES, Attribute, RowIndex, view_name
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.errors import CacheError, first_line
 from hubretrain.files import reserve
@@ -24,7 +24,7 @@ _NAMES = {"about", "written_by", "module", "handle", "n_parameters", "gflops"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FileComparison:
     """A bottleneck file against what is asked of it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Comparison:
         n_new: Rows asked for that the file has not.
         n_edited: Those of them whose path the file knows with another content.
         n_gone: Rows of the file that are not asked for.
-        differing: Facts that are not the same: name, the file's, the one asked for.
+        differing: Attributes that are not the same: name, the file's, the one asked for.
         kept_views: How many views still hold: all, only view 0, or none.
         rows: What is asked for, and views that the file has finished beyond that.
     """
@@ -41,7 +41,7 @@ class Comparison:
     n_new: int
     n_edited: int
     n_gone: int
-    differing: tuple[tuple[str, Fact | None, Fact | None], ...]
+    differing: tuple[tuple[str, Attribute | None, Attribute | None], ...]
     kept_views: int
     rows: RowIndex
 
@@ -52,25 +52,28 @@ class Comparison:
         return found
 
 
-def compare(
-    old: Bottlenecks, rows: RowIndex, facts: Mapping[str, Fact], dtype: np.dtype[Any] | None = None
-) -> Comparison:
+def compare_file(
+    old: Bottlenecks,
+    rows: RowIndex,
+    attributes: Mapping[str, Attribute],
+    dtype: np.dtype[Any] | None = None,
+) -> FileComparison:
     """Says what a bottleneck file has of what is asked for.
 
-    A wider dtype than the file's counts as a fact that differs: what was rounded stays so.
+    A wider dtype than the file's counts as a attribute that differs: what was rounded stays so.
     """
     row_of = {sha256: row for row, sha256 in enumerate(old.sha256s)}
     from_row = np.array([row_of.get(sha256, -1) for sha256 in rows.sha256], dtype=np.int64)
     known, asked = set(old.paths), set(rows.sha256)
     new = [path for path, row in zip(rows.path, from_row, strict=True) if row < 0]
-    differing = unequal_facts(old.facts, facts)
+    differing = differing_attributes(old.attributes, attributes)
     has = old.view(0).dtype
     if dtype is not None and dtype.itemsize > has.itemsize:
         differing = (("dtype", has.name, dtype.name), *differing)
     kept_views = 1 if differing else old.n_views
-    if any(name in (*CONTENT_FACTS, "dtype") for name, _, _ in differing):
+    if any(name in (*CONTENT_ATTRIBUTES, "dtype") for name, _, _ in differing):
         kept_views = 0
-    found = Comparison(
+    found = FileComparison(
         from_row,
         n_new=len(new),
         n_edited=sum(path in known for path in new),
@@ -86,10 +89,10 @@ def compare(
     return replace(found, rows=replace(rows, n_views=n_views.astype(np.int16)))
 
 
-def unequal_facts(
-    one: Mapping[str, Fact], two: Mapping[str, Fact]
-) -> tuple[tuple[str, Fact | None, Fact | None], ...]:
-    """Facts on which bottlenecks depend and that are not the same: name, the one, the other."""
+def differing_attributes(
+    one: Mapping[str, Attribute], two: Mapping[str, Attribute]
+) -> tuple[tuple[str, Attribute | None, Attribute | None], ...]:
+    """Return the attributes that bottlenecks depend on and that differ: name, one, two."""
     names = [name for name in {**one, **two} if name not in _NAMES]
     return tuple((n, one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n))
 
@@ -103,12 +106,15 @@ def _finished(old: Bottlenecks, n_views: npt.NDArray[np.int16]) -> npt.NDArray[n
 
 
 def holds(
-    old: Bottlenecks, found: Comparison, facts: Mapping[str, Fact], dtype: np.dtype[Any]
+    old: Bottlenecks,
+    found: FileComparison,
+    attributes: Mapping[str, Attribute],
+    dtype: np.dtype[Any],
 ) -> bool:
-    """Whether the file has exactly these rows, views and facts, so that it needs only filling."""
+    """Whether the file has exactly these rows, views and attributes, and needs only filling."""
     rows = found.rows
     return (
-        old.facts == dict(facts)
+        old.attributes == dict(attributes)
         and old.n_views == int(rows.n_views.max(initial=1))
         and old.view(0).dtype == dtype
         and old.sha256s == list(rows.sha256)
@@ -117,11 +123,11 @@ def holds(
     )
 
 
-def refuse_to_lose(old: Bottlenecks, found: Comparison) -> None:
-    """Raises where growing the file would drop what was computed with other facts.
+def refuse_to_lose(old: Bottlenecks, found: FileComparison) -> None:
+    """Raises where growing the file would drop what was computed with other attributes.
 
     Raises:
-        CacheError: The file is of another data set, or was made with other facts.
+        CacheError: The file is of another data set, or was made with other attributes.
     """
     remedy = "use another --cache folder, or --overwrite to compute it again."
     if old.n_images and found.n_gone == old.n_images:
@@ -140,10 +146,10 @@ def rebuild(
     path: Path,
     rows: RowIndex,
     n_features: int,
-    facts: Mapping[str, Fact],
+    attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
     old: Bottlenecks | None = None,
-    found: Comparison | None = None,
+    found: FileComparison | None = None,
 ) -> None:
     """Makes the file anew, with those rows of `old` that `found` says hold.
 
@@ -162,14 +168,14 @@ def rebuild(
         kept = np.flatnonzero((index >= 0) & (rows.n_views[first:last] > v))
         gather(old.view(v), index[kept], values, kept)
 
-    make(path, rows, n_features, facts, dtype, rows_of)
+    make(path, rows, n_features, attributes, dtype, rows_of)
 
 
 def make(
     path: Path,
     rows: RowIndex,
     n_features: int,
-    facts: Mapping[str, Fact],
+    attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
     rows_of: Callable[[int, int, int, npt.NDArray[Any]], None],
 ) -> None:
@@ -179,7 +185,7 @@ def make(
         path: The file.
         rows: Its rows.
         n_features: Length of a bottleneck.
-        facts: Its root attributes.
+        attributes: Its root attributes.
         dtype: Of the views.
         rows_of: `rows_of(view, first, last, values)` puts what is known of the rows from
             `first` to `last` into `values`, (last - first, n_features), NaN before.
@@ -194,7 +200,7 @@ def make(
     try:
         reserve(aside, needed)
         with h5py.File(aside, "w", locking=False) as new:
-            for name, value in sorted(facts.items()):
+            for name, value in sorted(attributes.items()):
                 new.attrs[name] = value
             new["images/path"] = np.array(rows.path, dtype=h5py.string_dtype())
             new["images/sha256"] = np.array(rows.sha256, dtype="S64")
@@ -280,17 +286,17 @@ def shrink_file(
         return shrinking
     with only_writer(path), Bottlenecks(path) as old:  # it may have grown before the lock
         found, shrinking = _shrunk(old, present, n_views)
-        rebuild(path, found.rows, old.n_features, old.facts, old.view(0).dtype, old, found)
+        rebuild(path, found.rows, old.n_features, old.attributes, old.view(0).dtype, old, found)
     return shrinking
 
 
 def _shrunk(
     old: Bottlenecks, present: Set[str], n_views: int | None
-) -> tuple[Comparison, Shrinking | None]:
+) -> tuple[FileComparison, Shrinking | None]:
     kept = np.array([sha256 in present for sha256 in old.sha256s], dtype=bool)
     views = np.minimum(old.n_views_of, n_views or old.n_views)
     rows = RowIndex(tuple(old.paths), tuple(old.sha256s), views).select(kept.tolist())
-    found = replace(compare(old, rows, old.facts), rows=rows)
+    found = replace(compare_file(old, rows, old.attributes), rows=rows)
     if found.n_gone == old.n_images > 0:
         refuse_to_lose(old, found)
     n_after = int(rows.n_views.max(initial=1))

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.bottlenecks.layout import (
-    Fact,
+    Attribute,
     RowIndex,
     digest_of,
+    format_attributes,
     open_file,
-    own_facts,
     todo_of,
     view_name,
 )
 from hubretrain.bottlenecks.reader import Bottlenecks
-from hubretrain.bottlenecks.rebuild import compare, holds, rebuild, refuse_to_lose
+from hubretrain.bottlenecks.rebuild import compare_file, holds, rebuild, refuse_to_lose
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
 
@@ -33,8 +33,8 @@ class BottleneckWriter:
         path: The file; its folder is made.
         rows: What the file is to hold.
         n_features: Length of a bottleneck.
-        facts: What the features depend on; see `CONTENT_FACTS`.
-        overwrite: Drop what was computed with other facts instead of refusing.
+        attributes: What the features depend on; see `CONTENT_ATTRIBUTES`.
+        overwrite: Drop what was computed with other attributes instead of refusing.
         dtype: float32, or float16 to halve the file; by default that of the file, else float32.
 
     Attributes:
@@ -42,7 +42,7 @@ class BottleneckWriter:
         todo: Which views of which rows are still to do: bool (n_images, n_views).
 
     Raises:
-        CacheError: The file was made with other facts, or the disk is full.
+        CacheError: The file was made with other attributes, or the disk is full.
         LockedError: Another process is writing it.
         WriteError: The folder cannot be written.
     """
@@ -52,17 +52,17 @@ class BottleneckWriter:
         path: str | os.PathLike[str],
         rows: RowIndex,
         n_features: int,
-        facts: Mapping[str, Fact],
+        attributes: Mapping[str, Attribute],
         *,
         overwrite: bool = False,
         dtype: npt.DTypeLike | None = None,
     ) -> None:
         self.path = Path(path)
-        facts = {**own_facts(), **facts}
+        attributes = {**format_attributes(), **attributes}
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(only_writer(self.path))
         try:
-            self.rows = _brought_up(self.path, rows, n_features, facts, overwrite, dtype)
+            self.rows = _brought_up(self.path, rows, n_features, attributes, overwrite, dtype)
             self._file = open_file(self.path, "r+")
             self.todo = todo_of(self._file, self.rows.n_views)
         except BaseException:
@@ -137,21 +137,21 @@ def _brought_up(
     path: Path,
     rows: RowIndex,
     n_features: int,
-    facts: Mapping[str, Fact],
+    attributes: Mapping[str, Attribute],
     overwrite: bool,
     dtype: npt.DTypeLike | None,
 ) -> RowIndex:
-    """Makes the file, or makes it anew where it does not have just these rows and facts."""
+    """Makes the file, or makes it anew where it does not have just these rows and attributes."""
     if not path.exists():
-        rebuild(path, rows, n_features, facts, np.dtype(dtype or np.float32))
+        rebuild(path, rows, n_features, attributes, np.dtype(dtype or np.float32))
         return rows
     with Bottlenecks(path) as old:
         wide = old.view(0).dtype if dtype is None else np.dtype(dtype)
-        found = compare(old, rows, facts, wide)
-        if not holds(old, found, facts, wide):
+        found = compare_file(old, rows, attributes, wide)
+        if not holds(old, found, attributes, wide):
             if not overwrite:
                 refuse_to_lose(old, found)
-            rebuild(path, found.rows, n_features, facts, wide, old, found)
+            rebuild(path, found.rows, n_features, attributes, wide, old, found)
     return found.rows
 
 
@@ -164,6 +164,6 @@ def seal_file(path: Path) -> None:
     """
     with Bottlenecks(path) as made:
         rows = RowIndex(tuple(made.paths), tuple(made.sha256s), made.n_views_of)
-        n_features, facts, dtype = made.n_features, made.facts, made.view(0).dtype
-    with BottleneckWriter(path, rows, n_features, facts, dtype=dtype) as writer:
+        n_features, attributes, dtype = made.n_features, made.attributes, made.view(0).dtype
+    with BottleneckWriter(path, rows, n_features, attributes, dtype=dtype) as writer:
         writer.seal()

@@ -179,9 +179,8 @@ def fill(
     one data set in it. The same command again computes only what is missing.
     """
     from hubretrain.data.splitting import check_class_sizes
-    from hubretrain.extraction import Part, cache_bottlenecks
+    from hubretrain.extraction import Cluster, Part, cache_bottlenecks
     from hubretrain.modules import resolve
-    from hubretrain.parallel import Cluster
 
     if not names and preview is None:
         raise click.UsageError("Missing option '--module' / '-m'.")

@@ -5,3 +5,4 @@ from .maintenance import collect_garbage as collect_garbage
 from .maintenance import merge_parts as merge_parts
 from .maintenance import verify_files as verify_files
 from .plan import Part as Part
+from .ray import Cluster as Cluster

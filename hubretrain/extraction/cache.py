@@ -20,10 +20,16 @@ from hubretrain.data import ImageDataset, Quarantine, digests_of, folder_of
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.pipeline import Batch, ImageTask, Recipe, Undecodable, extract
-from hubretrain.extraction.plan import Part, facts_of, file_name, rows_of
-from hubretrain.extraction.running import calibration_of, extractor_spec
+from hubretrain.extraction.plan import (
+    Part,
+    attributes_of,
+    calibration_of,
+    extractor_spec,
+    file_name,
+    rows_of,
+)
+from hubretrain.extraction.ray import Cluster, extract_on_ray
 from hubretrain.modules import StoredModule
-from hubretrain.parallel import Cluster
 from hubretrain.progress import Bar
 from hubretrain.storage import located
 
@@ -135,7 +141,7 @@ def cache_bottlenecks(
                     place / file_name(one.module.name, part),
                     rows,
                     one.module.n_features,
-                    facts_of(one, augmentation, seed, batch_size, calibration),
+                    attributes_of(one, augmentation, seed, batch_size, calibration),
                     overwrite=overwrite,
                     dtype=dtype,
                 )
@@ -196,7 +202,9 @@ class _Filling:
         named = zip(self.recipe.running, self.needed, strict=True)
         names = ", ".join(one.module.name for one, needed in named if needed)
         with Bar(names, total, quiet=quiet) as bar:
-            for found in extract(self.recipe, self._wanted(), self.needed, cluster):
+            arguments = self.recipe, self._wanted(), self.needed
+            results = extract_on_ray(*arguments, cluster) if cluster else extract(*arguments)
+            for found in results:
                 if isinstance(found, Batch):
                     self._write(found)
                     bar.advance(len(found.rows))

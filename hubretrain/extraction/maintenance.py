@@ -15,7 +15,7 @@ from hubretrain.bottlenecks import (
     Bottlenecks,
     ForwardPassLog,
     RowIndex,
-    compare,
+    compare_file,
     merge_files,
     seal_file,
     shrink_file,
@@ -109,7 +109,9 @@ def cache_status(
                 asked = replace(asked, n_views=np.where(asked.n_views > 0, n, 0).astype(np.int16))
             if file.parent.name == PARTS:
                 asked = asked.select([s in known for s in asked.sha256])
-            table.append(_status_of(old, asked, passes.images_per_second(str(old.facts["module"]))))
+            table.append(
+                _status_of(old, asked, passes.images_per_second(str(old.attributes["module"])))
+            )
     return pd.DataFrame(table)
 
 
@@ -118,7 +120,7 @@ def _status_of(
 ) -> dict[str, Any]:
     todo = old.todo()
     wanted = np.arange(old.n_views) < old.n_views_of[:, None]
-    found = compare(old, asked, old.facts)
+    found = compare_file(old, asked, old.attributes)
     done = wanted & ~todo
     kept = found.of_rows(done.sum(axis=1), 0)
     to_compute = int(np.maximum(found.rows.n_views - kept, 0).sum())
@@ -136,8 +138,8 @@ def _status_of(
             why.append(f"{n:,} {what}")
     if found.n_gone:
         why.append(f"{found.n_gone:,} images are gone: their rows drop out")
-    module, digest = str(old.facts["module"]), str(old.facts["module_sha256"])
-    now = current_digest(module, str(old.facts["handle"]))
+    module, digest = str(old.attributes["module"]), str(old.attributes["module_sha256"])
+    now = current_digest(module, str(old.attributes["handle"]))
     if now is not None and now != digest:
         why.append(f"{module} is another module now: all of it, with --overwrite")
         to_compute = int(found.rows.n_views.sum())

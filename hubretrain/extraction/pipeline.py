@@ -6,16 +6,15 @@ import collections
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain._version import __version__
 from hubretrain.data.images import (
     Augmentation,
     UnreadableImageError,
@@ -23,11 +22,10 @@ from hubretrain.data.images import (
     read_image_bytes,
     view,
 )
-from hubretrain.errors import CacheError, DataError, WorkerError
-from hubretrain.extraction.engines import BATCH_SIZE, open_engine
-from hubretrain.modules import StoredModule, pack_folder, unpack_folder
-from hubretrain.parallel import Cluster, ahead, on_ray
-from hubretrain.storage import is_remote, read_bytes
+from hubretrain.errors import CacheError, DataError
+from hubretrain.extraction.engines import open_engine
+from hubretrain.modules import StoredModule
+from hubretrain.parallel import ahead
 
 
 @dataclass(frozen=True)
@@ -285,18 +283,14 @@ class _Flight:
 
 
 def extract(
-    recipe: Recipe,
-    images: Iterable[ImageTask],
-    needed: Sequence[bool],
-    cluster: Cluster | None = None,
+    recipe: Recipe, images: Iterable[ImageTask], needed: Sequence[bool]
 ) -> Iterator[Batch | Undecodable]:
-    """Computes what is wanted: in this process, or with workers on Ray, the very same bottlenecks.
+    """Compute bottlenecks in this process.
 
     Args:
         recipe: The modules and all else that the bottlenecks depend on.
-        images: What to do.
-        needed: Of which modules something is wanted.
-        cluster: The workers, if not this process alone.
+        images: The images and the views to compute.
+        needed: Whether each module of the recipe has a view to compute.
 
     Yields:
         The results, in any order.
@@ -305,69 +299,9 @@ def extract(
         CacheError: A module gives NaN or infinite features.
         EngineError: An engine cannot run its module.
         ModuleError: A module cannot be loaded.
-        WorkerError: See `hubretrain.parallel.on_ray`.
     """
-    if cluster is None:
-        extractor = Extractor(recipe, needed)
-        try:
-            yield from extractor.run(images)
-        finally:
-            extractor.close()
-        return
-    archives = [
-        (
-            pack_folder(running.module.folder),
-            pack_folder(running.quantised) if running.quantised else b"",
-        )
-        if asked
-        else None
-        for running, asked in zip(recipe.running, needed, strict=True)
-    ]
-    make_worker = functools.partial(_worker, recipe, archives, __version__)
-    for found in on_ray(make_worker, _jobs(images, recipe.batch_size or BATCH_SIZE), cluster):
-        yield from found
-
-
-def _worker(
-    recipe: Recipe, archives: Sequence[tuple[bytes, bytes] | None], version: str
-) -> Callable[[list[ImageTask]], list[Batch | Undecodable]]:
-    """Makes what a worker does: it holds the modules, and decodes and forwards what it is given."""
-    if version != __version__:
-        raise WorkerError(
-            f"a worker runs hubretrain {__version__}, the command {version}; install the same "
-            "version on every machine."
-        )
-    here = []
-    for running, archive in zip(recipe.running, archives, strict=True):
-        if archive is not None:
-            module = replace(running.module, folder=unpack_folder(archive[0]))
-            quantised = unpack_folder(archive[1]) if archive[1] else None
-            running = replace(running, module=module, quantised=quantised)
-        here.append(running)
-    needed = [archive is not None for archive in archives]
-    extractor = Extractor(replace(recipe, running=tuple(here)), needed)
-    return lambda images: list(extractor.run(images))
-
-
-def _jobs(images: Iterable[ImageTask], batch_size: int) -> Iterator[list[ImageTask]]:
-    """Cuts the images into jobs of whole batches, nearly: what is left over is padded."""
-    job: list[ImageTask] = []
-    n_forward = 0
-    for wanted, data in ahead(_read, images):
-        job.append(replace(wanted, data=data))
-        n_forward += max(map(len, wanted.views))
-        if n_forward % batch_size == 0 or n_forward >= 8 * batch_size:
-            yield job
-            job, n_forward = [], 0
-    if job:
-        yield job
-
-
-def _read(wanted: ImageTask) -> bytes | None:
-    """The file's bytes; a worker that gets none reads itself, as what is elsewhere."""
-    if is_remote(wanted.place):
-        return None
+    extractor = Extractor(recipe, needed)
     try:
-        return read_bytes(wanted.place)
-    except OSError:
-        return None
+        yield from extractor.run(images)
+    finally:
+        extractor.close()

@@ -1,4 +1,4 @@
-"""What a bottleneck file is to hold: its name, its rows and its facts."""
+"""What a bottleneck file is to hold: its name, its rows and its attributes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from hubretrain.bottlenecks import Fact, RowIndex
+from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import RESIZER, Augmentation
-from hubretrain.errors import CacheError
-from hubretrain.extraction.engines import BATCH_SIZE, OPENVINO_BATCH_SIZE
+from hubretrain.data.images import RESIZER, Augmentation, Pixels, read_image, view
+from hubretrain.errors import CacheError, DataError, EngineError
+from hubretrain.extraction.engines import (
+    BATCH_SIZE,
+    OPENVINO_BATCH_SIZE,
+    calibrate,
+    choose_engine,
+    gpu_in_sight,
+)
 from hubretrain.extraction.pipeline import ExtractorSpec
+from hubretrain.modules import StoredModule
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 MAX_VIEWS = 1000
@@ -129,13 +137,13 @@ def file_name(module: str, part: Part | None = None) -> str:
     return f"{PARTS}/{module}.{part.number}-of-{part.n_parts}.h5"
 
 
-def facts_of(
+def attributes_of(
     running: ExtractorSpec,
     augmentation: Augmentation,
     seed: int,
     batch_size: int | None = None,
-    calibration: Mapping[str, Fact] | None = None,
-) -> dict[str, Fact]:
+    calibration: Mapping[str, Attribute] | None = None,
+) -> dict[str, Attribute]:
     """What the features depend on, as flat attributes of the bottleneck file.
 
     The batch size is one of them only if the last bits of features depend on it: not with
@@ -153,7 +161,7 @@ def facts_of(
         "module_sha256": module.sha256,
         "image_size": module.image_size,
         "value_range": f"[{low:g}, {high:g}]",
-        **{name: fact for name, fact in costs.items() if fact is not None},
+        **{name: attribute for name, attribute in costs.items() if attribute is not None},
         "resize": f"{RESIZE}, {'TensorFlow' if running.cuts_views else RESIZER}",
         **asdict(augmentation),
         "seed": seed,
@@ -162,3 +170,81 @@ def facts_of(
         **({"batch_size": given} if size_matters else {}),
         **(calibration or {}),
     }
+
+
+def extractor_spec(
+    module: StoredModule,
+    place: Path,
+    part: Part | None,
+    engine: str,
+    precision: str,
+    augment_on: str,
+    overwrite: bool,
+) -> ExtractorSpec:
+    """What runs a module: as what is there was computed, where that is left open.
+
+    Args:
+        module: The module, probed.
+        place: The data set's folder in the cache.
+        part: The part of the data set, if not all of it.
+        engine: `auto`, `tensorflow` or `openvino`.
+        precision: `f32`, `bf16` or `int8`.
+        augment_on: `auto`, `processor` or `gpu`.
+        overwrite: What is there does not count.
+
+    Raises:
+        EngineError: See `hubretrain.extraction.engines.choose_engine`.
+    """
+    file = place / file_name(module.name, part)
+    before: dict[str, Attribute] = {}
+    if file.exists() and not overwrite:
+        with Bottlenecks(file) as there:
+            before = there.attributes
+    known = str(before["engine"]) if before.get("precision") == precision else None
+    name = choose_engine(engine, precision, module=module, before=known)
+    cuts_views = augment_on == "gpu"
+    if augment_on == "auto" and name == "tensorflow":
+        cuts_views = str(before["resize"]).endswith("TensorFlow") if before else gpu_in_sight()
+    if cuts_views and name != "tensorflow":
+        raise EngineError("--augment-on gpu needs the TensorFlow engine: --engine tensorflow.")
+    quantised = place / f"{module.name}.int8" if precision == "int8" else None
+    return ExtractorSpec(module, name, precision, quantised, cuts_views)
+
+
+def calibration_of(
+    running: ExtractorSpec,
+    dataset: ImageDataset,
+    digests: Sequence[str],
+    seed: int,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> dict[str, Attribute]:
+    """Attributes of the quantised model that a module is run as, made now if need be; else none.
+
+    Raises:
+        CacheError: See `hubretrain.extraction.engines.calibrate`.
+        EngineError: Likewise.
+    """
+    if running.quantised is None:
+        return {}
+    # All images, also where only a part is cached: every part must come from one model.
+    path_of = dict(zip(digests, dataset.images["path"], strict=True))
+    size = running.module.image_size
+
+    def first_view(sha256: str) -> Pixels | None:
+        try:
+            return view(read_image(dataset.root, path_of[sha256]), size)
+        except DataError:
+            return None
+
+    attributes = calibrate(
+        running.module,
+        running.quantised,
+        digests,
+        first_view,
+        seed=seed,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    return {**attributes}

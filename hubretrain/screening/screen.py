@@ -126,7 +126,7 @@ class Sweep:
 def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
     """Digest of all that the screening of a module depends on."""
     with Bottlenecks(file) as bottlenecks:
-        facts = {str(name): str(value) for name, value in bottlenecks.facts.items()}
+        facts = {str(name): str(value) for name, value in bottlenecks.attributes.items()}
         n_views = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
     columns = ["sha256", "class_index", "fold", "cluster"]
     table = images[columns].assign(n_views=images["sha256"].map(n_views))
@@ -165,7 +165,7 @@ def screen(
         predictions = chosen.predictions()
         if (nearest := module.nearest()) is not None:
             predictions["nearest"] = nearest
-        facts, hints = dict(bottlenecks.facts), module.hints()
+        facts, hints = dict(bottlenecks.attributes), module.hints()
         of_class = bottlenecks.n_views_of[bottlenecks.n_views_of > 0]
         facts |= {"n_views": int(of_class.min()), "minority_views": int(of_class.max())}
     about = {

@@ -68,7 +68,7 @@ def test_what_was_written_is_read_back(tmp_path):
     assert make(path) == 10
     with Bottlenecks(path) as found:
         assert (found.n_images, found.n_views, found.n_features) == (5, 2, N_FEATURES)
-        assert found.facts["module_sha256"] == "m"
+        assert found.attributes["module_sha256"] == "m"
         wanted = [sha("d"), sha("a"), sha("d")]
         assert np.array_equal(found.rows(wanted, 1), [feature(s, 1) for s in wanted])
         assert found.verify() == []

@@ -253,7 +253,7 @@ def test_views_cut_by_tensorflow_in_batches_give_nearly_the_same_features(
     one = run(digits, small_module, tmp_path / "one", **options)
     other = run(digits, small_module, tmp_path / "other", augment_on="gpu", **options)
     with Bottlenecks(one.file) as here, Bottlenecks(other.file) as there:
-        assert str(there.facts["resize"]).endswith("TensorFlow")
+        assert str(there.attributes["resize"]).endswith("TensorFlow")
         for v in range(3):
             assert np.allclose(there.view(v)[:], here.view(v)[:], atol=0.02)
             assert not np.array_equal(there.view(v)[:], np.zeros_like(there.view(v)[:]))
@@ -276,7 +276,7 @@ def test_another_engine_is_taken_up_where_it_began_and_refused_when_asked_for(
     one = run(digits, pooled_module, tmp_path / "one", engine="openvino")
     assert run(digits, pooled_module, tmp_path / "one", engine="auto", n_views=5).n_computed == 60
     with Bottlenecks(one.file) as found:
-        assert (found.facts["engine"], found.facts["precision"]) == ("openvino", "f32")
+        assert (found.attributes["engine"], found.attributes["precision"]) == ("openvino", "f32")
     with pytest.raises(CacheError, match=r"made with engine = openvino, now tensorflow is asked"):
         run(digits, pooled_module, tmp_path / "one")
     other = run(digits, pooled_module, tmp_path / "other")

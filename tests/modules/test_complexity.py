@@ -57,11 +57,11 @@ def test_a_bottleneck_file_says_what_its_module_costs_and_an_older_one_is_told(t
     older = dict(module.__dict__, n_parameters=0, gflops=None)
     (cached,) = cache_bottlenecks(data, [type(module)(**older)], n_views=1, **options)
     with Bottlenecks(cached.file) as file:
-        assert "gflops" not in file.facts
+        assert "gflops" not in file.attributes
     (cached,) = cache_bottlenecks(data, [resolve(str(folder))], n_views=1, **options)
     assert cached.n_computed == 0
     with Bottlenecks(cached.file) as file:
-        assert (file.facts["n_parameters"], file.facts["gflops"]) == (376, 7e-06)
+        assert (file.attributes["n_parameters"], file.attributes["gflops"]) == (376, 7e-06)
 
 
 @pytest.fixture

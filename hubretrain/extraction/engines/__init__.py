@@ -1,9 +1,7 @@
 """What runs the frozen module over batches of pixels: TensorFlow, or OpenVINO on a CPU.
 
 `choice` chooses, `engine` is what both have in common, `quantization` makes the int8 model.
-Also: `openvino_door`.
-Also: `openvino`.
-Also: `tensorflow`.
+`tensorflow` and `openvino` are the engines; the latter is the one door to OpenVINO and NNCF.
 """
 
 import lazy_loader as lazy

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,8 +25,36 @@ import numpy as np
 from hubretrain.data.images import to_unit
 from hubretrain.errors import EngineError
 from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine, Features, Pixels
-from hubretrain.extraction.engines.openvino_door import ov
 from hubretrain.modules import StoredModule, store_folder
+
+
+@contextlib.contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Both libraries report their use over the network unless they cannot import what does it.
+
+    Who runs hubretrain did not agree to that, so for the time of the import they cannot.
+    """
+    kept = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if kept is not None:
+            sys.modules["openvino_telemetry"] = kept
+
+
+with _no_telemetry():
+    import openvino as ov
+
+
+def import_nncf() -> Any:
+    """NNCF, which only a calibration needs; it reports errors and nothing else."""
+    with _no_telemetry():
+        import nncf
+    nncf.set_log_level(40)
+    return nncf
+
 
 MODEL = "model.xml"
 
@@ -152,8 +181,8 @@ def keeping(model: Any, folder: Path) -> Iterator[Path]:
 
 
 def _kept_at(module: StoredModule) -> Path:
-    facts = (module.sha256, module.image_size, module.value_range, ov.get_version())
-    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    attributes = (module.sha256, module.image_size, module.value_range, ov.get_version())
+    key = hashlib.sha256(repr(attributes).encode()).hexdigest()[:16]
     return store_folder() / "openvino" / f"{module.name}-{key}"
 
 

@@ -4,7 +4,7 @@ Kept beside the bottleneck file, whose features depend on it::
 
     cache/<data set>/<module>.int8/model.xml, model.bin     the quantised model
                                   /calibration.csv          sha256 of each image of the sample
-                                  /calibration.json         its facts
+                                  /calibration.json         its attributes
 
 So an interrupted run goes on with the very same model, and so does one over more images.
 """
@@ -33,7 +33,7 @@ from hubretrain.progress import Bar
 
 N_IMAGES = 300
 _FACTS, _SAMPLE, _MODEL = "calibration.json", "calibration.csv", ("model.xml", "model.bin")
-Fact = str | int
+Attribute = str | int
 
 
 def sample(sha256s: Iterable[str], seed: int) -> list[str]:
@@ -53,8 +53,8 @@ def calibrate(
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
-) -> dict[str, Fact]:
-    """Facts of the quantised model in `folder`, which is made now unless it is there.
+) -> dict[str, Attribute]:
+    """Attributes of the quantised model in `folder`, which is made now unless it is there.
 
     A model that is there stays, though the data set has changed since: its features, and those
     still to compute, must come from one model.
@@ -70,7 +70,7 @@ def calibrate(
         quiet: Show no progress.
 
     Returns:
-        What the features depend on, to be kept as facts of the bottleneck file: how many images
+        What the features depend on, as attributes of the bottleneck file: how many images
         calibrated it and which (a digest), the bits of its weights, NNCF's version, and its digest.
 
     Raises:
@@ -117,10 +117,10 @@ def adds_8_bits() -> bool:
     return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
-def _known(folder: Path, asked: dict[str, object], overwrite: bool) -> dict[str, Fact]:
-    """The facts of a model that is there and is what is asked for, or none."""
+def _known(folder: Path, asked: dict[str, object], overwrite: bool) -> dict[str, Attribute]:
+    """The attributes of a model that is there and is what is asked for, or none."""
     try:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        attributes = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         digest = _digest(folder)
     except FileNotFoundError:
         return {}
@@ -128,21 +128,22 @@ def _known(folder: Path, asked: dict[str, object], overwrite: bool) -> dict[str,
         raise CacheError(
             f"{folder}/ cannot be read ({error}); remove it and cache again."
         ) from error
-    other = [name for name, value in asked.items() if facts.get(name) != value]
+    other = [name for name, value in asked.items() if attributes.get(name) != value]
     if other and overwrite:
         return {}
     if other:
         name = other[0]
         raise CacheError(
-            f"{folder}/ was calibrated with {name} {facts.get(name)}, and now it is {asked[name]}; "
+            f"{folder}/ was calibrated with {name} {attributes.get(name)}, "
+            f"and now it is {asked[name]}; "
             "ask for that again, or compute anew with --overwrite."
         )
-    if facts.get("quantised_sha256") != digest:
+    if attributes.get("quantised_sha256") != digest:
         raise CacheError(
             f"{folder}/ is damaged: its digest is not the one that "
             f"{_FACTS} names; remove it and cache again."
         )
-    return {name: value for name, value in facts.items() if name not in asked}
+    return {name: value for name, value in attributes.items() if name not in asked}
 
 
 def _make(
@@ -226,7 +227,7 @@ def _quantised(
 
 
 def _nncf() -> Any:
-    from hubretrain.extraction.engines.openvino_door import import_nncf
+    from hubretrain.extraction.engines.openvino import import_nncf
 
     return import_nncf()
 

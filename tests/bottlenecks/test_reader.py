@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.bottlenecks.features import CachedView, cached_views
+from hubretrain.bottlenecks.reader import CachedView, cached_views
 from hubretrain.errors import CacheError
 from hubretrain.screening import screen as screening
 from tests.screening.test_fit import fit, place, write_cache  # noqa: F401 (place is a fixture)

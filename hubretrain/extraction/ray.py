@@ -1,0 +1,288 @@
+"""Extraction in several processes on Ray, on this machine or on a cluster.
+
+This is the one door to [Ray](https://docs.ray.io), which is an extra: `hubretrain[ray]`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from hubretrain._version import __version__
+from hubretrain.errors import HubretrainError, WorkerError, first_line
+from hubretrain.extraction.engines import BATCH_SIZE
+from hubretrain.extraction.pipeline import Batch, Extractor, ImageTask, Recipe, Undecodable
+from hubretrain.modules import pack_folder, unpack_folder
+from hubretrain.parallel import ahead
+from hubretrain.storage import is_remote, read_bytes
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+JOBS_PER_WORKER = 2  # one that it does and one that waits, so that it never idles
+MAX_DEATHS = 3  # workers that may die of one job
+_ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Number and place of the worker processes.
+
+    Attributes:
+        n_workers: Number of worker processes.
+        ray_address: Address of a Ray cluster: `auto`, `host:port` or `ray://host:port`; by
+            default Ray is started on this machine.
+    """
+
+    n_workers: int
+    ray_address: str | None = None
+
+
+def extract_on_ray(
+    recipe: Recipe, images: Iterable[ImageTask], needed: Sequence[bool], cluster: Cluster
+) -> Iterator[Batch | Undecodable]:
+    """Compute on workers the very bottlenecks that `pipeline.extract` computes in this process.
+
+    Args:
+        recipe: The modules and all else that the bottlenecks depend on.
+        images: The images and the views to compute.
+        needed: Whether each module of the recipe has a view to compute.
+        cluster: The workers.
+
+    Yields:
+        The results, in any order.
+
+    Raises:
+        CacheError: A module gives NaN or infinite features.
+        EngineError: An engine cannot run its module.
+        ModuleError: A module cannot be loaded.
+        WorkerError: See `map_on_ray`.
+    """
+    archives = [
+        (pack_folder(spec.module.folder), pack_folder(spec.quantised) if spec.quantised else b"")
+        if is_needed
+        else None
+        for spec, is_needed in zip(recipe.running, needed, strict=True)
+    ]
+    make_worker = functools.partial(_extracting, recipe, archives, __version__)
+    for results in map_on_ray(make_worker, _jobs(images, recipe.batch_size or BATCH_SIZE), cluster):
+        yield from results
+
+
+def map_on_ray(
+    make_function: Callable[[], Callable[[T], R]], jobs: Iterable[T], cluster: Cluster
+) -> Iterator[R]:
+    """Map a function over jobs in worker processes, a bounded number of jobs ahead.
+
+    Each worker makes its function once and gets an equal share of the CPUs. Ray replaces a worker
+    that dies and runs its jobs again.
+
+    Args:
+        make_function: Makes the function that does a job; sent to each worker once.
+        jobs: The jobs, taken as workers become free.
+        cluster: The workers.
+
+    Yields:
+        The results, in any order.
+
+    Raises:
+        WorkerError: Ray is not installed, the cluster does not answer, or the workers of one job
+            die again and again.
+        HubretrainError: What the function raised in a worker.
+    """
+    ray = _connected(cluster)
+    try:
+        from ray.util import ActorPool
+
+        # Modules of hundreds of MB, stored once for all workers. The reference lives as long as
+        # they may be restarted: Ray itself does not keep what it needs for that.
+        shared = ray.put(make_function)
+        workers = _started_workers(ray, shared, cluster.n_workers)
+        # A worker that stands in the pool twice has one job to do and one that waits.
+        pool = ActorPool(workers * JOBS_PER_WORKER)
+        for job in jobs:
+            if not pool.has_free():
+                yield _next_result(ray, pool)
+            pool.submit(lambda worker, job: worker.do.remote(job), job)
+        while pool.has_next():
+            yield _next_result(ray, pool)
+    finally:
+        ray.shutdown()
+
+
+class _Worker:
+    """Ray actor that makes its function once and then does jobs."""
+
+    def __init__(self, make_function: Callable[[], Callable[[Any], Any]]) -> None:
+        self._function = make_function()
+
+    def do(self, job: Any) -> Any:
+        """Do one job."""
+        return self._function(job)
+
+
+def _started_workers(ray: Any, make_function: Any, n_workers: int) -> list[Any]:
+    """Start workers on `make_function`, an object that Ray stores, and return their handles."""
+    n_cpus = _cpus_per_worker(ray.nodes(), n_workers)
+    # TensorFlow and OpenVINO take every CPU of the machine unless they are told.
+    threads = {"TF_NUM_INTRAOP_THREADS": str(n_cpus), "OMP_NUM_THREADS": str(n_cpus)}
+    actor = ray.remote(_Worker).options(
+        num_cpus=n_cpus,
+        max_restarts=-1,
+        max_task_retries=MAX_DEATHS - 1,
+        runtime_env={"env_vars": threads},
+    )
+    return [actor.remote(make_function) for _ in range(n_workers)]
+
+
+def _next_result(ray: Any, pool: Any) -> Any:
+    """Wait for a job to finish and return its result."""
+    try:
+        return pool.get_next_unordered()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HubretrainError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        if getattr(error, "actor_init_failed", False):
+            reason = str(error).strip().splitlines()[-1]
+            raise WorkerError(f"a worker cannot start: {reason}") from error
+        raise WorkerError(
+            f"{MAX_DEATHS} workers died of the same job ({first_line(error)}); "
+            "if memory is short, decrease `n_workers`."
+        ) from error
+
+
+def _cpus_per_worker(nodes: Sequence[dict[str, Any]], n_workers: int) -> int:
+    """Return the most CPUs that every worker can have if each must fit on one machine."""
+    counts = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    for share in range(max(counts, default=0), 0, -1):
+        if sum(count // share for count in counts) >= n_workers:
+            return share
+    raise WorkerError(
+        f"`n_workers` is {n_workers}, but Ray has {sum(counts)} CPUs; expected at most as many "
+        "workers as CPUs."
+    )
+
+
+def _connected(cluster: Cluster) -> Any:
+    """Import Ray, start it or connect it to the cluster, and return the library."""
+    try:
+        import ray
+    except ImportError:
+        raise WorkerError(
+            "`n_workers` needs Ray, which is not installed; install it with: "
+            "pip install 'hubretrain[ray]'"
+        ) from None
+    address = cluster.ray_address
+    if address is not None and address != "auto":
+        _check_answers(address)
+    # Else Ray hides the GPU from workers that ask for none, and warns that this will change.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        local = {} if address else {"num_cpus": max(os.cpu_count() or 1, cluster.n_workers)}
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **local,
+        )
+    except Exception as error:  # Ray raises many types
+        reason = first_line(error)
+        where = f"`ray_address` is {address!r}, which" if address else "Ray on this machine"
+        raise WorkerError(
+            f"{where} cannot be used ({reason}); start a cluster with: ray start --head"
+        ) from error
+    return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raise within seconds if nobody listens, where Ray itself would wait for minutes."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        host, port = parts.hostname, parts.port or 10001
+    except ValueError:
+        host = None
+    if not host:
+        raise WorkerError(
+            f"`ray_address` is {address!r}; expected auto, host:port or ray://host:port."
+        )
+    if os.environ.get("RAY_USE_TLS") == "1":
+        return
+    import grpc  # which Ray and TensorFlow speak
+
+    channel = grpc.insecure_channel(f"{host}:{port}")
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise WorkerError(
+            f"`ray_address` is {address!r}, which does not answer within {_ANSWER_SECONDS:g} s; "
+            "check with `ray status` that the cluster runs."
+        ) from None
+    finally:
+        channel.close()
+
+
+def _extracting(
+    recipe: Recipe, archives: Sequence[tuple[bytes, bytes] | None], version: str
+) -> Callable[[list[ImageTask]], list[Batch | Undecodable]]:
+    """Make what a worker does: it holds the modules, and decodes and forwards the images of a job.
+
+    Runs in the worker.
+
+    Args:
+        recipe: The recipe.
+        archives: Of each module that is needed, its folder and that of its quantised model,
+            packed.
+        version: The version of hubretrain that the command runs.
+
+    Raises:
+        WorkerError: The worker has another version of hubretrain.
+    """
+    if version != __version__:
+        raise WorkerError(
+            f"a worker runs hubretrain {__version__}, the command {version}; install the same "
+            "version on every machine."
+        )
+    specs = []
+    for spec, archive in zip(recipe.running, archives, strict=True):
+        if archive is not None:
+            module = replace(spec.module, folder=unpack_folder(archive[0]))
+            quantised = unpack_folder(archive[1]) if archive[1] else None
+            spec = replace(spec, module=module, quantised=quantised)
+        specs.append(spec)
+    needed = [archive is not None for archive in archives]
+    extractor = Extractor(replace(recipe, running=tuple(specs)), needed)
+    return lambda images: list(extractor.run(images))
+
+
+def _jobs(images: Iterable[ImageTask], batch_size: int) -> Iterator[list[ImageTask]]:
+    """Cut the images into jobs of whole batches, nearly: what is left over is padded."""
+    job: list[ImageTask] = []
+    n_forward = 0
+    for image, data in ahead(_read, images):
+        job.append(replace(image, data=data))
+        n_forward += max(map(len, image.views))
+        if n_forward % batch_size == 0 or n_forward >= 8 * batch_size:
+            yield job
+            job, n_forward = [], 0
+    if job:
+        yield job
+
+
+def _read(image: ImageTask) -> bytes | None:
+    """Return the bytes of a local file; None where the worker is to read it itself.
+
+    That is a remote file, or one that cannot be read here.
+    """
+    if is_remote(image.place):
+        return None
+    try:
+        return read_bytes(image.place)
+    except OSError:
+        return None
