@@ -1,4 +1,4 @@
-"""Writes scikit-learn's handwritten digits as PNG files: a real data set that needs no network.
+"""Write scikit-learn's handwritten digits as PNG files: a real data set that needs no network.
 
 1,797 images of 8 x 8 pixels, 43 writers' hands, ten classes; from the UCI repository:
 https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
@@ -15,13 +15,13 @@ from sklearn.datasets import load_digits
 
 
 def main(folder: Path) -> None:
-    """Writes one folder a class below `folder`."""
+    """Write one folder per class below `folder`."""
     digits = load_digits()
     for i, (picture, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        place = folder / str(digit)
-        place.mkdir(parents=True, exist_ok=True)
-        ink = (255 - picture * 255 / 16).astype(np.uint8)  # 0 to 16, dark on white
-        Image.fromarray(ink).save(place / f"{i:04d}.png")
+        class_folder = folder / str(digit)
+        class_folder.mkdir(parents=True, exist_ok=True)
+        ink = (255 - picture * 255 / 16).astype(np.uint8)  # 0 to 16 becomes dark on white
+        Image.fromarray(ink).save(class_folder / f"{i:04d}.png")
     print(f"{len(digits.target):,} images of {len(set(digits.target))} classes in {folder}/")
 
 

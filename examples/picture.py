@@ -1,4 +1,4 @@
-"""Draws what a terminal showed, from standard input, as an SVG file.
+"""Draw the output of a terminal, read from standard input, as an SVG file.
 
 make demo | python examples/picture.py docs/demo.svg
 """
@@ -13,7 +13,7 @@ from rich.text import Text
 
 
 def main(path: str) -> None:
-    """Writes the picture to `path`."""
+    """Write the picture to `path`."""
     console = Console(record=True, width=140, file=StringIO())
     for line in sys.stdin.read().splitlines():
         style = "bold green" if line.startswith("$ ") else ""

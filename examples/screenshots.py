@@ -1,4 +1,4 @@
-"""Takes pictures of a report as a reader sees it, with Chromium: by section, width and scheme.
+"""Take screenshots of a report with Chromium: by section, width and colour scheme.
 
 hubretrain report demo/runs/digits
 python examples/screenshots.py demo/runs/digits/report.html pictures/
@@ -25,11 +25,11 @@ MOVE = """<script>{
   for (const bar of document.querySelectorAll("nav, .chosen-model")) bar.style.position = "static";
   if (heading) document.body.style.marginTop = `-${heading.offsetTop - 8}px`;
 }</script>"""
-README = {"report_model": ("chosen", "light"), "report_map": ("feature-map", "dark")}
+README_PICTURES = {"report_model": ("chosen", "light"), "report_map": ("feature-map", "dark")}
 
 
 def shot(browser: str, page: Path, file: Path, section: str, size: str, scheme: str) -> None:
-    """One picture of what stands below a section's heading."""
+    """Save a screenshot of the page from a section's heading on."""
     with tempfile.TemporaryDirectory() as profile:
         # A copy without the policy may run a script more, which moves the section to the top.
         text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text(encoding="utf-8"), count=1)
@@ -44,27 +44,36 @@ def shot(browser: str, page: Path, file: Path, section: str, size: str, scheme: 
 
 
 def main() -> None:
-    """Takes the pictures."""
+    """Take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--readme", action="store_true", help="the two pictures of the README")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        sys.exit("no Chromium here; install one, such as Debian's: apt-get install chromium")
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    if asked.readme:
-        for name, (section, scheme) in README.items():
-            file = asked.folder / f"{name}.png"
-            shot(browser, asked.page, file, section, "1100,820", scheme)
+        sys.exit(
+            "Chromium is not installed (on Debian: apt-get install chromium)"
+        )
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.readme:
+        for name, (section, scheme) in README_PICTURES.items():
+            file = arguments.folder / f"{name}.png"
+            shot(browser, arguments.page, file, section, "1100,820", scheme)
             Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)
         return
     for section in SECTIONS:
         for width in (1280, 400):
             for scheme in SCHEMES:
-                name = f"{section or 'leaderboard'}_{width}_{scheme}.png"
-                shot(browser, asked.page, asked.folder / name, section, f"{width},1600", scheme)
+                file = arguments.folder / f"{section or 'leaderboard'}_{width}_{scheme}.png"
+                shot(
+                    browser,
+                    arguments.page,
+                    arguments.folder / name,
+                    section,
+                    f"{width},1600",
+                    scheme,
+                )
 
 
 if __name__ == "__main__":
