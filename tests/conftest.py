@@ -74,7 +74,7 @@ def pooled_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_export(tmp_path_factory: pytest.TempPathFactory, pooled_module: Path) -> Path:
     """A small export in every format, with a temperature and a decision rule."""
     pytest.importorskip("tf2onnx")
-    from hubretrain.export.writer import export_saved_model
+    from hubretrain.export.writer import Member, write_export
     from hubretrain.modules import resolve
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
@@ -85,5 +85,5 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, pooled_module: Path) 
     facts = {"run": "small", "adjust": 1.0, "priors": [0.6, 0.3, 0.1]}
     names = ["a", "<b>", "ç é"]
     formats = ("litert", "onnx")
-    export_saved_model(classifier, names, folder, facts, temperature=1.6, formats=formats)
+    write_export([Member(classifier)], names, folder, facts, temperature=1.6, formats=formats)
     return folder

@@ -64,7 +64,7 @@ def predict(
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be of any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     export_first(model)
-    found = predict_images(model, _listed(images), top, tta=tta, form=form)
+    found = predict_images(model, _listed(images), top, tta=tta, format=form)
     write = _json_lines if as_json else _csv_lines if as_csv else _text_lines
     failures: list[str] = []
     for line in write(_told(found, failures), top):

@@ -87,7 +87,7 @@ def serve(
         host=host,
         port=port,
         name=name,
-        form=form,
+        format=form,
         limits=Limits(max_bytes, max_pixels, timeout, queue),
         ready=ready,
     )

@@ -1,10 +1,9 @@
 """The export stage and prediction: a trained model as a folder that takes images.
 
-`export` is the stage, `writer` writes the folder, `manifest` reads and checks it; `graph` is the
-exported graph; `litert` and `onnx` convert and run; `runtimes` runs any format alike; `predict`
-is the other stage.
-Also: `targets`.
-Also: `orientation`.
+`export` is the stage: it joins what a run found with its modules. `writer` writes the folder,
+`manifest` documents, reads and checks it; `graph` is the exported graph; `litert` and `onnx`
+convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage;
+`targets` finds what a folder has to explain.
 """
 
 import lazy_loader as lazy

@@ -10,4 +10,5 @@ from .runtimes import Runtime as Runtime
 from .runtimes import open_runtime as open_runtime
 from .targets import identity_of as identity_of
 from .targets import shortlisted as shortlisted
-from .writer import export_saved_model as export_saved_model
+from .writer import Member as Member
+from .writer import write_export as write_export

@@ -94,7 +94,7 @@ def _formats_there(folder: Path) -> list[str]:
 def _export_head(
     run: Run, facts: dict[str, Any], module: str, folder: Path, formats: Sequence[str]
 ) -> None:
-    from hubretrain.export.writer import export_saved_model
+    from hubretrain.export.writer import Member, write_export
 
     heads, classifier = _classifier(run, facts, module, FOR_USE)
     known = {
@@ -106,13 +106,14 @@ def _export_head(
         "augmentation": _augmentation(facts, module),
     }
     temperature = _temperature(run, module, facts["class_names"])
-    export_saved_model(
-        classifier, facts["class_names"], folder, known, temperature=temperature, formats=formats
+    members = [Member(classifier)]
+    write_export(
+        members, facts["class_names"], folder, known, temperature=temperature, formats=formats
     )
 
 
 def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Sequence[str]) -> None:
-    from hubretrain.export.writer import Member, export_ensemble
+    from hubretrain.export.writer import Member, write_export
 
     found = Ensemble.load(run.ensemble_file)
     members = [
@@ -120,6 +121,7 @@ def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Seq
         for name, weight in found.weights.items()
     ]
     known = {
+        "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
         "run": run.name,
         "fine_tuned": False,
         "adjust": found.adjust,
@@ -127,7 +129,7 @@ def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Seq
         "augmentation": _augmentation(facts, next(iter(found.weights))),
     }
     temperature = _temperature(run, ENSEMBLE_NAME, facts["class_names"])
-    export_ensemble(
+    write_export(
         members, facts["class_names"], folder, known, temperature=temperature, formats=formats
     )
 

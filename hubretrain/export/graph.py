@@ -1,7 +1,9 @@
-"""The graph that is exported: encoded image bytes or pixels in, calibrated probabilities out.
+"""The exported graph: encoded image bytes or pixels in, calibrated probabilities out.
 
-It decodes and resizes as `hubretrain.data.images.decoding` does, so what is served is what was
-trained.
+It decodes and resizes as `hubretrain.data.images` does, so that the served model sees what the
+trained model saw. The orientation of a JPEG is read from its Exif segment and undone, as Pillow
+does it; without that, a photograph taken with an upright phone would be served lying on its side.
+Formats: JPEG (ITU-T T.81, annex B), Exif 2.32 (section 4.5), TIFF 6.0 (section 2).
 """
 
 from __future__ import annotations
@@ -11,18 +13,24 @@ from dataclasses import dataclass
 
 from hubretrain.evaluation import SMALLEST_PROBABILITY
 from hubretrain.export.manifest import pixels_name
-from hubretrain.export.orientation import exif_orientation, upright
 from hubretrain.modules import Classifier
 from hubretrain.tensorflow import tf
+
+_MAX_SEGMENTS = 16  # Exif is the first or second segment; no camera writes it later
+_HEAD_BYTES = 2 * 65536  # room for one segment of the greatest length, and others
+_APP1, _SCAN = 0xE1, 0xDA  # markers: of the Exif segment, and of the compressed image data
+_EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)  # "Exif\0\0"
+_ORIENTATION, _SHORT = 0x0112, 3  # TIFF tag and type
+_MAX_TAGS = 64
 
 
 @dataclass(frozen=True)
 class Member:
-    """One classifier of what is exported.
+    """One classifier of an export.
 
     Attributes:
-        classifier: The model.
-        weight: Of its probabilities in the mean; all members' weights sum to 1.
+        classifier: The trained model.
+        weight: Weight of its probabilities in the mean; the weights of all members sum to 1.
     """
 
     classifier: Classifier
@@ -30,24 +38,25 @@ class Member:
 
     @property
     def image_size(self) -> int:
-        """Height and width of its input, pixels."""
+        """Height and width of the classifier's input, pixels."""
         return self.classifier.backbone.stored.image_size
 
 
+# Names of attributes and of functions below are written into the SavedModel.
 class ServingGraph(tf.Module):  # type: ignore[misc]
     """Classifiers, the decoder in front of them, and the temperature behind them.
 
     Args:
         members: Classifiers and their weights.
-        class_names: In class order.
-        temperature: Of the calibration, see `hubretrain.evaluation.temperature`.
+        class_names: Class names in class order.
+        temperature: Calibration temperature, see `hubretrain.evaluation.temperature`.
 
     Attributes:
         sizes: Heights and widths of the members' inputs, each once, ascending.
         pixels: A function of `pixels`, float32 (n_images, size, size, 3), RGB in [0, 1], or
             with several sizes of `pixels_<size>` each. It gives `probabilities` float32
-            (n_images, n_classes) and `bottlenecks` float32 (n_images, n_features), the
-            members' side by side.
+            (n_images, n_classes) and `bottlenecks` float32 (n_images, n_features), those of all
+            members side by side.
     """
 
     def __init__(
@@ -56,17 +65,17 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
         super().__init__(name="served")
         self.classifiers = [member.classifier for member in members]
         self.weights = [member.weight for member in members]
-        self.backbone_objects = [one.backbone.saved_object for one in self.classifiers]
+        self.backbone_objects = [c.backbone.saved_object for c in self.classifiers]
         self.class_names = tf.constant(list(class_names))
         self.temperature = temperature
         self.sizes = tuple(sorted({member.image_size for member in members}))
         names = {size: pixels_name(size, self.sizes) for size in self.sizes}
 
         def of_one(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._said({self.sizes[0]: pixels})
+            return self._outputs({self.sizes[0]: pixels})
 
         def of_several(**pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._said({size: pixels[name] for size, name in names.items()})
+            return self._outputs({size: pixels[name] for size, name in names.items()})
 
         self.pixels = tf.function(of_one if len(self.sizes) == 1 else of_several)
         specs = {
@@ -78,14 +87,16 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
             "pixels": self.pixels.get_concrete_function(**specs),
         }
 
-    def _said(self, pixels: Mapping[int, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _outputs(self, pixels: Mapping[int, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the probabilities and bottlenecks of pixels by size."""
         bottlenecks = [
-            one.backbone(pixels[one.backbone.stored.image_size], False) for one in self.classifiers
+            classifier.backbone(pixels[classifier.backbone.stored.image_size], False)
+            for classifier in self.classifiers
         ]
         probabilities = tf.add_n(
             [
-                weight * one.to_probabilities(one.head_logits(features))
-                for one, weight, features in zip(
+                weight * classifier.to_probabilities(classifier.head_logits(features))
+                for classifier, weight, features in zip(
                     self.classifiers, self.weights, bottlenecks, strict=True
                 )
             ]
@@ -100,7 +111,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
     def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Probabilities of a batch of encoded images."""
+        """Return the probabilities of a batch of encoded images, and the class names."""
 
         def pixels_of(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
             image = decoded(data)
@@ -109,16 +120,22 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
         specs = tuple(tf.TensorSpec((size, size, 3), tf.float32) for size in self.sizes)
         pixels = tf.map_fn(pixels_of, image_bytes, fn_output_signature=specs)
         names = tf.tile(self.class_names[tf.newaxis], [tf.shape(image_bytes)[0], 1])
-        said = self._said(dict(zip(self.sizes, pixels, strict=True)))
-        return {"probabilities": said["probabilities"], "class_names": names}
+        outputs = self._outputs(dict(zip(self.sizes, pixels, strict=True)))
+        return {"probabilities": outputs["probabilities"], "class_names": names}
 
 
 def decoded(data: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP, GIF or WebP bytes in the graph: uint8 (height, width, 3), upright.
+    """Decode JPEG, PNG, BMP, GIF or WebP bytes in the graph.
 
     The accurate inverse DCT is the one that Pillow uses; TensorFlow's default is a faster one.
-    What TensorFlow cannot decode is an error, never a wrong answer: TIFF, WebP with alpha or
-    animation, BMP with a palette. The orientation of a PNG or WebP, which is rare, is not read.
+    What TensorFlow cannot decode (TIFF, WebP with alpha or animation, BMP with a palette) is an
+    error, never a wrong answer. The orientation of a PNG or WebP, which is rare, is not read.
+
+    Args:
+        data: string scalar.
+
+    Returns:
+        uint8 (height, width, 3), RGB, upright.
     """
 
     def jpeg() -> tf.Tensor:
@@ -130,8 +147,8 @@ def decoded(data: tf.Tensor) -> tf.Tensor:
         is_bmp = tf.strings.substr(data, 0, 2) == b"BM"
         depth = tf.strings.substr(data, tf.minimum(28, tf.strings.length(data)), 1)
         is_true_colour = (depth == b"\x18") | (depth == b"\x20")
-        known = tf.debugging.Assert(~is_bmp | is_true_colour, ["a BMP with a palette"])
-        with tf.control_dependencies([known]):
+        check = tf.debugging.Assert(~is_bmp | is_true_colour, ["a BMP with a palette"])
+        with tf.control_dependencies([check]):
             return tf.io.decode_image(data, channels=3, expand_animations=False)
 
     image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
@@ -139,9 +156,9 @@ def decoded(data: tf.Tensor) -> tf.Tensor:
 
 
 def resized(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes as training did: antialiased triangle filter, rows then columns, 8 bits each.
+    """Resize as training does: antialiased triangle filter, rows then columns, 8 bits each.
 
-    That sums in fixed point, so some pixels differ, by one level at most.
+    Training sums in fixed point, so some pixels differ, by one level at most.
 
     Returns:
         float32 of shape (size, size, 3), whole numbers in [0, 255].
@@ -152,3 +169,62 @@ def resized(image: tf.Tensor, size: int) -> tf.Tensor:
         # A half rounds up, also where float32 sums to a little less than it.
         image = tf.clip_by_value(tf.floor(image + 0.5001), 0.0, 255.0)
     return tf.ensure_shape(image, [size, size, 3])
+
+
+def exif_orientation(data: tf.Tensor) -> tf.Tensor:
+    """Read the orientation of JPEG bytes.
+
+    Args:
+        data: string scalar.
+
+    Returns:
+        int32 scalar, 1 to 8; 1 where the bytes hold no valid orientation.
+    """
+    head = tf.strings.substr(data, 0, _HEAD_BYTES)
+    codes = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
+    last = tf.size(codes) - 1
+
+    def at(offset: tf.Tensor) -> tf.Tensor:
+        return tf.gather(codes, tf.clip_by_value(offset, 0, last))
+
+    def is_exif(offset: tf.Tensor) -> tf.Tensor:
+        tagged = [tf.equal(at(offset + 4 + i), code) for i, code in enumerate(_EXIF)]
+        return tf.reduce_all([tf.equal(at(offset + 1), _APP1), *tagged])
+
+    def is_to_pass(offset: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+        is_segment = (at(offset) == 0xFF) & (at(offset + 1) != _SCAN) & (offset < last)
+        return is_segment & ~is_exif(offset) & (n < _MAX_SEGMENTS)
+
+    def following(offset: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return offset + 2 + at(offset + 2) * 256 + at(offset + 3), n + 1
+
+    segment, _ = tf.while_loop(is_to_pass, following, (tf.constant(2), tf.constant(0)))
+    tiff = segment + 10
+    is_little = at(tiff) == 0x49  # "II", else "MM"
+
+    def short(offset: tf.Tensor) -> tf.Tensor:
+        first, second = at(offset), at(offset + 1)
+        return tf.where(is_little, first + 256 * second, 256 * first + second)
+
+    def long(offset: tf.Tensor) -> tf.Tensor:
+        first, second = short(offset), short(offset + 2)
+        low, high = tf.where(is_little, first, second), tf.where(is_little, second, first)
+        return low + tf.minimum(high, 0x7FFF) * 65536
+
+    table = tiff + tf.minimum(long(tiff + 4), _HEAD_BYTES)
+    entries = table + 2 + 12 * tf.range(tf.minimum(short(table), _MAX_TAGS))
+    is_orientation = (short(entries) == _ORIENTATION) & (short(entries + 2) == _SHORT)
+    orientation = tf.reduce_max(tf.where(is_orientation, short(entries + 8), 0))
+    is_valid = is_exif(segment) & (orientation >= 1) & (orientation <= 8)
+    return tf.where(is_valid, orientation, 1)
+
+
+def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turn an image (height, width, channels) by its Exif orientation, 1 to 8."""
+    turned = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+
+    def is_one_of(*orientations: int) -> tf.Tensor:
+        return tf.reduce_any([tf.equal(orientation, code) for code in orientations])
+
+    turned = tf.cond(is_one_of(2, 3, 6, 7), lambda: turned[:, ::-1], lambda: turned)
+    return tf.cond(is_one_of(3, 4, 7, 8), lambda: turned[::-1], lambda: turned)

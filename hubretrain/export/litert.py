@@ -1,6 +1,6 @@
-"""The door to LiteRT (formerly TensorFlow Lite): models that run without TensorFlow.
+"""Converts to LiteRT (formerly TensorFlow Lite) and runs it, without TensorFlow.
 
-`ai-edge-litert` runs them; TensorFlow's converter makes them.
+`ai-edge-litert` runs the models; TensorFlow's converter makes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pixels = Mapping[int, npt.NDArray[np.float32]]
 
 
 def is_installed() -> bool:
-    """Whether LiteRT can run here."""
+    """Return whether LiteRT is installed."""
     try:
         import ai_edge_litert.interpreter  # noqa: F401
     except ImportError:  # no wheel for this platform
@@ -32,26 +32,26 @@ def is_installed() -> bool:
 
 
 class LiteRT:
-    """A LiteRT model on the processor.
+    """A LiteRT model on the CPU.
 
     An interpreter holds one image and runs on one thread; several of them work on a batch side by
     side, which is as fast as one batch on several threads, and a row's bits then depend on no
-    other row. An image that comes alone has an interpreter with all processors.
+    other row. A single image has an interpreter that uses all CPU cores.
 
     Args:
-        model: The bytes of a `.tflite` file: interpreters are made while it is in use, when
-            another may have taken the file's place.
-        sizes: Heights and widths of the inputs.
-        place: The file, for errors.
+        model: The bytes of a `.tflite` file. They are kept, for interpreters are made while the
+            model is in use, when another file may have taken the place of `path`.
+        sizes: Heights and widths of the inputs, pixels.
+        path: The file, named in errors.
 
     Raises:
         EngineError: LiteRT is not installed.
-        RunError: The bytes are no such model.
+        RunError: The bytes are no LiteRT model.
     """
 
     name = "LiteRT"
 
-    def __init__(self, model: bytes, sizes: Sequence[int], place: Path) -> None:
+    def __init__(self, model: bytes, sizes: Sequence[int], path: Path) -> None:
         try:
             from ai_edge_litert import interpreter
         except ImportError as error:
@@ -59,62 +59,65 @@ class LiteRT:
                 f"LiteRT is not installed ({error}); install it with: pip install ai-edge-litert"
             ) from None
         self._interpreter = interpreter
-        self._model, self._sizes, self._place = model, sizes, place
-        self.n_processors = os.cpu_count() or 1
-        self._alone: Any = None
+        self._model, self._sizes, self._path = model, sizes, path
+        self.n_cores = os.cpu_count() or 1
+        self._all_cores: Any = None
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._n_made = 0
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Probabilities, float32 (n_images, n_classes), of pixels by size; one call at a time."""
+        """Return probabilities, float32 (n_images, n_classes), of pixels by size.
+
+        Not thread-safe: one call at a time.
+        """
         n_images = len(next(iter(pixels.values())))
         if n_images == 1:
-            if self._alone is None:
-                self._alone = self._made(self.n_processors)
-            return self._of_one(self._alone, pixels, 0)
+            if self._all_cores is None:
+                self._all_cores = self._make_runner(self.n_cores)
+            return self._run(self._all_cores, pixels, 0)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n_processors)
+            self._pool = ThreadPoolExecutor(self.n_cores)
         return np.concatenate(list(self._pool.map(lambda i: self._row(pixels, i), range(n_images))))
 
     def _row(self, pixels: Pixels, i: int) -> npt.NDArray[np.float32]:
+        """Return the probabilities (1, n_classes) of one image, by an idle interpreter."""
         try:
-            one = self._idle.get_nowait()
+            runner = self._idle.get_nowait()
         except queue.Empty:
-            one = self._made(1)
+            runner = self._make_runner(1)
         try:
-            return self._of_one(one, pixels, i)
+            return self._run(runner, pixels, i)
         finally:
-            self._idle.put(one)
+            self._idle.put(runner)
 
-    def _made(self, n_threads: int) -> Any:
+    def _make_runner(self, n_threads: int) -> Any:
         try:
             with silent_stderr():
-                made = self._interpreter.Interpreter(
+                interpreter = self._interpreter.Interpreter(
                     model_content=self._model, num_threads=n_threads
                 )
-                made.allocate_tensors()
-                runner = made.get_signature_runner("pixels")
+                interpreter.allocate_tensors()
+                return interpreter.get_signature_runner("pixels")
         except (ValueError, RuntimeError) as error:
-            reason = first_line(error)
-            raise RunError(f"{self._place} cannot be run ({reason}); export again.") from error
-        return runner
+            raise RunError(
+                f"{self._path} cannot be run ({first_line(error)}); export again."
+            ) from error
 
-    def _of_one(self, runner: Any, pixels: Pixels, i: int) -> npt.NDArray[np.float32]:
+    def _run(self, runner: Any, pixels: Pixels, i: int) -> npt.NDArray[np.float32]:
         inputs = {pixels_name(size, self._sizes): pixels[size][i : i + 1] for size in self._sizes}
         return np.asarray(runner(**inputs)["probabilities"])
 
 
-def convert(saved_model: Path, file: Path, *, int8: bool = False) -> None:
-    """Makes a LiteRT model of the signature `pixels` of a SavedModel.
+def convert(saved_model: Path, path: Path, *, int8: bool = False) -> None:
+    """Convert the signature `pixels` of a SavedModel to a LiteRT model.
 
     Args:
-        saved_model: Its folder.
-        file: Where to write.
-        int8: Keep weights in 8 bits and quantise activations as they come ("dynamic range").
+        saved_model: The SavedModel's folder.
+        path: The file to write.
+        int8: Keep weights in 8 bits and quantise activations at run time ("dynamic range").
 
     Raises:
-        EngineError: The model holds something that LiteRT lacks.
+        EngineError: The model uses an operation that LiteRT lacks.
     """
     from hubretrain.tensorflow import tf
 
@@ -125,9 +128,10 @@ def convert(saved_model: Path, file: Path, *, int8: bool = False) -> None:
             )
             if int8:
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            made = converter.convert()
+            model = converter.convert()
     except Exception as error:  # the converter raises types of its own, and plain Exception
+        # The line that names the missing operations says more than the first one.
         lines = [line for line in str(error).splitlines() if "needs" in line or "Op" in line]
-        reason = lines[0].strip() if lines else first_line(error)
+        reason = (lines or [first_line(error)])[0].strip()
         raise EngineError(f"the model cannot be converted to LiteRT ({reason[:200]})") from error
-    file.write_bytes(made)
+    path.write_bytes(model)

@@ -1,4 +1,4 @@
-"""The door to ONNX, an extra: `hubretrain[onnx]`. tf2onnx makes it, ONNX Runtime runs it."""
+"""Converts to ONNX with tf2onnx and runs it with ONNX Runtime; an extra: `hubretrain[onnx]`."""
 
 from __future__ import annotations
 
@@ -17,52 +17,55 @@ _INSTALL = "install it with: pip install 'hubretrain[onnx]'"
 
 
 class Onnx:
-    """An ONNX model on the processor.
+    """An ONNX model on the CPU.
 
     Args:
         model: The bytes of an `.onnx` file.
-        sizes: Heights and widths of the inputs.
-        place: The file, for errors.
+        sizes: Heights and widths of the inputs, pixels.
+        path: The file, named in errors.
 
     Raises:
         EngineError: ONNX Runtime is not installed.
-        RunError: The bytes are no such model.
+        RunError: The bytes are no ONNX model.
     """
 
     name = "ONNX Runtime"
 
-    def __init__(self, model: bytes, sizes: Sequence[int], place: Path) -> None:
+    def __init__(self, model: bytes, sizes: Sequence[int], path: Path) -> None:
         try:
             import onnxruntime
         except ImportError as error:
-            raise EngineError(f"ONNX Runtime is missing ({error}); {_INSTALL}") from None
+            raise EngineError(f"ONNX Runtime is not installed ({error}); {_INSTALL}") from None
         self._sizes = sizes
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors only
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # it raises types of its own
-            reason = first_line(error)
-            raise RunError(f"{place} cannot be run ({reason}); export again.") from error
+            raise RunError(f"{path} cannot be run ({first_line(error)}); export again.") from error
 
     def __call__(self, pixels: Mapping[int, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        """Probabilities, float32 (n_images, n_classes), of pixels by size."""
+        """Return probabilities, float32 (n_images, n_classes), of pixels by size."""
         inputs = {pixels_name(size, self._sizes): pixels[size] for size in self._sizes}
         return np.asarray(self._session.run(["probabilities"], inputs)[0])
 
 
-def convert(saved_model: Path, file: Path) -> None:
-    """Makes an ONNX model of the signature `pixels` of a SavedModel.
+def convert(saved_model: Path, path: Path) -> None:
+    """Convert the signature `pixels` of a SavedModel to an ONNX model.
+
+    Args:
+        saved_model: The SavedModel's folder.
+        path: The file to write.
 
     Raises:
-        EngineError: tf2onnx is not installed, or the model holds something that ONNX lacks.
+        EngineError: tf2onnx is not installed, or the model uses an operation that ONNX lacks.
     """
     try:
         import tf2onnx
     except ImportError as error:
-        raise EngineError(f"tf2onnx is missing ({error}); {_INSTALL}") from None
+        raise EngineError(f"tf2onnx is not installed ({error}); {_INSTALL}") from None
     import logging
 
     from hubretrain.tensorflow import tf
@@ -82,8 +85,8 @@ def convert(saved_model: Path, file: Path) -> None:
     try:
         with silent_stderr():
             tf2onnx.convert.from_function(
-                tf.function(of), input_signature=specs, opset=OPSET, output_path=str(file)
+                tf.function(of), input_signature=specs, opset=OPSET, output_path=str(path)
             )
     except Exception as error:  # it raises types of its own
-        reason = first_line(error)
-        raise EngineError(f"the model cannot be converted to ONNX ({reason[:200]})") from error
+        reason = first_line(error)[:200]
+        raise EngineError(f"the model cannot be converted to ONNX ({reason})") from error

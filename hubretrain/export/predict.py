@@ -1,14 +1,13 @@
-"""The prediction stage: image files in, the likeliest classes of each out. No TensorFlow needed."""
+"""The prediction stage: image files in, the most probable classes of each out; no TensorFlow."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +20,21 @@ from hubretrain.parallel import ahead
 from hubretrain.storage import is_remote, read_bytes
 
 BATCH_SIZE = 16
-VIEWS_AHEAD = 64  # that wait to be run, so that memory stays flat whatever the number of views
+MAX_VIEWS_AHEAD = 64  # views that wait for the model, so that memory stays bounded
+
+_Views = Mapping[int, npt.NDArray[np.uint8]]  # size: (n_views, size, size, 3)
+_ViewsOrError = _Views | str
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """Prediction of one image.
 
     Attributes:
         path: The image file, or its URL.
-        classes: (class name, probability in [0, 1]), likeliest first.
-        decision: The class that the decision rule takes; without logit adjustment the likeliest.
-        error: Why there is nothing of these, or ''.
+        classes: (class name, probability in [0, 1]) of the most probable classes, in that order.
+        decision: The class that the decision rule chooses; without logit adjustment the top-1.
+        error: Why there is no prediction, or ''.
     """
 
     path: str
@@ -47,71 +49,71 @@ def predict_images(
     top: int = 3,
     *,
     tta: int = 1,
-    form: str | None = None,
+    format: str | None = None,
 ) -> Iterator[Prediction]:
-    """The likeliest classes of images, in their order, some tens of images behind `images`.
+    """Predict the most probable classes of images, in the order of `images`.
+
+    Images are read some tens ahead of the predictions, so `images` may be a stream.
 
     Args:
         export: An export folder.
-        images: Image files, folders of them (with all below), or URLs. One that cannot be read
-            gets its error, and the rest go on.
-        top: How many classes of each.
-        tta: Test-time augmentation: the mean over so many views, the image itself first and then
-            views augmented as in training; 1 for the image alone.
-        form: One of `runners.FORMATS`; by default LiteRT, or TensorFlow where that is missing.
+        images: Image files, folders of them (searched recursively), or URLs. An image that cannot
+            be read gets an error in place of its prediction; the others are predicted.
+        top: Number of classes per image.
+        tta: Test-time augmentation: number of views per image whose mean is taken, the image
+            itself first and then views augmented as in training; 1 for the image alone.
+        format: One of `hubretrain.export.runtimes.FORMATS`; by default LiteRT, or TensorFlow where
+            the export has no LiteRT model.
 
     Raises:
-        RunError: There is no export there, or it is damaged.
-        EngineError: What runs that format is not installed.
+        RunError: The folder holds no export, or a damaged one.
+        EngineError: The library that runs the format is not installed.
     """
-    exported = Export.open(export)
-    return _predictions(exported, open_runtime(exported, form), images, top, tta)
+    opened = Export.open(export)
+    return _predictions(opened, open_runtime(opened, format), images, top, tta)
 
 
 def _predictions(
-    exported: Export, runner: Runtime, images: Iterable[str | Path], top: int, tta: int
+    export: Export, runtime: Runtime, images: Iterable[str | Path], top: int, tta: int
 ) -> Iterator[Prediction]:
-    look = _views(exported, tta)
-    waiting: list[tuple[str, _Looked]] = []
-    n_waiting = 0
+    """Read images ahead, and run them in batches of about `BATCH_SIZE` views."""
+    read = _reader(export, tta)
     files = image_files(images)
     first = list(itertools.islice(files, 2))
-    looked: Iterable[tuple[str, _Looked]]
-    if len(first) == 1:  # looked at here: a thread would have to be started for it
-        looked = [(first[0], look(first[0]))]
+    views_of: Iterable[tuple[str, _ViewsOrError]]
+    if len(first) == 1:  # read here: a thread would have to be started for it
+        views_of = [(first[0], read(first[0]))]
     else:
-        looked = ahead(look, itertools.chain(first, files), max(2, VIEWS_AHEAD // tta))
-    for path, found in looked:
-        waiting.append((path, found))
-        n_waiting += not isinstance(found, str)
-        if n_waiting * tta >= BATCH_SIZE:
-            yield from _said(exported, runner, waiting, top)
-            waiting, n_waiting = [], 0
-    yield from _said(exported, runner, waiting, top)
-
-
-_Looked = Mapping[int, npt.NDArray[np.uint8]] | str
+        views_of = ahead(read, itertools.chain(first, files), max(2, MAX_VIEWS_AHEAD // tta))
+    batch: list[tuple[str, _ViewsOrError]] = []
+    n_readable = 0
+    for path, views in views_of:
+        batch.append((path, views))
+        n_readable += not isinstance(views, str)
+        if n_readable * tta >= BATCH_SIZE:
+            yield from _predict_batch(export, runtime, batch, top)
+            batch, n_readable = [], 0
+    yield from _predict_batch(export, runtime, batch, top)
 
 
 def image_files(images: Iterable[str | Path]) -> Iterator[str]:
-    """Image files, and those below folders in order of their paths.
+    """List image files, and those below folders in the order of their paths.
 
-    A folder that holds none, or cannot be read, comes itself.
+    A folder without images, or one that cannot be read, is listed itself.
     """
-    for one in images:
-        found: list[Path] = []
-        if not is_remote(str(one)) and os.path.isdir(one):  # Path.is_dir raises on a long name
-            files = (Path(at, name) for at, _, names in os.walk(one) for name in names)
-            found = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
-        yield from map(str, found) if found else [str(one)]
+    for image in images:
+        files: list[Path] = []
+        if not is_remote(str(image)) and os.path.isdir(image):  # Path.is_dir raises on a long name
+            below = (Path(folder, name) for folder, _, names in os.walk(image) for name in names)
+            files = sorted(path for path in below if path.suffix.lower() in IMAGE_SUFFIXES)
+        yield from map(str, files) if files else [str(image)]
 
 
-def _views(exported: Export, tta: int) -> Callable[[str], _Looked]:
-    """What turns a path into the pixels of its views, or into a sentence on what is wrong."""
-    facts: dict[str, Any] = exported.facts.get("augmentation") or {}
-    augmentation = Augmentation(**facts)
+def _reader(export: Export, tta: int) -> Callable[[str], _ViewsOrError]:
+    """Return a function from a path to the pixels of its views, or to a sentence on the error."""
+    augmentation = Augmentation(**(export.facts.get("augmentation") or {}))
 
-    def look(path: str) -> _Looked:
+    def read(path: str) -> _ViewsOrError:
         try:
             data = read_bytes(path)
             image = decode(data)
@@ -119,37 +121,43 @@ def _views(exported: Export, tta: int) -> Callable[[str], _Looked]:
             return "a folder without images"
         except OSError as error:
             return error.strerror or str(error)
-        except (DataError, ValueError) as error:  # ValueError: no name of a file
+        except (DataError, ValueError) as error:  # ValueError: no valid file name
             return str(error)
         draws: list[Draw | None] = [None]
         if tta > 1:
             sha256 = hashlib.sha256(data).hexdigest()
             draws += [augmentation.draw(sha256, number, 0) for number in range(1, tta)]
         return {
-            size: np.stack([view(image, size, draw) for draw in draws]) for size in exported.sizes
+            size: np.stack([view(image, size, draw) for draw in draws]) for size in export.sizes
         }
 
-    return look
+    return read
 
 
-def _said(
-    exported: Export, runner: Runtime, waiting: list[tuple[str, _Looked]], top: int
+def _predict_batch(
+    export: Export, runtime: Runtime, batch: Sequence[tuple[str, _ViewsOrError]], top: int
 ) -> Iterator[Prediction]:
-    seen = [found for _, found in waiting if not isinstance(found, str)]
-    probabilities: Iterator[npt.NDArray[np.float32]] = iter(())
-    decisions: Iterator[Any] = iter(())
-    if seen:
-        sizes = exported.sizes
-        pixels = {size: to_unit(np.concatenate([one[size] for one in seen])) for size in sizes}
-        rows = runner(pixels)
-        means = rows.reshape(len(seen), -1, rows.shape[1]).mean(axis=1)
-        probabilities, decisions = iter(means), iter(exported.decisions(means))
-    names = exported.class_names
-    for path, found in waiting:
-        if isinstance(found, str):
-            yield Prediction(path, error=found)
+    readable = [views for _, views in batch if not isinstance(views, str)]
+    rows = iter(_probabilities(export, runtime, readable) if readable else ())
+    names = export.class_names
+    for path, views in batch:
+        if isinstance(views, str):
+            yield Prediction(path, error=views)
             continue
-        row = next(probabilities)
-        order = np.argsort(-row, kind="stable")[:top]
-        classes = tuple((names[c], float(row[c])) for c in order)
-        yield Prediction(path, classes, names[int(next(decisions))])
+        probs = next(rows)
+        order = np.argsort(-probs, kind="stable")[:top]
+        classes = tuple((names[c], float(probs[c])) for c in order)
+        (decision,) = export.decisions(probs[np.newaxis])
+        yield Prediction(path, classes, names[int(decision)])
+
+
+def _probabilities(
+    export: Export, runtime: Runtime, images: Sequence[_Views]
+) -> npt.NDArray[np.float32]:
+    """Return the mean probabilities over the views of each image: float32 (n_images, n_classes)."""
+    pixels = {
+        size: to_unit(np.concatenate([views[size] for views in images])) for size in export.sizes
+    }
+    probs = runtime(pixels)
+    mean: npt.NDArray[np.float32] = probs.reshape(len(images), -1, probs.shape[1]).mean(axis=1)
+    return mean

@@ -1,8 +1,8 @@
-"""A trained classifier becomes an export folder, whole or not at all.
+"""Writes the export folder of a trained model, whole or not at all.
 
-The SavedModel comes first; every other format is converted from its signature `pixels`, so they
-hold the same weights, range and temperature. `hubretrain.export.manifest` says what stands
-there.
+The SavedModel comes first; every other format is converted from its signature `pixels`, so all
+formats hold the same weights, input range and temperature. `hubretrain.export.manifest` documents
+the folder.
 """
 
 from __future__ import annotations
@@ -14,135 +14,121 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import EngineError, RunError
-from hubretrain.export import litert as litert_door
-from hubretrain.export import onnx as onnx_door
+from hubretrain.errors import EngineError, WriteError
+from hubretrain.export import litert, onnx
 from hubretrain.export.graph import Member, ServingGraph
 from hubretrain.export.manifest import FACTS, LABELS, MODEL_OF, Export, refuse_other
 from hubretrain.files import file_sha256, folder_aside, replace_folder, write_json
 from hubretrain.heads import ENSEMBLE_NAME
-from hubretrain.modules import Classifier
 from hubretrain.tensorflow import tf
 
-__all__ = ["Member", "add_formats", "copy_export", "export_ensemble", "export_saved_model"]
+__all__ = ["Member", "add_formats", "copy_export", "write_export"]
 
 
-def export_saved_model(
-    classifier: Classifier,
-    class_names: Sequence[str],
-    folder: Path,
-    facts: Mapping[str, Any],
-    *,
-    temperature: float = 1.0,
-    formats: Sequence[str] = (),
-) -> None:
-    """Writes the export folder of one model, whole or not at all.
-
-    Args:
-        classifier: The trained model.
-        class_names: In class order.
-        folder: Where to; an export that is there is replaced.
-        facts: What else `export.json` is to hold; `adjust` as it was chosen, for probabilities
-            without the temperature.
-        temperature: Of the calibration, see `hubretrain.evaluation.temperature`.
-        formats: `litert` and `onnx`, where the model must be there in them. LiteRT is made
-            unasked where it can be.
-
-    Raises:
-        RunError: The folder holds something else.
-        WriteError: The folder cannot be written.
-        EngineError: The model cannot be converted as asked.
-    """
-    stored = classifier.backbone.stored
-    known = {
-        "module": stored.name,
-        "module_sha256": stored.sha256,
-        "head": classifier.kind,
-    }
-    _export([Member(classifier)], class_names, folder, {**known, **facts}, temperature, formats)
-
-
-def export_ensemble(
+def write_export(
     members: Sequence[Member],
     class_names: Sequence[str],
     folder: Path,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     *,
     temperature: float = 1.0,
     formats: Sequence[str] = (),
 ) -> None:
-    """Writes the export folder of an ensemble: the weighted mean of its members' probabilities.
+    """Write the export folder of a model: one classifier, or an ensemble of several.
 
-    It is served as one model is: image bytes in, probabilities out; each member gets the image in
-    its own size.
+    An ensemble, the weighted mean of its members' probabilities, is served as a single model is:
+    image bytes in, probabilities out; each member gets the image in its own size.
 
     Args:
         members: Classifiers and their weights.
-        class_names: In class order.
-        folder: Where to; an export that is there is replaced.
-        facts: As `export_saved_model` takes them.
-        temperature: Of the calibration of the mean.
-        formats: As `export_saved_model` takes them.
+        class_names: Class names in class order.
+        folder: Destination; an export that is there is replaced.
+        metadata: Further entries of `export.json`; `adjust` as it was chosen, for probabilities
+            without the temperature.
+        temperature: Calibration temperature of the probabilities, or of the ensemble's mean, see
+            `hubretrain.evaluation.temperature`.
+        formats: `litert` and `onnx`, where the model must be available in them. Without being
+            asked, LiteRT is written if the model can be converted.
 
     Raises:
-        RunError: The folder holds something else.
+        RunError: The folder holds something other than an export.
         WriteError: The folder cannot be written.
-        EngineError: The model cannot be converted as asked.
+        EngineError: The model cannot be converted to one of `formats`.
     """
-    known = {
-        "module": ENSEMBLE_NAME,
-        "members": [
-            {
-                "module": one.classifier.backbone.stored.name,
-                "module_sha256": one.classifier.backbone.stored.sha256,
-                "image_size": one.image_size,
-                "head": one.classifier.kind,
-                "weight": one.weight,
-            }
-            for one in members
-        ],
-    }
-    _export(members, class_names, folder, {**known, **facts}, temperature, formats)
+    refuse_other(folder)
+    graph = ServingGraph(members, class_names, temperature)
+    # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
+    strength = float(metadata.get("adjust") or 0.0) / temperature
+    with _aside(folder) as aside:
+        new = aside / "new"
+        tf.saved_model.save(graph, str(new), graph.signatures_of)
+        (new / LABELS).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+        files = {
+            path.relative_to(new).as_posix(): file_sha256(path)
+            for path in sorted(new.rglob("*"))
+            if path.is_file() and path.name not in (LABELS, "fingerprint.pb")
+        }
+        not_converted = ""
+        try:
+            files |= _convert(new, new, sorted({"litert", *formats} - {"savedmodel"}))
+        except EngineError as error:
+            if set(formats) - {"savedmodel"}:
+                raise
+            not_converted = str(error)  # TensorFlow runs it all the same
+        sizes = list(graph.sizes)
+        manifest = {
+            "class_names": list(class_names),
+            "image_sizes": sizes,
+            "image_size": sizes[0] if len(sizes) == 1 else None,
+            **_model_entries(members),
+            **metadata,
+            "temperature": temperature,
+            "adjust": strength,
+            "not_converted": not_converted,
+            "files": files,
+        }
+        write_json(new / FACTS, manifest)
+        replace_folder(new, folder)
 
 
 def add_formats(folder: Path, formats: Sequence[str]) -> Export:
-    """Converts an export to more formats, beside those that it has.
+    """Convert an export to further formats, beside those that it has.
 
     Args:
         folder: The export folder.
-        formats: `litert`, `onnx`.
+        formats: Names of formats: `savedmodel`, `litert`, `onnx`.
 
     Raises:
-        RunError: The folder holds no whole export.
-        WriteError: It cannot be written.
+        RunError: The folder holds no complete export.
+        WriteError: The folder cannot be written.
         EngineError: The model cannot be converted.
     """
-    exported = Export.open(folder)
-    missing = [one for one in formats if one != "savedmodel" and not exported.has(one)]
+    export = Export.open(folder)
+    missing = [name for name in formats if name != "savedmodel" and not export.has(name)]
     if missing:
-        exported.model("savedmodel")
+        export.model("savedmodel")  # converted only if its bytes are those that were exported
         with _aside(folder) as aside:
-            made = _converted(folder, aside, missing)
-            for name in made:
+            files = _convert(folder, aside, missing)
+            for name in files:
                 os.replace(aside / name, folder / name)
-        facts = {**exported.facts, "files": exported.facts["files"] | made}
+        manifest = {**export.facts, "files": export.facts["files"] | files}
         if "litert" in missing:
-            facts["not_converted"] = ""
-        write_json(folder / FACTS, facts)
+            manifest["not_converted"] = ""
+        write_json(folder / FACTS, manifest)
     return Export.open(folder)
 
 
 def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Export:
-    """Copies an export and converts the copy to the formats that it lacks, whole or not at all.
+    """Copy an export and convert the copy to the formats that it lacks, whole or not at all.
 
     Args:
-        source: An export folder.
-        folder: Where to; an export that is there is replaced.
-        formats: `litert`, `onnx`.
+        source: The export folder to copy.
+        folder: Destination; an export that is there is replaced.
+        formats: Names of formats: `savedmodel`, `litert`, `onnx`.
 
     Raises:
-        RunError: `source` holds no whole export, or `folder` something else or cannot be
-            written.
+        RunError: `source` holds no complete export, or `folder` something other than an export.
+        WriteError: `folder` cannot be written.
         EngineError: The model cannot be converted.
     """
     refuse_other(folder)
@@ -153,70 +139,45 @@ def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Export:
     return Export.open(folder)
 
 
-def _export(
-    members: Sequence[Member],
-    class_names: Sequence[str],
-    folder: Path,
-    facts: Mapping[str, Any],
-    temperature: float,
-    formats: Sequence[str],
-) -> None:
-    refuse_other(folder)
-    served = ServingGraph(members, class_names, temperature)
-    # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
-    strength = float(facts.get("adjust") or 0.0) / temperature
-    with _aside(folder) as aside:
-        new = aside / "new"
-        tf.saved_model.save(served, str(new), served.signatures_of)
-        (new / LABELS).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
-        files = {
-            path.relative_to(new).as_posix(): file_sha256(path)
-            for path in sorted(new.rglob("*"))
-            if path.is_file() and path.name not in (LABELS, "fingerprint.pb")
+def _model_entries(members: Sequence[Member]) -> dict[str, Any]:
+    """Return what `export.json` says of the model: its module, or the members of the ensemble."""
+    entries = [
+        {
+            "module": member.classifier.backbone.stored.name,
+            "module_sha256": member.classifier.backbone.stored.sha256,
+            "image_size": member.image_size,
+            "head": member.classifier.kind,
+            "weight": member.weight,
         }
-        not_converted = ""
-        try:
-            files |= _converted(new, new, sorted({"litert", *formats} - {"savedmodel"}))
-        except EngineError as error:
-            if formats and set(formats) != {"savedmodel"}:
-                raise
-            not_converted = str(error)  # TensorFlow runs it all the same
-        image_sizes = list(served.sizes)
-        known = {
-            "class_names": list(class_names),
-            "image_sizes": image_sizes,
-            "image_size": image_sizes[0] if len(image_sizes) == 1 else None,
-            **facts,
-            "temperature": temperature,
-            "adjust": strength,
-            "not_converted": not_converted,
-            "files": files,
-        }
-        write_json(new / FACTS, known)
-        replace_folder(new, folder)
+        for member in members
+    ]
+    if len(entries) > 1:
+        return {"module": ENSEMBLE_NAME, "members": entries}
+    return {key: entries[0][key] for key in ("module", "module_sha256", "head")}
 
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write to, gone afterwards."""
+    """Make a folder beside `folder` to write to, removed afterwards."""
     try:
         with folder_aside(folder) as aside:
             yield aside
     except (OSError, tf.errors.OpError) as error:
-        raise RunError(
-            f"{folder}/ cannot be written ({error}); make room and try again."
+        raise WriteError(
+            f"{folder}/ cannot be written ({error}); free disk space, fix permissions, or choose "
+            "another folder."
         ) from error
 
 
-def _converted(saved_model: Path, place: Path, formats: Sequence[str]) -> dict[str, str]:
-    """Makes the files of some formats in `place`: file name to its sha256."""
+def _convert(saved_model: Path, folder: Path, formats: Sequence[str]) -> dict[str, str]:
+    """Convert a SavedModel to formats in `folder`; return file name to its sha256."""
     names = []
-    for one in formats:
-        names.append(MODEL_OF[one])
-        if one == "litert":
-            litert_door.convert(saved_model, place / MODEL_OF[one])
+    for name in formats:
+        names.append(MODEL_OF[name])
+        if name == "litert":
+            litert.convert(saved_model, folder / MODEL_OF[name])
             names.append(MODEL_OF["litert_int8"])
-            litert_door.convert(saved_model, place / MODEL_OF["litert_int8"], int8=True)
+            litert.convert(saved_model, folder / MODEL_OF["litert_int8"], int8=True)
         else:
-            onnx_door.convert(saved_model, place / MODEL_OF[one])
-    return {name: file_sha256(place / name) for name in names}
+            onnx.convert(saved_model, folder / MODEL_OF[name])
+    return {name: file_sha256(folder / name) for name in names}

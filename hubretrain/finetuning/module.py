@@ -14,7 +14,7 @@ from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST
 from hubretrain.errors import RunError
 from hubretrain.evaluation import fit_temperature
-from hubretrain.export import export_saved_model
+from hubretrain.export import Member, write_export
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
@@ -167,8 +167,8 @@ class ModuleFineTuning:
             "priors": self.rule.priors.tolist(),
             "augmentation": asdict(self.training.tuning.augmentation),
         }
-        export_saved_model(
-            self.classifier,
+        write_export(
+            [Member(self.classifier)],
             self.dataset.class_names,
             self.run.export_folder,
             facts,

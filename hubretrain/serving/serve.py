@@ -20,7 +20,7 @@ def serve_export(
     host: str = "127.0.0.1",
     port: int = 8501,
     name: str | None = None,
-    form: str | None = None,
+    format: str | None = None,
     limits: Limits | None = None,
     ready: Callable[[str, str, str], object] = lambda _url, _name, _engine: None,
 ) -> None:
@@ -31,7 +31,7 @@ def serve_export(
         host: Address to listen at.
         port: 0 for any that is free.
         name: Of the model in its address; by default its run's.
-        form: One of `runners.FORMATS`; by default LiteRT where it is there.
+        format: One of `runtimes.FORMATS`; by default LiteRT where it is there.
         limits: What the server takes.
         ready: Told the address, the model's name and what runs it, once the port is ours.
 
@@ -52,7 +52,7 @@ def serve_export(
     exported = Export.open(export)
     name = name or exported.name
     with _listening(host, port) as listener:
-        runner = open_runtime(exported, form)
+        runner = open_runtime(exported, format)
         _warm(exported, runner)
         limits = limits or Limits()
         config = uvicorn.Config(

@@ -165,7 +165,7 @@ def run(place, tmp_path):
 
 def fine_tuned(run, class_names):
     """Leaves the export that fine-tuning leaves, of a model that no head is."""
-    from hubretrain.export.writer import export_saved_model
+    from hubretrain.export.writer import Member, write_export
     from hubretrain.modules import restore_module
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
@@ -174,7 +174,7 @@ def fine_tuned(run, class_names):
     weight = np.zeros((20, 3), "f4")
     classifier = Classifier(backbone, "softmax", weight, np.log(np.array([0.5, 0.3, 0.2], "f4")))
     facts = {"run": run.name, "fine_tuned": True}
-    export_saved_model(classifier, class_names, run.export_folder, facts)
+    write_export([Member(classifier)], class_names, run.export_folder, facts)
 
 
 def test_what_was_fine_tuned_is_what_is_exported_elsewhere_in_more_formats(place, run, tmp_path):
@@ -185,7 +185,7 @@ def test_what_was_fine_tuned_is_what_is_exported_elsewhere_in_more_formats(place
     assert "m0 (fine-tuned), temperature 1.00:" in ran.stdout
     image = sorted(place.glob("data/digits/*/*.png"))[0]
     for form in ("litert", "onnx", "savedmodel"):
-        (found,) = predict_images(tmp_path / "out", [image], form=form)
+        (found,) = predict_images(tmp_path / "out", [image], format=form)
         assert [p for _, p in found.classes] == pytest.approx([0.5, 0.3, 0.2], abs=1e-5)
     assert not Export.open(run.folder).has("onnx")
 

@@ -132,7 +132,7 @@ def test_the_graph_turns_photographs_upright_as_pillow_does(order, byte_order):
 
 
 def test_damaged_exif_is_no_orientation():
-    from hubretrain.export.orientation import exif_orientation
+    from hubretrain.export.graph import exif_orientation
 
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -244,19 +244,19 @@ def test_formats_are_added_to_an_export_without_training(small_export, tmp_path)
 
 
 def test_what_cannot_be_converted_is_served_by_tensorflow(small_module, tmp_path):
-    from hubretrain.export.writer import export_saved_model
+    from hubretrain.export.writer import Member, write_export
     from hubretrain.modules import resolve
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 
     zeros = np.zeros((5, 2), np.float32), np.zeros(2, np.float32)
     classifier = Classifier(Backbone(resolve(str(small_module))), "softmax", *zeros)
-    export_saved_model(classifier, ["a", "b"], tmp_path / "export", {})
+    write_export([Member(classifier)], ["a", "b"], tmp_path / "export", {})
     exported = Export.open(tmp_path / "export")
     assert "cannot be converted to LiteRT" in exported.facts["not_converted"]
     runner = open_runtime(exported)
     assert runner.name == "TensorFlow"
     assert np.allclose(runner({8: to_unit(photo_crops(2))}), 0.5)
     with pytest.raises(EngineError, match="cannot be converted to LiteRT"):
-        export_saved_model(classifier, ["a", "b"], tmp_path / "e", {}, formats=["litert"])
+        write_export([Member(classifier)], ["a", "b"], tmp_path / "e", {}, formats=["litert"])
     assert not (tmp_path / "e").exists()

@@ -32,7 +32,7 @@ def export(photographs, tmp_path_factory):
     pytest.importorskip("tf2onnx")
     from sklearn.linear_model import LogisticRegression
 
-    from hubretrain.export.writer import export_saved_model
+    from hubretrain.export.writer import Member, write_export
     from hubretrain.modules import resolve
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
@@ -49,7 +49,7 @@ def export(photographs, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("real") / "export"
     formats = ("litert", "onnx")
-    export_saved_model(classifier, list(head.classes_), folder, {}, formats=formats)
+    write_export([Member(classifier)], list(head.classes_), folder, {}, formats=formats)
     return folder
 
 

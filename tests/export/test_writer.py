@@ -45,7 +45,7 @@ def test_the_graph_sees_what_training_saw_to_one_level_of_256(size):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, request):
-    from hubretrain.export.writer import export_saved_model
+    from hubretrain.export.writer import Member, write_export
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
     from tests.samples import write_module
@@ -57,7 +57,7 @@ def exported(tmp_path_factory, request):
     found = {}
     for kind in ("softmax", "logistic"):
         classifier = Classifier(backbone, kind, weight.astype("f4"), bias.astype("f4"))
-        export_saved_model(classifier, ["a", "<b>", "ç é"], place / kind, {"fine_tuned": False})
+        write_export([Member(classifier)], ["a", "<b>", "ç é"], place / kind, {"fine_tuned": False})
         found[kind] = (classifier, place / kind)
     return found
 
@@ -93,7 +93,7 @@ def test_half_an_export_is_refused(tmp_path):
 
 def test_an_ensemble_is_exported_as_one_model_of_bytes(tmp_path):
     from hubretrain.export.predict import predict_images
-    from hubretrain.export.writer import Member, export_ensemble
+    from hubretrain.export.writer import Member, write_export
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
     from hubretrain.tensorflow import tf
@@ -109,7 +109,7 @@ def test_an_ensemble_is_exported_as_one_model_of_bytes(tmp_path):
         )
         pixels = np.stack([view(decode(data), size) for data in pictures()]).astype("f4") / 255
         expected = expected + share * members[-1].classifier.probabilities(tf.constant(pixels))
-    export_ensemble(members, ["a", "b", "c"], tmp_path / "export", {"run": "x"})
+    write_export(members, ["a", "b", "c"], tmp_path / "export", {"run": "x"})
     serve = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
     said = serve(image_bytes=tf.constant(pictures()))["probabilities"].numpy()
     assert np.abs(said - expected.numpy()).max() < 0.005
