@@ -52,9 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        sys.exit(
-            "Chromium is not installed (on Debian: apt-get install chromium)"
-        )
+        sys.exit("Chromium is not installed (on Debian: apt-get install chromium)")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.readme:
         for name, (section, scheme) in README_PICTURES.items():
@@ -69,7 +67,7 @@ def main() -> None:
                 shot(
                     browser,
                     arguments.page,
-                    arguments.folder / name,
+                    file,
                     section,
                     f"{width},1600",
                     scheme,
