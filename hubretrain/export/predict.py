@@ -138,7 +138,9 @@ def _predict_batch(
     export: Export, runtime: Runtime, batch: Sequence[tuple[str, _ViewsOrError]], top: int
 ) -> Iterator[Prediction]:
     readable = [views for _, views in batch if not isinstance(views, str)]
-    rows = iter(_probabilities(export, runtime, readable) if readable else ())
+    rows: Iterator[npt.NDArray[np.float32]] = iter(
+        _probabilities(export, runtime, readable) if readable else ()
+    )
     names = export.class_names
     for path, views in batch:
         if isinstance(views, str):
