@@ -1,12 +1,23 @@
 # The two commands: `make demo` and `make test`. Each makes .venv and installs into it first.
 VENV := .venv
 BIN := $(VENV)/bin
-# The first of these that is a Python which TensorFlow supports; PYTHON=... overrides it.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+# The first of these that TensorFlow supports; PYTHON=... names another.
+CANDIDATES := python3.13 python3.12 python3.11 python3
+ifndef PYTHON
+PYTHON := $(shell for p in $(CANDIDATES); do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
+endif
+# What `make test-all` runs, those of them that are here; PYTHONS="..." names others.
+PYTHONS ?= python3.13 python3.12 python3.11
+EXTRAS := dev,kaggle,lite,onnx,openvino,ray,report,serve
+# The tests that compute features with TensorFlow, OpenVINO, LiteRT or ONNX Runtime.
+NUMERICS := tests/bottlenecks tests/export tests/extraction tests/finetuning tests/modules \
+	tests/report/saliency
 
-.PHONY: demo test check pytest slow bench clean
+PYTEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test check pytest slow test-all test-cpus bench clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -19,19 +30,46 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
+# The suite under every Python that is here, each in an environment of its own.
+test-all:
+	@for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
+			{ echo "$$python is not here; its version is not tested."; continue; }; \
+		echo "Testing Python $$version."; \
+		$(MAKE) test PYTHON="$$python" VENV=.venv-$$version || exit; \
+		tested="$$tested $$version"; \
+	done; \
+	test -n "$$tested" || { echo "None of $(PYTHONS) is here; name some: make test-all PYTHONS=..."; exit 1; }; \
+	echo "Tested:$$tested"
+
+# The tests of numerics under other instruction sets: kernels differ, and round differently.
+test-cpus: $(VENV)/installed
+	for setting in TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX512_CORE; do \
+		echo "$$setting"; \
+		env $$setting $(PYTEST) $(NUMERICS) || exit; \
+	done
+
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
 
-$(VENV)/installed: setup.cfg setup.py pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 found; name one: make PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,kaggle,lite,onnx,openvino,ray,report,serve]'
+# A folder that was moved, or made with another Python, is made anew: its scripts would not run.
+$(VENV)/installed: setup.cfg setup.py pyproject.toml $(VENV)/made-by
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	touch $@
 
+MADE_BY := $(CURDIR) $(if $(PYTHON),$(shell $(PYTHON) --version))
+ifneq ($(MADE_BY),$(shell cat $(VENV)/made-by 2>/dev/null))
+.PHONY: $(VENV)/made-by
+endif
+$(VENV)/made-by:
+	@test -n "$(PYTHON)" || { echo "No Python 3.13, 3.12 or 3.11 found; name one: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	echo "$(MADE_BY)" > $@
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +41,7 @@ class ForwardPassLog:
 
     def add(self, module: str, engine: str, precision: str, n_forward: int, seconds: float) -> None:
         """Notes one run of one module."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         row = [now, module, engine, precision, n_forward, round(seconds, 3)]
         line = pd.DataFrame([row], columns=COLUMNS)
         self.table = pd.concat([self.table, line], ignore_index=True) if len(self.table) else line

@@ -61,7 +61,7 @@ def size_facts(table: pd.DataFrame) -> Facts:
         if ending not in SUFFIXES_OF.get(form, {ending})
     ]
     sides = usable[["width", "height"]]
-    common = sides.value_counts().head(5)
+    common = sides.value_counts().head(5).reset_index().to_numpy().tolist()
     small = usable[sides.min(axis=1) < SMALL_SIDE]
     return {
         "formats": _counts(usable["format"]),
@@ -70,7 +70,7 @@ def size_facts(table: pd.DataFrame) -> Facts:
         "width": _spread(sides["width"]),
         "height": _spread(sides["height"]),
         "common_sizes": [
-            {"width": int(w), "height": int(h), "n_images": int(n)} for (w, h), n in common.items()
+            {"width": width, "height": height, "n_images": n} for width, height, n in common
         ],
         "small": small["path"].tolist(),
         "other_format_than_named": lies,
@@ -113,7 +113,7 @@ def duplicate_facts(table: pd.DataFrame, pairs: pd.DataFrame) -> Facts:
     usable = table[table["unreadable"] == ""]
     first = usable.drop_duplicates("sha256").set_index("sha256")
     path_of, group_of = first["path"].to_dict(), first["group"].to_dict()
-    labels = usable.groupby("sha256")["label"].agg(lambda column: tuple(sorted(set(column))))
+    labels = {str(sha256): sorted(set(rows)) for sha256, rows in usable.groupby("sha256")["label"]}
     several = usable[usable["sha256"].duplicated(keep=False)]
     exact = [
         {

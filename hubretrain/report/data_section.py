@@ -35,9 +35,10 @@ def data_values_of(gathered: RunData, thumbnails: Thumbnails, root: Path) -> dic
     ]  # fmt: skip
     facts = []
     sizes = pd.DataFrame(thumbnails.sizes, columns=["w", "h"])
-    sizes = sizes[sizes["w"] > 0].value_counts()
+    sizes = sizes[sizes["w"] > 0].value_counts().reset_index()
     if len(sizes):
-        shown = ", ".join(f"{w} x {h} ({n:,})" for (w, h), n in sizes.head(3).items())
+        most = sizes.head(3).to_numpy().tolist()
+        shown = ", ".join(f"{width} x {height} ({n:,})" for width, height, n in most)
         n = "1 size" if len(sizes) == 1 else f"{len(sizes):,} sizes"
         facts.append(f"{n}, pixels; most often {shown}.")
     n_copies = int(images["sha256"].duplicated().sum())

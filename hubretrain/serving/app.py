@@ -152,7 +152,7 @@ class _Images:
         except FullError:
             sentence = "the queue is full; ask again in a moment"
             raise HTTPException(503, sentence, {"retry-after": "1"}) from None
-        except asyncio.TimeoutError:
+        except TimeoutError:
             sentence = f"no answer within {self._limits.seconds:g} s"
             raise HTTPException(504, sentence) from None
         except DataError as error:

@@ -76,7 +76,7 @@ class BodyLimits:
         try:
             try:
                 data = await asyncio.wait_for(self._read(receive, body), self._limits.seconds)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 refusal = 408, f"the body did not arrive within {self._limits.seconds:g} s"
             except _TooLargeError:
                 refusal = 413, f"the body is too large; at most {n_most:,} bytes"

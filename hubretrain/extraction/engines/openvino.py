@@ -223,7 +223,8 @@ def _check(model: Any, backbone: Any, tf: Any) -> None:
     found = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(noise)[0]
     if found.shape != expected.shape:
         raise RuntimeError(f"it gives shape {found.shape}, TensorFlow {expected.shape}")
-    error = float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+    scale = max(float(np.linalg.norm(expected)), 1e-30)
+    error = float(np.linalg.norm(found - expected)) / scale
     if not error <= 1e-4:
         raise RuntimeError(f"its features differ from TensorFlow's by {error:.1e}")
 
