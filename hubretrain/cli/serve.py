@@ -34,21 +34,21 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 )
 @click.option(
     "--max-bytes",
-    default=Limits.n_bytes,
+    default=Limits.max_bytes,
     show_default=True,
     type=click.IntRange(1),
     help="Of a request.",
 )
 @click.option(
     "--max-pixels",
-    default=Limits.n_pixels,
+    default=Limits.max_pixels,
     show_default=True,
     type=click.IntRange(1, MOST_PIXELS),
     help="Of an image.",
 )
 @click.option(
     "--timeout",
-    default=Limits.seconds,
+    default=Limits.timeout_seconds,
     show_default=True,
     type=click.FloatRange(0.1, 3600),
     callback=_seconds,
@@ -56,7 +56,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 )
 @click.option(
     "--queue",
-    default=Limits.n_images,
+    default=Limits.max_images,
     show_default=True,
     type=click.IntRange(1),
     help="Images inside at once; more are told to come again (503).",

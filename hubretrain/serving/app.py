@@ -6,154 +6,200 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import html
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from hubretrain.data.images import TooManyPixelsError, decode, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import Export, Runtime
-from hubretrain.serving.batch_queue import BatchQueue, FullError, Pixels
+from hubretrain.serving.batch_queue import BatchQueue, FullError, Pixels, Probabilities
 from hubretrain.serving.body_limits import App, BodyLimits
 from hubretrain.serving.limits import Limits
 from hubretrain.serving.prometheus import Metrics
-from hubretrain.serving.tf_serving import INPUT, FormError, TooManyImagesError, read_asked
+from hubretrain.serving.tf_serving import (
+    INPUT,
+    RequestFormatError,
+    TooManyImagesError,
+    read_request,
+)
 
-BATCH_SIZE = 16
+MAX_BATCH_SIZE = 16
 
 
-def make_app(exported: Export, runner: Runtime, name: str, limits: Limits) -> App:
-    """The application.
+def make_app(export: Export, runtime: Runtime, name: str, limits: Limits) -> App:
+    """Make the ASGI application.
 
     Args:
-        exported: What is served.
-        runner: The model, opened.
-        name: Of the model, in its address.
-        limits: What the server takes.
+        export: The export to serve.
+        runtime: Its model, opened.
+        name: Name of the model in the URLs.
+        limits: Request limits of the server.
     """
-    counts = Metrics()
-    batches = BatchQueue(runner, limits.n_images, BATCH_SIZE, counts)
-    images = _Images(exported, batches, limits)
+    metrics = Metrics()
+    queue = BatchQueue(runtime, limits.max_images, MAX_BATCH_SIZE, metrics)
+    predictor = _Predictor(export, queue, limits)
 
     @contextlib.asynccontextmanager
-    async def life(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        await batches.close()
-        images.close()
+        await queue.close()
+        predictor.close()
 
     # FastAPI's own documentation pages load scripts from elsewhere.
-    app = FastAPI(title=f"hubretrain: {name}", docs_url=None, redoc_url=None, lifespan=life)
-    app.add_exception_handler(AnyHTTPException, _as_error)
-    app.add_exception_handler(RequestValidationError, _as_invalid)
-    app.add_exception_handler(HubretrainError, _as_failure)
-    class_names = exported.class_names
+    app = FastAPI(title=f"hubretrain: {name}", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HubretrainError, _failure)
+    app.include_router(_page_routes(name))
+    app.include_router(_monitoring_routes(metrics))
+    app.include_router(_upload_routes(export, predictor, metrics))
+    app.include_router(_model_routes(export, name))
+    app.include_router(_tf_serving_routes(export, name, predictor, limits, metrics))
+    return BodyLimits(app, limits, metrics)
+
+
+def _page_routes(name: str) -> APIRouter:
+    router = APIRouter()
     page, policy = _page(name)
 
-    @app.get("/", response_class=HTMLResponse)
+    @router.get("/", response_class=HTMLResponse)
     async def drop_an_image() -> HTMLResponse:
         return HTMLResponse(page, headers={"content-security-policy": policy})
 
-    @app.get("/healthz")
+    return router
+
+
+def _monitoring_routes(metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(counts.text(), media_type="text/plain; version=0.0.4")
+    @router.get("/metrics")
+    async def metrics_text() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models/{model}")
-    @app.get("/v1/models/{model}/versions/1")
+    return router
+
+
+def _upload_routes(export: Export, predictor: _Predictor, metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+    class_names = export.class_names
+
+    @router.post("/predict")
+    async def upload(request: Request, top: int = 3) -> dict[str, Any]:
+        probs = await predictor.probabilities([await _uploaded(request)])
+        metrics.images.inc()
+        order = np.argsort(-probs[0], kind="stable")[: max(top, 1)]
+        classes = [(class_names[c], float(probs[0, c])) for c in order]
+        return {
+            "decision": class_names[int(export.decisions(probs)[0])],
+            "classes": dict(classes),  # JavaScript moves names such as "7" to the front
+            "top": [{"class": name, "probability": probability} for name, probability in classes],
+        }
+
+    return router
+
+
+def _model_routes(export: Export, name: str) -> APIRouter:
+    """Return TensorFlow Serving's routes about the model."""
+    router = APIRouter()
+    shape = [-1, len(export.class_names)]
+    signature = {
+        "inputs": {INPUT: {"dtype": "DT_STRING", "shape": [-1]}},
+        "outputs": {
+            "probabilities": {"dtype": "DT_FLOAT", "shape": shape},
+            "class_names": {"dtype": "DT_STRING", "shape": shape},
+        },
+    }
+    keys = ("module", "head", "fine_tuned", "temperature", "adjust", "class_names")
+
+    @router.get("/v1/models/{model}")
+    @router.get("/v1/models/{model}/versions/1")
     async def state(model: str) -> dict[str, Any]:
-        _check(model, name)
+        _check_name(model, name)
         status = {"error_code": "OK", "error_message": ""}
         return {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": status}]}
 
-    @app.get("/v1/models/{model}/metadata")
-    @app.get("/v1/models/{model}/versions/1/metadata")
+    @router.get("/v1/models/{model}/metadata")
+    @router.get("/v1/models/{model}/versions/1/metadata")
     async def metadata(model: str) -> dict[str, Any]:
-        _check(model, name)
-        signature = {
-            "inputs": {INPUT: {"dtype": "DT_STRING", "shape": [-1]}},
-            "outputs": {
-                "probabilities": {"dtype": "DT_FLOAT", "shape": [-1, len(class_names)]},
-                "class_names": {"dtype": "DT_STRING", "shape": [-1, len(class_names)]},
-            },
-        }
-        kept = ("module", "head", "fine_tuned", "temperature", "adjust", "class_names")
+        _check_name(model, name)
         return {
             "model_spec": {"name": name, "signature_name": "", "version": "1"},
             "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
-            "export": {key: exported.facts.get(key) for key in kept},
+            "export": {key: export.facts.get(key) for key in keys},
         }
 
-    @app.post("/v1/models/{model}:predict")
-    @app.post("/v1/models/{model}/versions/1:predict")
-    async def serving_form(model: str, request: Request) -> dict[str, Any]:
-        _check(model, name)
+    return router
+
+
+def _tf_serving_routes(
+    export: Export, name: str, predictor: _Predictor, limits: Limits, metrics: Metrics
+) -> APIRouter:
+    """Return TensorFlow Serving's routes of prediction."""
+    router = APIRouter()
+
+    @router.post("/v1/models/{model}:predict")
+    @router.post("/v1/models/{model}/versions/1:predict")
+    async def predict(model: str, request: Request) -> dict[str, Any]:
+        _check_name(model, name)
         body = await request.body()
         try:
-            asked = await asyncio.to_thread(read_asked, body, limits.n_images)
-        except FormError as error:
+            predict_request = await asyncio.to_thread(read_request, body, limits.max_images)
+        except RequestFormatError as error:
             status = 413 if isinstance(error, TooManyImagesError) else 400
             raise HTTPException(status, str(error)) from error
-        rows = await images.probabilities(asked.images, number=True)
-        counts.images.inc(len(rows))
-        return asked.answer(rows, class_names)
+        probs = await predictor.probabilities(predict_request.images, number=True)
+        metrics.images.inc(len(probs))
+        return predict_request.answer(probs, export.class_names)
 
-    @app.post("/predict")
-    async def upload(request: Request, top: int = 3) -> dict[str, Any]:
-        data = await _uploaded(request)
-        rows = await images.probabilities([data])
-        counts.images.inc()
-        order = np.argsort(-rows[0], kind="stable")[: max(top, 1)]
-        found = [(class_names[c], float(rows[0, c])) for c in order]
-        return {
-            "decision": class_names[int(exported.decisions(rows)[0])],
-            "classes": dict(found),  # JavaScript moves names such as "7" to the front
-            "top": [{"class": name, "probability": probability} for name, probability in found],
-        }
-
-    return BodyLimits(app, limits, counts)
+    return router
 
 
-class _Images:
-    """Bytes of images become probabilities."""
+class _Predictor:
+    """Bytes of encoded images become probabilities."""
 
-    def __init__(self, exported: Export, batches: BatchQueue, limits: Limits) -> None:
-        self._sizes, self._batches, self._limits = exported.sizes, batches, limits
+    def __init__(self, export: Export, queue: BatchQueue, limits: Limits) -> None:
+        self._sizes, self._queue, self._limits = export.sizes, queue, limits
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
 
-    async def probabilities(
-        self, contents: list[bytes], *, number: bool = False
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Probabilities (n_images, n_classes) of encoded images.
+    async def probabilities(self, images: list[bytes], *, number: bool = False) -> Probabilities:
+        """Return the probabilities (n_images, n_classes) of encoded images.
+
+        Args:
+            images: The bytes of each encoded image.
+            number: Whether an error names the image by its number.
 
         Raises:
-            HTTPException: 400 no image, 413 too many pixels, 503 no room, 504 too late.
+            HTTPException: 400 no image, 413 too many pixels, 503 the queue is full, 504 timeout.
         """
         tasks: list[asyncio.Task[Any]] = []
         try:
-            with self._batches.room(len(contents)):
-                for i, data in enumerate(contents):
-                    before = f"image {i}: " if number else ""
-                    tasks.append(asyncio.create_task(self._one(data, before)))
-                answers = asyncio.gather(*tasks)
-                return np.stack(await asyncio.wait_for(answers, self._limits.seconds))
+            with self._queue.reserve(len(images)):
+                for i, data in enumerate(images):
+                    prefix = f"image {i}: " if number else ""
+                    tasks.append(asyncio.create_task(self._predict(data, prefix)))
+                rows = asyncio.gather(*tasks)
+                return np.stack(await asyncio.wait_for(rows, self._limits.timeout_seconds))
         except FullError:
-            sentence = "the queue is full; ask again in a moment"
+            sentence = "the queue is full; try again in a moment"
             raise HTTPException(503, sentence, {"retry-after": "1"}) from None
         except TimeoutError:
-            sentence = f"no answer within {self._limits.seconds:g} s"
+            sentence = f"no answer within {self._limits.timeout_seconds:g} s"
             raise HTTPException(504, sentence) from None
         except DataError as error:
             status = 413 if isinstance(error, TooManyPixelsError) else 400
@@ -162,72 +208,70 @@ class _Images:
             for task in tasks:
                 task.cancel()
 
-    async def _one(self, data: bytes, before: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    async def _predict(self, data: bytes, prefix: str) -> Probabilities:
         loop = asyncio.get_running_loop()
-        look: Callable[[bytes], Pixels] = self._look
         try:
-            pixels = await loop.run_in_executor(self._threads, look, data)
+            pixels = await loop.run_in_executor(self._threads, self._decode, data)
         except DataError as error:
-            raise type(error)(f"{before}{error}") from None
-        return await self._batches.probabilities(pixels)
+            raise type(error)(f"{prefix}{error}") from None
+        return await self._queue.probabilities(pixels)
 
-    def _look(self, data: bytes) -> Pixels:
-        image = decode(data, self._limits.n_pixels)
+    def _decode(self, data: bytes) -> Pixels:
+        image = decode(data, self._limits.max_pixels)
         return {size: to_unit(view(image, size)[np.newaxis]) for size in self._sizes}
 
     def close(self) -> None:
+        """Stop decoding."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 async def _uploaded(request: Request) -> bytes:
-    """The image of a form's `file`, or the body itself."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    """Return the image of an upload: the `file` of a form, or else the body itself."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "multipart/form-data":
         return await request.body()
     async with request.form(max_files=1, max_fields=8) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise HTTPException(400, "the form has no file; expected one named file, an image")
+            raise HTTPException(400, "the form has no file; expected an image in the field `file`")
         return await file.read()
 
 
-def _check(model: str, name: str) -> None:
+def _check_name(model: str, name: str) -> None:
     if model != name:
-        raise HTTPException(404, f"no model is called {model!r} here; there is {name!r}")
+        raise HTTPException(404, f"there is no model {model!r}; this server has {name!r}")
 
 
-async def _as_error(_request: Request, error: Exception) -> Response:
-    """Errors as TensorFlow Serving gives them."""
-    assert isinstance(error, AnyHTTPException)
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Answer errors as TensorFlow Serving does."""
+    assert isinstance(error, StarletteHTTPException)
     content = {"error": str(error.detail)}
     return JSONResponse(content, error.status_code, headers=error.headers)
 
 
-async def _as_invalid(_request: Request, error: Exception) -> Response:
+async def _invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-    return JSONResponse({"error": said}, 400)
+    reasons = "; ".join(f"{reason['loc'][-1]}: {reason['msg']}" for reason in error.errors())
+    return JSONResponse({"error": reasons}, 400)
 
 
-async def _as_failure(_request: Request, error: Exception) -> Response:
+async def _failure(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 500)
 
 
 def _page(name: str) -> tuple[str, str]:
-    """The page, and the policy that lets its own style and script run and nothing else."""
-    text = (resources.files("hubretrain.serving") / "templates" / "drop.html").read_text(
-        encoding="utf-8"
-    )
+    """Return the page, and the policy that lets its own style and script run and nothing else."""
+    path = resources.files("hubretrain.serving") / "templates" / "drop.html"
+    template = path.read_text(encoding="utf-8")
     hashes = {}
     for tag in ("style", "script"):
-        found = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-        assert found is not None
-        digest = hashlib.sha256(found[1].encode()).digest()
+        element = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
+        assert element is not None
+        digest = hashlib.sha256(element[1].encode()).digest()
         hashes[tag] = base64.b64encode(digest).decode()
     policy = (
         f"default-src 'none'; style-src 'sha256-{hashes['style']}'; "
         f"script-src 'sha256-{hashes['script']}'; img-src blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    shown = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return text.replace("{{ name }}", shown), policy
+    return template.replace("{{ name }}", html.escape(name, quote=False)), policy

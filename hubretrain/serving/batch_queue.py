@@ -1,4 +1,4 @@
-"""The bounded queue before the model: images that wait together run together."""
+"""The bounded queue before the model: images that wait together run in one batch."""
 
 from __future__ import annotations
 
@@ -14,90 +14,100 @@ import numpy as np
 from hubretrain.export import Runtime
 from hubretrain.serving.prometheus import Metrics
 
-Pixels = Mapping[int, np.ndarray[Any, np.dtype[np.float32]]]
-Row = np.ndarray[Any, np.dtype[np.float32]]
+Pixels = Mapping[int, np.ndarray[Any, np.dtype[np.float32]]]  # size: (1, size, size, 3)
+Probabilities = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class FullError(Exception):
-    """There is no room for so many images more."""
+    """The request queue is full."""
 
 
 @dataclass
-class _Waiting:
+class _Job:
+    """One image that waits for the model."""
+
     pixels: Pixels
-    answer: asyncio.Future[Row]
+    answer: asyncio.Future[Probabilities]
 
 
 class BatchQueue:
-    """Gathers images of all requests and runs them; never more than `n_most` at once.
+    """A queue that gathers the images of all requests and runs them in batches.
 
-    There is no delay to fill a batch: it holds what came while the one before it ran.
+    There is no delay to fill a batch: it holds what arrived while the previous one ran.
 
     Args:
-        runner: The model.
-        n_most: Images that may be read, decoded, waiting or running together.
-        batch_size: Images that run together, at most.
-        counts: Told of each batch.
+        runtime: The model.
+        max_images: Largest number of images in flight: being decoded, waiting or running.
+        max_batch_size: Largest number of images per batch.
+        metrics: Metrics to record images and batches in.
     """
 
-    def __init__(self, runner: Runtime, n_most: int, batch_size: int, counts: Metrics) -> None:
-        self._runner, self._counts = runner, counts
-        self.n_most, self.batch_size = n_most, batch_size
-        self.n_inside = 0
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+    def __init__(
+        self, runtime: Runtime, max_images: int, max_batch_size: int, metrics: Metrics
+    ) -> None:
+        self._runtime, self._metrics = runtime, metrics
+        self.max_images, self.max_batch_size = max_images, max_batch_size
+        self.n_in_flight = 0
+        self._queue: asyncio.Queue[_Job] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
-    def room(self, n_images: int) -> Iterator[None]:
-        """Holds room for images while they are decoded and answered.
+    def reserve(self, n_images: int) -> Iterator[None]:
+        """Reserve room for images while they are decoded and answered.
 
         Raises:
-            FullError: There is none.
+            FullError: The queue is full.
         """
-        if self.n_inside + n_images > self.n_most:
+        if self.n_in_flight + n_images > self.max_images:
             raise FullError
-        self.n_inside += n_images
-        self._counts.waiting.set(self.n_inside)
+        self.n_in_flight += n_images
+        self._metrics.in_flight.set(self.n_in_flight)
         try:
             yield
         finally:
-            self.n_inside -= n_images
-            self._counts.waiting.set(self.n_inside)
+            self.n_in_flight -= n_images
+            self._metrics.in_flight.set(self.n_in_flight)
 
-    async def probabilities(self, pixels: Pixels) -> Row:
-        """Probabilities (n_classes,) of one image, by size float32 (1, size, size, 3)."""
+    async def probabilities(self, pixels: Pixels) -> Probabilities:
+        """Return the probabilities (n_classes,) of one image.
+
+        Args:
+            pixels: float32 (1, size, size, 3) in [0, 1], by size.
+        """
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-        answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Waiting(pixels, answer))
+            self._task = asyncio.create_task(self._run_batches())
+        answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Job(pixels, answer))
         return await answer
 
-    async def _work(self) -> None:
+    async def _run_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
-            while len(batch) < self.batch_size and not self._queue.empty():
+            while len(batch) < self.max_batch_size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            batch = [one for one in batch if not one.answer.done()]  # nobody waits for the others
+            batch = [job for job in batch if not job.answer.done()]  # the clients of others left
             if not batch:
                 continue
-            sizes = batch[0].pixels
-            pixels = {size: np.concatenate([one.pixels[size] for one in batch]) for size in sizes}
-            self._counts.batch_size.observe(len(batch))
+            pixels = {
+                size: np.concatenate([job.pixels[size] for job in batch])
+                for size in batch[0].pixels
+            }
+            self._metrics.batch_size.observe(len(batch))
             try:
-                rows = await loop.run_in_executor(self._thread, self._runner, pixels)
-            except Exception as error:  # the request gets it; the queue goes on
-                for one in batch:
-                    if not one.answer.done():
-                        one.answer.set_exception(error)
+                rows = await loop.run_in_executor(self._thread, self._runtime, pixels)
+            except Exception as error:  # the requests get it; the queue goes on
+                for job in batch:
+                    if not job.answer.done():
+                        job.answer.set_exception(error)
                 continue
-            for one, row in zip(batch, rows, strict=True):
-                if not one.answer.done():
-                    one.answer.set_result(row)
+            for job, row in zip(batch, rows, strict=True):
+                if not job.answer.done():
+                    job.answer.set_result(row)
 
     async def close(self) -> None:
-        """Ends the work; what waits is given up."""
+        """Stop running batches; images that wait get no answer."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,6 +1,6 @@
-"""How large a request may be, how slowly it may come, and how many at once; for ASGI.
+"""ASGI middleware that bounds the size, duration and number of request bodies.
 
-It reads the body itself, so that no route ever sees one that is too large or not all there.
+It reads the body itself, so that no route ever sees one that is too large or incomplete.
 """
 
 from __future__ import annotations
@@ -15,76 +15,77 @@ from typing import Any
 from hubretrain.serving.limits import Limits
 from hubretrain.serving.prometheus import Metrics
 
+Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_SECONDS_TO_LINGER = 2.0
-_CLIENT_IS_GONE = 499  # as nginx counts it
-_BUSY = "the server is busy; ask again in a moment"
+_DRAIN_SECONDS = 2.0
+_CLIENT_CLOSED_REQUEST = 499  # the status that nginx logs
+_BUSY = "the server is busy; try again in a moment"
 _ROUTES = ("/predict", "/v1/models/", "/healthz", "/metrics")
 
 
 class BodyLimits:
-    """An ASGI application behind the limits, counted."""
+    """An ASGI application behind the limits, its requests counted."""
 
-    def __init__(self, app: App, limits: Limits, counts: Metrics) -> None:
-        self._app, self._limits, self._counts = app, limits, counts
-        self._n_bodies = self._n_bytes = 0
+    def __init__(self, app: App, limits: Limits, metrics: Metrics) -> None:
+        self._app, self._limits, self._metrics = app, limits, metrics
+        self._n_bodies = self._n_bytes = 0  # in flight
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serves one request."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, seconds = time.perf_counter(), None
-        status = _CLIENT_IS_GONE
+        start, seconds = time.perf_counter(), None
+        status = _CLIENT_CLOSED_REQUEST
 
-        async def counted(message: Message) -> None:
+        async def send_and_time(message: Message) -> None:
             nonlocal seconds, status
             if message["type"] == "http.response.start":
-                seconds, status = time.perf_counter() - begun, message["status"]
+                seconds, status = time.perf_counter() - start, message["status"]
             await send(message)
 
         try:
             if scope["method"] in ("POST", "PUT", "PATCH"):
-                await self._with_body(scope, receive, counted)
+                await self._serve_body(scope, receive, send_and_time)
             else:
-                await self._app(scope, receive, counted)
+                await self._app(scope, receive, send_and_time)
         finally:
             path = scope["path"]
-            route = next((one for one in _ROUTES if path.startswith(one)), "other")
-            self._counts.requests.labels(route, str(status)).inc()
+            route = next((prefix for prefix in _ROUTES if path.startswith(prefix)), "other")
+            self._metrics.requests.labels(route, str(status)).inc()
             if seconds is not None:
-                self._counts.seconds.labels(route).observe(seconds)
+                self._metrics.seconds.labels(route).observe(seconds)
 
-    async def _with_body(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
-        n_most = self._limits.n_bytes
-        if self._n_bodies >= self._limits.n_images:
+    async def _serve_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body of a request within the limits, then pass it to the application."""
+        too_large = 413, f"the body is too large; at most {self._limits.max_bytes:,} bytes"
+        if self._n_bodies >= self._limits.max_images:
             await _refuse(receive, send, 503, _BUSY)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > n_most:
-            await _refuse(receive, send, 413, f"the body is too large; at most {n_most:,} bytes")
+        if not length.isdigit() or int(length) > self._limits.max_bytes:
+            await _refuse(receive, send, *too_large)
             return
         refusal: tuple[int, str] | None = None
         body = _Body()
         self._n_bodies += 1
         try:
+            seconds = self._limits.timeout_seconds
             try:
-                data = await asyncio.wait_for(self._read(receive, body), self._limits.seconds)
+                data = await asyncio.wait_for(self._read(receive, body), seconds)
             except TimeoutError:
-                refusal = 408, f"the body did not arrive within {self._limits.seconds:g} s"
+                refusal = 408, f"the body did not arrive within {seconds:g} s"
             except _TooLargeError:
-                refusal = 413, f"the body is too large; at most {n_most:,} bytes"
+                refusal = too_large
             except _BusyError:
                 refusal = 503, _BUSY
             else:
-                if data is not None:  # else the client is gone
-                    await self._app(scope, _replayed(data, receive), send)
+                if data is not None:  # else the client left
+                    await self._app(scope, _receive_again(data, receive), send)
         finally:
             self._n_bodies -= 1
             self._n_bytes -= body.n_bytes
@@ -93,7 +94,7 @@ class BodyLimits:
             await _refuse(receive, send, *refusal)
 
     async def _read(self, receive: Receive, body: _Body) -> bytes | None:
-        """The body, None if the client is gone; `body` knows what has come until then."""
+        """Read a body; None if the client leaves. `body` holds what has arrived so far."""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -102,9 +103,9 @@ class BodyLimits:
             body.data += part
             body.n_bytes += len(part)
             self._n_bytes += len(part)
-            if body.n_bytes > self._limits.n_bytes:
+            if body.n_bytes > self._limits.max_bytes:
                 raise _TooLargeError
-            if self._n_bytes > self._limits.n_bytes_in_all:
+            if self._n_bytes > self._limits.max_bytes_in_flight:
                 raise _BusyError
             if not message.get("more_body"):
                 data = bytes(body.data)
@@ -113,7 +114,7 @@ class BodyLimits:
 
 
 class _Body:
-    """What has come of a body, and how many bytes are counted for it."""
+    """The part of a body that has arrived, and the bytes that are counted for it."""
 
     def __init__(self) -> None:
         self.data, self.n_bytes = bytearray(), 0
@@ -127,23 +128,24 @@ class _BusyError(Exception):
     pass
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    is_told = False
+def _receive_again(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first gives a body that was read already."""
+    is_given = False
 
-    async def again() -> Message:
-        nonlocal is_told
-        if is_told:
+    async def receive_body_first() -> Message:
+        nonlocal is_given
+        if is_given:
             return await receive()
-        is_told = True
+        is_given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return again
+    return receive_body_first
 
 
 async def _refuse(receive: Receive, send: Send, status: int, sentence: str) -> None:
-    """Answers at once, then takes what still comes for a moment.
+    """Answer at once, then drain the request for a moment.
 
-    Closing with bytes unread would reset the connection, and many clients would see that instead
+    To close with bytes unread would reset the connection, and many clients would see that instead
     of the answer.
     """
     body = json.dumps({"error": sentence}).encode()
@@ -157,12 +159,12 @@ async def _refuse(receive: Receive, send: Send, status: int, sentence: str) -> N
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
-    async def rest() -> None:
+    async def drain() -> None:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect" or not message.get("more_body"):
                 return
 
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(rest(), _SECONDS_TO_LINGER)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(drain(), _DRAIN_SECONDS)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""What a server takes."""
+"""Request limits of the server."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes.
+    """Request limits of the server.
 
     Attributes:
-        n_bytes: Of a request's body; all bodies inside together have eight times as many.
-        n_pixels: Of an image.
-        seconds: For a body to arrive, and again for its answer.
-        n_images: Inside at once; also requests with a body at once.
+        max_bytes: Largest body of a request; all bodies in flight together may have eight times
+            as many bytes.
+        max_pixels: Largest image, width times height.
+        timeout_seconds: Time for a body to arrive, and again for its answer.
+        max_images: Largest number of images in flight: being received, decoded, waiting or
+            running; also of requests with a body.
     """
 
-    n_bytes: int = 32_000_000
-    n_pixels: int = 40_000_000
-    seconds: float = 30.0
-    n_images: int = 128
+    max_bytes: int = 32_000_000
+    max_pixels: int = 40_000_000
+    timeout_seconds: float = 30.0
+    max_images: int = 128
 
     @property
-    def n_bytes_in_all(self) -> int:
-        """Of all bodies inside at once."""
-        return 8 * self.n_bytes
+    def max_bytes_in_flight(self) -> int:
+        """Largest sum of the bytes of all bodies in flight."""
+        return 8 * self.max_bytes
 
     @property
-    def n_connections(self) -> int:
-        """Connections at once, idle ones among them."""
-        return max(1024, 8 * self.n_images)
+    def max_connections(self) -> int:
+        """Largest number of connections, idle ones included."""
+        return max(1024, 8 * self.max_images)

@@ -1,4 +1,4 @@
-"""What `/metrics` tells, in Prometheus' form."""
+"""The metrics of the server, in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one server.
+    """Metrics of one server.
 
     Attributes:
-        requests: By route and HTTP status, 499 if the client left before its answer.
-        seconds: How long answers took, by route.
+        requests: Requests by route and HTTP status, 499 if the client left before its answer.
+        seconds: Time to the answer, by route.
         images: Images that were answered.
-        waiting: Images inside: being decoded, waiting or running.
-        batch_size: Images that ran together.
+        in_flight: Images in flight: being decoded, waiting or running.
+        batch_size: Images per batch.
     """
 
     def __init__(self) -> None:
@@ -46,18 +46,18 @@ class Metrics:
         self.images = Counter(
             "hubretrain_images", "Images that were answered.", registry=self._registry
         )
-        self.waiting = Gauge(
+        self.in_flight = Gauge(
             "hubretrain_images_inside",
-            "Images being decoded, waiting or running.",
+            "Images in flight: being decoded, waiting or running.",
             registry=self._registry,
         )
         self.batch_size = Histogram(
             "hubretrain_batch_images",
-            "Images that ran together.",
+            "Images per batch.",
             buckets=(1, 2, 4, 8, 16, 32),
             registry=self._registry,
         )
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format 0.0.4."""
+        """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)

@@ -13,6 +13,9 @@ from hubretrain.errors import EngineError, RunError
 from hubretrain.export import Export, Runtime, open_runtime
 from hubretrain.serving.limits import Limits
 
+_BACKLOG = 1024  # connections that the system accepts before the server does
+_KEEP_ALIVE_SECONDS = 30
+
 
 def serve_export(
     export: str | Path,
@@ -22,22 +25,24 @@ def serve_export(
     name: str | None = None,
     format: str | None = None,
     limits: Limits | None = None,
-    ready: Callable[[str, str, str], object] = lambda _url, _name, _engine: None,
+    ready: Callable[[str, str, str], object] = lambda _url, _name, _runtime: None,
 ) -> None:
-    """Serves an export until it is told to stop.
+    """Serve an export until the process is interrupted.
 
     Args:
         export: An export folder.
-        host: Address to listen at.
-        port: 0 for any that is free.
-        name: Of the model in its address; by default its run's.
-        format: One of `runtimes.FORMATS`; by default LiteRT where it is there.
-        limits: What the server takes.
-        ready: Told the address, the model's name and what runs it, once the port is ours.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        name: Name of the model in the URLs; by default the name of its run.
+        format: One of `hubretrain.export.runtimes.FORMATS`; by default LiteRT where the export
+            has it.
+        limits: Request limits of the server.
+        ready: Called with the URL, the model's name and the runtime's name once the server
+            listens.
 
     Raises:
-        EngineError: What serves, or runs that format, is not installed.
-        RunError: There is no whole export there, or the port cannot be had.
+        EngineError: The server, or the library that runs the format, is not installed.
+        RunError: The folder holds no complete export, or the address is not available.
     """
     try:
         import uvicorn
@@ -46,58 +51,58 @@ def serve_export(
         from hubretrain.serving.header_timeout import protocol
     except ImportError as error:
         raise EngineError(
-            f"serving needs what is not installed ({error}); install it with: "
+            f"the server is not installed ({error}); install it with: "
             "pip install 'hubretrain[serve]'"
         ) from None
-    exported = Export.open(export)
-    name = name or exported.name
-    with _listening(host, port) as listener:
-        runner = open_runtime(exported, format)
-        _warm(exported, runner)
-        limits = limits or Limits()
+    opened = Export.open(export)
+    name = name or opened.name
+    limits = limits or Limits()
+    with _listen(host, port) as listener:
+        runtime = open_runtime(opened, format)
+        _warm_up(opened, runtime)
         config = uvicorn.Config(
-            make_app(exported, runner, name, limits),
-            http=protocol(limits.seconds),
+            make_app(opened, runtime, name, limits),
+            http=protocol(limits.timeout_seconds),
             ws="none",
             lifespan="on",
             log_level="error",
             access_log=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(limits.seconds) + 1,
-            limit_concurrency=limits.n_connections,
-            backlog=1024,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(limits.timeout_seconds) + 1,
+            limit_concurrency=limits.max_connections,
+            backlog=_BACKLOG,
         )
-        shown = f"[{host}]" if ":" in host else host
-        with contextlib.suppress(KeyboardInterrupt):  # how it is told to stop
-            ready(f"http://{shown}:{listener.getsockname()[1]}", name, runner.name)
+        url_host = f"[{host}]" if ":" in host else host
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
+            ready(f"http://{url_host}:{listener.getsockname()[1]}", name, runtime.name)
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _warm(exported: Export, runner: Runtime) -> None:
-    """Runs the model once, so that what is wrong with it is told now and not to a client.
+def _warm_up(export: Export, runtime: Runtime) -> None:
+    """Run the model once, so that a defect shows at the start and not to a client.
 
     Raises:
-        RunError: It cannot be run, or says something of other classes.
+        RunError: The model cannot be run, or has another number of classes.
     """
-    said = runner({size: np.zeros((1, size, size, 3), np.float32) for size in exported.sizes})
-    if said.shape != (1, len(exported.class_names)):
+    probs = runtime({size: np.zeros((1, size, size, 3), np.float32) for size in export.sizes})
+    if probs.shape != (1, len(export.class_names)):
         raise RunError(
-            f"{exported.folder} holds a model of {said.shape[-1]} classes and the names of "
-            f"{len(exported.class_names)}; export again."
+            f"{export.folder} holds a model of {probs.shape[-1]} classes and the names of "
+            f"{len(export.class_names)}; export again."
         )
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(1024)
-    except (OSError, OverflowError, ValueError) as error:  # ValueError: no name of a host
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: no valid host name
         listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise RunError(
-            f"{host}:{port} cannot be listened at ({reason}); choose another with --port or --host."
+            f"cannot listen on {host}:{port} ({reason}); choose another `port` or `host`."
         ) from error
     return listener

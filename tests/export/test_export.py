@@ -222,7 +222,7 @@ def test_serve_exports_the_fitted_head_of_a_run_as_predict_does(run):
     pytest.importorskip("fastapi")
     ran = invoke("serve", run.folder, "--host", "a..b", code=1)
     assert ran.stderr.startswith(f"hubretrain: exporting the fitted head of {run.folder}, once\n")
-    assert "cannot be listened at" in ran.stderr
+    assert "cannot listen on" in ran.stderr
     assert Export.open(run.folder).has("litert")
 
 

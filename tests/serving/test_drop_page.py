@@ -16,7 +16,7 @@ SHOWN = """JSON.stringify({
   bars: [...document.querySelectorAll('progress')].map(one => one.value),
   error: document.getElementById('error').textContent,
   decision: document.getElementById('decision').textContent,
-  width: document.getElementById('shown').naturalWidth,
+  width: document.getElementById('preview').naturalWidth,
   sideways: document.documentElement.scrollWidth - innerWidth,
 })"""
 

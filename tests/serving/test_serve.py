@@ -175,7 +175,7 @@ def postscript():
         ("/predict", bomb(), 413, "12000 x 9000 pixels; at most 1000000 are read"),
         ("/predict", b"x" * 300_001, 413, "the body is too large; at most 300,000 bytes"),
         ("/predict?top=some", b"x", 400, "top: Input should be a valid integer"),
-        ("/v1/models/small:predict", b"{garbage", 400, "the body is no JSON"),
+        ("/v1/models/small:predict", b"{garbage", 400, "the body is not valid JSON"),
         ("/v1/models/small:predict", b"[" * 100_000, 413, "more values than 6 images have"),
         (
             "/v1/models/small:predict",
@@ -189,18 +189,28 @@ def postscript():
             413,
             "7 images; at most 6 at once",
         ),
-        ("/v1/models/small:predict", b"\xff\xfe\x00", 400, "the body is no JSON"),
+        ("/v1/models/small:predict", b"\xff\xfe\x00", 400, "the body is not valid JSON"),
         ("/v1/models/small:predict", b"[1]", 400, "expected either instances or inputs"),
         ("/v1/models/small:predict", b'{"instances": []}', 400, "there are no images"),
         ("/v1/models/small:predict", b'{"instances": [7]}', 400, "image 0 is not given as"),
-        ("/v1/models/small:predict", b'{"instances": [{"b64": "*"}]}', 400, "image 0 is no base64"),
+        (
+            "/v1/models/small:predict",
+            b'{"instances": [{"b64": "*"}]}',
+            400,
+            "image 0 is not valid",
+        ),
         (
             "/v1/models/small:predict",
             b'{"signature_name": "x", "inputs": 1}',
             400,
             "signature_name",
         ),
-        ("/v1/models/other:predict", b"{}", 404, "no model is called 'other' here; there is 'sma"),
+        (
+            "/v1/models/other:predict",
+            b"{}",
+            404,
+            "there is no model 'other'; this server",
+        ),
         ("/nowhere", b"{}", 404, "Not Found"),
         ("/healthz", b"{}", 405, "Method Not Allowed"),
     ],
@@ -366,7 +376,7 @@ def test_the_bytes_of_all_bodies_have_a_bound_and_idle_connections_take_no_room(
         ("--timeout", "inf", 2, "inf is not in the range 0.1<=x<=3600"),
         ("--timeout", "nan", 2, "nan is no number of seconds"),
         ("--max-pixels", str(MOST_PIXELS + 1), 2, f"not in the range 1<=x<={MOST_PIXELS}"),
-        ("--host", "a..b", 1, "a..b:8501 cannot be listened at ("),
+        ("--host", "a..b", 1, "cannot listen on a..b:8501 ("),
     ],
 )
 def test_an_option_out_of_bounds_is_one_sentence(small_export, option, value, code, sentence):
@@ -396,8 +406,8 @@ def test_it_stops_when_told_and_a_taken_port_is_one_sentence(small_export):
         )
         assert taken.returncode == 1
         assert taken.stderr == (
-            f"hubretrain: 127.0.0.1:{running.port} cannot be listened at (Address already in use); "
-            "choose another with --port or --host.\n"
+            f"hubretrain: cannot listen on 127.0.0.1:{running.port} (Address already in use); "
+            "choose another `port` or `host`.\n"
         )
         assert running.ask("POST", "/predict", picture(0))[0] == 200
         running.process.send_signal(signal.SIGTERM)
