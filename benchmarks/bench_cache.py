@@ -143,7 +143,6 @@ class Contest:
                 engine=engine,
                 precision=precision,
                 cluster=Cluster(int(workers)) if workers else None,
-                quiet=True,
             )
         finally:
             BottleneckWriter.write = write

@@ -67,7 +67,6 @@ def one_run(place: Path, n: int) -> tuple[float, float, float]:
                 n_views=1,
                 engine="tensorflow",
                 folder=Path(folder),
-                quiet=True,
             )
             seconds.append(np.array([time.monotonic(), time.process_time()]) - started)
     wall, processor = 1e6 * (seconds[2] - seconds[1]) / (n - 48)

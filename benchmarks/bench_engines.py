@@ -105,7 +105,7 @@ def main() -> None:
     print("| module | engine | images/s | ratio | feature error | balanced accuracy | difference |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        table = usable_images(dataset, Path(folder), quiet=True).drop_duplicates("sha256")
+        table = usable_images(dataset, Path(folder)).drop_duplicates("sha256")
         chosen = set(sample(table["sha256"], 0)[: asked.images])
         table = table[table["sha256"].isin(chosen)].reset_index(drop=True)
         path_of = dict(zip(table["sha256"], table["path"], strict=True))
@@ -118,7 +118,7 @@ def main() -> None:
                 return view(decode(data), size, None)
 
             quantised = Path(folder) / f"{module.name}.int8"
-            calibrate(module, quantised, path_of, pixels_of, quiet=True)
+            calibrate(module, quantised, path_of, pixels_of)
             report(
                 Engines(module, backbone, quantised),
                 table,

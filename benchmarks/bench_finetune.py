@@ -61,7 +61,7 @@ def training(backbone: Backbone, folder: Path, tuning: FineTuneOptions) -> Train
     classifier = Classifier(
         backbone, "softmax", weight.astype(np.float32), np.zeros(N_CLASSES, np.float32)
     )
-    return Trainer(classifier, folder, tuning, available_devices(), quiet=True)
+    return Trainer(classifier, folder, tuning, available_devices())
 
 
 def bare_step(classifier: Classifier, variables: list) -> object:
@@ -140,7 +140,7 @@ def bench_trunk(asked: argparse.Namespace) -> None:
                 from hubretrain.finetuning.activation_cache import ActivationCache
 
                 loop._source = ActivationCache(
-                    loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}, quiet=True
+                    loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}
                 )
                 n_bytes = 2 * int(np.prod(cut.shape))
                 print(f"cut at {cut.name}, {cut.shape}, {n_bytes:,} bytes a view")

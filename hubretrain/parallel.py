@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +37,9 @@ def ahead(
     pool = ThreadPoolExecutor(n_threads)
     try:
         for item in items:
-            waiting.append((item, pool.submit(function, item)))
+            # So that progress_shown reaches the threads, too.
+            future = pool.submit(contextvars.copy_context().run, function, item)
+            waiting.append((item, future))
             if len(waiting) > (n_ahead or 16 * n_threads):
                 first, future = waiting.popleft()
                 yield first, future.result()

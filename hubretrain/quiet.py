@@ -1,4 +1,4 @@
-"""Quiet for native code that greets at length on standard error."""
+"""Suppression of what native libraries log to standard error at start-up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _one_at_a_time = threading.Lock()  # two at once would leave standard error clos
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Sends what native code writes to standard error to nowhere, for a moment.
+    """Discard what native code writes to standard error inside.
 
-    TensorFlow's C++ logs before it reads `TF_CPP_MIN_LOG_LEVEL`, and LiteRT reads nothing, so
-    nothing gentler helps.
+    TensorFlow's C++ logs before it reads `TF_CPP_MIN_LOG_LEVEL`, and LiteRT reads no such
+    variable, so nothing gentler helps.
     """
     with _one_at_a_time:
         yield from _silent()
@@ -24,16 +24,16 @@ def silent_stderr() -> Iterator[None]:
 
 def _silent() -> Iterator[None]:
     try:
-        kept = os.dup(2)
+        stderr = os.dup(2)
     except OSError:  # no standard error to begin with
         yield
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     sys.stderr.flush()
-    os.dup2(nowhere, 2)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

@@ -113,7 +113,7 @@ def test_images_at_urls_are_cached_and_cost_nothing_the_second_time(
     home = tmp_path / "home"
     home.mkdir()
     table_of(folder, url).to_csv(home / "labels.csv", index=False)
-    options = {"n_views": 2, "engine": "tensorflow", "quiet": True}
+    options = {"n_views": 2, "engine": "tensorflow"}
     modules = [resolve(str(small_module))]
     data = open_dataset(home, labels=home / "labels.csv")
     (far,) = cache_bottlenecks(data, modules, folder=tmp_path / "far", **options)
@@ -139,7 +139,7 @@ def test_an_image_that_a_server_fails_to_give_is_done_by_the_next_run(
     home.mkdir()
     table = table_of(folder, url)
     table.to_csv(home / "labels.csv", index=False)
-    options = {"n_views": 2, "engine": "tensorflow", "quiet": True, "folder": tmp_path / "cache"}
+    options = {"n_views": 2, "engine": "tensorflow", "folder": tmp_path / "cache"}
     modules = [resolve(str(small_module))]
     data = open_dataset(home, labels=home / "labels.csv")
     handler.fails_again = table["path"][7].removeprefix(url)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hubretrain._version import __version__
-from hubretrain.errors import HubretrainError
+from hubretrain.cli.command import Group, show_messages
 
 COMMANDS = (
     "data",
@@ -23,43 +23,37 @@ COMMANDS = (
     "explain",
     "modules",
 )
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length otherwise
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log is long otherwise
 
 
-class _Commands(click.Group):
-    """Runs a command; a foreseen error is one sentence and exit code 1.
-
-    A command's file is imported when the command is asked for: `predict` answers sooner.
-    """
+class _Main(Group):
+    """The commands, each imported when it is asked for: `predict` answers sooner."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """The commands in the order of the work."""
+        """Return the commands in the order of the work."""
         return list(COMMANDS)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """One command, None where there is no such."""
+        """Return one command, None where there is none of that name."""
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"hubretrain.cli.{name}"), name)
         return command
 
     def invoke(self, context: click.Context) -> Any:
-        """Invokes the command that was asked for."""
+        """Invoke the command that was asked for; an interrupt exits with 130."""
         try:
             return super().invoke(context)
-        except HubretrainError as error:
-            click.echo(f"hubretrain: {error}", err=True)
-            context.exit(1)
         except KeyboardInterrupt:
             click.echo(
-                "hubretrain: interrupted; what is finished is kept, the same command goes on "
-                "from there.",
+                "hubretrain: interrupted; completed work is kept, rerun the command to resume.",
                 err=True,
             )
             context.exit(130)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hubretrain")
 def main() -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
+    show_messages()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubretrain.cli.command import Command, Group
 from hubretrain.cli.options import (
     augmentation_options,
     data_options,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hubretrain.data.images import Augmentation
 
 
-class _CacheGroup(click.Group):
+class _CacheGroup(Group):
     """`cache [DATA] --module NAME` fills; `cache status` and the others are named.
 
     A folder that is called like one of these is given as `./status`.
@@ -32,7 +33,7 @@ class _CacheGroup(click.Group):
         return super().parse_args(context, arguments)
 
 
-class _Fill(click.Command):
+class _Fill(Command):
     """The command that is meant where none is named; its help shows those that are."""
 
     def make_context(

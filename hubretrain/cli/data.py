@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hubretrain.cli.command import Group
 from hubretrain.cli.options import (
     RUNS,
     data_options,
@@ -22,7 +23,7 @@ BAR = 16  # characters
 MARKS = {"error": "[bold red]error[/]", "wrong": "[yellow]wrong[/]", "note": "[cyan]note[/] "}
 
 
-@click.group()
+@click.group(cls=Group)
 def data() -> None:
     """Check a data set, split it, or lay out a published one."""
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from hubretrain.cli.command import Command
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("model", metavar="EXPORT_OR_RUN", type=click.Path(path_type=Path))
 @click.argument(
     "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from hubretrain.cli.command import Command
 from hubretrain.cli.options import chosen_run, run_argument
 
 
-@click.command()
+@click.command(cls=Command)
 @run_argument
 @click.option(
     "--format",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from hubretrain.cli.command import Command
 from hubretrain.cli.options import (
     augmentation_options,
     chosen_run,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hubretrain.finetuning import FineTuneResult
     from hubretrain.runs import Run
 
-NOT_OF_TRAINING = {"run_folder", "data", "modules", "top", "epochs", "restart", "resume", "quiet"}
+NOT_OF_TRAINING = {"run_folder", "data", "modules", "top", "epochs", "restart", "resume"}
 
 
 class Epochs(click.ParamType):  # type: ignore[type-arg]
@@ -41,7 +42,7 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
         return int(text), text.startswith("+")
 
 
-@click.command()
+@click.command(cls=Command, aliases={"more_epochs": "--epochs +{}"})
 @run_argument
 @images_option
 @click.option(

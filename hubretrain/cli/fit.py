@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hubretrain.cli.command import Command
 from hubretrain.cli.options import (
     RUNS,
     data_options,
@@ -53,7 +54,7 @@ def _numbers(_context: Any, _parameter: Any, value: str | None) -> tuple[float, 
     return numbers
 
 
-@click.command()
+@click.command(cls=Command)
 @data_options
 @run_option
 @click.option(

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from hubretrain.cli.command import Group
 from hubretrain.cli.options import input_options, offline_option
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--search", default="", metavar="TEXT", help="Only names that contain TEXT.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

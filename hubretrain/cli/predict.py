@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hubretrain.cli.command import Command
 from hubretrain.cli.options import export_first
 
 if TYPE_CHECKING:
     from hubretrain.export import Prediction
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model", metavar="RUN_OR_EXPORT", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Classes shown.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hubretrain.cli.command import Command
 from hubretrain.cli.options import export_first
 from hubretrain.serving import Limits
 
@@ -19,7 +20,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
     return value
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model", metavar="RUN_OR_EXPORT", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(

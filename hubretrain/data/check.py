@@ -55,7 +55,6 @@ def check_dataset(
     cache: Path = Path("cache"),
     n_folds: int = 5,
     test_fraction: float = 0.2,
-    quiet: bool = False,
 ) -> DataCheck:
     """Looks at classes, files, sizes, groups, duplicates, leaks and whether folds can be cut.
 
@@ -64,12 +63,11 @@ def check_dataset(
         cache: Where digests and near duplicates are kept, so that they are sought once.
         n_folds: Folds that are to be cut.
         test_fraction: Share of the images in the test split.
-        quiet: Show no progress.
 
     Raises:
         DataError: A file cannot be read.
     """
-    images, pairs = _image_table(dataset, cache, quiet)
+    images, pairs = _image_table(dataset, cache)
     names = dataset.class_names
     usable = images[images["unreadable"] == ""].reset_index(drop=True)
     facts: Facts = {
@@ -104,17 +102,15 @@ def write_facts(checked: DataCheck, file: Path) -> None:
     write_json(file, {"findings": [asdict(one) for one in checked.findings], **checked.facts})
 
 
-def _image_table(
-    dataset: ImageDataset, cache: Path, quiet: bool
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _image_table(dataset: ImageDataset, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The image table with what is told of each file, and the near duplicates."""
     images = dataset.images.copy()
-    images["sha256"] = digests_of(dataset, cache, quiet=quiet)
+    images["sha256"] = digests_of(dataset, cache)
     images["class_index"] = dataset.labels
-    copies = copies_of(dataset, images["sha256"].tolist(), cache, quiet=quiet)
+    copies = copies_of(dataset, images["sha256"].tolist(), cache)
     images["cluster"] = cluster_names(images["group"], images["sha256"], copies.pairs)
     first = images.drop_duplicates("sha256").set_index("sha256")["path"]
-    with Bar("reading headers", len(first), quiet=quiet) as bar:
+    with Bar("reading headers", len(first)) as bar:
         headers = read_headers(dataset.root, first.tolist(), bar.advance)
     headers.index = first.index
     images = images.join(headers, on="sha256")

@@ -128,7 +128,6 @@ class ImageDataset:
         keep_duplicates_together: bool = True,
         folds_file: Folder | None = None,
         cache: Folder = "cache",
-        quiet: bool = False,
     ) -> pd.DataFrame:
         """Cuts a test split and folds: classes stratified, groups and duplicates kept together.
 
@@ -140,7 +139,6 @@ class ImageDataset:
             folds_file: An earlier split, as `hubretrain.data.splitting.folds.write_folds`
                 writes it. Images that it holds keep their part.
             cache: Where digests and near duplicates are kept, so that they are sought once.
-            quiet: Show no progress.
 
         Returns:
             The images that can be decoded: the columns of `images`, `sha256`,
@@ -150,9 +148,7 @@ class ImageDataset:
         Raises:
             SplitError: A class has too few groups, or the earlier split does not fit.
         """
-        images = usable_images(
-            self, Path(cache), near_duplicates=keep_duplicates_together, quiet=quiet
-        )
+        images = usable_images(self, Path(cache), near_duplicates=keep_duplicates_together)
         images["fold"] = cut_parts(
             images,
             None if folds_file is None else Path(folds_file),

@@ -82,9 +82,7 @@ class _File:
             raise DataError(f"{self.name} cannot be read: {error}; download it again.") from error
 
 
-def prepare_ham10000(
-    source: Path, folder: Path, *, partial: bool = False, quiet: bool = False
-) -> PreparedData:
+def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> PreparedData:
     """Lays out HAM10000: `HAM10000_metadata.csv` and `images/<image_id>.jpg`.
 
     Args:
@@ -92,7 +90,6 @@ def prepare_ham10000(
             the images and the table at any depth, in zips within it too.
         folder: Where to; images that are there already with the same size are left alone.
         partial: Lay out what is there, whatever the published counts say.
-        quiet: Show no progress.
 
     Raises:
         DataError: There is no table, the counts are not the published ones, images are missing,
@@ -111,7 +108,7 @@ def prepare_ham10000(
         rows = _metadata(source, tables)
         _check_counts(source, rows, images, partial)
         n_copied = 0
-        with Bar("copying", int(rows["image_id"].isin(images).sum()), quiet=quiet) as bar:
+        with Bar("copying", int(rows["image_id"].isin(images).sum())) as bar:
             for name in sorted(images.keys() & set(rows["image_id"])):
                 n_copied += _copy(images[name], folder / "images" / f"{name}.jpg")
                 bar.advance()

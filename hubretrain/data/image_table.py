@@ -39,9 +39,9 @@ def folder_of(dataset: Labelled, cache: Path) -> Path:
     return cache / dataset.name
 
 
-def digests_of(dataset: Labelled, cache: Path, *, quiet: bool = False) -> list[str]:
+def digests_of(dataset: Labelled, cache: Path) -> list[str]:
     """The sha256 of each image of the data set, in its order; only changed files are read."""
-    with Bar("reading files", len(dataset.images), quiet=quiet) as bar:
+    with Bar("reading files", len(dataset.images)) as bar:
         return image_digests(
             dataset.root,
             dataset.images["path"].tolist(),
@@ -50,9 +50,7 @@ def digests_of(dataset: Labelled, cache: Path, *, quiet: bool = False) -> list[s
         )
 
 
-def copies_of(
-    dataset: Labelled, sha256s: Sequence[str], cache: Path, *, quiet: bool = False
-) -> Copies:
+def copies_of(dataset: Labelled, sha256s: Sequence[str], cache: Path) -> Copies:
     """The near duplicates among the contents of a data set, sought once and kept in the cache.
 
     Where a module is cached for all images, pairs with a high cosine similarity of its features
@@ -66,7 +64,7 @@ def copies_of(
             if what not in bars:
                 stack.pop_all().close()  # the bar before it is done
                 unit = what.rsplit(" ", 1)[-1]
-                bars[what] = stack.enter_context(Bar(what, n, unit, quiet=quiet))
+                bars[what] = stack.enter_context(Bar(what, n, unit))
             bars[what].advance(n_done - bars[what].done)
 
         return near_copies(
@@ -79,16 +77,13 @@ def copies_of(
         )
 
 
-def usable_images(
-    dataset: Labelled, cache: Path, *, near_duplicates: bool = True, quiet: bool = False
-) -> pd.DataFrame:
+def usable_images(dataset: Labelled, cache: Path, *, near_duplicates: bool = True) -> pd.DataFrame:
     """The image table with contents, without what cannot be decoded.
 
     Args:
         dataset: The images.
         cache: Where digests and near duplicates are kept.
         near_duplicates: Look for near duplicates, and put them into one cluster.
-        quiet: Show no progress.
 
     Returns:
         The columns of `ImageDataset.images`, and `sha256`, `class_index` (int64) and
@@ -96,11 +91,11 @@ def usable_images(
         other, are one cluster, so that copies of one image never straddle splits.
     """
     table = dataset.images.copy()
-    table["sha256"] = digests_of(dataset, cache, quiet=quiet)
+    table["sha256"] = digests_of(dataset, cache)
     table["class_index"] = dataset.labels
     pairs = None
     if near_duplicates:
-        pairs = copies_of(dataset, table["sha256"].tolist(), cache, quiet=quiet).pairs
+        pairs = copies_of(dataset, table["sha256"].tolist(), cache).pairs
     table["cluster"] = cluster_names(table["group"], table["sha256"], pairs)
     quarantine = Quarantine(folder_of(dataset, cache) / "quarantine.csv")
     return table[~table["sha256"].isin(list(quarantine.reasons))].reset_index(drop=True)

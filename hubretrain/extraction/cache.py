@@ -79,7 +79,6 @@ def cache_bottlenecks(
     cluster: Cluster | None = None,
     strict: bool = False,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> list[CacheResult]:
     """Brings the bottleneck files of `modules` up to date with a data set.
 
@@ -102,7 +101,6 @@ def cache_bottlenecks(
         cluster: Workers on Ray to do it; by default this process does.
         strict: Raise at the first image that cannot be decoded, instead of quarantining it.
         overwrite: Compute anew what was computed with other settings.
-        quiet: Show no progress.
 
     Returns:
         One summary a module.
@@ -122,7 +120,7 @@ def cache_bottlenecks(
         )
     place = folder_of(dataset, folder)
     quarantine = Quarantine(place / "quarantine.csv")
-    digests = digests_of(dataset, folder, quiet=quiet)
+    digests = digests_of(dataset, folder)
     rows = rows_of(dataset, digests, quarantine, n_views, minority_views, part)
     augmentation = augmentation or Augmentation()
     modules = [m if m.probed else _probed(m) for m in modules]
@@ -130,8 +128,7 @@ def cache_bottlenecks(
         extractor_spec(m, place, part, engine, precision, augment_on, overwrite) for m in modules
     ]
     calibrations = [
-        calibration_of(one, dataset, digests, seed, overwrite=overwrite, quiet=quiet)
-        for one in running
+        calibration_of(one, dataset, digests, seed, overwrite=overwrite) for one in running
     ]
     recipe = Recipe(tuple(running), augmentation, seed, batch_size)
     with contextlib.ExitStack() as stack:
@@ -151,7 +148,7 @@ def cache_bottlenecks(
         filling = _Filling(dataset, rows, recipe, writers, quarantine, strict=strict)
         if any(writer.todo.any() for writer in writers):
             try:
-                filling.run(cluster, quiet=quiet)
+                filling.run(cluster)
             finally:
                 filling.note(ForwardPassLog(place / "passes.csv"))
         for writer in writers:
@@ -196,12 +193,12 @@ class _Filling:
         self.seconds = 0.0
         self.busy = [0.0] * len(writers)
 
-    def run(self, cluster: Cluster | None, *, quiet: bool) -> None:
+    def run(self, cluster: Cluster | None) -> None:
         """Computes everything that is to do."""
         total = sum(int(writer.todo.sum()) for writer in self.writers)
         named = zip(self.recipe.running, self.needed, strict=True)
         names = ", ".join(one.module.name for one, needed in named if needed)
-        with Bar(names, total, quiet=quiet) as bar:
+        with Bar(names, total) as bar:
             arguments = self.recipe, self._wanted(), self.needed
             results = extract_on_ray(*arguments, cluster) if cluster else extract(*arguments)
             for found in results:

@@ -44,15 +44,14 @@ def bottleneck_files(folder: Path) -> list[Path]:
     return found
 
 
-def verify_files(files: Sequence[Path], *, quiet: bool = False) -> dict[Path, list[str]]:
+def verify_files(files: Sequence[Path]) -> dict[Path, list[str]]:
     """What is wrong with each file, a sentence each: format, rows to do, bytes that changed.
 
     Args:
         files: Bottleneck files.
-        quiet: Show no progress.
     """
     found: dict[Path, list[str]] = {}
-    with Bar("verifying", len(files), "files", quiet=quiet) as bar:
+    with Bar("verifying", len(files), "files") as bar:
         for file in files:
             try:
                 with Bottlenecks(file) as bottlenecks:
@@ -69,7 +68,6 @@ def cache_status(
     *,
     n_views: int | None = None,
     minority_views: int | None = None,
-    quiet: bool = False,
 ) -> pd.DataFrame:
     """What is cached of a data set, and what the next run would compute and why.
 
@@ -78,7 +76,6 @@ def cache_status(
         cache: The cache.
         n_views: Views that would be asked for; by default those that each file has.
         minority_views: Likewise, of the rarest class.
-        quiet: Show no progress.
 
     Returns:
         One row a file: `module`, `file`, `n_images`, `n_views`, `done` and `todo`
@@ -95,7 +92,7 @@ def cache_status(
         raise CacheError(
             f"{place}/ holds no bottlenecks; make some with: hubretrain cache --module NAME"
         )
-    digests = digests_of(dataset, cache, quiet=quiet)
+    digests = digests_of(dataset, cache)
     passes = ForwardPassLog(place / "passes.csv")
     table = []
     for file in files:
@@ -189,7 +186,7 @@ def collect_garbage(
             found.append((left, "left by a killed run", left.stat().st_size))
             if not dry_run:
                 left.unlink()
-    present = set(digests_of(dataset, cache, quiet=True))
+    present = set(digests_of(dataset, cache))
     for file in sorted(place.rglob("[!.]*.h5")):
         shrunk = shrink_file(file, present, n_views, dry_run=dry_run)
         if shrunk is None:

@@ -218,7 +218,6 @@ def calibration_of(
     seed: int,
     *,
     overwrite: bool,
-    quiet: bool,
 ) -> dict[str, Attribute]:
     """Attributes of the quantised model that a module is run as, made now if need be; else none.
 
@@ -245,6 +244,5 @@ def calibration_of(
         first_view,
         seed=seed,
         overwrite=overwrite,
-        quiet=quiet,
     )
     return {**attributes}

@@ -31,7 +31,7 @@ from hubretrain.finetuning.input_pipeline import (
     split,
 )
 from hubretrain.modules import Cut
-from hubretrain.progress import Bar
+from hubretrain.progress import Bar, progress_shown
 
 FORMAT = "hubretrain trunk 1"
 BATCH_SIZE = 48
@@ -79,9 +79,8 @@ class ActivationCache:
         *,
         n_views: int,
         facts: dict[str, Any],
-        quiet: bool = False,
     ) -> None:
-        self.cut, self.pixels, self.n_views, self.quiet = cut, pixels, n_views, quiet
+        self.cut, self.pixels, self.n_views = cut, pixels, n_views
         self.path = folder / "trunk.h5"
         self._images = {VALIDATION: validation}
         self._images |= {f"view_{k:03d}": train for k in range(1, n_views + 1)}
@@ -158,7 +157,7 @@ class ActivationCache:
             todo = [b for b in split(order, BATCH_SIZE) if _is_torn(dataset[b[0] : b[-1] + 1])]
             views = [np.full(len(batch), number) for batch in todo]
             what = f"frozen part, {name.replace('_', ' ')}"
-            with Bar(what, sum(map(len, todo)), quiet=self.quiet or not todo) as bar:
+            with progress_shown(bool(todo)), Bar(what, sum(map(len, todo))) as bar:
                 given = self.pixels.batches(images, todo, views)
                 for batch, pixels in zip(todo, given, strict=True):
                     with np.errstate(over="ignore"):

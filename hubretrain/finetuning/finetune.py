@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_option
 from hubretrain.finetuning.result import FineTuneResult, order_of
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.locks import only_writer
+from hubretrain.progress import progress_shown
 from hubretrain.run_tables import MODULE
 from hubretrain.runs import Run, check_fitted, fit_record
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,11 @@ def finetune_module(
     cache: Path = Path("cache"),
     options: FineTuneOptions | None = None,
     resumption: Resumption | None = None,
-    quiet: bool = False,
 ) -> FineTuneResult:
     """Fine-tune one module of a run, by default the first of its shortlist; see below."""
     name = module or _fitted(run, dataset)["shortlist"][0]
     return finetune_modules(
-        dataset, run, [name], cache=cache, options=options, resumption=resumption, quiet=quiet
+        dataset, run, [name], cache=cache, options=options, resumption=resumption
     )[0]
 
 
@@ -103,7 +106,6 @@ def finetune_modules(
     cache: Path = Path("cache"),
     options: FineTuneOptions | None = None,
     resumption: Resumption | None = None,
-    quiet: bool = False,
 ) -> list[FineTuneResult]:
     """Fine-tune modules in turn; the one that is best on the validation fold is exported.
 
@@ -118,7 +120,6 @@ def finetune_modules(
         cache: The cache folder, which holds the data set's digests.
         options: How to train; by default as the size of the data set suggests.
         resumption: How to continue what the run holds already.
-        quiet: Show no progress.
 
     Raises:
         RunError: The run is not fitted, holds another fine-tuning, or has no such module, or
@@ -133,14 +134,15 @@ def finetune_modules(
         mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
     )
     together = facts.get("duplicates_kept_together", True)
-    images = usable_images(dataset, cache, near_duplicates=together, quiet=quiet)
+    images = usable_images(dataset, cache, near_duplicates=together)
     images = _with_folds(images, run)
     results: list[FineTuneResult] = []
     for name, chosen in options_of.items():
-        if not quiet and len(modules) > 1 and where.is_chief:
-            print(f"{name}:", flush=True)
+        if len(modules) > 1 and where.is_chief:
+            _log.info("%s:", name)
         folder = run.finetune_folder(name)
-        with only_writer(folder) if where.is_chief else contextlib.nullcontext():
+        lock = only_writer(folder) if where.is_chief else contextlib.nullcontext()
+        with lock, progress_shown(where.is_chief):
             module = ModuleFineTuning(dataset, run, images, name, facts, where)
             if where.is_chief:
                 _prepare(folder, chosen, restart=resumption.restart)
@@ -148,7 +150,6 @@ def finetune_modules(
                 chosen,
                 resumption.more_epochs,
                 resumption.seconds_between_checkpoints,
-                quiet or not where.is_chief,
             )
             results.append(result)
             if where.is_chief:

@@ -85,7 +85,7 @@ class ModuleFineTuning:
             )
 
     def run_with(
-        self, tuning: FineTuneOptions, more_epochs: int | None, seconds: float, quiet: bool
+        self, tuning: FineTuneOptions, more_epochs: int | None, seconds: float
     ) -> tuple[FineTuneResult, dict[str, Any]]:
         """Trains and judges; what was found, and the record of it for `run.json`."""
         plain = np.ones_like(self.weight_of_class)
@@ -108,7 +108,6 @@ class ModuleFineTuning:
                 "class_weights": _digest(weights, self.weight_of_class),
             },
             seconds_between_checkpoints=seconds,
-            quiet=quiet,
         )
         heads = {
             part: self._figures(

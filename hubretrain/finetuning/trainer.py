@@ -6,6 +6,7 @@ before the first step the model predicts exactly what the head predicted.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -40,6 +41,8 @@ from hubretrain.modules import Classifier, Cut, cut_below
 from hubretrain.progress import Bar
 from hubretrain.tensorflow import tf
 
+_log = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
@@ -54,7 +57,6 @@ class Trainer:
             trained, and the classifier itself follows at the end of each epoch.
         identity: What the result depends on besides; a checkpoint of another is not resumed.
         seconds_between_checkpoints: How much a kill may cost.
-        quiet: Show no progress.
 
     Raises:
         ModuleError: The backbone cannot be trained as asked.
@@ -69,10 +71,9 @@ class Trainer:
         *,
         identity: dict[str, Any] | None = None,
         seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
-        quiet: bool = False,
     ) -> None:
         self.classifier, self.folder, self.tuning = classifier, folder, tuning
-        self.devices, self.quiet = devices, quiet or not devices.is_chief
+        self.devices = devices
         self._seconds = seconds_between_checkpoints
         with devices.strategy.scope():
             self._trained = classifier if devices.n_replicas == 1 else classifier.replica()
@@ -144,7 +145,6 @@ class Trainer:
                         validation,
                         n_views=self.tuning.trunk_views,
                         facts={name: self.identity[name] for name in TRUNK_FACTS},
-                        quiet=self.quiet,
                     )
                 )
             self._trace(cut if isinstance(self._source, ActivationCache) else None)
@@ -180,12 +180,13 @@ class Trainer:
                 break
             self._close_epoch(epoch, phase, loss, rate, validation)
             row = state.history[-1]
-            if not self.quiet:
-                print(
-                    f"epoch {state.epoch}: loss {row['loss']:.4f}, validation loss "
-                    f"{row['validation_loss']:.4f}, validation accuracy "
-                    f"{row['validation_accuracy']:.3f}",
-                    flush=True,
+            if self.devices.is_chief:
+                _log.info(
+                    "epoch %d: loss %.4f, validation loss %.4f, validation accuracy %.3f",
+                    state.epoch,
+                    row["loss"],
+                    row["validation_loss"],
+                    row["validation_accuracy"],
                 )
 
     def history(self) -> pd.DataFrame:
@@ -202,7 +203,7 @@ class Trainer:
             return np.zeros((0, int(self.classifier.bias.shape[0])), np.float32)
         batches = split(np.arange(len(images)), 48)
         found = []
-        with Bar(what, len(images), quiet=self.quiet) as bar:
+        with Bar(what, len(images)) as bar:
             for pixels in self.pixels.batches(images, batches, [0 * b for b in batches]):
                 found.append(self._predict(pixels).numpy())
                 bar.advance(len(pixels))
@@ -292,7 +293,7 @@ class Trainer:
         batches, views_of = split(order, schedule.batch_size), split(views, schedule.batch_size)
         optimizer = self.head_optimizer if phase == "head" else self.optimizer
         rate, saved = 0.0, time.monotonic()
-        with Bar(f"epoch {epoch} of {state.epochs}", len(train), quiet=self.quiet) as bar:
+        with Bar(f"epoch {epoch} of {state.epochs}", len(train)) as bar:
             bar.done = state.batch * schedule.batch_size
             todo = list(zip(batches, views_of, strict=True))[state.batch :]
             for (batch, _), parts in zip(todo, self._parts(train, todo), strict=True):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hubretrain.errors import first_line
+from hubretrain.progress import is_progress_shown
 
 OFFLINE = "HUBRETRAIN_OFFLINE"
 _PROGRESS = "TFHUB_DOWNLOAD_PROGRESS"
@@ -41,7 +42,7 @@ def network() -> Iterator[None]:
 @contextlib.contextmanager
 def shown_progress() -> Iterator[None]:
     """A stretch in which tensorflow_hub shows how far a download is, in a terminal."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and is_progress_shown()):
         yield
         return
     before = os.environ.get(_PROGRESS)

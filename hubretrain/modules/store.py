@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +34,8 @@ from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import HubModule, described, find, unknown
 from hubretrain.modules.saved_model import FACTS, missing, sizes, tree_sha256
 from hubretrain.runs import check_fitted
+
+_log = logging.getLogger(__name__)
 
 _A_DAY = 86_400.0
 
@@ -249,7 +251,7 @@ def _fetch(known: HubModule) -> StoredModule:
     tried: list[str] = []
     store = store_folder()
     if (store / known.name / FACTS).is_file():
-        _say(f"what is stored of {known.name} is not whole or not this one; making it anew.")
+        _log.warning("the stored %s is damaged or another module; making it anew", known.name)
     for handle, fetch in sources.of(known):
         try:
             store.mkdir(parents=True, exist_ok=True)
@@ -261,7 +263,7 @@ def _fetch(known: HubModule) -> StoredModule:
                 "HUBRETRAIN_STORE to another folder."
             ) from error
         try:
-            _say(f"bringing {known.name} here from {handle}")
+            _log.info("downloading %s from %s", known.name, handle)
             made_of = file_sha256(known.file) if known.file and known.file.is_file() else None
             fetch(aside / "module")
             module = StoredModule(
@@ -286,7 +288,12 @@ def _fetch(known: HubModule) -> StoredModule:
             shutil.rmtree(module.folder, ignore_errors=True)
             os.replace(aside / "module", module.folder)
             if tried:
-                _say(f"{known.name} comes from {handle}, for there was none at {'; '.join(tried)}.")
+                _log.info(
+                    "%s comes from %s; it could not be downloaded from %s",
+                    known.name,
+                    handle,
+                    "; ".join(tried),
+                )
             return module
         except ModuleError as error:
             tried.append(f"{handle} ({str(error).removesuffix('.')})")
@@ -317,10 +324,6 @@ def _tidy(store: Path, name: str) -> None:
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _A_DAY:
                 shutil.rmtree(folder)
-
-
-def _say(text: str) -> None:
-    print(f"hubretrain: {text}", file=sys.stderr, flush=True)
 
 
 def restore_module(name: str, facts: dict[str, Any]) -> StoredModule:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,11 +79,6 @@ def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int =
     plane = np.zeros((n, 2))
     plane[:, : min(2, found.shape[1])] = found[:, :2]
     return _within(plane.astype(np.float64))
-
-
-def announce(module: str, n_images: int, method: str) -> None:
-    """Says that a map is being made, for it may take a minute."""
-    print(f"{method} map of {n_images:,} images of {module}, kept for later", file=sys.stderr)
 
 
 def _components(features: npt.NDArray[np.float32], n_components: int) -> Floats:

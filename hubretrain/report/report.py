@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from hubretrain.report.run_data import OUT_OF_FOLD, EvaluatedModel, RunData, gat
 from hubretrain.report.saliency import SaliencyRow, saliency_rows
 from hubretrain.report.thumbnails import Thumbnails, as_uri, make_thumbnails
 from hubretrain.runs import Run
+
+_log = logging.getLogger(__name__)
 
 SCRIPTS = ("charts.js", "report.js", "map.js")
 N_LARGE = 160  # images with a larger thumbnail
@@ -56,7 +59,6 @@ def write_report(
     png: Path | None = None,
     map_method: str = "tsne",
     n_saliency: int = N_SALIENCY,
-    quiet: bool = False,
 ) -> Report:
     """Writes the report of a run: `report.html` and `label_errors.csv`.
 
@@ -67,7 +69,6 @@ def write_report(
         png: A folder for the figures as PNG files, or None.
         map_method: `tsne` or `umap`.
         n_saliency: Images with saliency maps; 0 for none.
-        quiet: Show no progress.
 
     Raises:
         RunError: The run is not fitted, or is damaged.
@@ -86,18 +87,17 @@ def write_report(
     rows = _large_rows(gathered, doubtful)
     images = gathered.images
     paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
-    thumbnails = make_thumbnails(root, paths, sha256s, rows, quiet=quiet)
+    thumbnails = make_thumbnails(root, paths, sha256s, rows)
     large = make_thumbnails(
         root,
         [paths[r] for r in rows],
         [sha256s[r] for r in rows],
         budget=LARGE_BUDGET,
         longest=LARGE,
-        quiet=True,
     )
     missing += _missing_images(thumbnails, len(images), root)
-    plane, map_values = _map(gathered, map_method, quiet)
-    shown, note = saliency_rows(gathered, root, n_saliency, quiet=quiet)
+    plane, map_values = _map(gathered, map_method)
+    shown, note = saliency_rows(gathered, root, n_saliency)
     wrong = _wrong_rows(gathered)
     board, cost_charts = charts.board_rows(gathered), charts.cost_charts(gathered)
     training_charts = charts.training_charts(gathered)
@@ -246,9 +246,7 @@ def _missing_images(thumbnails: Thumbnails, n_images: int, root: Path) -> list[s
     return [f"{int(reasons.sum()):,} of {n_images:,} images have no thumbnail ({why}).{advice}"]
 
 
-def _map(
-    gathered: RunData, method: str, quiet: bool
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def _map(gathered: RunData, method: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The feature map of the shortlist's first module."""
     board = gathered.board[gathered.board["shortlist"].notna()].sort_values("shortlist")
     module = str(board["module"].iloc[0])
@@ -264,8 +262,9 @@ def _map(
                 features = bottlenecks.rows(contents)
         except CacheError as error:
             return None, {"map_note": "", "map_missing": f"No map: {error}"}
-        if not quiet:
-            feature_map.announce(module, len(contents), method)
+        _log.info(
+            "%s map of %s images of %s; this may take a minute", method, len(contents), module
+        )
         plane = feature_map.project(features, method, seed)
         file.save(identity, contents, plane)
     place = {sha256: i for i, sha256 in enumerate(contents)}

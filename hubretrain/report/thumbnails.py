@@ -58,7 +58,6 @@ def make_thumbnails(
     *,
     budget: int = BUDGET,
     longest: int = LONGEST,
-    quiet: bool = False,
 ) -> Thumbnails:
     """Makes a thumbnail of each image that can be read and still is what the run saw.
 
@@ -69,7 +68,6 @@ def make_thumbnails(
         first: Rows to begin with, where there are too many images for all.
         budget: Pixels of all thumbnails together.
         longest: Pixels, at most, the longer side of one.
-        quiet: Show no progress.
     """
     n_most = budget // SHORTEST**2
     wanted = list(dict.fromkeys([*map(int, first), *range(len(paths))]))[:n_most]
@@ -90,7 +88,7 @@ def make_thumbnails(
         fitted = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
         return fitted, image.size, ""
 
-    with Bar("thumbnails", len(wanted), quiet=quiet) as bar:
+    with Bar("thumbnails", len(wanted)) as bar:
         for row, (picture, size, why) in ahead(small, wanted):
             bar.advance()
             if picture is None:

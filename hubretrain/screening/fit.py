@@ -76,7 +76,6 @@ def screen_modules(
     top: int = 3,
     keep_duplicates_together: bool = True,
     seed: int = 0,
-    quiet: bool = False,
 ) -> Screening:
     """Fits heads on every cached module and ranks the modules.
 
@@ -99,7 +98,6 @@ def screen_modules(
         top: At most so many modules are shortlisted.
         keep_duplicates_together: Look for near duplicates and keep them in one part.
         seed: Of the split and the resamples.
-        quiet: Show no progress.
 
     Raises:
         CacheError: Nothing is cached, or what is cached is not finished.
@@ -109,7 +107,7 @@ def screen_modules(
         WriteError: The run folder cannot be written.
     """
     files = _bottleneck_files(dataset, cache, modules, run)
-    images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together, quiet=quiet)
+    images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together)
     notes = _changes(images, run)
     images["fold"] = cut_parts(
         images, run.folds_file, n_folds=n_folds, test_fraction=test_fraction, seed=seed
@@ -130,7 +128,7 @@ def screen_modules(
         tuple(sorted({0.0, *map(float, adjust)})),
         views,
     )
-    screened = [_screened(file, development, sweep, run, quiet=quiet) for file in files]
+    screened = [_screened(file, development, sweep, run) for file in files]
     judged = ModuleComparison(development, screened, sweep, seed)
     board, effects = judged.leaderboard(top), judged.effects()
     board = _with_test(board, run, files, test, seed)
@@ -243,14 +241,12 @@ def _class_weights(
     return tuple(found)
 
 
-def _screened(
-    file: Path, images: pd.DataFrame, sweep: Sweep, run: Run, *, quiet: bool
-) -> ScreenResult:
+def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run) -> ScreenResult:
     """What the module comes to: read where an earlier fit left it, else fitted and kept."""
     place, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
     known = ScreenResult.load(place, identity) if run.heads_file(file.stem).exists() else None
     if known is None:
-        known, heads = screen(file, images, sweep, quiet=quiet)
+        known, heads = screen(file, images, sweep)
         heads.save(run.heads_file(file.stem), known.about["module"])
         known.save(place)
     passes = ForwardPassLog(file.parent / "passes.csv")

@@ -136,9 +136,7 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
     return digest.hexdigest()
 
 
-def screen(
-    file: Path, images: pd.DataFrame, sweep: Sweep, *, quiet: bool = False
-) -> tuple[ScreenResult, Heads]:
+def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult, Heads]:
     """Fits every head of one module on every fold and chooses.
 
     Args:
@@ -146,7 +144,6 @@ def screen(
         images: The images outside of the test split: sha256, class_index, cluster and fold, which
             is below 0 where every fold trains on the image.
         sweep: What to compare.
-        quiet: Show no progress.
 
     Returns:
         What was found, and three heads: the chosen one fitted on all these images (fold -1) and
@@ -159,7 +156,7 @@ def screen(
     started = time.monotonic()
     with Bottlenecks(file) as bottlenecks:
         module = ModuleScreen(bottlenecks, images, sweep)
-        paths = module.paths(f"fitting {file.stem}", quiet=quiet)
+        paths = module.paths(f"fitting {file.stem}")
         chosen = Selection(paths, module, sweep)
         heads = module.heads(chosen)
         predictions = chosen.predictions()
@@ -216,14 +213,14 @@ class ModuleScreen:
                 parts, data.row_image, standardize=True, memory=MEMORY
             )
 
-    def paths(self, what: str, *, quiet: bool) -> dict[Source, HeadPath]:
+    def paths(self, what: str) -> dict[Source, HeadPath]:
         """All heads over all folds."""
         sweep, found = self.sweep, {}
         n_folds = len(next(iter(self._data.values())).folds)
         n_a_path = len(sweep.class_weights) * n_folds * len(sweep.l2)
         sources = [Source(trained_on, kind) for trained_on in self.rows for kind in KINDS]
         options = {"tol": 3e-7, "max_iter": 500}
-        with Bar(what, len(sources) * n_a_path, "heads", quiet=quiet) as bar:
+        with Bar(what, len(sources) * n_a_path, "heads") as bar:
             for at, source in enumerate(sources, start=1):
                 fitting = Fitting(
                     self._data[source.trained_on],

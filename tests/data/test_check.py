@@ -19,7 +19,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataCheck, Path]:
     place = tmp_path_factory.mktemp("messy")
     root = write_messy(place / "data")
     dataset = open_dataset(root, labels=place / "labels.csv")
-    checked = check_dataset(dataset, cache=place / "cache", n_folds=2, quiet=True)
+    checked = check_dataset(dataset, cache=place / "cache", n_folds=2)
     return checked, place
 
 
@@ -117,7 +117,7 @@ def test_a_class_without_a_readable_image_is_an_error_that_names_it(tmp_path: Pa
         for i in range(6):
             data = b"broken %d" % i if name == "void" else rng.bytes(10)
             (tmp_path / "d" / name / f"{i}.png").write_bytes(data)
-    checked = check_dataset(open_dataset(tmp_path / "d"), cache=tmp_path / "cache", quiet=True)
+    checked = check_dataset(open_dataset(tmp_path / "d"), cache=tmp_path / "cache")
     assert said(checked, "error") == ["Class 'a' has no image that can be decoded."]
     assert checked.facts["imbalance"]["ratio"] is None
 
@@ -138,7 +138,7 @@ def empty_files(place: Path, n: int) -> DataCheck:
         (place / "d" / name).mkdir(parents=True)
     for i in range(n):
         os.close(os.open(place / "d" / "ab"[i % 2] / f"{i}.jpg", os.O_CREAT | os.O_WRONLY))
-    return check_dataset(open_dataset(place / "d"), cache=place / "cache", quiet=True)
+    return check_dataset(open_dataset(place / "d"), cache=place / "cache")
 
 
 def test_thousands_of_empty_files_are_one_finding(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_images_at_urls_that_a_table_names_are_checked_too(tmp_path: Path) -> No
     (tmp_path / "d").mkdir()
     pd.DataFrame(rows, columns=["path", "label"]).to_csv(tmp_path / "l.csv", index=False)
     dataset = open_dataset(tmp_path / "d", labels=tmp_path / "l.csv")
-    checked = check_dataset(dataset, cache=tmp_path / "cache", quiet=True)
+    checked = check_dataset(dataset, cache=tmp_path / "cache")
     assert checked.facts["n_images"] == 17
     assert [one["path"] for one in checked.facts["unreadable"]] == ["memory://check/15.jpg"]
     near = [set(one["paths"]) for one in checked.facts["duplicates"]["near"]]

@@ -233,7 +233,7 @@ def test_the_published_ham10000_layout_opens_whole(real_data):
 
 def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_one(tmp_path):
     data = ImageDataset.from_folder(write_digits(tmp_path / "digits", 180))
-    options = {"n_folds": 3, "cache": tmp_path / "cache", "quiet": True}
+    options = {"n_folds": 3, "cache": tmp_path / "cache"}
     images = data.split(seed=1, **options)
     assert {"path", "label", "group", "split", "sha256", "class_index", "cluster"} < set(images)
     assert set(images["fold"]) == {-1, 0, 1, 2}
@@ -265,6 +265,6 @@ def test_split_honours_groups_and_splits_of_a_table(tmp_path):
         split=["test" if i % 10 < 2 else "" for i in range(len(paths))],
     )
     data = ImageDataset.from_csv(tmp_path / "d", labels, group_column="who")
-    images = data.split(n_folds=2, cache=tmp_path / "cache", quiet=True)
+    images = data.split(n_folds=2, cache=tmp_path / "cache")
     assert ((images["fold"] == -1) == (images["split"] == "test")).all()
     assert images.groupby("cluster")["fold"].nunique().max() == 1

@@ -60,7 +60,7 @@ def test_the_archive_of_dataverse_with_archives_in_it_is_laid_out_whole(tmp_path
         archive.writestr("HAM10000_metadata.tab", csv(table, "\t"))
         archive.writestr("ISIC2018_Task3_Test_GroundTruth.csv", b"image,MEL\n")
     folder = tmp_path / "ham10000"
-    found = prepare_ham10000(file, folder, quiet=True)
+    found = prepare_ham10000(file, folder)
     assert (found.n_images, found.n_lesions, found.n_copied) == (10_015, 7470, 10_015)
     data = open_dataset(folder)
     assert data.grouped
@@ -76,7 +76,7 @@ def test_the_folders_of_kaggle_with_each_image_twice_are_laid_out_once(tmp_path:
             (tmp_path / "k" / folder / path.removeprefix("images/")).write_bytes(data)
     (tmp_path / "k" / "HAM10000_metadata.csv").write_bytes(csv(table))
     (tmp_path / "k" / "hmnist_28_28_L.csv").write_text("pixel0000\n1\n")
-    found = prepare_ham10000(tmp_path / "k", tmp_path / "h", partial=True, quiet=True)
+    found = prepare_ham10000(tmp_path / "k", tmp_path / "h", partial=True)
     assert (found.n_images, found.n_copied) == (6, 6)
     assert open_dataset(tmp_path / "h").class_names == ("mel", "nv")
 
@@ -88,10 +88,10 @@ def test_it_can_be_stopped_and_goes_on_where_it_was(tmp_path: Path) -> None:
     first = tmp_path / "h" / "images" / f"{table['image_id'].iloc[0]}.jpg"
     first.write_bytes(PIXEL[:-5])  # cut short by a kill of something that copied in place
     (first.parent / f"{table['image_id'].iloc[1]}.jpg").write_bytes(PIXEL)
-    found = prepare_ham10000(tmp_path / "z.zip", tmp_path / "h", partial=True, quiet=True)
+    found = prepare_ham10000(tmp_path / "z.zip", tmp_path / "h", partial=True)
     assert (found.n_images, found.n_copied) == (6, 5)
     assert first.read_bytes() == PIXEL
-    again = prepare_ham10000(tmp_path / "z.zip", tmp_path / "h", partial=True, quiet=True)
+    again = prepare_ham10000(tmp_path / "z.zip", tmp_path / "h", partial=True)
     assert (again.n_images, again.n_copied) == (6, 0)
 
 
@@ -107,7 +107,7 @@ def test_no_archive_writes_outside_the_folder(tmp_path: Path, name: str) -> None
     source, folder = tmp_path / "a" / "z.zip", tmp_path / "a" / "b" / "h"
     source.parent.mkdir()
     source.write_bytes(archive)
-    found = prepare_ham10000(source, folder, partial=True, quiet=True)
+    found = prepare_ham10000(source, folder, partial=True)
     assert found.n_images == 6
     written = {p for p in tmp_path.rglob("*") if p.is_file() and p != source}
     assert all(folder in p.parents for p in written)
@@ -175,16 +175,16 @@ def test_a_bad_source_gets_one_clear_sentence(
 ) -> None:
     source = bad(tmp_path, case)
     with pytest.raises(DataError, match=sentence) as caught:
-        prepare_ham10000(source, tmp_path / "h", partial=partial, quiet=True)
+        prepare_ham10000(source, tmp_path / "h", partial=partial)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "h" / "HAM10000_metadata.csv").exists()
 
 
 def test_the_real_images_are_laid_out_as_they_are(real_data: Path, tmp_path: Path) -> None:
     source = real_data / "ham10000_600x450"
-    found = prepare_ham10000(source, tmp_path / "h", partial=True, quiet=True)
+    found = prepare_ham10000(source, tmp_path / "h", partial=True)
     assert found.n_images == len(list((source / "images").iterdir()))
     for image in (tmp_path / "h" / "images").iterdir():
         assert image.read_bytes() == (source / "images" / image.name).read_bytes()
     with pytest.raises(DataError, match="is not HAM10000 as published"):
-        prepare_ham10000(source, tmp_path / "h", quiet=True)
+        prepare_ham10000(source, tmp_path / "h")

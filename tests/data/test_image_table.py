@@ -71,11 +71,11 @@ def cluster_of(images: pd.DataFrame) -> dict[str, str]:
 
 def test_near_duplicates_share_a_cluster_unless_they_are_not_looked_for(place: Path) -> None:
     data, cache = open_dataset(place / "data"), place / "cache"
-    together = cluster_of(usable_images(data, cache, quiet=True))
+    together = cluster_of(usable_images(data, cache))
     assert together["flower/temple.jpg"] == together["temple/150.jpg"]
     assert len(set(together.values())) == 6
     shutil.rmtree(cache)
-    apart = cluster_of(usable_images(data, cache, near_duplicates=False, quiet=True))
+    apart = cluster_of(usable_images(data, cache, near_duplicates=False))
     assert len(set(apart.values())) == 7
     assert not (cache / "data" / "copies.csv").exists()
 
@@ -101,7 +101,7 @@ def test_cached_features_take_part_in_the_search(
     from hubretrain.modules import resolve
 
     data, cache = open_dataset(place / "data"), place / "cache"
-    cache_bottlenecks(data, [resolve(str(small_module))], n_views=1, folder=cache, quiet=True)
+    cache_bottlenecks(data, [resolve(str(small_module))], n_views=1, folder=cache)
     given, find = [], duplicates.find_duplicates
 
     def spy(*arguments: object, **options: object) -> duplicates.Duplicates:
@@ -109,7 +109,7 @@ def test_cached_features_take_part_in_the_search(
         return find(*arguments, **options)
 
     monkeypatch.setattr(duplicates, "find_duplicates", spy)
-    sha256s = digests_of(data, cache, quiet=True)
-    assert len(copies_of(data, sha256s, cache, quiet=True).pairs) == 1
+    sha256s = digests_of(data, cache)
+    assert len(copies_of(data, sha256s, cache).pairs) == 1
     with Bottlenecks(cache / "data" / "small.h5") as bottlenecks:
         np.testing.assert_array_equal(given[0], bottlenecks.rows(sha256s))

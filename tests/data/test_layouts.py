@@ -158,7 +158,7 @@ def test_an_image_link_that_loops_or_leads_nowhere_is_named(tmp_path: Path) -> N
         (tmp_path / "a" / "loop.png").symlink_to(target)
         data = open_dataset(tmp_path)
         with pytest.raises(DataError, match=rf"a/loop.png cannot be read: {why}"):
-            data.split(cache=tmp_path / "cache", quiet=True)
+            data.split(cache=tmp_path / "cache")
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_named_in_the_error(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ def run(digits, module, folder, **options):
         open_dataset(digits),
         [resolve(str(module))],
         folder=folder,
-        quiet=True,
         **{"engine": "tensorflow", **options},
     )
     return found
@@ -112,7 +111,6 @@ def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp
     both = cache_bottlenecks(
         data,
         [resolve(str(small_module)), resolve(str(other))],
-        quiet=True,
         folder=tmp_path / "both",
         n_views=2,
         engine="tensorflow",
@@ -332,7 +330,6 @@ def test_modules_cached_together_are_each_charged_what_they_cost(digits, tmp_pat
         folder=tmp_path / "cache",
         n_views=4,
         engine=engine,
-        quiet=True,
     )
     wall = time.perf_counter() - started
     table = pd.read_csv(found[0].file.parent / "passes.csv").set_index("module")

@@ -132,7 +132,7 @@ def test_the_command_interrupted_at_any_line_again_and_again_ends_bit_equal(
     dataset, modules = open_dataset(images), [resolve(str(small_module))]
 
     def run(folder):
-        options = {"n_views": 2, "minority_views": 5, "quiet": True, "engine": "tensorflow"}
+        options = {"n_views": 2, "minority_views": 5, "engine": "tensorflow"}
         (found,) = cache_bottlenecks(dataset, modules, folder=Path(folder), **options)
         return found.file.read_bytes()
 

@@ -31,7 +31,6 @@ def run(digits, module, folder, **options):
         open_dataset(digits),
         [resolve(str(module))],
         folder=folder,
-        quiet=True,
         **{"n_views": 2, "engine": "tensorflow", **options},
     )
     return found
@@ -95,18 +94,18 @@ def test_a_part_that_is_no_part_is_refused():
 
 def test_verify_finds_a_flipped_bit_and_what_is_not_finished(digits, small_module, tmp_path):
     file = run(digits, small_module, tmp_path / "cache").file
-    assert verify_files([file], quiet=True) == {file: []}
+    assert verify_files([file]) == {file: []}
     with h5py.File(file, "r+") as opened:
         opened["view_001"][7, 3] += np.float32(1e-6)
-    (wrong,) = verify_files([file], quiet=True)[file]
+    (wrong,) = verify_files([file])[file]
     said = "view_001: its bytes are not those that were written; remove the file and cache again"
     assert wrong == said
     assert run(digits, small_module, tmp_path / "cache").n_computed == 0
-    assert verify_files([file], quiet=True)[file] == [said]  # a run does not certify the damage
+    assert verify_files([file])[file] == [said]  # a run does not certify the damage
     with pytest.raises(CacheError, match=r"small.h5: view_001: its bytes are not those that were"):
         run(digits, small_module, tmp_path / "cache", n_views=3)
     (file.parent / "text.h5").write_text("no HDF5")
-    found = verify_files([file.parent / "text.h5", tmp_path / "nothing.h5"], quiet=True)
+    found = verify_files([file.parent / "text.h5", tmp_path / "nothing.h5"])
     assert "cannot be opened as HDF5" in found[file.parent / "text.h5"][0]
     assert "does not exist" in found[tmp_path / "nothing.h5"][0]
 
@@ -114,7 +113,7 @@ def test_verify_finds_a_flipped_bit_and_what_is_not_finished(digits, small_modul
 def test_status_says_what_the_next_run_would_compute_and_why(digits, small_module, tmp_path):
     cache = tmp_path / "cache"
     run(digits, small_module, cache)
-    (clean,) = cache_status(open_dataset(digits), cache, quiet=True).to_dict("records")
+    (clean,) = cache_status(open_dataset(digits), cache).to_dict("records")
     assert (clean["done"], clean["todo"], clean["to_compute"], clean["why"]) == (120, 0, 0, [])
     assert clean["done_by_view"] == [60, 60]
     assert clean["images_per_second"] > 0
@@ -123,14 +122,14 @@ def test_status_says_what_the_next_run_would_compute_and_why(digits, small_modul
     zero[1].write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
     (digits / "1" / "new.png").write_bytes(encoded(np.ones((8, 8, 3), np.uint8)))
     zero[2].rename(digits / "2" / "moved.png")
-    (found,) = cache_status(open_dataset(digits), cache, quiet=True).to_dict("records")
+    (found,) = cache_status(open_dataset(digits), cache).to_dict("records")
     assert (found["new"], found["edited"], found["gone"], found["to_compute"]) == (1, 1, 2, 4)
     assert found["why"] == [
         "1 new images",
         "1 edited images",
         "2 images are gone: their rows drop out",
     ]
-    more = cache_status(open_dataset(digits), cache, n_views=3, quiet=True)
+    more = cache_status(open_dataset(digits), cache, n_views=3)
     assert more["to_compute"].tolist() == [2 * 3 + 58]
     assert run(digits, small_module, cache, n_views=3).n_computed == 2 * 3 + 58
 
@@ -140,7 +139,7 @@ def test_status_knows_that_the_module_is_another_now(digits, tmp_path):
     run(digits, module, tmp_path / "cache")
     shutil.rmtree(module)
     write_module(module, seed=2)
-    (found,) = cache_status(open_dataset(digits), tmp_path / "cache", quiet=True)["why"]
+    (found,) = cache_status(open_dataset(digits), tmp_path / "cache")["why"]
     assert found == ["module is another module now: all of it, with --overwrite"]
 
 

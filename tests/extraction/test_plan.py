@@ -75,7 +75,6 @@ def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_m
         "n_views": 1,
         "minority_views": 4,
         "folder": tmp_path / "cache",
-        "quiet": True,
         "engine": "tensorflow",
     }
     (found,) = cache_bottlenecks(data, [resolve(str(small_module))], **options)
@@ -98,7 +97,7 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
     files = {}
     for dtype in ("float32", "float16"):
         folder = tmp_path / dtype
-        options = {"folder": folder, "dtype": dtype, "quiet": True, "engine": "tensorflow"}
+        options = {"folder": folder, "dtype": dtype, "engine": "tensorflow"}
         (one,) = cache_bottlenecks(data, modules, n_views=2, **options)
         files[dtype] = one.file
     with Bottlenecks(files["float32"]) as whole, Bottlenecks(files["float16"]) as half:
@@ -106,7 +105,7 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
         assert half.rows(half.sha256s, 1).dtype == np.float32
         assert np.allclose(half.view(1)[:], whole.view(1)[:], rtol=1e-3, atol=1e-4)
         assert half.verify() == []
-    options = {"folder": tmp_path / "float16", "quiet": True, "engine": "tensorflow"}
+    options = {"folder": tmp_path / "float16", "engine": "tensorflow"}
     (again,) = cache_bottlenecks(data, modules, n_views=3, **options)
     assert again.n_computed == 27
     with Bottlenecks(again.file) as half:  # as it was begun, where nothing is asked for

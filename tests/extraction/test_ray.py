@@ -133,7 +133,7 @@ def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_
 ):
     pytest.importorskip("ray")
     digits = write_digits(tmp_path / "digits", 60)
-    options = {"n_views": 50, "minority_views": 60, "quiet": True, "engine": "tensorflow"}
+    options = {"n_views": 50, "minority_views": 60, "engine": "tensorflow"}
     (serial,) = cache_bottlenecks(
         open_dataset(digits), [resolve(str(small_module))], folder=tmp_path / "serial", **options
     )

@@ -32,8 +32,8 @@ def fitted(tmp_path_factory):
     tf.saved_model.save(outer, str(place / "nested"))
     data = open_dataset(place / "digits")
     modules = [resolve(str(place / name)) for name in ("residual", "nested")]
-    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1, quiet=True)
-    screen_modules(data, Run(place / "run"), cache=place / "cache", quiet=True)
+    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1)
+    screen_modules(data, Run(place / "run"), cache=place / "cache")
     return place
 
 
@@ -135,7 +135,7 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
         best_modules(run, 3)
     data = open_dataset(fitted / "digits")
     tuning = FineTuneOptions(epochs=1, batch_size=16)
-    found = finetune_modules(data, run, names, cache=fitted / "cache", options=tuning, quiet=True)
+    found = finetune_modules(data, run, names, cache=fitted / "cache", options=tuning)
     facts = run.facts()["finetune"]
     metric = facts["order"]["metric"]
     scores = {one.module: one.validation[metric][0] for one in found}

@@ -24,8 +24,8 @@ from tests.samples import write_digits, write_module
 def screened(place, *folders):
     data = open_dataset(place / "digits")
     modules = [resolve(str(folder)) for folder in folders]
-    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1, quiet=True)
-    screen_modules(data, Run(place / "run"), cache=place / "cache", quiet=True)
+    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1)
+    screen_modules(data, Run(place / "run"), cache=place / "cache")
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ def fitted(tmp_path_factory):
     write_digits(place / "digits", 150)
     module = write_module(place / "small", n_features=12, seed=5)
     data = open_dataset(place / "digits")
-    cache_bottlenecks(data, [resolve(str(module))], folder=place / "cache", n_views=1, quiet=True)
-    screen_modules(data, Run(place / "run"), cache=place / "cache", quiet=True)
+    cache_bottlenecks(data, [resolve(str(module))], folder=place / "cache", n_views=1)
+    screen_modules(data, Run(place / "run"), cache=place / "cache")
     return place
 
 
@@ -58,7 +58,6 @@ def tune(fitted, run, **options):
         cache=fitted / "cache",
         options=FineTuneOptions(**asked),
         resumption=resumption,
-        quiet=True,
     )
 
 
@@ -72,7 +71,7 @@ def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     classifier = Classifier(
         Backbone(resolve(str(fitted / "small"))), heads.kind, heads.weight[:, 1], heads.bias[1]
     )
-    images = usable_images(open_dataset(fitted / "digits"), fitted / "cache", quiet=True)
+    images = usable_images(open_dataset(fitted / "digits"), fitted / "cache")
     with Bottlenecks(fitted / "cache" / "digits" / "small.h5") as bottlenecks:
         expected = heads.probabilities(bottlenecks.rows(images["sha256"].tolist()))[:, 1]
     pixels = [view(decode((fitted / "digits" / p).read_bytes()), 8) for p in images["path"]]

@@ -503,9 +503,7 @@ def test_on_real_cached_features_every_fold_and_l2_is_as_exact_as_scikit_learn(
                 (tmp_path / "flowers" / folder.name / image.name).symlink_to(image)
     dataset = open_dataset(tmp_path / "flowers")
     module = resolve(str(real_models / "mobilenet_v2_035_224"))
-    (cached,) = cache_bottlenecks(
-        dataset, [module], n_views=1, folder=tmp_path / "cache", quiet=True
-    )
+    (cached,) = cache_bottlenecks(dataset, [module], n_views=1, folder=tmp_path / "cache")
     with Bottlenecks(cached.file) as bottlenecks:
         features = bottlenecks.view(0)[:]
         of = {path: i for i, path in enumerate(bottlenecks.paths)}

@@ -83,7 +83,7 @@ def test_a_tf1_module_is_cached_and_refused_by_finetuning(tmp_path, options):
 def test_a_tf1_module_goes_through_the_cache(tmp_path, engine):
     folder = write_tf1_module(tmp_path / "tf1")
     data = open_dataset(write_digits(tmp_path / "digits", 5))
-    options = {"folder": tmp_path / "cache", "n_views": 1, "quiet": True}
+    options = {"folder": tmp_path / "cache", "n_views": 1}
     (cached,) = cache_bottlenecks(data, [resolve(str(folder))], engine=engine, **options)
     with Bottlenecks(cached.file) as file:
         assert np.isfinite(file.view(0)[:]).all()

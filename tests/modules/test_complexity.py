@@ -51,7 +51,7 @@ def test_a_graph_that_cannot_be_counted_has_parameters_all_the_same():
 
 def test_a_bottleneck_file_says_what_its_module_costs_and_an_older_one_is_told(tmp_path, digits):
     folder = write_module(tmp_path / "small")
-    data, options = open_dataset(digits), {"folder": tmp_path / "cache", "quiet": True}
+    data, options = open_dataset(digits), {"folder": tmp_path / "cache"}
     module = Backbone(resolve(str(folder))).stored
     assert (module.n_parameters, module.gflops) == (3 * 3 * 3 * 8 + 32 * 5, 7e-06)
     older = dict(module.__dict__, n_parameters=0, gflops=None)

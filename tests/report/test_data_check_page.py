@@ -34,7 +34,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("page")
     write_messy(place / "data")
     dataset = open_dataset(place / "data", labels=place / "labels.csv")
-    checked = check_dataset(dataset, cache=place / "cache", n_folds=2, quiet=True)
+    checked = check_dataset(dataset, cache=place / "cache", n_folds=2)
     file = place / "run" / "data_check.html"
     write_check_page(file, checked.facts, checked.findings, checked.images, dataset.root)
     return file

@@ -20,10 +20,10 @@ def test_the_report_of_a_real_data_set_opens_and_shows_every_section(
 ):
     data = open_dataset(real_data / name)
     module = resolve(str(real_models / "mobilenet_v2_035_224"))
-    cache_bottlenecks(data, [module], folder=tmp_path / "cache", n_views=1, quiet=True)
+    cache_bottlenecks(data, [module], folder=tmp_path / "cache", n_views=1)
     of_run = Run(tmp_path / "runs" / name)
-    screen_modules(data, of_run, cache=tmp_path / "cache", l2=(100.0, 1000.0), quiet=True)
-    found = write_report(of_run, n_saliency=2, quiet=True)
+    screen_modules(data, of_run, cache=tmp_path / "cache", l2=(100.0, 1000.0))
+    found = write_report(of_run, n_saliency=2)
     assert found.page.stat().st_size < 12_000_000
     for width in (1280, 400):
         ran = run(

@@ -62,7 +62,7 @@ def write_run(place: Path, n_images: int = 240) -> Run:
     dataset = open_dataset(data, labels=labels, image_column="path", label_column="label")
     run = Run(place / "runs" / "digits")
     with threadpool_limits(1):
-        screen_modules(dataset, run, cache=place / "cache", l2=L2, n_folds=3, quiet=True)
+        screen_modules(dataset, run, cache=place / "cache", l2=L2, n_folds=3)
     return run
 
 
@@ -105,7 +105,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def tuned(fitted: Run) -> Run:
     write_fine_tuned(fitted)
-    write_report(fitted, n_saliency=0, quiet=True)
+    write_report(fitted, n_saliency=0)
     return fitted
 
 
@@ -235,7 +235,7 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     heads.facts["priors"] = np.tile([0.8, 0.15, 0.05], (3, 1))
     heads.save(run.heads_file("pixels"), {})
     run.facts_file.write_text(json.dumps(facts), encoding="utf-8")
-    write_report(run, n_saliency=0, quiet=True)
+    write_report(run, n_saliency=0)
     script = """
       const box = document.getElementById('rule'), read = () => ({
         figures: Object.fromEntries([...document.querySelectorAll('#figures dd')].map(
@@ -302,11 +302,11 @@ def test_the_same_run_gives_the_same_bytes_even_without_what_it_remembers(
     tuned: Run, page: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.html"
-    write_report(tuned, output=again, n_saliency=0, quiet=True)
+    write_report(tuned, output=again, n_saliency=0)
     assert again.read_bytes() == page.read_bytes()
     shutil.rmtree(tuned.folder / "report")
     with threadpool_limits(2):
-        write_report(tuned, output=again, n_saliency=0, quiet=True)
+        write_report(tuned, output=again, n_saliency=0)
     assert again.read_bytes() == page.read_bytes()
 
 
@@ -339,7 +339,7 @@ def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
     facts.pop("finetune", None)
     facts["fit"] |= {"data": str(tmp_path / "moved" / "data"), "cache": str(tmp_path / "nowhere")}
     alone.facts_file.write_text(json.dumps(facts), encoding="utf-8")
-    found = write_report(alone, quiet=True)
+    found = write_report(alone)
     told = " ".join(found.missing)
     assert "No module of this run is fine-tuned; do it with: hubretrain finetune" in told
     assert "240 of 240 images have no thumbnail (240: cannot be read (No such file or dir" in told
@@ -372,7 +372,7 @@ def test_few_and_many_classes_are_drawn(
             pixels = np.clip(ink + random.normal(0, 40, (8, 8)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(data / f"c{c:03d}" / f"{i}.png")
     write_cache(data, tmp_path / "cache")
-    options = {"l2": (10.0,), "class_weights": (None,), "n_folds": 2, "quiet": True, "views": False}
+    options = {"l2": (10.0,), "class_weights": (None,), "n_folds": 2, "views": False}
     place = Run(tmp_path / "run")
     with threadpool_limits(1):
         screen_modules(
@@ -386,7 +386,7 @@ def test_few_and_many_classes_are_drawn(
     said = pd.read_csv(place.out_of_fold_file)
     said.loc[said["decision"] == "c001", "decision"] = "c000"
     said.to_csv(place.out_of_fold_file, index=False)
-    found = write_report(place, n_saliency=0, quiet=True)
+    found = write_report(place, n_saliency=0)
     assert found.page.stat().st_size < 5_000_000
     text = found.page.read_text(encoding="utf-8")
     assert "One module: nothing to compare." in text
@@ -411,7 +411,7 @@ def test_png_figures_are_written_and_matplotlib_is_asked_for_where_it_is_not(
     tuned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    options = {"output": tmp_path / "page.html", "n_saliency": 0, "quiet": True}
+    options = {"output": tmp_path / "page.html", "n_saliency": 0}
     found = write_report(tuned, png=tmp_path / "png", **options)
     names = {file.stem for file in found.pictures}
     assert {"leaderboard", "confusion", "precision_recall", "roc", "calibration", "map"} <= names
@@ -499,7 +499,7 @@ def test_a_loss_that_became_infinite_is_left_out_of_its_curve(tuned: Run, tmp_pa
     run = copied(tuned, tmp_path / "run")
     file = run.finetune_folder("pixels") / "history.csv"
     file.write_text(file.read_text().replace("0.5,", "inf,", 1), encoding="utf-8")
-    found = write_report(run, n_saliency=0, quiet=True)
+    found = write_report(run, n_saliency=0)
     (line, *_) = data_of(found.page)["charts"]["training-0-loss"]["series"]
     assert line["x"] == [2.0]
     assert line["y"] == [0.2]
@@ -530,12 +530,12 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
     shutil.copytree(data, tmp_path / "changed")
     for path in (tmp_path / "changed").rglob("*.png"):
         Image.open(path).rotate(90).save(path)
-    found = write_report(run, data=tmp_path / "changed", n_saliency=2, quiet=True)
+    found = write_report(run, data=tmp_path / "changed", n_saliency=2)
     text = found.page.read_text(encoding="utf-8")
     assert f"none of the images can be read in {tmp_path / 'changed'} as they were" in text
     (run.folder / "export").mkdir()
     (run.folder / "export" / "export.json").write_text("{", encoding="utf-8")
-    found = write_report(run, n_saliency=2, quiet=True)
+    found = write_report(run, n_saliency=2)
     text = found.page.read_text(encoding="utf-8")
     assert f"No saliency maps: {run.folder / 'export'} is no export" in text
 
@@ -558,7 +558,7 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
         screen_modules(
             dataset, run, cache=cache, modules=["half"], metric="macro_f1", l2=(10**0.5, 10.0),
             class_weights=weights, adjust=(0.0, 0.5), views=False, n_folds=2, test_fraction=0.25,
-            top=1, keep_duplicates_together=False, seed=3, quiet=True,
+            top=1, keep_duplicates_together=False, seed=3,
         )  # fmt: skip
         of_cache, of_fit, _ = provenance.commands(gather(run)).splitlines()
         words = shlex.split(of_cache)[2:]

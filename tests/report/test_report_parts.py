@@ -157,7 +157,7 @@ def test_thumbnails_lie_where_they_are_said_to_and_changed_files_have_none(tmp_p
     sha256s = [file_sha256(tmp_path / path) for path in paths]
     (tmp_path / "3.png").write_bytes(encoded(np.zeros((30, 40, 3), np.uint8)))
     (tmp_path / "4.png").unlink()
-    found = make_thumbnails(tmp_path, paths, sha256s, budget=20 * 32 * 24, quiet=True)
+    found = make_thumbnails(tmp_path, paths, sha256s, budget=20 * 32 * 24)
     assert (found.width, found.height) == (32, 24)
     assert found.missing[3] == "its bytes have changed"
     assert found.missing[4] == "cannot be read (No such file or directory)"
@@ -194,7 +194,7 @@ def test_ten_thousand_photographs_stay_under_twelve_megabytes(tmp_path: Path) ->
         (tmp_path / path).write_bytes(encoded(np.ascontiguousarray(pixels), "JPEG"))
         paths.append(path)
     budget = 22_000_000 * 200 // 10_000
-    found = make_thumbnails(tmp_path, paths, [""] * 200, budget=budget, quiet=True)
+    found = make_thumbnails(tmp_path, paths, [""] * 200, budget=budget)
     pictures = sum(map(len, found.sheets)) * 50
     said, _ = predictions(10_000, 7)
     order, thousandths = curves.likeliest(said)

@@ -78,7 +78,7 @@ def place(tmp_path):
 
 
 def fit(place, run="run", **options):
-    options = {"l2": L2, "quiet": True, "cache": place / "cache"} | options
+    options = {"l2": L2, "cache": place / "cache"} | options
     return screen_modules(open_dataset(place / "digits"), Run(place / run), **options)
 
 

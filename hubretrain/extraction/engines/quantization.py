@@ -52,7 +52,6 @@ def calibrate(
     *,
     seed: int = 0,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> dict[str, Attribute]:
     """Attributes of the quantised model in `folder`, which is made now unless it is there.
 
@@ -67,7 +66,6 @@ def calibrate(
             or None where it cannot be decoded. Called from several threads.
         seed: Of the sample.
         overwrite: Replace a model that was made for another module or seed.
-        quiet: Show no progress.
 
     Returns:
         What the features depend on, as attributes of the bottleneck file: how many images
@@ -92,7 +90,7 @@ def calibrate(
             stack.enter_context(only_writer(folder))
             known = _known(folder, asked, overwrite)  # another process may just have made it
         if not known:
-            _make(module, folder, asked, sample(sha256s, seed), pixels_of, quiet)
+            _make(module, folder, asked, sample(sha256s, seed), pixels_of)
             known = _known(folder, asked, overwrite=False)
     if known.pop("weight_bits") == 8 and not adds_8_bits():
         raise EngineError(
@@ -152,11 +150,10 @@ def _make(
     asked: dict[str, object],
     order: Sequence[str],
     pixels_of: Callable[[str], Pixels | None],
-    quiet: bool,
 ) -> None:
     from hubretrain.extraction.engines.openvino import converted, keeping
 
-    with Bar(f"calibrating {module.name}", min(N_IMAGES, len(order)), quiet=quiet) as bar:
+    with Bar(f"calibrating {module.name}", min(N_IMAGES, len(order))) as bar:
         chosen = _decodable(order, pixels_of)
         if not chosen:
             raise EngineError("none of the images can be decoded; int8 needs some to calibrate on.")

@@ -58,16 +58,13 @@ class _Maps:
     maps: npt.NDArray[np.uint8]  # (image, method, height, width)
 
 
-def saliency_rows(
-    gathered: RunData, root: Path, n_images: int, *, quiet: bool = False
-) -> tuple[list[SaliencyRow], str]:
+def saliency_rows(gathered: RunData, root: Path, n_images: int) -> tuple[list[SaliencyRow], str]:
     """Saliency of the most confident errors, and of an image of each class that is right.
 
     Args:
         gathered: The run.
         root: The folder that image paths are relative to.
         n_images: How many; 0 for none.
-        quiet: Show no progress.
 
     Returns:
         The rows, and a sentence: what they are of, or why there are none.
@@ -86,7 +83,7 @@ def saliency_rows(
         file = place / "report" / "saliency.h5"
         maps = _load(file, identity)
         if maps is None:
-            maps = _explain(place, module, images, quiet)
+            maps = _explain(place, module, images)
             _save(file, identity, contents, maps)
     except HubretrainError as error:
         return [], f"No saliency maps: {error}"
@@ -160,7 +157,7 @@ def _chosen(model: EvaluatedModel, gathered: RunData, n_images: int) -> list[int
     return [int(row) for row in model.rows[np.concatenate([wrong, right])][:n_images]]
 
 
-def _explain(place: Path, module: str | None, images: list[Image.Image], quiet: bool) -> _Maps:
+def _explain(place: Path, module: str | None, images: list[Image.Image]) -> _Maps:
     from hubretrain.report.saliency.gradients import saliency
     from hubretrain.report.saliency.model import open_explained
 
@@ -172,7 +169,7 @@ def _explain(place: Path, module: str | None, images: list[Image.Image], quiet: 
     probabilities = model.probabilities(pixels)
     classes = probabilities.argmax(axis=1)
     maps = []
-    with Bar("saliency", len(images), quiet=quiet) as bar:
+    with Bar("saliency", len(images)) as bar:
         for image, c in zip(pixels, classes.tolist(), strict=True):
             some = [eight_bits(saliency(model, image, c, name), name) for name in methods]
             maps.append(np.stack(some))

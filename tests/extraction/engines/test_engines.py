@@ -299,7 +299,7 @@ def test_int8_is_calibrated_once_and_gives_the_same_bytes_ever_after(small_modul
     broken = sample(images, 3)[5]
     images[broken] = None
     folder = tmp_path / "small.int8"
-    facts = calibrate(module, folder, images, images.get, seed=3, quiet=True)
+    facts = calibrate(module, folder, images, images.get, seed=3)
     assert facts["calibration_images"] == N_IMAGES
     chosen = (folder / "calibration.csv").read_text().split()[1:]
     assert chosen == [s for s in sample(images, 3) if s != broken][:N_IMAGES]
@@ -322,7 +322,7 @@ def test_int8_is_calibrated_once_and_gives_the_same_bytes_ever_after(small_modul
         raise AssertionError("calibrated again")
 
     more = [*images, "f" * 64]
-    assert calibrate(module, folder, more, fail, seed=3, quiet=True) == facts
+    assert calibrate(module, folder, more, fail, seed=3) == facts
     with open_engine(module, "openvino", "int8", quantised=folder) as engine:
         assert np.array_equal(engine(batch), features)
 
@@ -336,7 +336,7 @@ from hubretrain.extraction.engines import calibrate
 from hubretrain.modules import resolve
 pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 images = {str(i): one for i, one in enumerate(pixels)}
-print(calibrate(resolve(sys.argv[1]), Path(sys.argv[2]), images, images.get, quiet=True))
+print(calibrate(resolve(sys.argv[1]), Path(sys.argv[2]), images, images.get))
 """
     probed(small_module)
     first = run_python(script, small_module, tmp_path / "small.int8")
@@ -350,7 +350,7 @@ def test_a_calibration_of_something_else_or_damaged_is_refused(small_module, tmp
     folder = tmp_path / "small.int8"
 
     def again(**options):
-        return calibrate(module, folder, images, images.get, quiet=True, **options)
+        return calibrate(module, folder, images, images.get, **options)
 
     facts = again(seed=3)
     with pytest.raises(CacheError, match=r"calibrated with seed 3, and now it is 4; .*--overwrite"):
@@ -362,7 +362,7 @@ def test_a_calibration_of_something_else_or_damaged_is_refused(small_module, tmp
         again(seed=4)
     shutil.rmtree(folder)
     with pytest.raises(EngineError, match="none of the images can be decoded"):
-        calibrate(module, folder, images, {}.get, quiet=True)
+        calibrate(module, folder, images, {}.get)
     assert not folder.exists()
 
 
@@ -372,7 +372,7 @@ def test_8_bit_weights_are_refused_where_they_overflow(small_module, tmp_path, m
 
     module, images = probed(small_module), contents(20, 8)
     monkeypatch.setattr(calibration, "adds_8_bits", lambda: True)
-    calibrate(module, tmp_path / "small.int8", images, images.get, quiet=True)
+    calibrate(module, tmp_path / "small.int8", images, images.get)
     monkeypatch.setattr(calibration, "adds_8_bits", lambda: False)
     with pytest.raises(EngineError, match="without overflow"):
-        calibrate(module, tmp_path / "small.int8", images, images.get, quiet=True)
+        calibrate(module, tmp_path / "small.int8", images, images.get)

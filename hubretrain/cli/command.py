@@ -1,0 +1,101 @@
+"""Commands that print foreseen errors as one sentence, in the words of the command line.
+
+The library's sentences name parameters in backticks, such as "`n_views` is 0"; here each becomes
+the flag of the command that runs: "--views is 0". `name=value` becomes `--name value`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from hubretrain.errors import HubretrainError
+
+_PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+
+
+def in_flags(sentence: str) -> str:
+    """Return a sentence with the flags of the running command for the parameters it names.
+
+    What is no parameter of the command, nor of a group that it belongs to, stays as it is.
+    """
+    context = click.get_current_context(silent=True)
+
+    def flag_of(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        for command in _commands(context):
+            alias = getattr(command, "aliases", {}).get(name)
+            if alias:
+                return str(alias).format("N" if value is None else value)
+            for parameter in command.params:
+                if parameter.name == name:
+                    return _spelled(parameter, value)
+        return match[0]
+
+    return _PARAMETER.sub(flag_of, sentence)
+
+
+def _commands(context: click.Context | None) -> Iterator[click.Command]:
+    while context is not None:
+        yield context.command
+        context = context.parent
+
+
+def _spelled(parameter: click.Parameter, value: str | None) -> str:
+    if isinstance(parameter, click.Argument):
+        return re.sub(r"[\[\].]", "", parameter.metavar or str(parameter.name).upper())
+    if value == "False" and parameter.secondary_opts:
+        return parameter.secondary_opts[0]
+    flag = max(parameter.opts, key=len)
+    is_switch = isinstance(parameter, click.Option) and parameter.is_flag
+    return flag if value is None or is_switch else f"{flag} {value}"
+
+
+class _Spoken(click.Command):
+    """A command that turns a foreseen error into one sentence and exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Invoke the command."""
+        try:
+            return super().invoke(context)
+        except HubretrainError as error:
+            with context.scope(cleanup=False):
+                click.echo(f"hubretrain: {in_flags(str(error))}", err=True)
+            raise click.exceptions.Exit(1) from None
+
+
+class Command(_Spoken):
+    """A command.
+
+    Args:
+        aliases: Flags of parameters that no option is named after, `{}` for the value.
+    """
+
+    def __init__(self, *args: Any, aliases: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.aliases = dict(aliases or {})
+
+
+class Group(_Spoken, click.Group):
+    """A group of commands."""
+
+    command_class = Command
+
+
+class EchoHandler(logging.Handler):
+    """Messages of the library on standard error, with the program's name before each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        click.echo(f"hubretrain: {in_flags(self.format(record))}", err=True)
+
+
+def show_messages() -> None:
+    """Print what the library logs from here on."""
+    logger = logging.getLogger("hubretrain")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [EchoHandler()]

@@ -1,0 +1,67 @@
+"""Errors and messages of the library, in the words of the command line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hubretrain.cli.command import Group, in_flags, show_messages
+from hubretrain.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def _messages_as_before() -> Iterator[None]:
+    logger = logging.getLogger("hubretrain")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers, logger.level = handlers, level
+
+
+@click.group(cls=Group)
+@click.option("--workers", "n_workers", type=int)
+def main(n_workers: int | None) -> None:
+    """Run a program."""
+
+
+@main.command(aliases={"more_epochs": "--epochs +{}"})
+@click.argument("images", metavar="IMAGE...", nargs=-1)
+@click.option("--module", "-m", "modules", multiple=True)
+@click.option("--restart", is_flag=True)
+@click.option("--views/--no-views", default=True)
+@click.pass_context
+def fail(context: click.Context, images: tuple[str, ...], **_: object) -> None:
+    """Fail with a sentence."""
+    show_messages()
+    logging.getLogger("hubretrain.test").info("`modules` is %s", "a")
+    del context
+    raise DataError(images[0])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "printed"),
+    [
+        ("`modules` is 'x'; expected a name.", "--module is 'x'; expected a name."),
+        ("`images` are none.", "IMAGE are none."),
+        ("begin anew with `restart`.", "begin anew with --restart."),
+        ("begin anew with `restart=True`.", "begin anew with --restart."),
+        ("or `modules=keras:VGG16`.", "or --module keras:VGG16."),
+        ("leave out `views=False`.", "leave out --no-views."),
+        ("add some with `more_epochs`.", "add some with --epochs +N."),
+        ("begin with `more_epochs=2`.", "begin with --epochs +2."),
+        ("choose fewer `n_workers`.", "choose fewer --workers."),
+        ("`n_views` is of another command.", "`n_views` is of another command."),
+        ("run `hubretrain fit` first.", "run `hubretrain fit` first."),
+    ],
+)
+def test_parameters_become_the_flags_of_the_command(sentence: str, printed: str) -> None:
+    ran = CliRunner().invoke(main, ["fail", sentence])
+    assert ran.exit_code == 1
+    assert ran.stderr == f"hubretrain: --module is a\nhubretrain: {printed}\n"
+
+
+def test_without_a_command_a_sentence_stays_as_it_is() -> None:
+    assert in_flags("`modules` is 'x'.") == "`modules` is 'x'."
