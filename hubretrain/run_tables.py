@@ -1,3 +1,169 @@
-"""The tables of a run: their columns, and the values that name a kind of row."""
+"""The tables of a run: one object per CSV file, which writes and reads it.
+
+Names of classes, modules and files are text whatever they look like: a class may be called NA, a
+module 2024. A column that is not declared is a number, such as a metric of the leaderboard or the
+probability of a class, `p(<class>)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubretrain.errors import RunError
+from hubretrain.files import write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODULE, ENSEMBLE, REFERENCE = "module", "ensemble", "reference"
+"""Values of the column `kind` of the leaderboard."""
+
+NAME = "name"  # text that is never missing: an empty field is the empty name
+TEXT = "text"  # text that is missing where the field is empty
+INTEGER, FLAG, NUMBER = "int64", "bool", "float64"
+OPTIONAL_INTEGER = "Int64"
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """A CSV file of a run.
+
+    Attributes:
+        file_name: Name of the file in its folder.
+        columns: Column name to its type, of the columns that each such file has.
+        stage: Command that writes it.
+    """
+
+    file_name: str
+    columns: Mapping[str, str]
+    stage: str = "fit"
+
+    def path(self, folder: Path) -> Path:
+        """Return the path of the file in a run's folder, or in one of its folders."""
+        return folder / self.file_name
+
+    def write(self, folder: Path, table: pd.DataFrame) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            KeyError: The table lacks a column.
+            WriteError: The file cannot be written.
+        """
+        if absent := self._absent(table):
+            raise KeyError(absent)
+        write_table(self.path(folder), table)
+
+    def read(self, folder: Path) -> pd.DataFrame:
+        """Read the file.
+
+        Raises:
+            RunError: It is missing or damaged, or lacks a column.
+        """
+        path = self.path(folder)
+        try:
+            table = self._read(path)
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing; run `hubretrain {self.stage}` again.") from error
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path} cannot be read ({error}); run `hubretrain {self.stage}` again."
+            ) from error
+        if absent := self._absent(table):
+            raise RunError(
+                f"{path} has no column {absent!r}: another version wrote it; "
+                f"run `hubretrain {self.stage}` again."
+            )
+        return table
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        import pandas as pd
+
+        names = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
+        types = {name: NUMBER for name in names if name.startswith("p(")} | dict(self.columns)
+        text = {name for name, type_ in types.items() if type_ in (NAME, TEXT)}
+        return pd.read_csv(
+            path,
+            dtype={name: str if name in text else type_ for name, type_ in types.items()},
+            keep_default_na=False,
+            na_values={name: [""] for name in names if types.get(name) != NAME},
+            encoding="utf-8",
+        )
+
+    def _absent(self, table: pd.DataFrame) -> str | None:
+        return next((name for name in self.columns if name not in table), None)
+
+
+_IMAGE = {"path": NAME, "sha256": NAME, "label": NAME}
+
+LEADERBOARD = RunTable(
+    "leaderboard.csv",
+    {
+        "rank": OPTIONAL_INTEGER,
+        "module": NAME,
+        "kind": NAME,
+        "trained_on": TEXT,
+        "head": TEXT,
+        "class_weight": TEXT,
+        "l2": NUMBER,
+        "adjust": NUMBER,
+        "tied": FLAG,
+        "shortlist": OPTIONAL_INTEGER,
+    },
+)
+"""One row per module, then the ensemble and the baselines: metrics with intervals, costs."""
+
+CANDIDATES = RunTable(
+    "heads.csv",
+    {
+        "module": NAME,
+        "trained_on": NAME,
+        "head": NAME,
+        "class_weight": NAME,
+        "l2": NUMBER,
+        "adjust": NUMBER,
+        "passes": INTEGER,
+        "converged": FLAG,
+    },
+)
+"""One row per fitted head and decision rule, with its metrics before any correction."""
+
+PER_CLASS = RunTable(
+    "per_class.csv",
+    {"module": NAME, "class": NAME, "n_images": INTEGER, "n_groups": INTEGER},
+)
+"""One row per module and class: recall and average precision with intervals."""
+
+EFFECTS = RunTable(
+    "effects.csv",
+    {
+        "effect": NAME,
+        "metric": NAME,
+        "estimate": NUMBER,
+        "low": NUMBER,
+        "high": NUMBER,
+        "p": NUMBER,
+        "n_modules": INTEGER,
+        "sentence": NAME,
+    },
+)
+"""One row per ablation: what views, class weights and the like are worth."""
+
+OUT_OF_FOLD = RunTable(
+    "out_of_fold.csv", {"module": NAME, **_IMAGE, "fold": INTEGER, "decision": NAME}
+)
+"""One row per module and image: probabilities of heads that never saw the image."""
+
+TEST_PREDICTIONS = RunTable("test_predictions.csv", {"module": NAME, **_IMAGE, "decision": NAME})
+"""One row per shortlisted module and image of the test split."""
+
+HISTORY = RunTable("history.csv", {"epoch": INTEGER, "kept": FLAG}, "finetune")
+"""One row per epoch of a fine-tuning."""
+
+PREDICTIONS = RunTable("predictions.csv", _IMAGE, "finetune")
+"""One row per image of the test split: probabilities of a fine-tuned module."""
+
+VALIDATION_PREDICTIONS = RunTable("validation.csv", _IMAGE, "finetune")
+"""One row per image of the validation fold: probabilities of a fine-tuned module."""

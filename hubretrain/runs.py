@@ -1,74 +1,318 @@
-"""The run folder: its paths and its `run.json`."""
+"""The run folder: its paths, and `run.json` as typed records.
+
+`run.json` holds one object per stage, `fit` and `finetune`, under the names of the records'
+fields. Keys that are not known are left unread, so that a later version may add some.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import platform
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hubretrain._version import __version__
 from hubretrain.errors import RunError
 from hubretrain.files import write_json
 
+VALIDATION_FOLD = 0  # what fine-tuning stops by; it trains on the other folds
+Figures = Mapping[str, tuple[float, float, float]]
+"""Name of a metric: estimate, and low and high end of its 95 % interval."""
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """A module as it was when its bottlenecks were computed.
+
+    Attributes:
+        module: Name of the module.
+        handle: Where the module came from.
+        module_sha256: Digest of its SavedModel.
+        image_size: Height and width of its input, pixels.
+        value_range: Least and largest input value.
+        n_views: Views per image; None where it is not recorded.
+        minority_views: Views per image of the rarest class; None where it is not recorded.
+        attributes: Everything that is recorded, such as the engine and the augmentation: the
+            attributes of its bottleneck file.
+    """
+
+    module: str
+    handle: str
+    module_sha256: str
+    image_size: int
+    value_range: tuple[float, float]
+    n_views: int | None
+    minority_views: int | None
+    attributes: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> ModuleRecord:
+        """Return the record in the attributes of a bottleneck file.
+
+        Raises:
+            KeyError: An attribute is missing.
+            ValueError: An attribute is damaged.
+        """
+        low, high = (float(end) for end in str(attributes["value_range"]).strip("[]").split(","))
+        n_views, minority_views = (attributes.get(key) for key in ("n_views", "minority_views"))
+        return cls(
+            module=str(attributes["module"]),
+            handle=str(attributes["handle"]),
+            module_sha256=str(attributes["module_sha256"]),
+            image_size=int(attributes["image_size"]),
+            value_range=(low, high),
+            n_views=None if n_views is None else int(n_views),
+            minority_views=None if minority_views is None else int(minority_views),
+            attributes=dict(attributes),
+        )
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """What `fit` was asked for and what it chose.
+
+    Attributes:
+        data: Folder of the images.
+        data_options: How the data set was opened.
+        cache: Cache folder.
+        class_names: Class names in class order.
+        metric: Metric of choice.
+        class_weights: Class weights that were compared: `none`, `balanced`, or weight by name.
+        l2: Penalties that were compared.
+        adjust: Strengths of logit adjustment that were compared.
+        views: Whether training on all cached views was compared.
+        n_folds: Folds of the cross-validation.
+        test_fraction: Share of the images in the test split.
+        top: Length that the shortlist may have.
+        duplicates_kept_together: Whether near duplicates were kept in one part.
+        seed: Random seed of the split and the resamples.
+        shortlist: Modules that tie with the best, the cheapest first; at least one.
+        test_looked_at: Each different look at the test split: module name to the identity of
+            its screening.
+        modules: Module name to what it was.
+        notes: Sentences that a reader of the leaderboard should know.
+        versions: Library name to its version.
+    """
+
+    data: Path
+    data_options: Mapping[str, Any]
+    cache: Path
+    class_names: tuple[str, ...]
+    metric: str
+    class_weights: tuple[str | Mapping[str, float], ...]
+    l2: tuple[float, ...]
+    adjust: tuple[float, ...]
+    views: bool
+    n_folds: int
+    test_fraction: float
+    top: int
+    duplicates_kept_together: bool
+    seed: int
+    shortlist: tuple[str, ...]
+    test_looked_at: tuple[Mapping[str, str], ...]
+    modules: Mapping[str, ModuleRecord]
+    notes: tuple[str, ...]
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of the data set in the cache."""
+        return self.cache / self.data.name
+
+    def module(self, name: str) -> ModuleRecord:
+        """Return what a module of the run was.
+
+        Raises:
+            RunError: The run was not fitted on it.
+        """
+        if name not in self.modules:
+            raise RunError(
+                f"{name} was not fitted in this run (there are: {', '.join(self.modules)}); "
+                "cache it and fit again, or name one of them."
+            )
+        return self.modules[name]
+
+    @classmethod
+    def of(cls, stage: Mapping[str, Any]) -> FitRecord:
+        """Return the record of the stage `fit` in `run.json`."""
+        return cls(
+            data=Path(stage["data"]),
+            data_options=dict(stage["data_options"]),
+            cache=Path(stage["cache"]),
+            class_names=_texts(stage["class_names"]),
+            metric=str(stage["metric"]),
+            class_weights=tuple(stage["class_weights"]),
+            l2=tuple(map(float, stage["l2"])),
+            adjust=tuple(map(float, stage["adjust"])),
+            views=bool(stage["views"]),
+            n_folds=int(stage["n_folds"]),
+            test_fraction=float(stage["test_fraction"]),
+            top=int(stage["top"]),
+            duplicates_kept_together=bool(stage["duplicates_kept_together"]),
+            seed=int(stage["seed"]),
+            shortlist=_texts(stage["shortlist"]),
+            test_looked_at=tuple(map(dict, stage["test_looked_at"])),
+            modules={name: ModuleRecord.of(of) for name, of in stage["modules"].items()},
+            notes=_texts(stage["notes"]),
+            versions=dict(stage["versions"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stage `fit` of `run.json`."""
+        modules = {name: dict(record.attributes) for name, record in self.modules.items()}
+        fields = {**asdict(self), "data": str(self.data), "cache": str(self.cache)}
+        return {"versions": fields.pop("versions"), **fields, "modules": modules}
+
+
+@dataclass(frozen=True)
+class FineTunedModuleRecord:
+    """What fine-tuning one module came to.
+
+    Attributes:
+        test: Metrics on the test split, {} without one.
+        head_test: The same of the head that training started from.
+        validation: Metrics on the validation fold.
+        head_validation: The same of the head that training started from.
+        adjust: Strength of the decision rule's logit adjustment.
+        identity: What the training followed from, such as its options and its images.
+        kept_epoch: Epoch whose weights were kept; 0 is the head that training started from.
+    """
+
+    test: Figures
+    head_test: Figures
+    validation: Figures
+    head_validation: Figures
+    adjust: float
+    identity: Mapping[str, Any]
+    kept_epoch: int
+
+    @classmethod
+    def of(cls, module: Mapping[str, Any]) -> FineTunedModuleRecord:
+        """Return the record of a module of the stage `finetune` in `run.json`."""
+        return cls(
+            test=_figures(module["test"]),
+            head_test=_figures(module["head_test"]),
+            validation=_figures(module["validation"]),
+            head_validation=_figures(module["head_validation"]),
+            adjust=float(module["adjust"]),
+            identity=dict(module["identity"]),
+            kept_epoch=int(module["kept_epoch"]),
+        )
+
+
+@dataclass(frozen=True)
+class OrderRecord:
+    """Whether modules rank after fine-tuning as they did when they were screened.
+
+    Attributes:
+        screening: Modules, the best when screened first.
+        finetuned: The same modules, the best on the validation fold first.
+        kendall_tau: Agreement of the two orders, -1 to 1 (tau-b, Kendall 1945); None where all
+            are tied in one of them.
+        regret: By how much the best fine-tuned module beats the one that screening put first,
+            in the metric's unit, at least 0.
+        metric: Name of the metric.
+    """
+
+    screening: tuple[str, ...]
+    finetuned: tuple[str, ...]
+    kendall_tau: float | None
+    regret: float
+    metric: str
+
+    @classmethod
+    def of(cls, order: Mapping[str, Any]) -> OrderRecord:
+        """Return the order of the stage `finetune` in `run.json`."""
+        tau = order["kendall_tau"]
+        return cls(
+            screening=_texts(order["screening"]),
+            finetuned=_texts(order["finetuned"]),
+            kendall_tau=None if tau is None else float(tau),
+            regret=float(order["regret"]),
+            metric=str(order["metric"]),
+        )
+
+
+@dataclass(frozen=True)
+class FineTuneRecord:
+    """What fine-tuning came to so far.
+
+    Attributes:
+        modules: Module name to what fine-tuning it came to; {} where there was none.
+        chosen: Module whose fine-tuned model is exported; None where there was none.
+        order: Whether the order of the screening held; None for fewer than two modules.
+        versions: Library name to its version.
+    """
+
+    modules: Mapping[str, FineTunedModuleRecord] = field(default_factory=dict)
+    chosen: str | None = None
+    order: OrderRecord | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+    @classmethod
+    def of(cls, stage: Mapping[str, Any]) -> FineTuneRecord:
+        """Return the record of the stage `finetune` in `run.json`."""
+        chosen, order = stage["chosen"], stage["order"]
+        return cls(
+            modules={n: FineTunedModuleRecord.of(of) for n, of in stage["modules"].items()},
+            chosen=None if chosen is None else str(chosen),
+            order=None if order is None else OrderRecord.of(order),
+            versions=dict(stage["versions"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stage `finetune` of `run.json`."""
+        fields = asdict(self)
+        return {"versions": fields.pop("versions"), **fields}
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)
+
+
+def _figures(metrics: Mapping[str, Any]) -> Figures:
+    numbers = {}
+    for name, ends in metrics.items():
+        estimate, low, high = (float("nan") if end is None else float(end) for end in ends)
+        numbers[name] = (estimate, low, high)
+    return numbers
+
 
 @dataclass(frozen=True)
 class Run:
-    """One screening and what followed: a folder and the places in it.
+    """A screening and what followed it: a folder and the paths in it.
+
+    The tables of a run are in `run_tables`.
 
     Attributes:
-        folder: The run folder.
+        folder: Run folder.
     """
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """The run's name: that of its folder."""
+        """Name of the run: that of its folder."""
         return self.folder.name
 
     @property
-    def facts_file(self) -> Path:
-        """`run.json`: commands, versions, seeds, digests."""
+    def record_file(self) -> Path:
+        """`run.json`: options, versions, seeds, digests, choices."""
         return self.folder / "run.json"
 
     @property
     def folds_file(self) -> Path:
-        """`folds.csv`: the split and fold of each image."""
+        """`folds.csv`: part and fold of each image."""
         return self.folder / "folds.csv"
 
-    @property
-    def leaderboard_file(self) -> Path:
-        """`leaderboard.csv`: one row a module, best first."""
-        return self.folder / "leaderboard.csv"
-
-    @property
-    def out_of_fold_file(self) -> Path:
-        """`out_of_fold.csv`: each image's probabilities from heads that never saw it."""
-        return self.folder / "out_of_fold.csv"
-
     def heads_file(self, module: str) -> Path:
-        """`heads/<module>.h5`: the fitted heads."""
+        """Return the path `heads/<module>.h5`: the heads of a module that are kept."""
         return self.folder / "heads" / f"{module}.h5"
-
-    @property
-    def heads_table_file(self) -> Path:
-        """`heads.csv`: every head that was fitted, one row a candidate."""
-        return self.folder / "heads.csv"
-
-    @property
-    def per_class_file(self) -> Path:
-        """`per_class.csv`: recall and average precision of each class."""
-        return self.folder / "per_class.csv"
-
-    @property
-    def effects_file(self) -> Path:
-        """`effects.csv`: what views, class weights and the like were worth."""
-        return self.folder / "effects.csv"
 
     @property
     def ensemble_file(self) -> Path:
@@ -76,79 +320,100 @@ class Run:
         return self.folder / "ensemble.json"
 
     def screened_file(self, module: str) -> Path:
-        """`screened/<module>.h5`: what fitting a module found, to be read again."""
+        """Return the path `screened/<module>.h5`: the screening of a module, to resume from."""
         return self.folder / "screened" / f"{module}.h5"
 
     def finetune_folder(self, module: str) -> Path:
-        """`finetune/<module>/`: history, checkpoints, predictions."""
+        """Return the path `finetune/<module>/`: history, checkpoints, predictions."""
         return self.folder / "finetune" / module
 
     @property
     def export_folder(self) -> Path:
-        """`export/`: the model that takes bytes and gives probabilities."""
+        """`export/`: the model that turns images into probabilities."""
         return self.folder / "export"
 
-    def facts(self) -> dict[str, Any]:
-        """What `run.json` holds, {} where there is none yet.
+    @property
+    def is_fitted(self) -> bool:
+        """Whether a fit of the run was finished.
 
         Raises:
-            RunError: The file is no JSON object.
+            RunError: `run.json` is damaged.
         """
+        return "fit" in self._stages()
+
+    @property
+    def fit(self) -> FitRecord:
+        """What the last fit recorded.
+
+        Raises:
+            RunError: The run was not fitted, or `run.json` is damaged.
+        """
+        stage = self._stages().get("fit")
+        if stage is None:
+            raise RunError(f"{self.folder} holds no finished fit; run `hubretrain fit` first.")
+        return self._record(FitRecord.of, stage)
+
+    @property
+    def finetune(self) -> FineTuneRecord:
+        """What fine-tuning recorded so far, an empty record where there was none.
+
+        Raises:
+            RunError: `run.json` is damaged.
+        """
+        stage = self._stages().get("finetune")
+        return FineTuneRecord() if stage is None else self._record(FineTuneRecord.of, stage)
+
+    def write_fit(self, record: FitRecord) -> None:
+        """Put the record of a fit into `run.json`, leaving the other stage as it is."""
+        self._write("fit", record.to_json())
+
+    def write_finetune(self, record: FineTuneRecord) -> None:
+        """Put the record of fine-tuning into `run.json`, leaving the other stage as it is."""
+        self._write("finetune", record.to_json())
+
+    def _write(self, stage: str, values: dict[str, Any]) -> None:
+        write_json(self.record_file, {**self._stages(), stage: values})
+
+    def _stages(self) -> dict[str, Any]:
         try:
-            facts = json.loads(self.facts_file.read_text(encoding="utf-8"))
+            stages = json.loads(self.record_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{self.facts_file} cannot be read ({error}); remove it and fit again."
-            ) from error
-        if not isinstance(facts, dict):
-            raise RunError(f"{self.facts_file} holds no JSON object; remove it and fit again.")
-        return facts
+            raise self._damaged(error) from error
+        if not isinstance(stages, dict):
+            raise self._damaged("expected a JSON object")
+        return stages
 
-    def record(self, stage: str, facts: dict[str, Any]) -> None:
-        """Puts one stage's facts into `run.json`, leaving the other stages' as they are."""
-        everything = self.facts()
-        everything[stage] = {"versions": versions(), **facts}
-        write_json(self.facts_file, everything)
+    def _record(self, of: Callable[[Mapping[str, Any]], Record], stage: Any) -> Record:
+        try:
+            return of(stage)
+        except KeyError as error:
+            raise self._damaged(f"it lacks {error}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
 
-
-def fit_record(run: Run) -> dict[str, Any]:
-    """What `run.json` says of the fit.
-
-    Raises:
-        RunError: There was none yet.
-    """
-    facts: dict[str, Any] | None = run.facts().get("fit")
-    if facts is None:
-        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
-    return facts
-
-
-def check_fitted(names: Iterable[str], facts: dict[str, Any]) -> None:
-    """Raises RunError where a run, whose facts of the fit these are, lacks a module."""
-    for name in names:
-        if name not in facts["modules"]:
-            raise RunError(
-                f"{name} was not fitted in this run (there are: {', '.join(facts['modules'])}); "
-                "cache it and fit again, or name one of them."
-            )
+    def _damaged(self, reason: object) -> RunError:
+        return RunError(
+            f"{self.record_file} cannot be read as a record of this version ({reason}); remove it "
+            "and run `hubretrain fit` again."
+        )
 
 
 def latest_run(runs: Path) -> Run:
-    """The run that was fitted last.
+    """Return the run that was written last.
 
     Raises:
         RunError: There is none.
     """
-    found = [p.parent for p in runs.glob("*/run.json")] if runs.is_dir() else []
-    if not found:
-        raise RunError(f"{runs}/ holds no run; make one with: hubretrain fit")
-    return Run(max(found, key=lambda p: ((p / "run.json").stat().st_mtime_ns, p.name)))
+    files = list(runs.glob("*/run.json")) if runs.is_dir() else []
+    if not files:
+        raise RunError(f"{runs}/ holds no run; run `hubretrain fit` first.")
+    return Run(max(files, key=lambda file: (file.stat().st_mtime_ns, file.parent.name)).parent)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the platform and the libraries that results depend on."""
+    """Return the versions of Python, the platform, and the libraries that results depend on."""
     names = (
         "tensorflow",
         "tensorflow-hub",
@@ -159,12 +424,12 @@ def versions() -> dict[str, str]:
         "Pillow",
         "scikit-learn",
     )
-    found = {
+    installed = {
         "hubretrain": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
     }
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
+
+from hubretrain.runs import FitRecord
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -114,3 +117,28 @@ def at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
     """Return probabilities at a temperature by its formula: p ** (1 / T), normalised."""
     odds = probs.astype(np.float64) ** (1 / temperature)
     return odds / odds.sum(axis=1, keepdims=True)
+
+
+def fit_record(**changes: object) -> FitRecord:
+    """The record of a fit with the usual options."""
+    record = FitRecord(
+        data=Path("data/digits"),
+        data_options={"skip_unmatched": False},
+        cache=Path("cache"),
+        class_names=("0", "1", "2"),
+        metric="balanced_accuracy",
+        class_weights=("none", "balanced"),
+        l2=(1.0, 10.0),
+        adjust=(0.0, 1.0),
+        views=True,
+        n_folds=5,
+        test_fraction=0.2,
+        top=3,
+        duplicates_kept_together=True,
+        seed=0,
+        shortlist=("small",),
+        test_looked_at=(),
+        modules={},
+        notes=(),
+    )
+    return replace(record, **changes)

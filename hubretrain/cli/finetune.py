@@ -248,22 +248,22 @@ def _show(found: FineTuneResult) -> None:
 
 def _show_choice(run: Run, trained: list[str]) -> None:
     """Says which module is best, and of which one the run's export is."""
-    facts = run.facts().get("finetune")
-    if facts is None:  # of several machines one writes it, and says it
+    record = run.finetune
+    order, chosen = record.order, record.chosen
+    if chosen is None:  # of several machines one writes the record, and reports it
         return
-    order, chosen = facts["order"], facts["chosen"]
     best = chosen
     if order is not None:
         from hubretrain.evaluation import METRICS
 
-        best = order["finetuned"][0]
-        tau, regret = order["kendall_tau"], order["regret"]
-        is_share = METRICS[order["metric"]].is_share
+        best = order.finetuned[0]
+        tau, regret = order.kendall_tau, order.regret
+        is_share = METRICS[order.metric].is_share
         lost = f"{100 * regret:.1f} points" if is_share else f"{regret:.3f}"
-        held = "held" if order["screening"] == order["finetuned"] else "did not hold"
+        held = "held" if order.screening == order.finetuned else "did not hold"
         click.echo(
-            f"By {order['metric'].replace('_', ' ')} on the validation fold the screening order "
-            f"{held}: {', '.join(order['finetuned'])} "
+            f"By {order.metric.replace('_', ' ')} on the validation fold the screening order "
+            f"{held}: {', '.join(order.finetuned)} "
             f"(Kendall's tau {'undefined' if tau is None else f'{tau:.2f}'}; the screening's "
             f"first is {lost} below the best)."
         )
@@ -283,8 +283,6 @@ def _show_choice(run: Run, trained: list[str]) -> None:
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
     from hubretrain.data import open_dataset
-    from hubretrain.runs import fit_record
 
-    facts = fit_record(run)
-    options = facts["data_options"]
-    return open_dataset(data or facts["data"], **options), Path(facts["cache"])
+    fit = run.fit
+    return open_dataset(data or fit.data, **fit.data_options), fit.cache

@@ -163,7 +163,7 @@ def export_first(model: Path) -> None:
     from hubretrain.runs import Run
 
     run = Run(model)
-    if export_of(model) == model or not os.path.exists(run.facts_file) or is_current(run):
+    if export_of(model) == model or not os.path.exists(run.record_file) or is_current(run):
         return
     from hubretrain.export import export_run
 

@@ -2,8 +2,7 @@
 
 `export` is the stage: it joins what a run found with its modules. `writer` writes the folder,
 `manifest` documents, reads and checks it; `graph` is the exported graph; `litert` and `onnx`
-convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage;
-`targets` finds what a folder has to explain.
+convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage.
 """
 
 import lazy_loader as lazy

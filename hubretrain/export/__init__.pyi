@@ -1,6 +1,7 @@
 from .export import export_run as export_run
 from .manifest import Export as Export
 from .manifest import export_of as export_of
+from .manifest import identity_of as identity_of
 from .manifest import is_current as is_current
 from .manifest import pixels_name as pixels_name
 from .manifest import read_facts as read_facts
@@ -8,7 +9,5 @@ from .predict import Prediction as Prediction
 from .predict import predict_images as predict_images
 from .runtimes import Runtime as Runtime
 from .runtimes import open_runtime as open_runtime
-from .targets import identity_of as identity_of
-from .targets import shortlisted as shortlisted
 from .writer import Member as Member
 from .writer import write_export as write_export

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubretrain.data.images import Augmentation
-from hubretrain.errors import DataError, HeadError, RunError
+from hubretrain.errors import DataError, HeadError
 from hubretrain.evaluation import temperature_of
 from hubretrain.export.manifest import (
     FACTS,
@@ -26,7 +26,8 @@ from hubretrain.export.manifest import (
 )
 from hubretrain.heads import ENSEMBLE_NAME, LIKELIEST, Ensemble, Heads
 from hubretrain.modules import restore_module
-from hubretrain.runs import Run
+from hubretrain.run_tables import OUT_OF_FOLD
+from hubretrain.runs import FitRecord, Run
 
 if TYPE_CHECKING:
     from hubretrain.modules import Classifier
@@ -64,9 +65,7 @@ def export_run(
         ModuleError: A module cannot be loaded, or is not what it was.
         EngineError: The model cannot be converted as asked.
     """
-    facts = run.facts().get("fit")
-    if facts is None:
-        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
+    fit = run.fit
     is_asked = ensemble or head is not None
     name = ENSEMBLE_NAME if ensemble else str(head)
     folder = output or (run.folder / "exports" / name if is_asked else run.export_folder)
@@ -79,9 +78,9 @@ def export_run(
         return copy_export(run.export_folder, folder, formats)
     formats = [*formats, *_formats_there(folder)]
     if ensemble:
-        _export_ensemble(run, facts, folder, formats)
+        _export_ensemble(run, fit, folder, formats)
     else:
-        _export_head(run, facts, head or facts["shortlist"][0], folder, formats)
+        _export_head(run, fit, head or fit.shortlist[0], folder, formats)
     return Export.open(folder)
 
 
@@ -92,32 +91,30 @@ def _formats_there(folder: Path) -> list[str]:
 
 
 def _export_head(
-    run: Run, facts: dict[str, Any], module: str, folder: Path, formats: Sequence[str]
+    run: Run, fit: FitRecord, module: str, folder: Path, formats: Sequence[str]
 ) -> None:
     from hubretrain.export.writer import Member, write_export
 
-    heads, classifier = _classifier(run, facts, module, FOR_USE)
+    heads, classifier = _classifier(run, fit, module, FOR_USE)
     known = {
         "run": run.name,
         "fine_tuned": False,
         "heads_sha256": heads_sha256(run, module),
         "adjust": float(heads.facts["adjust"][FOR_USE]),
         "priors": np.asarray(heads.facts["priors"][FOR_USE]).tolist(),
-        "augmentation": _augmentation(facts, module),
+        "augmentation": _augmentation(fit, module),
     }
-    temperature = _temperature(run, module, facts["class_names"])
+    temperature = _temperature(run, module, fit.class_names)
     members = [Member(classifier)]
-    write_export(
-        members, facts["class_names"], folder, known, temperature=temperature, formats=formats
-    )
+    write_export(members, fit.class_names, folder, known, temperature=temperature, formats=formats)
 
 
-def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Sequence[str]) -> None:
+def _export_ensemble(run: Run, fit: FitRecord, folder: Path, formats: Sequence[str]) -> None:
     from hubretrain.export.writer import Member, write_export
 
     found = Ensemble.load(run.ensemble_file)
     members = [
-        Member(_classifier(run, facts, name, LIKELIEST)[1], weight)
+        Member(_classifier(run, fit, name, LIKELIEST)[1], weight)
         for name, weight in found.weights.items()
     ]
     known = {
@@ -126,18 +123,14 @@ def _export_ensemble(run: Run, facts: dict[str, Any], folder: Path, formats: Seq
         "fine_tuned": False,
         "adjust": found.adjust,
         "priors": list(found.priors),
-        "augmentation": _augmentation(facts, next(iter(found.weights))),
+        "augmentation": _augmentation(fit, next(iter(found.weights))),
     }
-    temperature = _temperature(run, ENSEMBLE_NAME, facts["class_names"])
-    write_export(
-        members, facts["class_names"], folder, known, temperature=temperature, formats=formats
-    )
+    temperature = _temperature(run, ENSEMBLE_NAME, fit.class_names)
+    write_export(members, fit.class_names, folder, known, temperature=temperature, formats=formats)
 
 
-def _classifier(
-    run: Run, facts: dict[str, Any], module: str, which: int
-) -> tuple[Heads, Classifier]:
-    stored = restore_module(module, facts)
+def _classifier(run: Run, fit: FitRecord, module: str, which: int) -> tuple[Heads, Classifier]:
+    stored = restore_module(module, fit.module(module))
     heads = Heads.load(run.heads_file(module))
     from hubretrain.modules import Backbone, Classifier
 
@@ -146,9 +139,9 @@ def _classifier(
     )
 
 
-def _augmentation(facts: dict[str, Any], module: str) -> dict[str, Any]:
+def _augmentation(fit: FitRecord, module: str) -> dict[str, Any]:
     """How the module's cached views differ: facts of its bottleneck file."""
-    known = facts["modules"][module]
+    known = fit.modules[module].attributes
     names = [field.name for field in fields(Augmentation) if field.name in known]
     return asdict(Augmentation(**{name: known[name] for name in names}))
 
@@ -159,14 +152,11 @@ def _temperature(run: Run, row: str, class_names: Sequence[str]) -> float:
     Raises:
         HeadError: The run has no such probabilities.
     """
-    import pandas as pd
-
+    table = OUT_OF_FOLD.read(run.folder)
     try:
-        # A class may be called NA.
-        table = pd.read_csv(run.out_of_fold_file, dtype={"label": str}, keep_default_na=False)
         return temperature_of(table[table["module"] == row], class_names)
-    except (OSError, ValueError, KeyError, DataError) as error:
+    except (ValueError, KeyError, DataError) as error:
         raise HeadError(
-            f"{run.out_of_fold_file} does not say what heads said of {row} ({error}); fit again "
-            "with: hubretrain fit"
+            f"{OUT_OF_FOLD.path(run.folder)} holds no probabilities of {row} ({error}); "
+            "run `hubretrain fit` again."
         ) from error

@@ -143,11 +143,6 @@ class Export:
             probabilities = adjusted(probabilities.astype(np.float64), priors, strength)
         return np.asarray(probabilities.argmax(axis=1))
 
-    @property
-    def has_rule(self) -> bool:
-        """Whether decisions may differ from the likeliest class."""
-        return bool(self.facts.get("adjust"))
-
 
 _COPY = "copy the whole export folder again, or export again."
 
@@ -174,20 +169,39 @@ def is_current(run: Run) -> bool:
     """
     if not (run.export_folder / FACTS).exists():
         return False
-    facts, fit = read_facts(run.export_folder), run.facts().get("fit")
-    if fit is None:
+    facts = read_facts(run.export_folder)
+    if not run.is_fitted:
         return True
+    fit = run.fit
     if facts.get("fine_tuned"):
-        if facts["class_names"] != fit["class_names"]:
+        if facts["class_names"] != list(fit.class_names):
             raise RunError(
                 f"{run.export_folder} was fine-tuned on the classes "
-                f"{', '.join(facts['class_names'])}, the fit has {', '.join(fit['class_names'])}; "
+                f"{', '.join(facts['class_names'])}, the fit has {', '.join(fit.class_names)}; "
                 "fine-tune again, or move that folder away."
             )
         return True
-    module = fit["shortlist"][0]
+    module = fit.shortlist[0]
     known = ("", facts.get("heads_sha256"))  # '': the export was copied without the heads
     return facts.get("module") == module and heads_sha256(run, module) in known
+
+
+def identity_of(path: Path, module: str | None) -> str:
+    """Return what an explanation follows from besides the images, without loading a model.
+
+    Args:
+        path: Export folder or run folder.
+        module: Module whose fitted head is explained instead of the export.
+
+    Raises:
+        RunError: There is neither an export nor a finished fit.
+    """
+    folder = export_of(path)
+    if folder is not None and module is None:
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "fingerprint.pb")
+        return "\n".join(f"{p.name} {file_sha256(p)}" for p in files)
+    name = module or Run(path).fit.shortlist[0]
+    return f"{name} {heads_sha256(Run(path), name)}"
 
 
 def heads_sha256(run: Run, module: str) -> str:

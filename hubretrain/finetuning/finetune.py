@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -23,8 +22,8 @@ from hubretrain.finetuning.result import FineTuneResult, order_of
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.locks import only_writer
 from hubretrain.progress import progress_shown
-from hubretrain.run_tables import MODULE
-from hubretrain.runs import Run, check_fitted, fit_record
+from hubretrain.run_tables import LEADERBOARD, MODULE
+from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, FitRecord, Run
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def finetune_module(
     resumption: Resumption | None = None,
 ) -> FineTuneResult:
     """Fine-tune one module of a run, by default the first of its shortlist; see below."""
-    name = module or _fitted(run, dataset)["shortlist"][0]
+    name = module or _fitted(run, dataset).shortlist[0]
     return finetune_modules(
         dataset, run, [name], cache=cache, options=options, resumption=resumption
     )[0]
@@ -70,10 +69,10 @@ def best_modules(run: Run, n: int) -> list[str]:
     Raises:
         RunError: The run is not fitted, or compares fewer modules.
     """
-    facts = fit_record(run)
-    board = _screened(run, facts)
+    fit = run.fit
+    board = LEADERBOARD.read(run.folder)
     ranked = board.loc[board["kind"] == MODULE, "module"].tolist()  # no twin of random weights
-    names = [*facts["shortlist"], *(m for m in ranked if m not in facts["shortlist"])]
+    names = list(dict.fromkeys([*fit.shortlist, *ranked]))
     if len(names) < n:
         raise RunError(
             f"--top is {n} and {run.folder} compares {len(names)} modules ({', '.join(names)}); "
@@ -126,15 +125,15 @@ def finetune_modules(
             training cannot continue.
         ModuleError: A module cannot be loaded or trained.
     """
-    facts = _fitted(run, dataset)
-    check_fitted(modules, facts)
+    fit = _fitted(run, dataset)
+    for name in modules:
+        fit.module(name)  # refuses one that was not fitted before anything is trained
     resumption = resumption or Resumption()
     options_of = _options_of(run, modules, options or FineTuneOptions(), resumption)
     where = available_devices(
         mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
     )
-    together = facts.get("duplicates_kept_together", True)
-    images = usable_images(dataset, cache, near_duplicates=together)
+    images = usable_images(dataset, cache, near_duplicates=fit.duplicates_kept_together)
     images = _with_folds(images, run)
     results: list[FineTuneResult] = []
     for name, chosen in options_of.items():
@@ -143,7 +142,7 @@ def finetune_modules(
         folder = run.finetune_folder(name)
         lock = only_writer(folder) if where.is_chief else contextlib.nullcontext()
         with lock, progress_shown(where.is_chief):
-            module = ModuleFineTuning(dataset, run, images, name, facts, where)
+            module = ModuleFineTuning(dataset, run, images, name, fit, where)
             if where.is_chief:
                 _prepare(folder, chosen, restart=resumption.restart)
             result, record = module.run_with(
@@ -153,7 +152,7 @@ def finetune_modules(
             )
             results.append(result)
             if where.is_chief:
-                _keep(run, facts, module, result, record)
+                _keep(run, fit, module, result, record)
             module.training.conclude()
     return results
 
@@ -191,31 +190,31 @@ def _prepare(folder: Path, options: FineTuneOptions, *, restart: bool) -> None:
 
 def _keep(
     run: Run,
-    facts: dict[str, Any],
+    fit: FitRecord,
     one: ModuleFineTuning,
     found: FineTuneResult,
-    record: dict[str, Any],
+    record: FineTunedModuleRecord,
 ) -> None:
     """Puts a module into `run.json`, and exports it unless the run's export is a better one."""
-    known = run.facts().get("finetune", {})  # as it is now: training takes hours
-    records = {**(known.get("modules") or {}), found.module: record}
-    metric = facts["metric"]
+    # Read anew, for another process may have added a module while this one trained.
+    records = {**run.finetune.modules, found.module: record}
+    metric = fit.metric
     on_validation = {
-        name: other["validation"][metric][0]
+        name: other.validation[metric][0]
         for name, other in records.items()
-        if metric in other["validation"]
-        and other.get("identity", {}).get("images") == record["identity"]["images"]
+        if metric in other.validation and other.identity["images"] == record.identity["images"]
     }
-    board = _screened(run, facts)
+    board = LEADERBOARD.read(run.folder)
+    board = board[board["module"].isin(fit.modules)]
     screening = dict(zip(board["module"], board[metric].astype(float), strict=True))
     judged = {name: score for name, score in on_validation.items() if name in screening}
     order = order_of(screening, judged, metric) if len(judged) > 1 else None
-    best = order["finetuned"][0] if order else found.module
+    best = order.finetuned[0] if order else found.module
     chosen = _exported(run)
     if best == found.module or best != chosen:
         one.export(found)
         chosen = found.module
-    run.record("finetune", {"modules": records, "chosen": chosen, "order": order})
+    run.write_finetune(FineTuneRecord(records, chosen, order))
 
 
 def _exported(run: Run) -> str | None:
@@ -227,20 +226,14 @@ def _exported(run: Run) -> str | None:
     return str(facts["module"]) if facts.get("fine_tuned") else None
 
 
-def _screened(run: Run, facts: dict[str, Any]) -> pd.DataFrame:
-    """The modules of the leaderboard, best first."""
-    board = pd.read_csv(run.leaderboard_file)
-    return board[board["module"].isin(facts["modules"])]
-
-
-def _fitted(run: Run, dataset: ImageDataset) -> dict[str, Any]:
-    facts = fit_record(run)
-    if facts["class_names"] != list(dataset.class_names):
+def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:
+    fit = run.fit
+    if fit.class_names != dataset.class_names:
         raise RunError(
-            f"{run.folder} was fitted on the classes {', '.join(facts['class_names'])}, the data "
+            f"{run.folder} was fitted on the classes {', '.join(fit.class_names)}, the data "
             f"set has {', '.join(dataset.class_names)}; fit again, or name the run's data set."
         )
-    return facts
+    return fit
 
 
 def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:

@@ -18,13 +18,12 @@ from hubretrain.export import Member, write_export
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import FineTuneResult, Rule, judged, keep_predictions
+from hubretrain.finetuning.result import FineTuneResult, Rule, judged, predictions_table
 from hubretrain.finetuning.trainer import Trainer
 from hubretrain.heads import Heads
 from hubretrain.modules import Backbone, Classifier, restore_module
-from hubretrain.runs import Run
-
-VALIDATION_FOLD = 0
+from hubretrain.run_tables import PREDICTIONS, VALIDATION_PREDICTIONS
+from hubretrain.runs import VALIDATION_FOLD, FineTunedModuleRecord, FitRecord, Run
 
 
 class ModuleFineTuning:
@@ -35,7 +34,7 @@ class ModuleFineTuning:
         run: A run that was fitted on it.
         images: Every image that takes part, with its `fold`.
         name: The module.
-        facts: What `run.json` says of the fit.
+        fit: What the fit recorded.
         where: On which devices.
 
     Raises:
@@ -50,13 +49,13 @@ class ModuleFineTuning:
         run: Run,
         images: pd.DataFrame,
         name: str,
-        facts: dict[str, Any],
+        fit: FitRecord,
         where: Devices,
     ) -> None:
         self.dataset, self.run, self.name, self.where = dataset, run, name, where
         self.folder = run.finetune_folder(name)
         heads = Heads.load(run.heads_file(name))
-        backbone = Backbone(restore_module(name, facts))
+        backbone = Backbone(restore_module(name, fit.module(name)))
         which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
         self.classifier = Classifier(
             backbone, heads.kind, heads.weight[:, which], heads.bias[which]
@@ -86,7 +85,7 @@ class ModuleFineTuning:
 
     def run_with(
         self, tuning: FineTuneOptions, more_epochs: int | None, seconds: float
-    ) -> tuple[FineTuneResult, dict[str, Any]]:
+    ) -> tuple[FineTuneResult, FineTunedModuleRecord]:
         """Trains and judges; what was found, and the record of it for `run.json`."""
         plain = np.ones_like(self.weight_of_class)
         weights = plain if tuning.balanced_sampling else self.weight_of_class
@@ -126,8 +125,8 @@ class ModuleFineTuning:
             if part == "validation":
                 self.temperature = fit_temperature(said, images[part].labels)
             if self.where.is_chief and len(table):
-                name = "predictions.csv" if part == "test" else "validation.csv"
-                keep_predictions(self.folder / name, table, said, self.dataset.class_names)
+                file = PREDICTIONS if part == "test" else VALIDATION_PREDICTIONS
+                file.write(self.folder, predictions_table(table, said, self.dataset.class_names))
         result = FineTuneResult(
             self.name,
             history,
@@ -139,15 +138,15 @@ class ModuleFineTuning:
             tuple(training.notes),
             f"{self.name}: {training.diverged}" if training.diverged else None,
         )
-        record = {
-            "test": found["test"],
-            "head_test": heads["test"],
-            "validation": found["validation"],
-            "head_validation": heads["validation"],
-            "adjust": self.rule.strength,
-            "identity": training.identity,
-            "kept_epoch": result.kept_epoch,
-        }
+        record = FineTunedModuleRecord(
+            test=found["test"],
+            head_test=heads["test"],
+            validation=found["validation"],
+            head_validation=heads["validation"],
+            adjust=self.rule.strength,
+            identity=training.identity,
+            kept_epoch=result.kept_epoch,
+        )
         return result, record
 
     def _figures(

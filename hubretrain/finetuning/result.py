@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 
 from hubretrain.errors import DataError
 from hubretrain.evaluation import METRICS, adjusted, intervals
-from hubretrain.files import write_table
+from hubretrain.runs import OrderRecord
 
 N_RESAMPLES = 1000
 Figures = dict[str, tuple[float, float, float]]
@@ -89,48 +89,39 @@ def judged(
     return found
 
 
-def keep_predictions(
-    path: Path,
-    images: pd.DataFrame,
-    probabilities: npt.NDArray[np.float32],
-    class_names: Sequence[str],
-) -> None:
-    """Writes path, sha256, label and the probability of each class, one row an image."""
+def predictions_table(
+    images: pd.DataFrame, probs: npt.NDArray[np.float32], class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Return path, sha256, label and the probability of each class, one row per image."""
     table = images[["path", "sha256", "label"]].copy()
     for c, name in enumerate(class_names):
-        table[f"p({name})"] = probabilities[:, c].round(6)
-    write_table(path, table)
+        table[f"p({name})"] = probs[:, c].round(6)
+    return table
 
 
 def order_of(
     screening: Mapping[str, float], finetuned: Mapping[str, float], metric: str
-) -> dict[str, Any]:
-    """Whether modules rank after fine-tuning as they did when they were screened.
+) -> OrderRecord:
+    """Return whether modules rank after fine-tuning as they did when they were screened.
 
     Args:
-        screening: Each module's metric on the leaderboard, perhaps that of others too.
-        finetuned: The modules' metric on the validation fold after fine-tuning.
-        metric: Its name.
-
-    Returns:
-        `screening` and `finetuned`: names, best first; `kendall_tau`: agreement of the two
-        orders, from -1 to 1 (tau-b, Kendall 1945), None where all are tied in one of them;
-        `regret`: by how much the best fine-tuned module beats the one that screening put first,
-        in the metric's unit, at least 0; `metric`.
+        screening: Module name to its metric on the leaderboard; other modules are left out.
+        finetuned: Module name to its metric on the validation fold after fine-tuning.
+        metric: Name of the metric.
     """
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     names = list(finetuned)
-    first, second = ([sign * found[name] for name in names] for found in (screening, finetuned))
+    first, second = ([sign * values[n] for n in names] for values in (screening, finetuned))
     tau = float(kendalltau(first, second).statistic)
     chosen = names[int(np.argmax(first))]
-    return {
-        "screening": _best_first(names, first),
-        "finetuned": _best_first(names, second),
-        "kendall_tau": tau if np.isfinite(tau) else None,
-        "regret": max(second) - second[names.index(chosen)],
-        "metric": metric,
-    }
+    return OrderRecord(
+        screening=_best_first(names, first),
+        finetuned=_best_first(names, second),
+        kendall_tau=tau if np.isfinite(tau) else None,
+        regret=max(second) - second[names.index(chosen)],
+        metric=metric,
+    )
 
 
-def _best_first(names: Sequence[str], values: Sequence[float]) -> list[str]:
-    return [names[i] for i in np.argsort(-np.asarray(values), kind="stable")]
+def _best_first(names: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:
+    return tuple(names[i] for i in np.argsort(-np.asarray(values), kind="stable"))

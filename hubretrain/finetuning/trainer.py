@@ -19,7 +19,6 @@ import pandas as pd
 
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import write_table
 from hubretrain.finetuning.activation_cache import TRUNK_FACTS, ActivationCache, worth_caching
 from hubretrain.finetuning.checkpoints import Checkpoints, State
 from hubretrain.finetuning.devices import Devices
@@ -39,6 +38,7 @@ from hubretrain.finetuning.steps import Steps, pixels_spec
 from hubretrain.finetuning.tensorboard import log_epoch
 from hubretrain.modules import Classifier, Cut, cut_below
 from hubretrain.progress import Bar
+from hubretrain.run_tables import HISTORY
 from hubretrain.tensorflow import tf
 
 _log = logging.getLogger(__name__)
@@ -394,4 +394,4 @@ class Trainer:
 
     def _write_history(self) -> None:
         if self.devices.is_chief:
-            write_table(self.folder / "history.csv", self.history())
+            HISTORY.write(self.folder, self.history())

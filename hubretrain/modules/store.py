@@ -33,7 +33,7 @@ from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import HubModule, described, find, unknown
 from hubretrain.modules.saved_model import FACTS, missing, sizes, tree_sha256
-from hubretrain.runs import check_fitted
+from hubretrain.runs import ModuleRecord
 
 _log = logging.getLogger(__name__)
 
@@ -326,24 +326,21 @@ def _tidy(store: Path, name: str) -> None:
                 shutil.rmtree(folder)
 
 
-def restore_module(name: str, facts: dict[str, Any]) -> StoredModule:
-    """A module of a run, found again and checked: in the store, else by its handle.
+def restore_module(name: str, record: ModuleRecord) -> StoredModule:
+    """Return a module of a run, found again and checked: in the store, else by its handle.
 
     Args:
-        name: As in the run.
-        facts: What `run.json` says of the fit.
+        name: Name of the module in the run.
+        record: What the module was when its bottlenecks were computed.
 
     Raises:
-        RunError: The run has no such module, or it is another one by now.
-        ModuleError: It cannot be had any more.
+        RunError: It is another module by now.
+        ModuleError: It cannot be found any more.
     """
-    check_fitted([name], facts)
-    cached = facts["modules"][name]
-    low, high = (float(x) for x in cached["value_range"].strip("[]").split(","))
-    size, sha256 = cached["image_size"], cached["module_sha256"]
-    module = find_stored(name, image_size=size, value_range=(low, high))
+    size, value_range, sha256 = record.image_size, record.value_range, record.module_sha256
+    module = find_stored(name, image_size=size, value_range=value_range)
     if module is None or module.sha256 != sha256:
-        module = resolve(cached["handle"], image_size=size, value_range=(low, high))
+        module = resolve(record.handle, image_size=size, value_range=value_range)
     if module.sha256 != sha256:
         raise RunError(
             f"{name} is not what it was when its bottlenecks were computed (sha256 "

@@ -45,7 +45,7 @@ def shown_board(gathered: RunData) -> pd.DataFrame:
 
 def board_rows(gathered: RunData) -> list[dict[str, Any]]:
     """The leaderboard, a row each: name, marks, figures, costs, where to draw the interval."""
-    metric = str(gathered.fit["metric"])
+    metric = gathered.fit.metric
     board = shown_board(gathered)
     frame = _frame(board, metric)
     rows = []
@@ -58,7 +58,7 @@ def board_rows(gathered: RunData) -> list[dict[str, Any]]:
                 "title": name,
                 "kind": row["kind"],
                 "place": int(row["shortlist"]) if pd.notna(row["shortlist"]) else None,
-                "tied": str(row["tied"]) == "True",
+                "tied": bool(row["tied"]),
                 "head": head_words(row),
                 "drawn": _drawn(row, metric, frame),
                 "figures": [figure_words(row, _column(row, one, metric)) for one in names(metric)],
@@ -146,7 +146,7 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 def cost_charts(gathered: RunData) -> dict[str, dict[str, Any]]:
     """The metric of choice against each cost that is known, with the Pareto front."""
-    metric = str(gathered.fit["metric"])
+    metric = gathered.fit.metric
     share, better = METRICS[metric].is_share, METRICS[metric].higher_is_better
     scale = 100.0 if share else 1.0
     charts = {}
@@ -205,12 +205,10 @@ def training_charts(gathered: RunData) -> dict[str, list[tuple[str, str, dict[st
     found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for m, (module, recorded) in enumerate(gathered.histories.items()):
         history = recorded.replace([np.inf, -np.inf], np.nan)  # a loss that overflowed
-        if history.empty or "epoch" not in history:
+        if history.empty:
             continue
         epochs = [float(e) for e in history["epoch"]]
-        kept = [
-            e for e, k in zip(epochs, history.get("kept", []), strict=False) if str(k) == "True"
-        ]
+        kept = [e for e, is_kept in zip(epochs, history["kept"], strict=True) if is_kept]
         of_module = []
         for what, columns in TRAINING.items():
             lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ def data_values_of(gathered: RunData, thumbnails: Thumbnails, root: Path) -> dic
         f"{len(sizes_of):,} groups, {int((sizes_of > 1).sum()):,} with several images; images "
         f"whose group stands on both sides of a split: {n_leaked:,}."
     )
-    quarantine = Quarantine(gathered.cache_folder / "quarantine.csv")
-    if gathered.cache_folder.exists():
+    quarantine = Quarantine(gathered.fit.cache_folder / "quarantine.csv")
+    if gathered.fit.cache_folder.exists():
         facts.append(f"{len(quarantine.reasons):,} contents cannot be decoded and are left out.")
     else:
-        facts.append(f"What cannot be decoded is not known: {gathered.cache_folder} is gone.")
+        facts.append(f"What cannot be decoded is not known: {gathered.fit.cache_folder} is gone.")
     if (gathered.run.folder / "data_check.html").exists():
         facts.append("More is in data_check.html beside this page.")
     sheet, note = _views(gathered, root)
@@ -81,14 +82,14 @@ def data_values_of(gathered: RunData, thumbnails: Thumbnails, root: Path) -> dic
 
 def _views(gathered: RunData, root: Path) -> tuple[str, str]:
     """The contact sheet: how augmentation changes a few images."""
-    tuned = provenance.fine_tunings(gathered.facts)
-    facts = next(iter(gathered.fit["modules"].values()))
+    cached = next(iter(gathered.fit.modules.values()))
+    facts: Mapping[str, Any] = cached.attributes
     what, n_views = "augmented views as they are cached", N_SHEET_VIEWS
-    if tuned:
-        module, identity = next(iter(tuned.items()))
-        facts, what = identity.get("augmentation", facts), f"views as {module} was fine-tuned on"
-    elif facts.get("n_views") is not None:
-        n_views = min(n_views, max(int(facts["n_views"]), int(facts["minority_views"])))
+    if gathered.finetune.modules:
+        module, record = next(iter(gathered.finetune.modules.items()))
+        facts, what = record.identity["augmentation"], f"views as {module} was fine-tuned on"
+    else:
+        n_views = min(n_views, max(cached.n_views or n_views, cached.minority_views or 1))
     if n_views < 2:
         return "", ""  # nothing is augmented
     try:

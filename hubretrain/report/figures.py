@@ -77,12 +77,12 @@ def _save(figure: Any, file: Path) -> Path:
 
 
 def _leaderboard(gathered: RunData) -> Any:
-    metric = str(gathered.fit["metric"])
+    metric = gathered.fit.metric
     board = charts.shown_board(gathered)
     board = board[board[f"{metric}_low"].notna()].iloc[::-1]
     figure, axes = _figure(7.5, 1.2 + 0.4 * len(board))
     for y, (_, row) in enumerate(board.iterrows()):
-        tied, reference = str(row["tied"]) == "True", row["kind"] == "reference"
+        tied, reference = bool(row["tied"]), row["kind"] == "reference"
         if tied:
             axes.axhspan(y - 0.45, y + 0.45, color=BLUE, alpha=0.12, linewidth=0)
         paint = GREY if reference else BLUE

@@ -12,7 +12,7 @@ from hubretrain.errors import RunError
 from hubretrain.files import file_sha256
 from hubretrain.finetuning import FineTuneOptions, saved_options
 from hubretrain.report.run_data import RunData
-from hubretrain.runs import Run
+from hubretrain.runs import FitRecord, Run
 from hubretrain.screening import L2
 
 FILES = (
@@ -34,40 +34,39 @@ def commands(gathered: RunData) -> str:
     fit = gathered.fit
     data = _data_words(fit)
     lines = []
-    for one in fit["modules"].values():
-        handle = one["handle"] if "/" in str(one["handle"]) else one["module"]
-        words = ["hubretrain", "cache", *data, "--module", str(handle)]
-        n_views, minority = one.get("n_views"), one.get("minority_views")
-        words += _unless("--views", n_views, None)
-        words += _unless("--minority-views", minority, n_views)
+    for module in fit.modules.values():
+        one = module.attributes
+        handle = module.handle if "/" in module.handle else module.module
+        words = ["hubretrain", "cache", *data, "--module", handle]
+        words += _unless("--views", module.n_views, None)
+        words += _unless("--minority-views", module.minority_views, module.n_views)
         words += [*augmentation_words(one), *_unless("--seed", one.get("seed"), 0)]
         words += _unless("--precision", one.get("precision"), "f32")
         words += _unless("--batch-size", one.get("batch_size"), None)
-        words += _unless("--folds", fit["n_folds"], 5)  # cache looks whether classes suffice
-        lines.append(_line([*words, "--cache", str(fit["cache"])]))
+        words += _unless("--folds", fit.n_folds, 5)  # cache looks whether classes suffice
+        lines.append(_line([*words, "--cache", str(fit.cache)]))
     words = ["hubretrain", "fit", *data, "--run", str(gathered.run.folder)]
-    words += ["--cache", str(fit["cache"])]
-    words += [word for module in fit["modules"] for word in ("--module", module)]
-    words += ["--metric", str(fit["metric"])]
-    words += ["--seed", str(fit["seed"]), "--folds", str(fit["n_folds"])]
-    words += ["--test-fraction", str(fit["test_fraction"]), *_unless("--top", fit.get("top"), 3)]
-    words += ["--no-views"] if fit.get("views") is False else []
-    if fit.get("duplicates_kept_together") is False:
-        words.append("--no-keep-duplicates-together")
-    for weight in fit.get("class_weights") or []:
-        named = isinstance(weight, Mapping)
+    words += ["--cache", str(fit.cache)]
+    words += [word for name in fit.modules for word in ("--module", name)]
+    words += ["--metric", fit.metric]
+    words += ["--seed", str(fit.seed), "--folds", str(fit.n_folds)]
+    words += ["--test-fraction", str(fit.test_fraction), *_unless("--top", fit.top, 3)]
+    words += [] if fit.views else ["--no-views"]
+    words += [] if fit.duplicates_kept_together else ["--no-keep-duplicates-together"]
+    for weight in fit.class_weights:
         text = (
-            ",".join(f"{name}={_number(w)}" for name, w in weight.items()) if named else str(weight)
+            weight
+            if isinstance(weight, str)
+            else ",".join(f"{name}={_number(w)}" for name, w in weight.items())
         )
         words += ["--class-weight", text]
-    if fit.get("adjust"):
-        words += ["--adjust", ",".join(map(_number, fit["adjust"]))]
-    if fit.get("l2") and tuple(fit["l2"]) != L2:
-        words += ["--l2", ",".join(map(_number, fit["l2"]))]
+    words += ["--adjust", ",".join(map(_number, fit.adjust))]
+    if fit.l2 != L2:
+        words += ["--l2", ",".join(map(_number, fit.l2))]
     lines.append(_line(words))
-    for module in fine_tunings(gathered.facts):
-        words = ["hubretrain", "finetune", str(gathered.run.folder), "--module", module]
-        lines.append(_line([*words, *_tuning_words(gathered.run, module)]))
+    for name in gathered.finetune.modules:
+        words = ["hubretrain", "finetune", str(gathered.run.folder), "--module", name]
+        lines.append(_line([*words, *_tuning_words(gathered.run, name)]))
     lines.append(_line(["hubretrain", "report", str(gathered.run.folder)]))
     return "\n".join(lines)
 
@@ -108,40 +107,33 @@ def augmentation_words(facts: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def fine_tunings(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each fine-tuning was: module to its recorded identity."""
-    tuned = facts.get("finetune") or {}
-    if "modules" in tuned:
-        return {name: dict(one.get("identity") or {}) for name, one in tuned["modules"].items()}
-    return {str(tuned["module"]): dict(tuned.get("identity") or {})} if "module" in tuned else {}
-
-
 def table(gathered: RunData) -> list[tuple[str, str]]:
     """Versions, seeds, options: what and its value."""
     fit = gathered.fit
     found = [
-        ("images", str(fit["data"])),
-        ("options of the data set", _json(fit.get("data_options", {}))),
-        ("cache", str(fit["cache"])),
-        ("metric of choice", str(fit["metric"])),
-        ("seed of split and resamples", str(fit.get("seed"))),
-        ("folds, test fraction", f"{fit.get('n_folds')}, {fit.get('test_fraction')}"),
-        ("l2", ", ".join(f"{one:g}" for one in fit.get("l2") or [])),
-        ("class weights", _json(fit.get("class_weights"))),
-        ("logit adjustment", _json(fit.get("adjust"))),
-        ("looks at the test split", _looks(fit.get("test_looked_at"))),
+        ("images", str(fit.data)),
+        ("options of the data set", _json(fit.data_options)),
+        ("cache", str(fit.cache)),
+        ("metric of choice", fit.metric),
+        ("seed of split and resamples", str(fit.seed)),
+        ("folds, test fraction", f"{fit.n_folds}, {fit.test_fraction}"),
+        ("l2", ", ".join(f"{one:g}" for one in fit.l2)),
+        ("class weights", _json(fit.class_weights)),
+        ("logit adjustment", _json(fit.adjust)),
+        ("looks at the test split", f"{len(fit.test_looked_at):,}"),
     ]
-    for module, identity in fine_tunings(gathered.facts).items():
-        found.append((f"fine-tuning of {module}", _json(identity)))
-    for name, version in (fit.get("versions") or {}).items():
-        found.append((name, str(version)))
-    return found
+    for name, record in gathered.finetune.modules.items():
+        found.append((f"fine-tuning of {name}", _json(record.identity)))
+    return found + list(fit.versions.items())
 
 
 def modules(gathered: RunData) -> list[list[str]]:
     """Name, image size, engine, handle and sha256 of each module."""
     names = ("module", "image_size", "engine", "handle", "module_sha256")
-    return [[str(one.get(name, "")) for name in names] for one in gathered.fit["modules"].values()]
+    return [
+        [str(module.attributes.get(name, "")) for name in names]
+        for module in gathered.fit.modules.values()
+    ]
 
 
 def file_digests(run: Run) -> list[tuple[str, str]]:
@@ -155,13 +147,9 @@ def file_digests(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _looks(looked: Any) -> str:
-    return f"{len(looked):,}" if isinstance(looked, list) else str(looked)
-
-
-def _data_words(fit: Mapping[str, Any]) -> list[str]:
-    options = fit.get("data_options") or {}
-    words = [str(fit["data"]), *map(str, options.get("more_roots") or [])]
+def _data_words(fit: FitRecord) -> list[str]:
+    options = fit.data_options
+    words = [str(fit.data), *map(str, options.get("more_roots") or [])]
     for name in _DATA_FLAGS:
         if options.get(name):
             words += ["--" + name.replace("_", "-"), str(options[name])]

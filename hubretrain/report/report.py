@@ -21,7 +21,7 @@ from hubretrain.report.html import write_page
 from hubretrain.report.run_data import OUT_OF_FOLD, EvaluatedModel, RunData, gather
 from hubretrain.report.saliency import SaliencyRow, saliency_rows
 from hubretrain.report.thumbnails import Thumbnails, as_uri, make_thumbnails
-from hubretrain.runs import Run
+from hubretrain.runs import OrderRecord, Run
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def write_report(
     if png is not None:
         figures.require()
     gathered = gather(run)
-    root = data or Path(gathered.fit["data"])
+    root = data or gathered.fit.data
     missing = list(gathered.missing)
     hints = mistakes.hints_of(gathered)
     doubtful = _doubtful(gathered, hints)
@@ -119,7 +119,7 @@ def write_report(
     values = {
         "name": run.name,
         "run_folder": run.folder.as_posix(),
-        "data_folder": gathered.fit["data"],
+        "data_folder": str(gathered.fit.data),
         "version": __version__,
         "sheets": {"sheet": thumbnails.sheets, "large": large.sheets},
         "missing": missing,
@@ -147,11 +147,11 @@ def write_report(
 def _leaderboard(
     gathered: RunData, board: list[dict[str, Any]], cost_charts: dict[str, Any]
 ) -> dict[str, Any]:
-    metric = str(gathered.fit["metric"])
+    metric = gathered.fit.metric
     keys = [k for k in charts.COSTS if any(row["costs"].get(k) is not None for row in board)]
     labels = {"gflops": "GFLOPs", "ms_an_image": "ms an image", "n_parameters": "parameters"}
     return {
-        "notes": gathered.fit.get("notes", []),
+        "notes": gathered.fit.notes,
         "metric": charts.metric_name(metric),
         "columns": [charts.column_name(one, metric) for one in charts.names(metric)],
         "board": board,
@@ -159,7 +159,7 @@ def _leaderboard(
         "cost_keys": keys,
         "cost_labels": [labels[key] for key in keys],
         "cost_charts": list(cost_charts),
-        "one_module": len(gathered.fit["modules"]) == 1,
+        "one_module": len(gathered.fit.modules) == 1,
         "effects": charts.effect_rows(gathered),
         "sums": _sums(gathered, board),
     }
@@ -167,12 +167,12 @@ def _leaderboard(
 
 def _sums(gathered: RunData, board: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """The figures on top: what, value, and more."""
-    metric = str(gathered.fit["metric"])
+    metric = gathered.fit.metric
     name = charts.metric_name(metric)
     sums = [
         ("images", f"{len(gathered.images):,}", ""),
         ("classes", f"{len(gathered.class_names):,}", ""),
-        ("modules", f"{len(gathered.fit['modules']):,}", ""),
+        ("modules", f"{len(gathered.fit.modules):,}", ""),
     ]
     for row in board:
         if row["place"] == 1 and row["figures"][0]:
@@ -250,15 +250,14 @@ def _map(gathered: RunData, method: str) -> tuple[dict[str, Any] | None, dict[st
     """The feature map of the shortlist's first module."""
     board = gathered.board[gathered.board["shortlist"].notna()].sort_values("shortlist")
     module = str(board["module"].iloc[0])
-    facts = gathered.fit["modules"][module]
     contents = feature_map.chosen_contents(gathered.images["sha256"].tolist())
     file = feature_map.MapFile(gathered.run.folder / "report", module, method)
-    seed = int(gathered.fit.get("seed", 0))
-    identity = file.identity(str(facts["module_sha256"]), contents, seed)
+    seed = gathered.fit.seed
+    identity = file.identity(gathered.fit.modules[module].module_sha256, contents, seed)
     plane = file.load(identity)
     if plane is None:
         try:
-            with Bottlenecks(gathered.cache_folder / f"{module}.h5") as bottlenecks:
+            with Bottlenecks(gathered.fit.cache_folder / f"{module}.h5") as bottlenecks:
                 features = bottlenecks.rows(contents)
         except CacheError as error:
             return None, {"map_note": "", "map_missing": f"No map: {error}"}
@@ -300,41 +299,32 @@ def _saliency(shown: list[SaliencyRow], note: str) -> dict[str, Any]:
 def _training(
     gathered: RunData, training_charts: dict[str, list[tuple[str, str, dict[str, Any]]]]
 ) -> dict[str, Any]:
-    metric = str(gathered.fit["metric"])
-    tuned = gathered.facts.get("finetune") or {}
-    judged = tuned.get("modules") or ({tuned["module"]: tuned} if "module" in tuned else {})
+    metric = gathered.fit.metric
     rows = []
-    for module, one in judged.items():
-        history = gathered.histories.get(module)
-        kept = one.get("kept_epoch")
-        if kept is None and history is not None and "kept" in history:
-            epochs = history.loc[history["kept"].astype(str) == "True", "epoch"]
-            kept = int(epochs.iloc[0]) if len(epochs) else None
+    for module, record in gathered.finetune.modules.items():
         words = []
-        for part in ("head_test", "test"):
-            figure = (one.get(part) or {}).get(metric)
+        for metrics in (record.head_test, record.test):
+            figure = metrics.get(metric)
             frame = (
                 dict(zip((metric, f"{metric}_low", f"{metric}_high"), figure, strict=True))
                 if figure
                 else {}
             )
             words.append(charts.figure_words(frame, metric))
-        shown_epoch = "" if kept is None else "none beat the head" if kept == 0 else str(kept)
-        rows.append({"module": module, "before": words[0], "after": words[1], "kept": shown_epoch})
+        kept = str(record.kept_epoch) if record.kept_epoch else "none beat the head"
+        rows.append({"module": module, "before": words[0], "after": words[1], "kept": kept})
     training = {
         module: [(name, what, charts.line_names(chart)) for name, what, chart in of_module]
         for module, of_module in training_charts.items()
     }
-    return {"training": training, "tuned": rows, "order": _order(tuned.get("order"))}
+    return {"training": training, "tuned": rows, "order": _order(gathered.finetune.order)}
 
 
-def _order(order: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not order:
+def _order(order: OrderRecord | None) -> dict[str, Any] | None:
+    if order is None:
         return None
-    tau, regret = order.get("kendall_tau"), order.get("regret")
+    tau, metric = order.kendall_tau, charts.metric_name(order.metric)
     told = [] if tau is None else [f"Kendall's tau of the two orders: {tau:.2f} (1: the same)."]
-    if regret is not None:
-        metric = charts.metric_name(str(order.get("metric", "")))
-        told.append(f"Taking the first by screening costs {regret:.4g} in {metric} (regret).")
-    pairs = list(zip(order["screening"], order["finetuned"], strict=False))
+    told.append(f"Taking the first by screening costs {order.regret:.4g} in {metric} (regret).")
+    pairs = list(zip(order.screening, order.finetuned, strict=True))
     return {"pairs": pairs, "sentence": " ".join(told)}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain import run_tables
 from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.splitting import TEST, read_folds
@@ -18,11 +19,10 @@ from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.evaluation import METRICS, adjusted, intervals
 from hubretrain.heads import ENSEMBLE_NAME, Heads
 from hubretrain.run_tables import ENSEMBLE, MODULE
-from hubretrain.runs import Run
+from hubretrain.runs import VALIDATION_FOLD, FineTuneRecord, FitRecord, Run
 from hubretrain.screening import Evaluator, per_class
 
 N_RESAMPLES = 1000
-VALIDATION_FOLD = 0  # of fine-tuning
 HEAD, FINE_TUNED = "head", "fine-tuned"
 OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
 Figure = tuple[float, float, float]
@@ -68,7 +68,8 @@ class RunData:
 
     Attributes:
         run: Where it is.
-        facts: Its `run.json`.
+        fit: What the fit recorded.
+        finetune: What fine-tuning recorded.
         class_names: In class order.
         images: A row an image: path, sha256, label, group (its cluster), fold, class_index.
         board: The leaderboard.
@@ -79,7 +80,8 @@ class RunData:
     """
 
     run: Run
-    facts: dict[str, Any]
+    fit: FitRecord
+    finetune: FineTuneRecord
     class_names: tuple[str, ...]
     images: pd.DataFrame
     board: pd.DataFrame
@@ -88,16 +90,6 @@ class RunData:
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
-    @property
-    def fit(self) -> dict[str, Any]:
-        """What `fit` recorded."""
-        return dict(self.facts["fit"])
-
-    @property
-    def cache_folder(self) -> Path:
-        """The data set's folder in the cache."""
-        return Path(self.fit["cache"]) / Path(self.fit["data"]).name
-
 
 def gather(run: Run) -> RunData:
     """Reads a run folder.
@@ -105,32 +97,27 @@ def gather(run: Run) -> RunData:
     Raises:
         RunError: The run is not fitted, or a file of it is missing or damaged.
     """
-    facts = run.facts()
-    if "fit" not in facts:
-        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
-    names = tuple(str(name) for name in facts["fit"]["class_names"])
+    fit, finetune = run.fit, run.finetune
+    names = fit.class_names
     images = read_folds(run.folds_file)
     images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
     if images["class_index"].isna().any():
         raise RunError(f"{run.folds_file} holds classes that the fit does not know; fit again.")
     images["class_index"] = images["class_index"].astype(np.int64)
-    board = _table(run.leaderboard_file, ("module", "kind"), {"tied", "shortlist"})
-    effects = _table(run.effects_file, ("effect", "sentence"), set())
-    reader = _Reader(run, facts, names, images, board)
+    board, effects = run_tables.LEADERBOARD.read(run.folder), run_tables.EFFECTS.read(run.folder)
+    reader = _Reader(run, fit, finetune, images, board)
     models = [*reader.fine_tuned(), *reader.out_of_fold(), *reader.heads_on_test()]
-    chosen = facts.get("finetune", {})
-    first = str(chosen.get("chosen") or chosen.get("module") or "")
     models.sort(
         key=lambda one: (
             one.kind != FINE_TUNED,
-            one.kind == FINE_TUNED and one.module != first,
+            one.kind == FINE_TUNED and one.module != finetune.chosen,
             one.kind == FINE_TUNED and one.part != TEST_SPLIT,
         )
     )
     histories = {
-        folder.name: pd.read_csv(folder / "history.csv")
+        folder.name: run_tables.HISTORY.read(folder)
         for folder in _fine_tuned_folders(run)
-        if (folder / "history.csv").exists()
+        if run_tables.HISTORY.path(folder).exists()
     }
     if not histories:
         reader.missing.append(
@@ -138,7 +125,16 @@ def gather(run: Run) -> RunData:
             f"{run.folder.as_posix()}"
         )
     return RunData(
-        run, facts, names, images, board, effects, tuple(models), histories, tuple(reader.missing)
+        run,
+        fit,
+        finetune,
+        names,
+        images,
+        board,
+        effects,
+        tuple(models),
+        histories,
+        tuple(reader.missing),
     )
 
 
@@ -148,22 +144,29 @@ class _Reader:
     def __init__(
         self,
         run: Run,
-        facts: dict[str, Any],
-        names: tuple[str, ...],
+        fit: FitRecord,
+        finetune: FineTuneRecord,
         images: pd.DataFrame,
         board: pd.DataFrame,
     ) -> None:
-        self.run, self.facts, self.names, self.images, self.board = run, facts, names, images, board
+        self.run, self.fit, self.finetune, self.images, self.board = (
+            run,
+            fit,
+            finetune,
+            images,
+            board,
+        )
+        self.names = fit.class_names
         self.missing: list[str] = []
         self._row_of = {path: row for row, path in enumerate(images["path"])}
-        self._seed = int(facts["fit"].get("seed", 0))
 
     def out_of_fold(self) -> Iterator[EvaluatedModel]:
         """The heads of the shortlist, the best module and the ensemble, out of fold."""
-        said = _table(self.run.out_of_fold_file, ("module", "path", "label", "decision"), set())
-        classes = _table(self.run.per_class_file, ("module", "class"), set())
+        said = run_tables.OUT_OF_FOLD.read(self.run.folder)
+        file = run_tables.OUT_OF_FOLD.path(self.run.folder)
+        classes = run_tables.PER_CLASS.read(self.run.folder)
         board = self.board[self.board["kind"] == MODULE]
-        wanted = [*self._shortlist(), *board["module"].head(1), ENSEMBLE_NAME]
+        wanted = [*self.fit.shortlist, *board["module"].head(1), ENSEMBLE_NAME]
         index = {name: c for c, name in enumerate(self.names)}
         for name in dict.fromkeys(wanted):
             table = said[said["module"] == name]
@@ -180,8 +183,8 @@ class _Reader:
                 name,
                 kind,
                 OUT_OF_FOLD,
-                self._rows(table, self.run.out_of_fold_file),
-                self._probabilities(table, self.run.out_of_fold_file),
+                self._rows(table, file),
+                self._probabilities(table, file),
                 table["decision"].map(index).to_numpy(np.int64),
                 float(row["adjust"]) if pd.notna(row.get("adjust")) else 0.0,
                 figures,
@@ -191,11 +194,10 @@ class _Reader:
     def heads_on_test(self) -> Iterator[EvaluatedModel]:
         """The shortlist's heads on the test split, from the cached bottlenecks."""
         test = self.images[self.images["fold"] == TEST]
-        cache = Path(self.facts["fit"]["cache"]) / Path(self.facts["fit"]["data"]).name
-        for name in self._shortlist() if len(test) else ():
+        for name in self.fit.shortlist if len(test) else ():
             try:
                 heads = Heads.load(self.run.heads_file(name)).select([0])
-                with Bottlenecks(cache / f"{name}.h5") as bottlenecks:
+                with Bottlenecks(self.fit.cache_folder / f"{name}.h5") as bottlenecks:
                     features = bottlenecks.rows(test["sha256"].tolist())
             except (CacheError, HeadError) as error:
                 self.missing.append(f"The head of {name} on the test split: {error}")
@@ -207,17 +209,17 @@ class _Reader:
 
     def fine_tuned(self) -> Iterator[EvaluatedModel]:
         """Fine-tuned modules on the test split and on the fold that stopped them."""
-        files = {"predictions.csv": TEST_SPLIT, "validation.csv": VALIDATION}
+        tables = {TEST_SPLIT: run_tables.PREDICTIONS, VALIDATION: run_tables.VALIDATION_PREDICTIONS}
         for folder in _fine_tuned_folders(self.run):
-            there = [file for file in files if (folder / file).exists()]
+            there = {part: t for part, t in tables.items() if t.path(folder).exists()}
             rule = self._rule(folder.name) if there else None
-            for file in there:
-                table = self._still_there(_table(folder / file, ("path", "label"), set()), folder)
+            for part, file in there.items():
+                table = self._still_there(file.read(folder), folder)
                 if table.empty or rule is None:
                     continue
-                probabilities = self._probabilities(table, folder / file)
-                rows = self._rows(table, folder / file)
-                yield self._judged(folder.name, FINE_TUNED, files[file], rows, probabilities, rule)
+                probabilities = self._probabilities(table, file.path(folder))
+                rows = self._rows(table, file.path(folder))
+                yield self._judged(folder.name, FINE_TUNED, part, rows, probabilities, rule)
 
     def _still_there(self, table: pd.DataFrame, folder: Path) -> pd.DataFrame:
         """What fine-tuning said of the images that a later fit still holds."""
@@ -247,7 +249,7 @@ class _Reader:
             {"class": self.names, "n_images": np.bincount(labels, minlength=len(self.names))}
         )
         if len(set(groups.tolist())) > 1:
-            weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=self._seed)
+            weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=self.fit.seed)
             judge = Evaluator(labels, groups, weights, "accuracy")
             columns = judge.all_columns(probabilities, decided)
             figures = {
@@ -262,23 +264,18 @@ class _Reader:
 
     def _rule(self, module: str) -> tuple[float, AnyArray]:
         """The decision rule that fine-tuning was judged by: that of the head it started from."""
-        tuned = self.facts.get("finetune", {})
-        tuned = tuned.get("modules", {}).get(module, tuned)
+        record = self.finetune.modules.get(module)
         try:
             heads = Heads.load(self.run.heads_file(module))
             which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
             priors = heads.facts["priors"][which]
-            return float(tuned.get("adjust", heads.facts["adjust"][which])), priors
+            return float(record.adjust if record else heads.facts["adjust"][which]), priors
         except (HeadError, KeyError, ValueError):
             self.missing.append(
                 f"The decision rule of {module}: its head file is missing, so fine-tuned "
                 "decisions are the likeliest class."
             )
             return 0.0, np.ones(len(self.names))
-
-    def _shortlist(self) -> list[str]:
-        listed = self.board[self.board["shortlist"].notna()].sort_values("shortlist")
-        return [str(name) for name in listed["module"]]
 
     def _rows(self, table: pd.DataFrame, file: Path) -> npt.NDArray[np.int64]:
         try:
@@ -303,7 +300,9 @@ def near_pairs(gathered: RunData) -> pd.DataFrame | None:
         Columns a, b (sha256), similarity.
     """
     try:
-        table = pd.read_csv(gathered.cache_folder / "copies.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(
+            gathered.fit.cache_folder / "copies.csv", dtype=str, keep_default_na=False
+        )
         pairs = table[table["near"] != ""]
         found = pd.DataFrame({"a": pairs["sha256"], "b": pairs["near"]})
         return found.assign(similarity=pairs["similarity"].astype(float)).reset_index(drop=True)
@@ -317,27 +316,3 @@ def _fine_tuned_folders(run: Run) -> list[Path]:
 
 def _figure(row: Any, metric: str) -> Figure:
     return tuple(float(row.get(f"{metric}{end}", np.nan)) for end in ("", "_low", "_high"))  # type: ignore[return-value]
-
-
-def _table(file: Path, text: tuple[str, ...], needed: set[str]) -> pd.DataFrame:
-    """A CSV of the run; some columns are text, whatever they look like."""
-    try:
-        names = pd.read_csv(file, nrows=0, encoding="utf-8").columns
-        found = pd.read_csv(
-            file,
-            dtype=dict.fromkeys(set(text) & set(names), str),
-            keep_default_na=False,  # a class may be called NA
-            na_values={name: [""] for name in names if name not in text},
-            encoding="utf-8",
-        )
-    except FileNotFoundError as error:
-        raise RunError(f"{file} is missing; fit again with: hubretrain fit") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}); fit again.") from error
-    absent = sorted((needed | set(text)) - set(found.columns))
-    if absent:
-        raise RunError(
-            f"{file} has no column {absent[0]!r}: another version wrote it; fit again with: "
-            "hubretrain fit"
-        )
-    return found

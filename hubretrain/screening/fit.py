@@ -8,7 +8,7 @@ so a fit that was stopped goes on, and a later one adds modules to the same run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from hubretrain.data.splitting import (
 )
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.evaluation import METRICS, STRENGTHS, adjusted, intervals
-from hubretrain.files import write_table
 from hubretrain.heads import ClassWeight, Heads
-from hubretrain.runs import Run
+from hubretrain.run_tables import CANDIDATES, EFFECTS, LEADERBOARD, OUT_OF_FOLD, PER_CLASS
+from hubretrain.runs import FitRecord, ModuleRecord, Run
 from hubretrain.screening.comparison import N_RESAMPLES, ModuleComparison
 from hubretrain.screening.leaderboard import Evaluator, per_class
 from hubretrain.screening.result import ScreenResult
@@ -139,28 +139,27 @@ def screen_modules(
         *judged.notes(),
         *notes,
     )
-    run.record(
-        "fit",
-        {
-            "data": str(dataset.root.resolve()),
-            "data_options": dataset.opened_with,
-            "cache": str(cache.resolve()),
-            "class_names": list(dataset.class_names),
-            "metric": sweep.metric,
-            "class_weights": [one or "none" for one in class_weights],
-            "l2": list(sweep.l2),
-            "adjust": list(sweep.strengths),
-            "views": views,
-            "n_folds": n_folds,
-            "test_fraction": test_fraction,
-            "top": top,
-            "duplicates_kept_together": keep_duplicates_together,
-            "seed": seed,
-            "shortlist": shortlist,
-            "test_looked_at": _looks(run, shortlist, screened, test),
-            "modules": {one.module: one.about["module"] for one in screened},
-            "notes": list(notes),
-        },
+    run.write_fit(
+        FitRecord(
+            data=dataset.root.resolve(),
+            data_options=dataset.opened_with,
+            cache=cache.resolve(),
+            class_names=dataset.class_names,
+            metric=sweep.metric,
+            class_weights=tuple(one or "none" for one in class_weights),
+            l2=sweep.l2,
+            adjust=sweep.strengths,
+            views=views,
+            n_folds=n_folds,
+            test_fraction=test_fraction,
+            top=top,
+            duplicates_kept_together=keep_duplicates_together,
+            seed=seed,
+            shortlist=tuple(shortlist),
+            test_looked_at=_looks(run, shortlist, screened, test),
+            modules={one.module: ModuleRecord.of(one.about["module"]) for one in screened},
+            notes=notes,
+        )
     )
     return Screening(run, sweep.metric, board, effects, notes)
 
@@ -181,13 +180,13 @@ def _bottleneck_files(
                 f"{name} is not cached in {place}/ (there are: {', '.join(files)}); "
                 f"cache it with: hubretrain cache --module {name}"
             )
-    earlier = run.facts().get("fit")
-    if earlier is not None and earlier["class_names"] != list(dataset.class_names):
+    earlier = run.fit if run.is_fitted else None
+    if earlier is not None and earlier.class_names != dataset.class_names:
         raise RunError(
-            f"{run.folder} was fitted on the classes {', '.join(earlier['class_names'])}, the data "
+            f"{run.folder} was fitted on the classes {', '.join(earlier.class_names)}, the data "
             f"set has {', '.join(dataset.class_names)}; choose another folder with --run."
         )
-    wanted = set(modules) | set(earlier["modules"] if earlier else ()) if modules else set(files)
+    wanted = set(modules) | set(earlier.modules if earlier else ()) if modules else set(files)
     return [path for name, path in files.items() if name in wanted]
 
 
@@ -287,13 +286,12 @@ def _with_test(
 
 def _looks(
     run: Run, shortlist: Sequence[str], screened: Sequence[ScreenResult], test: pd.DataFrame
-) -> list[dict[str, str]]:
-    """Each different look at the test split so far: module to the identity of what was judged."""
-    before = run.facts().get("fit", {}).get("test_looked_at")
-    looks: list[dict[str, str]] = list(before) if isinstance(before, list) else []
+) -> tuple[Mapping[str, str], ...]:
+    """Return each different look at the test split so far: module to identity of its result."""
+    looks = run.fit.test_looked_at if run.is_fitted else ()
     identities = {one.module: one.identity for one in screened}
     look = {name: identities[name] for name in shortlist}
-    return looks if look in looks or not len(test) else [*looks, look]
+    return looks if look in looks or not len(test) else (*looks, look)
 
 
 def _write(
@@ -303,11 +301,11 @@ def _write(
     judged: ModuleComparison,
     dataset: ImageDataset,
 ) -> None:
-    write_table(run.leaderboard_file, board)
-    write_table(run.effects_file, effects)
-    write_table(run.heads_table_file, pd.concat([one.candidates for one in judged.screened]))
+    LEADERBOARD.write(run.folder, board)
+    EFFECTS.write(run.folder, effects)
+    CANDIDATES.write(run.folder, pd.concat([one.candidates for one in judged.screened]))
     said = judged.said()
-    write_table(run.per_class_file, per_class(dataset.class_names, said, judged.judge))
+    PER_CLASS.write(run.folder, per_class(dataset.class_names, said, judged.judge))
     tables = []
     names = np.array(dataset.class_names)
     for module, (plain, decided) in said.items():
@@ -317,7 +315,7 @@ def _write(
         for c, name in enumerate(dataset.class_names):
             table[f"p({name})"] = plain[:, c].round(6)
         tables.append(table)
-    write_table(run.out_of_fold_file, pd.concat(tables, ignore_index=True))
+    OUT_OF_FOLD.write(run.folder, pd.concat(tables, ignore_index=True))
     if judged.ensemble is not None:
         judged.ensemble.save(run.ensemble_file, dataset.class_names)
 

@@ -96,7 +96,7 @@ def test_modules_lists_the_catalogue(place):
         (["cache", "-m", "data"], "holds no saved_model.pb"),
         (["fit"], "holds no bottlenecks; make some with: hubretrain cache --module NAME"),
         (["finetune"], "runs/ holds no run; make one with: hubretrain fit"),
-        (["finetune", "runs/none"], "holds no finished fit; run first: hubretrain fit"),
+        (["finetune", "runs/none"], "holds no finished fit; run `hubretrain fit` first"),
         (["predict", "data", "x.png"], "data is no export"),
     ],
 )

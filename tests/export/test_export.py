@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ def cached(module, sha256s):
 
 def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_says(place):
     run = Run(place / "runs" / "digits")
-    module = run.facts()["fit"]["shortlist"][0]
+    module = run.fit.shortlist[0]
     folds = pd.read_csv(run.folds_file).head(20)
     paths = [f"data/digits/{path}" for path in folds["path"]]
     ran = invoke("predict", "runs/digits", *paths, "--json")
@@ -170,7 +171,7 @@ def fine_tuned(run, class_names):
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 
-    backbone = Backbone(restore_module("m0", run.facts()["fit"]))
+    backbone = Backbone(restore_module("m0", run.fit.module("m0")))
     weight = np.zeros((20, 3), "f4")
     classifier = Classifier(backbone, "softmax", weight, np.log(np.array([0.5, 0.3, 0.2], "f4")))
     facts = {"run": run.name, "fine_tuned": True}
@@ -179,7 +180,7 @@ def fine_tuned(run, class_names):
 
 def test_what_was_fine_tuned_is_what_is_exported_elsewhere_in_more_formats(place, run, tmp_path):
     pytest.importorskip("tf2onnx")
-    names = run.facts()["fit"]["class_names"]
+    names = run.fit.class_names
     fine_tuned(run, names)
     ran = invoke("export", run.folder, "--output", tmp_path / "out", "--format", "onnx")
     assert "m0 (fine-tuned), temperature 1.00:" in ran.stdout
@@ -195,22 +196,20 @@ def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(pl
     once = f"hubretrain: exporting the fitted head of {run.folder}, once\n"
     before = invoke("predict", run.folder, image, "--json")
     assert before.stderr == once
-    module = run.facts()["fit"]["shortlist"][0]
+    module = run.fit.shortlist[0]
     heads = Heads.load(run.heads_file(module))
     heads.bias[:] += [[0, 0, 50]]
     heads.save(run.heads_file(module), {})
     after = invoke("predict", run.folder, image, "--json")
     assert after.stderr == once
     assert json.loads(after.stdout)[0]["classes"]["NA"] > 0.9
-    facts = run.facts()
-    facts["fit"]["shortlist"] = [{"m0": "m1", "m1": "m0"}[module]]
-    run.facts_file.write_text(json.dumps(facts))
+    run.write_fit(replace(run.fit, shortlist=({"m0": "m1", "m1": "m0"}[module],)))
     assert invoke("predict", run.folder, image).stderr == once
     assert invoke("predict", run.folder, image).stderr == ""
     assert Export.open(run.folder).facts["module"] != module
     shutil.rmtree(run.folder / "heads")  # a copy of the export goes on without them
     assert invoke("predict", run.folder, image).stderr == ""
-    fine_tuned(run, facts["fit"]["class_names"])
+    fine_tuned(run, run.fit.class_names)
     assert invoke("predict", run.folder, image).stderr == ""
     fine_tuned(run, ["0", "1", "x"])
     sentence = "was fine-tuned on the classes 0, 1, x, the fit has 0, 1, NA; fine-tune again, or"
@@ -236,7 +235,7 @@ def test_an_export_again_keeps_the_formats_that_are_there(place, run):
 
 def test_foreseen_errors_are_one_sentence(place):
     ran = invoke("export", "runs/none", code=1)
-    assert "holds no finished fit; run first: hubretrain fit" in ran.stderr
+    assert "holds no finished fit; run `hubretrain fit` first" in ran.stderr
     ran = invoke("export", "runs/digits", "--head", "m7", code=1)
     assert "m7 was not fitted in this run (there are: m0, m1)" in ran.stderr
     assert ran.stderr.count("\n") == 1

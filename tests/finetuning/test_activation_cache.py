@@ -136,14 +136,14 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
     data = open_dataset(fitted / "digits")
     tuning = FineTuneOptions(epochs=1, batch_size=16)
     found = finetune_modules(data, run, names, cache=fitted / "cache", options=tuning)
-    facts = run.facts()["finetune"]
-    metric = facts["order"]["metric"]
+    record = run.finetune
+    metric = record.order.metric
     scores = {one.module: one.validation[metric][0] for one in found}
-    assert facts["chosen"] == max(names, key=lambda name: scores[name])
-    assert sorted(facts["modules"]) == sorted(names)
-    assert sorted(facts["order"]["screening"]) == sorted(names)
-    assert facts["order"]["regret"] >= 0
+    assert record.chosen == max(names, key=lambda name: scores[name])
+    assert sorted(record.modules) == sorted(names)
+    assert sorted(record.order.screening) == sorted(names)
+    assert record.order.regret >= 0
     import json
 
     exported = json.loads((run.export_folder / "export.json").read_text())
-    assert exported["module"] == facts["chosen"]
+    assert exported["module"] == record.chosen

@@ -15,7 +15,8 @@ from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.heads.heads import Heads
 from hubretrain.locks import only_writer
 from hubretrain.modules import resolve
-from hubretrain.runs import Run
+from hubretrain.run_tables import LEADERBOARD
+from hubretrain.runs import FineTuneRecord, Run
 from hubretrain.screening.fit import screen_modules
 from tests.finetuning.test_trainer import copied, tune
 from tests.samples import write_digits, write_module
@@ -70,40 +71,40 @@ def test_images_of_a_given_training_split_are_trained_on(tmp_path):
     screened(tmp_path, write_module(tmp_path / "small"))
     run = Run(tmp_path / "run")
     tune(tmp_path, run, epochs=1)
-    identity = run.facts()["finetune"]["modules"]["small"]["identity"]
+    identity = run.finetune.modules["small"].identity
     folds = pd.read_csv(run.folds_file, dtype=str)["fold"].value_counts()
     assert (identity["n_train"], identity["n_validation"]) == (folds["train"], folds["0"])
 
 
 def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
-    run, metric = copied(fitted, tmp_path), Run(fitted / "run").facts()["fit"]["metric"]
+    run, metric = copied(fitted, tmp_path), Run(fitted / "run").fit.metric
     tune(fitted, run, module="small6", learning_rate=1e-6, epochs=1)
-    known = run.facts()["finetune"]
-    assert (known["chosen"], known["order"]) == ("small6", None)
-    run.record("finetune", {"modules": {}, "chosen": None, "order": None})
+    known = run.finetune
+    assert (known.chosen, known.order) == ("small6", None)
+    run.write_finetune(FineTuneRecord())
     writing = threading.Lock()
 
     class Meanwhile(Augmentation):  # another process ends while this one trains
         def draw(self, sha256, view, seed):
             if writing.acquire(blocking=False):
-                run.record("finetune", known)
+                run.write_finetune(known)
             return super().draw(sha256, view, seed)
 
     found = tune(fitted, run, module="small5", epochs=3, augmentation=Meanwhile())
-    facts = run.facts()["finetune"]
-    scores = {n: one["validation"][metric][0] for n, one in facts["modules"].items()}
+    record = run.finetune
+    scores = {n: one.validation[metric][0] for n, one in record.modules.items()}
     assert sorted(scores) == ["small5", "small6"]
     assert scores["small5"] == found.validation[metric][0]
     best = max(sorted(scores, reverse=True), key=lambda name: scores[name])  # small6 came first
-    assert facts["chosen"] == best == facts["order"]["finetuned"][0] == exported(run)["module"]
+    assert record.chosen == best == record.order.finetuned[0] == exported(run)["module"]
     (other,) = {"small5", "small6"} - {best}
     tune(fitted, run, module=other, resume=True)
-    again = run.facts()["finetune"]
-    assert (again["chosen"], again["order"]) == (best, facts["order"])
+    again = run.finetune
+    assert (again.chosen, again.order) == (best, record.order)
     assert exported(run)["module"] == best
     shutil.rmtree(run.export_folder)  # nothing better is exported, so this one is
     tune(fitted, run, module=other, resume=True)
-    assert run.facts()["finetune"]["chosen"] == other == exported(run)["module"]
+    assert run.finetune.chosen == other == exported(run)["module"]
 
 
 def test_a_twin_is_not_among_the_best_modules(fitted):
@@ -149,7 +150,7 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
     assert exported(runs[1])["adjust"] == 0.0
     options = {"balanced_sampling": True, "learning_rate": 1e35, "restart": True}
     assert tune(fitted, runs[1], module="small5", **options).kept_epoch == 0
-    assert runs[1].facts()["finetune"]["modules"]["small5"]["adjust"] == 1.0
+    assert runs[1].finetune.modules["small5"].adjust == 1.0
     assert exported(runs[1])["adjust"] > 0.1
 
 
@@ -158,10 +159,10 @@ def test_more_epochs_are_added_once_though_what_they_came_to_was_not_kept(fitted
 
     run = copied(fitted, tmp_path)
     tune(fitted, run, module="small5", epochs=1)
-    aside = run.leaderboard_file.rename(tmp_path / "aside")  # it ends after the last epoch
-    with pytest.raises(FileNotFoundError):
+    aside = LEADERBOARD.path(run.folder).rename(tmp_path / "aside")  # it ends after the last epoch
+    with pytest.raises(RunError, match=r"leaderboard\.csv is missing; run `hubretrain fit` again"):
         tune(fitted, run, module="small5", resume=True, more_epochs=2)
-    aside.rename(run.leaderboard_file)
+    aside.rename(LEADERBOARD.path(run.folder))
     n_epochs = [
         len(tune(fitted, run, module="small5", resume=True, more_epochs=2).history) - 1
         for _ in range(2)

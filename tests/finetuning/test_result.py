@@ -4,36 +4,31 @@ import pytest
 from scipy.stats import kendalltau
 
 from hubretrain.finetuning.result import order_of
+from hubretrain.runs import OrderRecord
 
 
 def test_an_order_that_held_has_tau_1_and_no_regret():
     order = order_of({"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.95, "b": 0.9, "c": 0.85}, "accuracy")
-    assert order == {
-        "screening": ["a", "b", "c"],
-        "finetuned": ["a", "b", "c"],
-        "kendall_tau": 1.0,
-        "regret": 0.0,
-        "metric": "accuracy",
-    }
+    assert order == OrderRecord(("a", "b", "c"), ("a", "b", "c"), 1.0, 0.0, "accuracy")
 
 
 def test_regret_is_what_the_first_of_the_screening_lacks():
     screening, finetuned = {"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.80, "b": 0.86, "c": 0.81}
     order = order_of(screening, finetuned, "balanced_accuracy")
-    assert order["finetuned"] == ["b", "c", "a"]
-    assert order["regret"] == pytest.approx(0.06)
+    assert order.finetuned == ("b", "c", "a")
+    assert order.regret == pytest.approx(0.06)
     expected = kendalltau([3, 2, 1], [1, 3, 2]).statistic
-    assert order["kendall_tau"] == pytest.approx(expected)
+    assert order.kendall_tau == pytest.approx(expected)
 
 
 def test_of_a_loss_the_least_is_best():
     order = order_of({"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.2}, "log_loss")
-    assert (order["screening"], order["finetuned"]) == (["a", "b"], ["b", "a"])
-    assert order["regret"] == pytest.approx(0.3)
-    assert order["kendall_tau"] == -1.0
+    assert (order.screening, order.finetuned) == (("a", "b"), ("b", "a"))
+    assert order.regret == pytest.approx(0.3)
+    assert order.kendall_tau == -1.0
 
 
 def test_where_all_are_tied_there_is_no_tau():
     order = order_of({"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.5}, "accuracy")
-    assert order["kendall_tau"] is None
-    assert order["regret"] == 0.0
+    assert order.kendall_tau is None
+    assert order.regret == 0.0

@@ -264,22 +264,22 @@ def test_the_pull_to_the_start_keeps_weights_near_it(fitted, tmp_path):
 def test_balanced_sampling_trains_without_class_weights_and_adjustment(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1, balanced_sampling=True)
-    assert run.facts()["finetune"]["modules"]["small"]["adjust"] == 0.0
+    assert run.finetune.modules["small"].adjust == 0.0
 
 
 def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     found = tune(fitted, run, epochs=1)
-    facts = run.facts()["finetune"]
-    assert (facts["chosen"], facts["order"]) == ("small", None)
-    assert facts["modules"]["small"]["kept_epoch"] == found.kept_epoch
-    assert facts["modules"]["small"]["test"]["accuracy"] == list(found.test["accuracy"])
+    record = run.finetune
+    assert (record.chosen, record.order) == ("small", None)
+    assert record.modules["small"].kept_epoch == found.kept_epoch
+    assert record.modules["small"].test["accuracy"] == found.test["accuracy"]
     validation = pd.read_csv(run.finetune_folder("small") / "validation.csv")
     folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
     assert set(folds[validation["sha256"]]) == {"0"}
     columns = [c for c in validation if c.startswith("p(")]
     hits = validation[columns].to_numpy().argmax(1) == validation["label"].to_numpy()
-    assert facts["modules"]["small"]["validation"]["plain_accuracy"][0] == pytest.approx(
+    assert record.modules["small"].validation["plain_accuracy"][0] == pytest.approx(
         hits.mean(), abs=1e-6
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from hubretrain.errors import RunError
 from hubretrain.modules import resolve, restore_module
-from hubretrain.runs import Run, check_fitted, fit_record
+from hubretrain.runs import Run
 from tests.cli.test_cli import invoke
 from tests.samples import write_digits, write_module, write_pooled
 
@@ -35,34 +35,34 @@ def test_a_run_finds_modules_that_the_catalogue_does_not_know_from_any_folder(
 ):
     monkeypatch.chdir(tmp_path)
     run = Run(place / "runs" / "digits")
-    facts = fit_record(run)
-    (keras,) = (name for name in facts["modules"] if name.endswith("_random"))
-    assert sorted(facts["modules"]) == sorted([keras, "mine", "packed"])
+    fit = run.fit
+    (keras,) = (name for name in fit.modules if name.endswith("_random"))
+    assert sorted(fit.modules) == sorted([keras, "mine", "packed"])
     invoke("finetune", run.folder, "--module", keras, "--epochs", 1, "--unfreeze-last", 0)
     assert json.loads((run.export_folder / "export.json").read_text())["module"] == keras
     assert (run.export_folder / "saved_model.pb").exists()
-    for name in set(facts["modules"]) - {keras}:
-        assert restore_module(name, facts).name == name
+    for name in set(fit.modules) - {keras}:
+        assert restore_module(name, fit.module(name)).name == name
 
 
 def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(place):
-    facts = fit_record(Run(place / "runs" / "digits"))
+    fit = Run(place / "runs" / "digits").fit
     archive = place / "packed.tar.gz"
-    kept = restore_module("packed", facts)
+    kept = restore_module("packed", fit.module("packed"))
     archive.write_bytes(b"another archive")
-    assert restore_module("packed", facts) == kept
+    assert restore_module("packed", fit.module("packed")) == kept
     archive.unlink()
-    assert restore_module("packed", facts) == kept
-    assert kept.sha256 == facts["modules"]["packed"]["module_sha256"]
+    assert restore_module("packed", fit.module("packed")) == kept
+    assert kept.sha256 == fit.modules["packed"].module_sha256
 
 
 def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(place):
-    facts = fit_record(Run(place / "runs" / "digits"))
-    assert restore_module("mine", facts) == resolve(str(place / "mine"))
+    fit = Run(place / "runs" / "digits").fit
+    assert restore_module("mine", fit.module("mine")) == resolve(str(place / "mine"))
     write_pooled(place / "mine", seed=1)
     with pytest.raises(RunError, match=r"mine is not what it was when its bottlenecks were comp"):
-        restore_module("mine", facts)
+        restore_module("mine", fit.module("mine"))
     with pytest.raises(RunError, match=r"^/etc was not fitted in this run \(there are: .*packed"):
-        check_fitted(["mine", "/etc"], facts)
-    with pytest.raises(RunError, match=r"holds no finished fit; run first: hubretrain fit"):
-        fit_record(Run(place / "none"))
+        fit.module("/etc")
+    with pytest.raises(RunError, match=r"holds no finished fit; run `hubretrain fit` first"):
+        _ = Run(place / "none").fit

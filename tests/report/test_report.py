@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ from hubretrain.heads.heads import Heads
 from hubretrain.report import charts, provenance
 from hubretrain.report.report import write_report
 from hubretrain.report.run_data import gather
-from hubretrain.runs import Run
+from hubretrain.run_tables import OUT_OF_FOLD
+from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
 from hubretrain.screening.fit import screen_modules
 from tests.browsing import asked, run
 from tests.samples import write_digits
@@ -86,15 +88,12 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     pd.DataFrame(history | {"kept": [False, True, False]}).to_csv(
         folder / "history.csv", index=False
     )
-    figure = {"accuracy": [0.9, 0.8, 0.95]}
-    of_module = {"test": figure, "head_test": figure, "adjust": 0.0, "kept_epoch": 1}
+    figures = {"accuracy": (0.9, 0.8, 0.95)}
     tuning = FineTuneOptions(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
     tuning.save(folder)
-    identity = tuning.identity()
-    order = {"screening": ["pixels", "half"], "finetuned": ["half", "pixels"]}
-    order |= {"kendall_tau": -1.0, "regret": 0.02, "metric": "accuracy"}
-    modules = {module: of_module | {"identity": identity}}
-    run.record("finetune", {"modules": modules, "chosen": module, "order": order})
+    record = FineTunedModuleRecord(figures, figures, {}, {}, 0.0, tuning.identity(), 1)
+    order = OrderRecord(("pixels", "half"), ("half", "pixels"), -1.0, 0.02, "accuracy")
+    run.write_finetune(FineTuneRecord({module: record}, module, order))
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +228,11 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     browser: str, tuned: Run, page: Path, tmp_path: Path
 ) -> None:
     run = copied(tuned, tmp_path / "run")
-    facts = run.facts()
-    facts["finetune"]["modules"]["pixels"]["adjust"] = 2.0
+    record = replace(run.finetune.modules["pixels"], adjust=2.0)
+    run.write_finetune(replace(run.finetune, modules={"pixels": record}))
     heads = Heads.load(run.heads_file("pixels"))  # as if the classes were not balanced
     heads.facts["priors"] = np.tile([0.8, 0.15, 0.05], (3, 1))
     heads.save(run.heads_file("pixels"), {})
-    run.facts_file.write_text(json.dumps(facts), encoding="utf-8")
     write_report(run, n_saliency=0)
     script = """
       const box = document.getElementById('rule'), read = () => ({
@@ -335,10 +333,9 @@ def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
     shutil.copytree(fitted.folder, alone.folder)
     shutil.rmtree(alone.folder / "finetune", ignore_errors=True)
     shutil.rmtree(alone.folder / "report", ignore_errors=True)
-    facts = alone.facts()
-    facts.pop("finetune", None)
-    facts["fit"] |= {"data": str(tmp_path / "moved" / "data"), "cache": str(tmp_path / "nowhere")}
-    alone.facts_file.write_text(json.dumps(facts), encoding="utf-8")
+    alone.write_finetune(FineTuneRecord())
+    moved, nowhere = tmp_path / "moved" / "data", tmp_path / "nowhere"
+    alone.write_fit(replace(alone.fit, data=moved, cache=nowhere))
     found = write_report(alone)
     told = " ".join(found.missing)
     assert "No module of this run is fine-tuned; do it with: hubretrain finetune" in told
@@ -383,9 +380,9 @@ def test_few_and_many_classes_are_drawn(
             **options,
         )
     # One class is never decided on: its images go to another.
-    said = pd.read_csv(place.out_of_fold_file)
+    said = OUT_OF_FOLD.read(place.folder)
     said.loc[said["decision"] == "c001", "decision"] = "c000"
-    said.to_csv(place.out_of_fold_file, index=False)
+    OUT_OF_FOLD.write(place.folder, said)
     found = write_report(place, n_saliency=0)
     assert found.page.stat().st_size < 5_000_000
     text = found.page.read_text(encoding="utf-8")
@@ -435,7 +432,7 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_run(
     assert f"{page} (" in ran.stdout
     assert "labels to look at again" in ran.stdout
     for folder, why in (
-        (tmp_path / "none", "holds no finished fit; run first: hubretrain fit"),
+        (tmp_path / "none", "holds no finished fit; run `hubretrain fit` first"),
         (tmp_path / "half", "is missing; fit again with: hubretrain fit"),
     ):
         if folder.name == "half":
@@ -482,8 +479,8 @@ def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
     folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
     gone = folds[folds["fold"].isin(["test", "0"])].groupby("fold")["path"].first()
     folds[~folds["path"].isin(gone)].to_csv(run.folds_file, index=False)
-    said = pd.read_csv(run.out_of_fold_file, dtype=str, keep_default_na=False)
-    said[~said["path"].isin(gone)].to_csv(run.out_of_fold_file, index=False)
+    said = OUT_OF_FOLD.read(run.folder)
+    OUT_OF_FOLD.write(run.folder, said[~said["path"].isin(gone)])
     gathered = gather(run)
     before = gather(tuned)
     for part, n_before in ((0, len(before.models[0].rows)), (1, len(before.models[1].rows))):
@@ -526,7 +523,7 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
     tuned: Run, tmp_path: Path
 ) -> None:
     run = copied(tuned, tmp_path / "run")
-    data = Path(gather(run).fit["data"])
+    data = gather(run).fit.data
     shutil.copytree(data, tmp_path / "changed")
     for path in (tmp_path / "changed").rglob("*.png"):
         Image.open(path).rotate(90).save(path)
@@ -542,8 +539,8 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
 
 def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) -> None:
     known = gather(fitted).fit
-    data, cache = Path(known["data"]), tmp_path / "cache"
-    options = known["data_options"]
+    data, cache = known.data, tmp_path / "cache"
+    options = known.data_options
     dataset = open_dataset(
         data, labels=options["labels"], image_column="path", label_column="label"
     )
@@ -569,7 +566,7 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
         ran = CliRunner().invoke(main, words[1:])
     assert ran.exit_code == 0, ran.output
     again = Run(tmp_path / "again")
-    assert again.facts()["fit"] == run.facts()["fit"]
+    assert again.fit == run.fit
     for file in ("folds.csv", "out_of_fold.csv"):
         assert (again.folder / file).read_bytes() == (run.folder / file).read_bytes()
     assert asked_for["names"] == ("half",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import shutil
 
 import numpy as np
@@ -23,6 +22,7 @@ from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import Heads
+from hubretrain.run_tables import CANDIDATES, OUT_OF_FOLD, PER_CLASS
 from hubretrain.runs import Run
 from hubretrain.screening.fit import screen_modules
 from tests.samples import write_digits
@@ -111,7 +111,7 @@ def test_what_is_written_agrees_with_what_is_said(place):
     write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
     found = fit(place)
     run = found.run
-    table = pd.read_csv(run.out_of_fold_file, dtype={"label": str, "decision": str})
+    table = OUT_OF_FOLD.read(run.folder)
     assert set(table["module"]) == {"pixels", "left_half", "ensemble"}
     one = table[table["module"] == "pixels"]
     recall = balanced_accuracy_score(one["label"], one["decision"])
@@ -119,17 +119,17 @@ def test_what_is_written_agrees_with_what_is_said(place):
     assert row["balanced_accuracy"] == pytest.approx(recall)
     likeliest = one[["p(0)", "p(1)", "p(2)"]].to_numpy().argmax(axis=1).astype(str)
     assert row["plain_accuracy"] == pytest.approx((one["label"] == likeliest).mean())
-    classes = pd.read_csv(run.per_class_file, dtype={"class": str})
+    classes = PER_CLASS.read(run.folder)
     of_class = classes[classes["module"] == "pixels"].set_index("class")
     assert of_class["recall"].mean() == pytest.approx(recall)
     assert (of_class["recall_low"] <= of_class["recall"]).all()
     assert of_class["n_images"].sum() == len(one)
-    heads = pd.read_csv(run.heads_table_file)
+    heads = CANDIDATES.read(run.folder)
     assert len(heads[heads["module"] == "pixels"]) >= 2 * 2 * 7 * 2  # kinds, weights, rules, l2
     assert set(heads["head"]) == {"softmax", "logistic"}
-    facts = json.loads(run.facts_file.read_text())["fit"]
-    assert facts["shortlist"][0] in {"pixels", "left_half"}
-    assert len(facts["test_looked_at"]) == 1
+    fit_record = run.fit
+    assert fit_record.shortlist[0] in {"pixels", "left_half"}
+    assert len(fit_record.test_looked_at) == 1
 
 
 def test_the_kept_head_and_the_ensemble_say_of_the_cache_what_they_are_worth(place):
@@ -158,8 +158,8 @@ def test_fitting_again_fits_nothing_and_says_the_same(place):
     again = fit(place)
     assert again.run.heads_file("pixels").stat().st_mtime_ns == before
     pd.testing.assert_frame_equal(first.leaderboard, again.leaderboard)
-    facts = json.loads(again.run.facts_file.read_text())["fit"]
-    assert len(facts["test_looked_at"]) == 1
+    fit_record = again.run.fit
+    assert len(fit_record.test_looked_at) == 1
 
 
 def test_a_damaged_result_is_fitted_anew(place):
@@ -198,7 +198,7 @@ def test_a_later_fit_adds_a_module_to_the_folds_and_modules_of_the_run(place):
     assert set(rows_of(second, "module")["module"]) == {"pixels", "left_half"}
     assert second.run.folds_file.read_bytes() == folds
     assert second.run.heads_file("pixels").stat().st_mtime_ns == before
-    looks = json.loads(second.run.facts_file.read_text())["fit"]["test_looked_at"]
+    looks = second.run.fit.test_looked_at
     assert [sorted(look) for look in looks] == [["pixels"], ["left_half", "pixels"]] or [
         sorted(look) for look in looks
     ] == [["pixels"]]
@@ -231,11 +231,11 @@ def test_views_are_an_effect_and_images_may_have_different_numbers_of_them(place
     assert "averaging over views when scoring" in sentences
     row = rows_of(found, "module").iloc[0]
     assert row["averaged_accuracy_low"] <= row["averaged_accuracy"] <= 1
-    heads = pd.read_csv(found.run.heads_table_file)
+    heads = CANDIDATES.read(found.run.folder)
     assert set(heads["trained_on"]) == {"view 0", "all views"}
     alone = fit(place, "alone", views=False)
     assert "augmented views" not in set(alone.effects["effect"])
-    assert set(pd.read_csv(alone.run.heads_table_file)["trained_on"]) == {"view 0"}
+    assert set(CANDIDATES.read(alone.run.folder)["trained_on"]) == {"view 0"}
 
 
 def test_weights_by_class_name_are_compared_named_and_kept(place):
@@ -253,9 +253,9 @@ def test_weights_by_class_name_are_compared_named_and_kept(place):
 
 def test_a_metric_of_probabilities_is_chosen_without_adjustment(place):
     found = fit(place, metric="log_loss")
-    assert set(pd.read_csv(found.run.heads_table_file)["adjust"]) == {0.0}
+    assert set(CANDIDATES.read(found.run.folder)["adjust"]) == {0.0}
     by_accuracy = fit(place, "accuracy", metric="accuracy")
-    assert set(pd.read_csv(by_accuracy.run.heads_table_file)["adjust"]) == {0.0}
+    assert set(CANDIDATES.read(by_accuracy.run.folder)["adjust"]) == {0.0}
     assert not by_accuracy.effects["effect"].str.contains("adjustment").any()
     assert fit(place, "balanced").effects["effect"].str.contains("adjustment").any()
     with pytest.raises(HeadError, match="--metric is 'auc'; expected one of accuracy"):
@@ -288,9 +288,9 @@ def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
     assert modules.loc["slow", "ms_an_image"] == pytest.approx(100)
     assert modules.loc["slow", "seconds_to_cache"] == pytest.approx(50)
     assert rows_of(found, "ensemble")["ms_an_image"].iloc[0] <= 101
-    assert json.loads(found.run.facts_file.read_text())["fit"]["shortlist"] == ["fast", "slow"]
+    assert found.run.fit.shortlist == ("fast", "slow")
     only = fit(place, "one", top=1)
-    assert json.loads(only.run.facts_file.read_text())["fit"]["shortlist"] == ["fast"]
+    assert only.run.fit.shortlist == ("fast",)
 
 
 def test_a_given_validation_split_is_the_one_fold(place):
@@ -307,7 +307,7 @@ def test_a_given_validation_split_is_the_one_fold(place):
         folder.rmdir()
     write_cache(data, place / "cache")
     found = fit(place)
-    table = pd.read_csv(found.run.out_of_fold_file)
+    table = OUT_OF_FOLD.read(found.run.folder)
     assert table["path"].str.startswith("val/").all()
     assert rows_of(found, "module")["balanced_accuracy"].iloc[0] > 0.9
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.errors import RunError
-from hubretrain.export import Export, export_of, pixels_name, shortlisted
+from hubretrain.export import Export, export_of, pixels_name
 from hubretrain.heads import ENSEMBLE_NAME, Heads
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.report.saliency.gradients import Differentiable
@@ -81,14 +81,12 @@ def _of_export(folder: Path) -> ExplainedModel:
 
 
 def _of_head(run: Run, module: str | None) -> ExplainedModel:
-    name = module or shortlisted(run)
-    facts = run.facts().get("fit")
-    if facts is None:
-        raise RunError(f"{run.folder} holds no finished fit; run first: hubretrain fit")
-    backbone = Backbone(restore_module(name, facts))
+    fit = run.fit
+    name = module or fit.shortlist[0]
+    backbone = Backbone(restore_module(name, fit.module(name)))
     heads = Heads.load(run.heads_file(name))
     weight = heads.weight[:, ALL_FOLDS].astype(np.float32)
     bias = heads.bias[ALL_FOLDS].astype(np.float32)
     classifier = Classifier(backbone, heads.kind, weight, bias)
     model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
-    return ExplainedModel(f"the head of {name}", model, tuple(facts["class_names"]))
+    return ExplainedModel(f"the head of {name}", model, fit.class_names)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.export import export_of, identity_of, read_facts, shortlisted
+from hubretrain.export import export_of, identity_of, read_facts
 from hubretrain.files import whole_file
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
@@ -124,7 +124,7 @@ def _target(gathered: RunData) -> tuple[str | None, EvaluatedModel, list[str]]:
             return None, exported[0], []
         why = "is not of a fine-tuned module" if is_current else "was written by an earlier version"
         notes.append(f"The run's export {why}, so this is a head (export again to see that model).")
-    module = shortlisted(gathered.run)
+    module = gathered.fit.shortlist[0]
     heads = [one for one in gathered.models if one.module == module and one.kind == HEAD]
     judged = min(heads, key=lambda one: one.part == OUT_OF_FOLD, default=first)
     return module, judged, notes

@@ -24,9 +24,9 @@ from hubretrain.report.saliency.gradients import (
     smooth_grad,
 )
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
-from hubretrain.runs import Run
+from hubretrain.runs import ModuleRecord, Run
 from hubretrain.tensorflow import tf
-from tests.samples import write_digits, write_pooled
+from tests.samples import fit_record, write_digits, write_pooled
 
 SIZE = 16
 
@@ -195,8 +195,8 @@ def run_of(folder: Path, place: Path) -> Run:
     heads.save(run.heads_file(folder.name), {})
     module = {"handle": str(folder), "image_size": SIZE, "value_range": "[0, 1]"}
     module |= {"module": folder.name, "module_sha256": stored.sha256}
-    names = {"class_names": ["a", "b"], "shortlist": [folder.name]}
-    run.record("fit", {**names, "modules": {folder.name: module}})
+    modules = {folder.name: ModuleRecord.of(module)}
+    run.write_fit(fit_record(class_names=("a", "b"), shortlist=(folder.name,), modules=modules))
     return run
 
 
@@ -229,7 +229,7 @@ def test_the_command_draws_every_method_and_goes_on_past_a_broken_image(
 def test_what_cannot_be_explained_is_said(run: Run, tmp_path: Path) -> None:
     image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
     for place, options, why in (
-        (tmp_path / "none", [], "holds neither an export nor a finished fit"),
+        (tmp_path / "none", [], "holds no finished fit; run `hubretrain fit` first"),
         (run.folder, ["--class", "c"], "--class is 'c'; expected one of a, b."),
         (run.folder, ["--head", "other"], "other was not fitted in this run (there are: pooled)"),
     ):
