@@ -433,7 +433,7 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_run(
     assert "labels to look at again" in ran.stdout
     for folder, why in (
         (tmp_path / "none", "holds no finished fit; run `hubretrain fit` first"),
-        (tmp_path / "half", "is missing; fit again with: hubretrain fit"),
+        (tmp_path / "half", "is missing; run `hubretrain fit` again"),
     ):
         if folder.name == "half":
             shutil.copytree(tuned.folder, folder)
