@@ -1,7 +1,8 @@
 """The bottleneck file: one module's features of every view of every image, in HDF5.
 
-`layout` is the format; `reader` and `writer` use it; `rebuild` grows and shrinks a
-file, `merge` joins parts; `costs` logs what forward passes cost.
+`layout` is the format; `reader` and `writer` use it. `comparison` says what a file lacks of what
+is required, `rebuild` grows and shrinks it, `merge` joins parts; `costs` logs what forward passes
+cost.
 """
 
 import lazy_loader as lazy

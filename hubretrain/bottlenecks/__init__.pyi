@@ -1,11 +1,11 @@
+from .comparison import compare_file as compare_file
 from .costs import ForwardPassLog as ForwardPassLog
-from .layout import CONTENT_ATTRIBUTES as CONTENT_ATTRIBUTES
 from .layout import Attribute as Attribute
 from .layout import RowIndex as RowIndex
+from .layout import bottleneck_files as bottleneck_files
 from .merge import merge_files as merge_files
 from .reader import Bottlenecks as Bottlenecks
 from .reader import cached_views as cached_views
-from .rebuild import compare_file as compare_file
 from .rebuild import shrink_file as shrink_file
 from .writer import BottleneckWriter as BottleneckWriter
 from .writer import seal_file as seal_file

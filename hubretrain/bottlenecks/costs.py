@@ -1,4 +1,4 @@
-"""What the forward passes cost: `passes.csv`, a line for each module of each run."""
+"""Cost log of forward passes: `passes.csv`, one line per module and run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from hubretrain.files import write_table
 
-DTYPES = {
+_DTYPES = {
     "finished_at": str,
     "module": str,  # text whatever it looks like: a module may be called 2024 or NA
     "engine": str,
@@ -18,39 +18,51 @@ DTYPES = {
     "n_forward": int,
     "seconds": float,
 }
-COLUMNS = list(DTYPES)
+_COLUMNS = list(_DTYPES)
 
 
 class ForwardPassLog:
-    """The costs of a data set's bottlenecks, appended to by each run.
+    """Cost log of a data set's forward passes, to which each run appends.
 
     Args:
-        file: The `passes.csv`.
+        folder: The data set's folder in the cache. A missing or damaged log is begun anew.
 
     Attributes:
-        table: Columns `finished_at` (UTC), `module`, `engine`, `precision`,
+        file: The `passes.csv` in it.
+        table: Columns `finished_at` (UTC, ISO 8601), `module`, `engine`, `precision`,
             `n_forward` (forward passes) and `seconds` (in the module itself; of modules
             that ran together, its share).
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.table = pd.DataFrame(columns=COLUMNS)
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "passes.csv"
+        self.table = pd.DataFrame(columns=_COLUMNS)
         with contextlib.suppress(OSError, ValueError, KeyError):
-            self.table = pd.read_csv(file, dtype=DTYPES, keep_default_na=False)[COLUMNS]
+            self.table = pd.read_csv(self.file, dtype=_DTYPES, keep_default_na=False)[_COLUMNS]
 
     def add(self, module: str, engine: str, precision: str, n_forward: int, seconds: float) -> None:
-        """Notes one run of one module."""
+        """Append one run of one module and write the file.
+
+        Args:
+            module: The module's name.
+            engine: `tensorflow` or `openvino`.
+            precision: `f32`, `bf16` or `int8`.
+            n_forward: Number of forward passes: images times views.
+            seconds: Time that they took.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = [now, module, engine, precision, n_forward, round(seconds, 3)]
-        line = pd.DataFrame([row], columns=COLUMNS)
+        line = pd.DataFrame([row], columns=_COLUMNS)
         self.table = pd.concat([self.table, line], ignore_index=True) if len(self.table) else line
         write_table(self.file, self.table)
 
     def images_per_second(self, module: str) -> float | None:
-        """The latest run's, or None where there was none."""
-        of_module = self.table[self.table["module"] == module]
-        if of_module.empty:
+        """Return the speed of a module's latest run, or None if the log has none."""
+        runs = self.table[self.table["module"] == module]
+        if runs.empty:
             return None
-        last = of_module.iloc[-1]
-        return float(last["n_forward"] / max(last["seconds"], 1e-9))
+        latest = runs.iloc[-1]
+        return float(latest["n_forward"] / max(latest["seconds"], 1e-9))

@@ -1,14 +1,12 @@
 """The bottleneck file: one module's features of every view of every image, in HDF5.
 
-::
-
     /images/path     {n}     UTF-8 strings
-    /images/sha256   {n}     64 ASCII characters: the image file's bytes; a row belongs to these
+    /images/sha256   {n}     64 ASCII characters: the image file's bytes, which identify the row
     /images/n_views  {n}     int16: views wanted of the image; 0: it cannot be decoded
     /view_000        {n, d}  float32 (or float16): the images as they are
-    /view_001 ...    {n, d}  augmented
+    /view_001 ...    {n, d}  augmented views
     /digests         {v}     64 ASCII characters: sha256 of a finished view's rows, '' before
-    root attributes          one attribute each: format, module, image size, seed, ...
+    root attributes          format, module, image size, seed, ... (see `CONTENT_ATTRIBUTES`)
 
 Everything is allocated and filled with NaN when the file is made; from then on only raw rows
 are written, with a flush after each batch. So a file opens after kill -9 at any moment, and
@@ -34,6 +32,7 @@ from hubretrain.errors import CacheError
 
 FORMAT = "hubretrain bottlenecks"
 FORMAT_VERSION = 1
+BLOCK_BYTES = 2**24  # what is read or written of a view at a time, so that memory stays flat
 Attribute = str | int | float | bool
 
 # Attributes that view 0 depends on; the others (augmentation, seed) concern augmented views alone.
@@ -54,12 +53,12 @@ CONTENT_ATTRIBUTES = (
 
 @dataclass(frozen=True)
 class RowIndex:
-    """What a bottleneck file is to hold: a row for each distinct image content.
+    """Rows of a bottleneck file: one for each distinct image content.
 
     Attributes:
         path: One of the files with this content, as the data set names it.
         sha256: Hex digest of the content, distinct.
-        n_views: Views wanted of each row, int16; 0 for what cannot be decoded.
+        n_views: Views wanted of each row, int16; 0 for an image that cannot be decoded.
     """
 
     path: tuple[str, ...]
@@ -70,19 +69,36 @@ class RowIndex:
         return len(self.sha256)
 
     def select(self, kept: Sequence[bool]) -> RowIndex:
-        """Only some of the rows."""
+        """Return the rows that `kept` marks."""
         paths = tuple(itertools.compress(self.path, kept))
         sha256s = tuple(itertools.compress(self.sha256, kept))
         return RowIndex(paths, sha256s, self.n_views[np.asarray(kept, dtype=bool)])
 
 
+def bottleneck_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Return the bottleneck files in a folder, sorted.
+
+    Args:
+        folder: The folder.
+        recursive: Whether to search its subfolders too.
+
+    Raises:
+        CacheError: There is none.
+    """
+    pattern = "[!.]*.h5"  # a leading dot: one that is being rebuilt
+    files = sorted(folder.rglob(pattern) if recursive else folder.glob(pattern))
+    if not files:
+        raise CacheError(f"{folder}/ holds no bottlenecks; run `hubretrain cache` first.")
+    return files
+
+
 def view_name(view: int) -> str:
-    """The data set that holds one view."""
+    """Return the name of the HDF5 dataset that holds one view."""
     return f"view_{view:03d}"
 
 
 def format_attributes() -> dict[str, Attribute]:
-    """The root attributes that every bottleneck file of this version has."""
+    """Return the root attributes that every bottleneck file of this version has."""
     return {
         "about": "Bottleneck features; rows of /view_NNN are the images of /images. NaN: to do.",
         "format": FORMAT,
@@ -92,7 +108,7 @@ def format_attributes() -> dict[str, Attribute]:
 
 
 def open_file(path: Path, mode: str) -> h5py.File:
-    """Opens a bottleneck file.
+    """Open a bottleneck file.
 
     Raises:
         CacheError: It is missing or is no bottleneck file of this version.
@@ -101,7 +117,7 @@ def open_file(path: Path, mode: str) -> h5py.File:
         # The lock beside the file keeps writers apart; HDF5's own fails on network file systems.
         file = h5py.File(path, mode, locking=False)
     except FileNotFoundError:
-        raise CacheError(f"{path} does not exist; make it with: hubretrain cache") from None
+        raise CacheError(f"{path} does not exist; run `hubretrain cache` to make it.") from None
     except OSError as error:
         raise CacheError(
             f"{path} cannot be opened as HDF5 ({error}); remove it and cache again."
@@ -110,38 +126,49 @@ def open_file(path: Path, mode: str) -> h5py.File:
         file.close()
         raise CacheError(
             f"{path} is no bottleneck file of format version {FORMAT_VERSION}; "
-            "remove it, or choose another --cache folder."
+            "remove it, or choose another `cache` folder."
         )
     return file
 
 
 def attributes_of(file: h5py.File) -> dict[str, Attribute]:
-    """The root attributes, as Python's own types."""
+    """Return the root attributes, as Python's own types."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 
 
 def todo_of(file: h5py.File, n_views_of: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
-    """Wanted and not finished. A row that a kill tore has a NaN left somewhere."""
+    """Return which views of which rows are wanted and not finished: bool (n_images, n_views).
+
+    Args:
+        file: An open bottleneck file.
+        n_views_of: Views wanted of each row; never more than the file itself wants.
+    """
     n_views = len(file["digests"])
     todo = np.zeros((len(n_views_of), n_views), dtype=bool)
     n_views_of = np.minimum(n_views_of, file["images/n_views"][:] if n_views else 0)
     for v in range(n_views):
         if not file["digests"][v]:
             for first, rows in blocks_of(file[view_name(v)]):
+                # A row that a kill tore has a NaN left somewhere.
                 todo[first : first + len(rows), v] = np.isnan(rows).any(axis=1)
     return todo & (np.arange(n_views) < n_views_of[:, None])
 
 
 def digest_of(dataset: h5py.Dataset) -> str:
-    """The sha256 of a view's rows, as lower-case hex."""
+    """Return the sha256 of a view's rows, as lower-case hex."""
     digest = hashlib.sha256()
     for _, rows in blocks_of(dataset):
         digest.update(np.ascontiguousarray(rows).tobytes())
     return digest.hexdigest()
 
 
+def rows_per_block(n_features: int, dtype: np.dtype[Any]) -> int:
+    """Return how many rows of a view make a block of `BLOCK_BYTES`."""
+    return max(1, BLOCK_BYTES // max(1, n_features * dtype.itemsize))
+
+
 def blocks_of(dataset: h5py.Dataset) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Reads a view in blocks of 16 MiB: the number of the first row, and the rows."""
-    block = max(1, 2**24 // max(1, dataset.shape[1] * dataset.dtype.itemsize))
-    for first in range(0, dataset.shape[0], block):
-        yield first, dataset[first : first + block]
+    """Yield a view in blocks: the number of the first row, and the rows."""
+    n_rows = rows_per_block(dataset.shape[1], dataset.dtype)
+    for first in range(0, dataset.shape[0], n_rows):
+        yield first, dataset[first : first + n_rows]

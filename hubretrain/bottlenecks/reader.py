@@ -1,17 +1,24 @@
-"""An open bottleneck file, to read from."""
+"""Reading bottlenecks: an open file, and cached views of chosen images to slice like arrays."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.bottlenecks.layout import attributes_of, digest_of, open_file, todo_of, view_name
+from hubretrain.bottlenecks.layout import (
+    RowIndex,
+    attributes_of,
+    digest_of,
+    open_file,
+    todo_of,
+    view_name,
+)
 from hubretrain.errors import CacheError
 
 
@@ -22,10 +29,11 @@ class Bottlenecks:
         path: The file.
 
     Attributes:
-        attributes: The root attributes.
-        paths: A path of each row's image.
+        path: The file.
+        attributes: Its root attributes.
+        paths: A path of each row's image, relative to the data set.
         sha256s: The content that each row belongs to.
-        n_views_of: int16 of shape (n_images,), the views of each row; 0: not decodable.
+        n_views_of: int16 of shape (n_images,), the views of each row; 0: cannot be decoded.
 
     Raises:
         CacheError: The file is missing or is no bottleneck file of this version.
@@ -50,26 +58,21 @@ class Bottlenecks:
     def __enter__(self) -> Bottlenecks:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     @property
     def n_images(self) -> int:
-        """Rows: distinct image contents."""
+        """Number of rows: distinct image contents."""
         return len(self.sha256s)
 
     @property
     def n_views(self) -> int:
-        """Views that the file has room for."""
+        """Number of views that the file has room for."""
         return len(self._views)
 
     @property
@@ -77,12 +80,29 @@ class Bottlenecks:
         """Length of a bottleneck."""
         return int(self._views[0].shape[1])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """How features are stored: float32 or float16."""
+        return np.dtype(self._views[0].dtype)
+
+    @property
+    def index(self) -> RowIndex:
+        """The file's rows."""
+        return RowIndex(tuple(self.paths), tuple(self.sha256s), self.n_views_of)
+
     def view(self, view: int) -> h5py.Dataset:
-        """One view of every row, (n_images, n_features), read as it is sliced."""
+        """Return one view of every row, (n_images, n_features), read as it is sliced."""
         return self._views[view]
 
     def rows(self, sha256s: Sequence[str], view: int = 0) -> npt.NDArray[np.float32]:
-        """One view of the images with these contents, float32 of shape (len(sha256s), n_features).
+        """Read one view of the images with these contents.
+
+        Args:
+            sha256s: The contents.
+            view: Number of the view.
+
+        Returns:
+            float32 of shape (len(sha256s), n_features).
 
         Raises:
             CacheError: A content has no row, or its row is not finished.
@@ -92,67 +112,67 @@ class Bottlenecks:
         except KeyError as error:
             raise CacheError(
                 f"{self.path} has no row for an image with sha256 {error.args[0][:12]}; "
-                f"bring it up to date with: hubretrain cache --module {self.attributes['module']}"
+                f"run `hubretrain cache` again for module {self.attributes['module']}."
             ) from None
         # One read of the span and a gather in memory: HDF5's own selections are far slower.
         first, last = (int(index.min()), int(index.max())) if len(index) else (0, -1)
         features = np.asarray(self._views[view][first : last + 1], dtype=np.float32)[index - first]
-        without = int((self.n_views_of[index] <= view).sum())
-        if without:
+        n_without = int((self.n_views_of[index] <= view).sum())
+        if n_without:
             raise CacheError(
-                f"{self.path}: view {view} is not there for {without} of {len(index)} images; "
-                "n_views_of says how many each has."
+                f"{self.path} has no view {view} of {n_without} of {len(index)} images; expected "
+                "only images whose `n_views_of` is greater."
             )
-        missing = int(np.isnan(features).any(axis=1).sum())
-        if missing:
+        n_missing = int(np.isnan(features).any(axis=1).sum())
+        if n_missing:
             raise CacheError(
-                f"{self.path}: view {view} is not finished ({missing} of {len(index)} images "
-                "are still to do); finish it by running the same hubretrain cache command again."
+                f"{self.path}: view {view} is not finished ({n_missing} of {len(index)} images "
+                "are still to do); run the same `hubretrain cache` command again."
             )
         return features
 
     def todo(self) -> npt.NDArray[np.bool_]:
-        """Which views of which rows are wanted and not there: bool (n_images, n_views)."""
+        """Return which views of which rows are wanted and missing: bool (n_images, n_views)."""
         return todo_of(self._file, self.n_views_of)
 
     def verify(self) -> list[str]:
-        """What is wrong with the file, a sentence each; empty if it is finished and undamaged."""
+        """Return what is wrong with the file, as sentences; none if it is finished and intact."""
         todo = self.todo()
         unfinished = [
             f"{view_name(v)}: {int(todo[:, v].sum())} of {self.n_images} rows to do; run the same "
-            "hubretrain cache command again"
+            "`hubretrain cache` command again"
             for v in np.flatnonzero(todo.any(axis=0)).tolist()
         ]
         finished = np.flatnonzero(~todo.any(axis=0)).tolist()
         return unfinished + self.damaged(finished, sealed=True)
 
     def damaged(self, views: Iterable[int], *, sealed: bool = False) -> list[str]:
-        """Which of some views do not have the bytes that were written, a sentence each.
+        """Return a sentence for each view whose bytes are not those that were written.
 
         Args:
-            views: Numbers of views.
-            sealed: A view without a digest is damaged too; otherwise it is not finished.
+            views: Numbers of the views to check.
+            sealed: Whether a view without a digest is damaged too; else it is not finished.
         """
-        wrong = []
+        sentences = []
         for v in views:
             stored = self._file["digests"][v].decode()
             if (stored or sealed) and stored != digest_of(self._views[v]):
-                wrong.append(
+                sentences.append(
                     f"{view_name(v)}: its bytes are not those that were written; remove the file "
                     "and cache again"
                 )
-        return wrong
+        return sentences
 
 
 class CachedView:
     """One view of some images, to slice like an array (n_images, n_features) of float32.
 
-    Nothing is kept: a cache larger than memory can be fitted on.
+    It holds no features itself, so heads can be fitted on a cache larger than memory.
 
     Args:
         bottlenecks: An open bottleneck file.
-        sha256s: The contents of the images, in the order that is wanted.
-        view: Which view.
+        sha256s: The contents of the images, in the order of the rows to be.
+        view: Number of the view.
     """
 
     dtype = np.dtype(np.float32)
@@ -165,10 +185,10 @@ class CachedView:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
-        """Reads a slice.
+        """Read a slice of rows.
 
         Raises:
-            CacheError: A row is missing or not finished; the message says what to do.
+            CacheError: See `Bottlenecks.rows`.
         """
         return self._bottlenecks.rows(self._sha256s[rows], self._view)
 
@@ -176,20 +196,26 @@ class CachedView:
 def cached_views(
     bottlenecks: Bottlenecks, sha256s: Sequence[str], *, all_views: bool
 ) -> tuple[list[CachedView], npt.NDArray[np.int64]]:
-    """The views of some images, one part a view, and the image that each row is of.
+    """Return the cached views of some images, and the image that each row is of.
 
     An image has as many rows as views were cached of it; images may differ in that.
 
+    Args:
+        bottlenecks: An open bottleneck file.
+        sha256s: The contents of the images.
+        all_views: Whether to take every view; else only view 0.
+
     Returns:
-        What `fit_path` takes as `features` and `rows`.
+        One `CachedView` per view, and for each of their rows, one after another, the position of
+        its image in `sha256s`.
     """
     n_views_of = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
-    # View 0 of every image is asked for, so that one without a row is an error that says so.
+    # View 0 of every image is read, so that an image without a row is an error that says so.
     n_views = np.array([max(1, n_views_of.get(sha256, 1)) for sha256 in sha256s])
-    parts, rows = [], []
+    parts, image_of = [], []
     for view in range(bottlenecks.n_views if all_views else 1):
         images = np.flatnonzero(n_views > view)
         if len(images):
             parts.append(CachedView(bottlenecks, [sha256s[i] for i in images.tolist()], view))
-            rows.append(images)
-    return parts, np.concatenate(rows)
+            image_of.append(images)
+    return parts, np.concatenate(image_of)

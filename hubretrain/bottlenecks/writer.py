@@ -6,11 +6,11 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.bottlenecks.comparison import check_nothing_lost, compare_file, is_up_to_date
 from hubretrain.bottlenecks.layout import (
     Attribute,
     RowIndex,
@@ -21,24 +21,25 @@ from hubretrain.bottlenecks.layout import (
     view_name,
 )
 from hubretrain.bottlenecks.reader import Bottlenecks
-from hubretrain.bottlenecks.rebuild import compare_file, holds, rebuild, refuse_to_lose
+from hubretrain.bottlenecks.rebuild import make_file, rebuild_file
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
 
 
 class BottleneckWriter:
-    """The one writer of a bottleneck file: makes or grows it, then fills it.
+    """The one writer of a bottleneck file: makes or rebuilds it, then fills it.
 
     Args:
         path: The file; its folder is made.
-        rows: What the file is to hold.
+        rows: The rows that the file is to hold.
         n_features: Length of a bottleneck.
         attributes: What the features depend on; see `CONTENT_ATTRIBUTES`.
-        overwrite: Drop what was computed with other attributes instead of refusing.
+        overwrite: Whether to drop what was computed with other attributes instead of refusing.
         dtype: float32, or float16 to halve the file; by default that of the file, else float32.
 
     Attributes:
-        rows: What the file holds: `rows`, and views beyond them that it had already.
+        path: The file.
+        rows: The rows that the file holds: `rows`, and views beyond them that it had already.
         todo: Which views of which rows are still to do: bool (n_images, n_views).
 
     Raises:
@@ -59,36 +60,24 @@ class BottleneckWriter:
     ) -> None:
         self.path = Path(path)
         attributes = {**format_attributes(), **attributes}
-        self._lock = contextlib.ExitStack()
-        self._lock.enter_context(only_writer(self.path))
-        try:
-            self.rows = _brought_up(self.path, rows, n_features, attributes, overwrite, dtype)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(only_writer(self.path))
+            self.rows = _prepare_file(self.path, rows, n_features, attributes, overwrite, dtype)
             self._file = open_file(self.path, "r+")
             self.todo = todo_of(self._file, self.rows.n_views)
-        except BaseException:
-            self._lock.close()
-            raise
+            self._lock = stack.pop_all()
 
     def __enter__(self) -> BottleneckWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            # A full disk was reported by write() already.
-            with contextlib.suppress(OSError, RuntimeError):
-                self._file.close()
-        finally:
-            self._lock.close()
+    def __exit__(self, *_: object) -> None:
+        with self._lock, contextlib.suppress(OSError, RuntimeError):
+            self._file.close()  # fails on a full disk, which write() has reported
 
     def write(
         self, views: Sequence[int], rows: Sequence[int], features: npt.NDArray[np.float32]
     ) -> None:
-        """Writes a batch and flushes it, so that a kill loses at most this batch.
+        """Write a batch and flush it, so that a kill loses at most this batch.
 
         Args:
             views: The view of each feature vector.
@@ -96,16 +85,16 @@ class BottleneckWriter:
             features: float32 of shape (len(rows), n_features), finite.
 
         Raises:
-            CacheError: The disk is full.
+            CacheError: The disk is full, or a feature is beyond the range of float16.
         """
         v, r = np.asarray(views), np.asarray(rows)
         order = np.lexsort((r, v))
-        stored = self._file[view_name(0)].dtype
-        v, r, features = v[order], r[order], features[order].astype(stored)
+        dtype = self._file[view_name(0)].dtype
+        v, r, features = v[order], r[order], features[order].astype(dtype)
         if not np.isfinite(features).all():
             raise CacheError(
-                f"{self.path}: a feature is beyond the range of {stored}; cache with "
-                "--dtype float32 --overwrite."
+                f"{self.path}: a feature is beyond the range of {dtype}; cache again with `dtype` "
+                "float32 and `overwrite`."
             )
         # Neighbouring rows of a view go in one write: one HDF5 call costs as much as 20 rows.
         breaks = np.flatnonzero((np.diff(v) != 0) | (np.diff(r) != 1)) + 1
@@ -116,24 +105,28 @@ class BottleneckWriter:
             self.todo[r, v] = False
         except (OSError, RuntimeError) as error:
             raise CacheError(
-                f"{self.path} cannot be written ({error}); make room and run the same command "
-                "again: what is finished is kept."
+                f"{self.path} cannot be written ({error}); free disk space and rerun the command: "
+                "completed work is kept."
             ) from error
 
     def quarantine(self, row: int) -> None:
-        """Marks a row as not decodable: nothing of it is wanted."""
+        """Mark a row as an image that cannot be decoded: no view of it is wanted."""
         self._file["images/n_views"][row] = 0
         self.todo[row] = False
 
     def seal(self) -> None:
-        """Stores the digest of each view that is finished."""
+        """Store the digest of each view that is finished.
+
+        Digests are stored once, by the run that finished the view: storing them again would
+        certify damage.
+        """
         for v in range(self.todo.shape[1]):
             if not self._file["digests"][v] and not self.todo[:, v].any():
                 self._file["digests"][v] = digest_of(self._file[view_name(v)]).encode()
         self._file.flush()
 
 
-def _brought_up(
+def _prepare_file(
     path: Path,
     rows: RowIndex,
     n_features: int,
@@ -141,29 +134,29 @@ def _brought_up(
     overwrite: bool,
     dtype: npt.DTypeLike | None,
 ) -> RowIndex:
-    """Makes the file, or makes it anew where it does not have just these rows and attributes."""
+    """Make the file, or rebuild it where it does not have just these rows and attributes."""
     if not path.exists():
-        rebuild(path, rows, n_features, attributes, np.dtype(dtype or np.float32))
+        make_file(path, rows, n_features, attributes, np.dtype(dtype or np.float32))
         return rows
     with Bottlenecks(path) as old:
-        wide = old.view(0).dtype if dtype is None else np.dtype(dtype)
-        found = compare_file(old, rows, attributes, wide)
-        if not holds(old, found, attributes, wide):
+        stored = old.dtype if dtype is None else np.dtype(dtype)
+        comparison = compare_file(old, rows, attributes, stored)
+        if not is_up_to_date(old, comparison.rows, attributes, stored):
             if not overwrite:
-                refuse_to_lose(old, found)
-            rebuild(path, found.rows, n_features, attributes, wide, old, found)
-    return found.rows
+                check_nothing_lost(old, comparison)
+            rebuild_file(old, comparison, n_features, attributes, stored)
+    return comparison.rows
 
 
 def seal_file(path: Path) -> None:
-    """Stores the digests of a file that was made whole.
+    """Store the digests of a file that was made whole.
 
     Raises:
         CacheError: It is no bottleneck file.
         LockedError: Another process is writing it.
     """
-    with Bottlenecks(path) as made:
-        rows = RowIndex(tuple(made.paths), tuple(made.sha256s), made.n_views_of)
-        n_features, attributes, dtype = made.n_features, made.attributes, made.view(0).dtype
+    with Bottlenecks(path) as file:
+        rows, n_features = file.index, file.n_features
+        attributes, dtype = file.attributes, file.dtype
     with BottleneckWriter(path, rows, n_features, attributes, dtype=dtype) as writer:
         writer.seal()

@@ -273,9 +273,10 @@ def status(
 @click.pass_context
 def verify(context: click.Context, files: tuple[Path, ...], cache_folder: Path) -> None:
     """Read every bottleneck again and compare digests; exit code 1 if one is wrong."""
-    from hubretrain.extraction import bottleneck_files, verify_files
+    from hubretrain.bottlenecks import bottleneck_files
+    from hubretrain.extraction import verify_files
 
-    found = verify_files(files or bottleneck_files(cache_folder))
+    found = verify_files(files or bottleneck_files(cache_folder, recursive=True))
     for file, wrong in found.items():
         for sentence in wrong:
             click.echo(f"{file}: {sentence}")

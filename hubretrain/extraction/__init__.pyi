@@ -1,5 +1,4 @@
 from .cache import cache_bottlenecks as cache_bottlenecks
-from .maintenance import bottleneck_files as bottleneck_files
 from .maintenance import cache_status as cache_status
 from .maintenance import collect_garbage as collect_garbage
 from .maintenance import merge_parts as merge_parts

@@ -150,7 +150,7 @@ def cache_bottlenecks(
             try:
                 filling.run(cluster)
             finally:
-                filling.note(ForwardPassLog(place / "passes.csv"))
+                filling.note(ForwardPassLog(place))
         for writer in writers:
             writer.seal()
     _refuse_all_broken(dataset, rows, quarantine, strict=strict)

@@ -15,6 +15,7 @@ from hubretrain.bottlenecks import (
     Bottlenecks,
     ForwardPassLog,
     RowIndex,
+    bottleneck_files,
     compare_file,
     merge_files,
     seal_file,
@@ -28,20 +29,6 @@ from hubretrain.modules import current_digest
 from hubretrain.progress import Bar
 
 _PART = re.compile(r"(?P<module>.+)\.(?P<number>\d+)-of-(?P<n_parts>\d+)")
-
-
-def bottleneck_files(folder: Path) -> list[Path]:
-    """Every bottleneck file of a cache, of all data sets.
-
-    Raises:
-        CacheError: There is none.
-    """
-    found = sorted(folder.rglob("[!.]*.h5"))
-    if not found:
-        raise CacheError(
-            f"{folder}/ holds no bottlenecks; make some with: hubretrain cache --module NAME"
-        )
-    return found
 
 
 def verify_files(files: Sequence[Path]) -> dict[Path, list[str]]:
@@ -87,13 +74,9 @@ def cache_status(
         CacheError: Nothing is cached.
     """
     place = folder_of(dataset, cache)
-    files = [f for f in bottleneck_files(cache) if place in (f.parent, f.parent.parent)]
-    if not files:
-        raise CacheError(
-            f"{place}/ holds no bottlenecks; make some with: hubretrain cache --module NAME"
-        )
+    files = bottleneck_files(place, recursive=True)
     digests = digests_of(dataset, cache)
-    passes = ForwardPassLog(place / "passes.csv")
+    passes = ForwardPassLog(place)
     table = []
     for file in files:
         with Bottlenecks(file) as old:
@@ -119,11 +102,11 @@ def _status_of(
     wanted = np.arange(old.n_views) < old.n_views_of[:, None]
     found = compare_file(old, asked, old.attributes)
     done = wanted & ~todo
-    kept = found.of_rows(done.sum(axis=1), 0)
+    kept = found.for_rows(done.sum(axis=1), 0)
     to_compute = int(np.maximum(found.rows.n_views - kept, 0).sum())
     why = []
     new, edited = found.n_new - found.n_edited, found.n_edited
-    had = found.of_rows(old.n_views_of, np.iinfo(np.int16).max)
+    had = found.for_rows(old.n_views_of, np.iinfo(np.int16).max)
     more = int((found.rows.n_views > had).sum())
     for n, what in (
         (new, "new images"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog
+from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog, bottleneck_files
 from hubretrain.data import ImageDataset, folder_of, usable_images
 from hubretrain.data.splitting import (
     NEW,
@@ -169,11 +169,7 @@ def _bottleneck_files(
 ) -> list[Path]:
     """The caches to fit on: those asked for, and those that the run has already."""
     place = folder_of(dataset, cache)
-    files = {path.stem: path for path in sorted(place.glob("*.h5"))}
-    if not files:
-        raise CacheError(
-            f"{place}/ holds no bottlenecks; make some with: hubretrain cache --module NAME"
-        )
+    files = {path.stem: path for path in bottleneck_files(place)}
     for name in modules:
         if name not in files:
             raise CacheError(
@@ -248,7 +244,7 @@ def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run) -> Scree
         known, heads = screen(file, images, sweep)
         heads.save(run.heads_file(file.stem), known.about["module"])
         known.save(place)
-    passes = ForwardPassLog(file.parent / "passes.csv")
+    passes = ForwardPassLog(file.parent)
     mine = passes.table[passes.table["module"] == known.about["module"]["module"]]
     costs = {
         "images_per_second": passes.images_per_second(str(known.about["module"]["module"])),

@@ -11,19 +11,17 @@ NAMES = ["2024", "None", "NA", "nan", "1e5", " x ", "", 'a "b"', "two\nlines", "
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_keeps_its_speed_whatever_it_is_called(tmp_path, name):
-    file = tmp_path / "passes.csv"
-    ForwardPassLog(file).add(name, "tensorflow", "f32", 100, 2.0)
-    assert ForwardPassLog(file).images_per_second(name) == 50
-    ForwardPassLog(file).add(name, "tensorflow", "f32", 100, 1.0)
-    log = ForwardPassLog(file)
+    ForwardPassLog(tmp_path).add(name, "tensorflow", "f32", 100, 2.0)
+    assert ForwardPassLog(tmp_path).images_per_second(name) == 50
+    ForwardPassLog(tmp_path).add(name, "tensorflow", "f32", 100, 1.0)
+    log = ForwardPassLog(tmp_path)
     assert log.images_per_second(name) == 100
     assert log.table["module"].tolist() == [name, name]
     assert log.images_per_second("other") is None
 
 
 def test_a_damaged_log_is_begun_anew(tmp_path):
-    file = tmp_path / "passes.csv"
-    file.write_text("module,seconds\na,many\n")
-    log = ForwardPassLog(file)
+    (tmp_path / "passes.csv").write_text("module,seconds\na,many\n")
+    log = ForwardPassLog(tmp_path)
     log.add("a", "tensorflow", "f32", 10, 1.0)
-    assert ForwardPassLog(file).images_per_second("a") == 10
+    assert ForwardPassLog(tmp_path).images_per_second("a") == 10

@@ -94,7 +94,7 @@ def test_modules_lists_the_catalogue(place):
         (["cache", "nowhere", "-m", "x"], "nowhere does not exist; expected a folder of images"),
         (["cache", "-m", "mobilnet_v2"], "Did you mean mobilenet_v2"),
         (["cache", "-m", "data"], "holds no saved_model.pb"),
-        (["fit"], "holds no bottlenecks; make some with: hubretrain cache --module NAME"),
+        (["fit"], "holds no bottlenecks; run `hubretrain cache` first."),
         (["finetune"], "runs/ holds no run; make one with: hubretrain fit"),
         (["finetune", "runs/none"], "holds no finished fit; run `hubretrain fit` first"),
         (["predict", "data", "x.png"], "data is no export"),

@@ -278,9 +278,7 @@ def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
     for name, speed in (("slow", 10.0), ("fast", 1000.0)):
         facts = {"n_parameters": int(1e6)}
         file = write_cache(place / "digits", place / "cache", name, facts=facts)
-        ForwardPassLog(file.parent / "passes.csv").add(
-            name, "tensorflow", "float32", 500, 500 / speed
-        )
+        ForwardPassLog(file.parent).add(name, "tensorflow", "float32", 500, 500 / speed)
     found = fit(place)
     modules = rows_of(found, "module").set_index("module")
     assert modules["tied"].all()
@@ -333,14 +331,16 @@ def test_an_unfinished_cache_names_the_command_that_finishes_it(place):
     with h5py.File(place / "cache" / "digits" / "pixels.h5", "r+") as file:
         file["view_000"][5:8] = np.nan
     with pytest.raises(
-        CacheError, match=r"view 0 is not finished .* same hubretrain cache command"
+        CacheError, match=r"view 0 is not finished .* same `hubretrain cache` command"
     ):
         fit(place)
 
 
 def test_a_cache_of_other_images_names_the_command_that_brings_it_up_to_date(place):
     write_digits(place / "digits", 40, classes=(3,))
-    with pytest.raises(CacheError, match=r"has no row for an image .* hubretrain cache --module"):
+    with pytest.raises(
+        CacheError, match=r"has no row for an image .* run `hubretrain cache` again"
+    ):
         fit(place)
 
 
@@ -378,3 +378,17 @@ def test_the_table_fits_the_terminal(place, width):
     best = f"{100 * found.leaderboard['balanced_accuracy'][0]:.1f}"
     assert best in text
     assert ("top 3" in text.splitlines()[0]) == (width >= 100)
+
+
+def test_a_cache_that_does_not_fit_into_memory_is_streamed_to_the_same_leaderboard(
+    place, monkeypatch
+):
+    rare = {f"2/{image.name}": 3 for image in (place / "digits" / "2").iterdir()}
+    write_cache(place / "digits", place / "cache", of=rare)
+    in_memory = fit(place, "memory").leaderboard
+    monkeypatch.setattr("hubretrain.screening.screen.MEMORY", 0)
+    streamed = fit(place, "streamed").leaderboard
+    for column in ("module", "trained_on", "head", "l2", "adjust"):
+        assert in_memory[column].equals(streamed[column])
+    for column in ("balanced_accuracy", "log_loss", "averaged_accuracy"):
+        np.testing.assert_allclose(in_memory[column], streamed[column], atol=2e-3)

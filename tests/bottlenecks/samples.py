@@ -1,0 +1,60 @@
+"""Bottleneck files that tests make: features that follow from content and view."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from hubretrain.bottlenecks import BottleneckWriter, RowIndex
+
+ATTRIBUTES = {
+    "module": "small",
+    "handle": "h",
+    "module_sha256": "m",
+    "image_size": 8,
+    "value_range": "[0, 1]",
+    "resize": "r",
+    "engine": "tensorflow",
+    "precision": "f32",
+    "crop": 0.5,
+    "seed": 0,
+}
+N_FEATURES = 6
+
+
+def sha256_of(name):
+    return hashlib.sha256(str(name).encode()).hexdigest()
+
+
+def rows_of(names, n_views=2):
+    """Rows of images called `names`; `n_views` is a number or a list of one per image."""
+    n = n_views if isinstance(n_views, list) else [n_views] * len(names)
+    paths = tuple(f"{name}.png" for name in names)
+    return RowIndex(paths, tuple(map(sha256_of, names)), np.array(n, np.int16))
+
+
+def features_of(sha256, view):
+    seed = int.from_bytes(hashlib.sha256(f"{sha256}{view}".encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).random(N_FEATURES, np.float32)
+
+
+def fill(writer: BottleneckWriter, at_most=None) -> int:
+    """Compute what is to do, one row at a time, and return how many rows that were."""
+    count = 0
+    for row, v in np.argwhere(writer.todo).tolist():
+        if at_most is not None and count >= at_most:
+            return count
+        writer.write([v], [row], features_of(writer.rows.sha256[row], v)[None])
+        count += 1
+    writer.seal()
+    return count
+
+
+def make(path: Path, names="abcde", n_views=2, attributes=None, **options) -> int:
+    """Make a bottleneck file or bring it up to date; return how many rows were computed."""
+    attributes = {**ATTRIBUTES, **(attributes or {})}
+    rows = rows_of(names, n_views)
+    with BottleneckWriter(path, rows, N_FEATURES, attributes, **options) as writer:
+        return fill(writer)
