@@ -1,7 +1,7 @@
-"""What one model's predictions come to: curves, counts at thresholds, calibration, top k.
+"""Curves of one model's predictions: thresholds, precision-recall, ROC, calibration, top-k.
 
-Everything is a count or follows from counts, so that what the page shows at a threshold is what
-scikit-learn gives at it.
+Everything is a count or follows from counts, so the page shows at a threshold what scikit-learn
+computes at it.
 """
 
 from __future__ import annotations
@@ -19,78 +19,78 @@ Floats = npt.NDArray[np.float64]
 
 N_STEPS = 200  # thresholds 0, 1/200, ..., 1
 MAX_K = 5
-FEW_CLASSES = 20  # up to which curves are drawn finely
+FEW_CLASSES = 20  # with more, curves have fewer points
 
 
 def thresholds() -> Floats:
-    """Those that the slider stops at: float64 (N_STEPS + 1,), 0 to 1."""
+    """Return the thresholds of the slider: float64 (N_STEPS + 1,), 0 to 1."""
     return np.arange(N_STEPS + 1) / N_STEPS
 
 
 def counts_at_thresholds(probabilities: Floats, labels: Ints) -> tuple[Ints, Ints]:
-    """How many images reach each threshold with the probability of a class.
+    """Count the true and the false positives of each class at each threshold.
 
     Args:
         probabilities: float64 (n_images, n_classes).
         labels: int64 (n_images,).
 
     Returns:
-        Of its own class, and of other classes: int64 (n_classes, N_STEPS + 1) each, the true and
-        the false positives of `probability >= threshold`.
+        True positives and false positives of `probability >= threshold`: int64
+        (n_classes, N_STEPS + 1) each.
     """
-    at = thresholds()
+    steps = thresholds()
     n_classes = probabilities.shape[1]
-    right, wrong = np.zeros((2, n_classes, len(at)), np.int64)
+    true_positives, false_positives = np.zeros((2, n_classes, len(steps)), np.int64)
     for c in range(n_classes):
-        for counts, rows in ((right, labels == c), (wrong, labels != c)):
-            some = np.sort(probabilities[rows, c])
-            counts[c] = len(some) - np.searchsorted(some, at, side="left")
-    return right, wrong
+        for counts, rows in ((true_positives, labels == c), (false_positives, labels != c)):
+            ascending = np.sort(probabilities[rows, c])
+            counts[c] = len(ascending) - np.searchsorted(ascending, steps, side="left")
+    return true_positives, false_positives
 
 
-def confusion(labels: Ints, decided: Ints, n_classes: int) -> Ints:
-    """Images of each class (rows) that are decided to be each class: int64 (class, class)."""
-    return np.bincount(labels * n_classes + decided, minlength=n_classes**2).reshape(
-        n_classes, n_classes
-    )
+def confusion(labels: Ints, decisions: Ints, n_classes: int) -> Ints:
+    """Count the images of each label (row) and decision (column): int64 (n_classes, n_classes)."""
+    counts = np.bincount(labels * n_classes + decisions, minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes)
 
 
 def class_curves(probabilities: Floats, labels: Ints) -> list[dict[str, list[float]] | None]:
-    """Precision-recall and ROC curve of each class against the rest, with few points.
+    """Return the precision-recall and ROC curve of each class against the rest, thinned.
 
     Returns:
-        `recall`, `precision`, `fpr`, `tpr` of each class; None where it is all or none of
-        the images.
+        `recall`, `precision`, `fpr` and `tpr` per class; None for a class of all or none of the
+        images.
     """
     n_classes = probabilities.shape[1]
     step = 0.004 if n_classes <= FEW_CLASSES else 0.02
-    found: list[dict[str, list[float]] | None] = []
+    curves: list[dict[str, list[float]] | None] = []
     for c in range(n_classes):
         is_class = labels == c
         if is_class.all() or not is_class.any():
-            found.append(None)
+            curves.append(None)
             continue
         precision, recall, _ = precision_recall_curve(is_class, probabilities[:, c])
         fpr, tpr, _ = roc_curve(is_class, probabilities[:, c])
-        kept, drawn = _sparse(recall[::-1], precision[::-1], step), _sparse(fpr, tpr, step)
-        found.append(
+        precision, recall = precision[::-1], recall[::-1]  # by rising recall
+        pr_points, roc_points = _sparse(recall, precision, step), _sparse(fpr, tpr, step)
+        curves.append(
             {
-                "recall": _rounded(recall[::-1][kept]),
-                "precision": _rounded(precision[::-1][kept]),
-                "fpr": _rounded(fpr[drawn]),
-                "tpr": _rounded(tpr[drawn]),
+                "recall": _rounded(recall[pr_points]),
+                "precision": _rounded(precision[pr_points]),
+                "fpr": _rounded(fpr[roc_points]),
+                "tpr": _rounded(tpr[roc_points]),
             }
         )
-    return found
+    return curves
 
 
 def calibration(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
-    """The reliability diagram: bins of the likeliest class's probability, closed on the right.
+    """Return the reliability diagram: bins of the top-1 probability, closed on the right.
 
     Guo et al. (2017), https://arxiv.org/abs/1706.04599, figure 1.
 
     Returns:
-        `low`, `high`, `n`, `confidence` (mean) and `accuracy` of each bin with images.
+        `low`, `high`, `n`, `confidence` (mean) and `accuracy` per bin with images.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -110,21 +110,21 @@ def calibration(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
     return bins
 
 
-def top_shares(probabilities: Floats, labels: Ints) -> list[float]:
-    """Share of images whose class is among the k likeliest, k from 1 on."""
-    most = min(MAX_K, probabilities.shape[1])
-    return [round(float(top_k(probabilities, labels, k=k)), 6) for k in range(1, most + 1)]
+def top_k_accuracies(probabilities: Floats, labels: Ints) -> list[float]:
+    """Return the top-k accuracy for k = 1, 2, ..., at most `MAX_K`."""
+    max_k = min(MAX_K, probabilities.shape[1])
+    return [round(float(top_k(probabilities, labels, k=k)), 6) for k in range(1, max_k + 1)]
 
 
-def likeliest(probabilities: Floats, k: int = 3) -> tuple[Ints, Ints]:
-    """The k likeliest classes of each image and their probabilities in thousandths."""
+def top_classes(probabilities: Floats, k: int = 3) -> tuple[Ints, Ints]:
+    """Return the top-k classes of each image, and their probabilities in thousandths."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    of = np.take_along_axis(probabilities, order, axis=1)
-    return order, np.rint(1000 * of).astype(np.int64)
+    of_order = np.take_along_axis(probabilities, order, axis=1)
+    return order, np.rint(1000 * of_order).astype(np.int64)
 
 
 def _sparse(x: Floats, y: Floats, step: float) -> list[int]:
-    """Points that lie more than a step apart, with the first and the last."""
+    """Return the indices of points that lie at least a step apart, with the first and last."""
     kept = [0]
     for i in range(1, len(x) - 1):
         if abs(x[i] - x[kept[-1]]) + abs(y[i] - y[kept[-1]]) >= step:
@@ -137,6 +137,6 @@ def _rounded(values: Floats) -> list[float]:
 
 
 def finite(value: Any, digits: int = 6) -> float | None:
-    """A number as JSON takes it: rounded, None for NaN."""
+    """Round a number for JSON; None for NaN and infinity, which JSON lacks."""
     number = float(value)
     return round(number, digits) if np.isfinite(number) else None

@@ -1,9 +1,9 @@
-"""Bottlenecks of all images in a plane, kept beside the run so that the next report is quick.
+"""The feature map: bottlenecks of all images in a plane, cached beside the run.
 
 t-SNE: van der Maaten and Hinton (2008), https://jmlr.org/papers/v9/vandermaaten08a.html, by
-scikit-learn's Barnes-Hut, begun from the first two principal components, on one thread: the same
-bottlenecks give the same map whatever the number of processors. UMAP where umap-learn is there;
-this is the one door to it.
+scikit-learn's Barnes-Hut, initialised with the first two principal components, on one thread: the
+same bottlenecks give the same map whatever the number of CPU cores. UMAP where umap-learn is
+installed; this is the one file that imports it.
 """
 
 from __future__ import annotations
@@ -25,110 +25,118 @@ Floats = npt.NDArray[np.float64]
 METHODS = ("tsne", "umap")
 N_COMPONENTS = 50
 PERPLEXITY = 30
-ANGLE = 0.7  # scikit-learn: little changes from 0.2 to 0.8, but the time
+ANGLE = 0.7  # scikit-learn: from 0.2 to 0.8 little changes except the time
 N_ITERATIONS = 600
-MOST = 12_000  # images on a map; of more, a sample
-FORMAT = "hubretrain map 1"
+MIN_IMAGES = 8  # with fewer the map shows the first principal components
+MAX_IMAGES = 12_000  # of more images a sample is mapped
+FORMAT = "hubretrain map 2"
 
 
 def chosen_contents(sha256s: Sequence[str]) -> list[str]:
-    """The contents on the map: all, or of more than `MOST` those of the least digests."""
+    """Return the contents on the map: all, or of more than `MAX_IMAGES` the lowest digests."""
     distinct = list(dict.fromkeys(sha256s))
-    if len(distinct) <= MOST:
+    if len(distinct) <= MAX_IMAGES:
         return distinct
-    least = set(sorted(distinct)[:MOST])
-    return [sha256 for sha256 in distinct if sha256 in least]
+    lowest = set(sorted(distinct)[:MAX_IMAGES])
+    return [sha256 for sha256 in distinct if sha256 in lowest]
 
 
 def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int = 0) -> Floats:
-    """Places in a plane.
+    """Lay out bottlenecks in a plane.
 
     Args:
         features: float32 (n_images, n_features).
         method: `tsne` or `umap`.
-        seed: Of the method, which takes 32 bits of it.
+        seed: Random seed of the method, which takes 32 bits of it.
 
     Returns:
         float64 (n_images, 2), each axis from 0 to 1.
 
     Raises:
-        DataError: An unknown method, or umap-learn is not installed.
+        DataError: The method is unknown, or umap-learn is not installed.
     """
     if method not in METHODS:
-        raise DataError(f"--map is {method!r}; expected one of {', '.join(METHODS)}.")
+        raise DataError(f"`map_method` is {method!r}; expected one of {', '.join(METHODS)}.")
     umap = _umap() if method == "umap" else None
     seed %= 2**32
     n = len(features)
     with threadpool_limits(1):
-        found = _components(features, min(N_COMPONENTS, n, features.shape[1]))
-        if n >= 8 and umap is not None:
-            found = umap.UMAP(random_state=seed, n_jobs=1).fit_transform(found)
-        elif n >= 8:
-            from sklearn.manifold import TSNE
-
-            perplexity = min(PERPLEXITY, (n - 1) / 3)
-            tsne = TSNE(
-                init="pca",
-                perplexity=perplexity,
-                angle=ANGLE,
-                max_iter=N_ITERATIONS,
-                random_state=seed,
-                n_jobs=1,
-            )
-            found = tsne.fit_transform(found.astype(np.float32))
+        points = _components(features)
+        if n >= MIN_IMAGES and umap is not None:
+            points = umap.UMAP(random_state=seed, n_jobs=1).fit_transform(points)
+        elif n >= MIN_IMAGES:
+            points = _tsne(points, seed)
     plane = np.zeros((n, 2))
-    plane[:, : min(2, found.shape[1])] = found[:, :2]
-    return _within(plane.astype(np.float64))
+    plane[:, : min(2, points.shape[1])] = points[:, :2]
+    return _within(plane)
 
 
-def _components(features: npt.NDArray[np.float32], n_components: int) -> Floats:
-    """The first principal components, their signs fixed: the largest loading is positive."""
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    first = vectors[:, np.argsort(-values, kind="stable")[:n_components]]
-    signs = np.sign(first[np.abs(first).argmax(axis=0), np.arange(first.shape[1])])
-    return np.asarray(centred @ (first * np.where(signs == 0, 1, signs)))
+def _components(features: npt.NDArray[np.float32]) -> Floats:
+    """Return the first principal components, at most `N_COMPONENTS`: (n_images, n_components)."""
+    from sklearn.decomposition import PCA
+
+    n_components = min(N_COMPONENTS, *features.shape)
+    # This solver fixes the signs, so the same bottlenecks give the same map. Of one image there is
+    # no variance to divide by, and nothing to lay out.
+    if len(features) == 1:
+        return np.zeros((1, n_components))
+    pca = PCA(n_components, svd_solver="covariance_eigh")
+    return np.asarray(pca.fit_transform(features.astype(np.float64)))
+
+
+def _tsne(points: Floats, seed: int) -> Floats:
+    from sklearn.manifold import TSNE
+
+    tsne = TSNE(
+        init="pca",
+        perplexity=min(PERPLEXITY, (len(points) - 1) / 3),
+        angle=ANGLE,
+        max_iter=N_ITERATIONS,
+        random_state=seed,
+        n_jobs=1,
+    )
+    return np.asarray(tsne.fit_transform(points.astype(np.float32)), np.float64)
 
 
 def _within(plane: Floats) -> Floats:
-    """Shifted and scaled into a frame with a margin, to four digits."""
+    """Shift and scale points into [0, 1] with a margin, rounded to four digits."""
     low, high = plane.min(axis=0), plane.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     return np.asarray(np.round(0.02 + 0.96 * (plane - low) / span, 4))
 
 
 class MapFile:
-    """`report/map_<module>_<method>.json`: a map, and what it is of.
+    """The file `report/map_<module>_<method>.json`: a map and its identity.
 
     Args:
         folder: The run's report folder.
-        module: Whose bottlenecks.
-        method: How they were laid out.
+        module: Name of the module whose bottlenecks are mapped.
+        method: `tsne` or `umap`.
     """
 
     def __init__(self, folder: Path, module: str, method: str) -> None:
         self.path, self.method = folder / f"map_{module}_{method}.json", method
 
     def identity(self, module_sha256: str, sha256s: Sequence[str], seed: int) -> str:
-        """What the map follows from, as a digest."""
+        """Return a digest of everything that the map depends on."""
         text = "\n".join([FORMAT, self.method, module_sha256, str(seed), *sha256s])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load(self, identity: str) -> Floats | None:
-        """The map, or None where there is none of this identity."""
+        """Read the map; None if there is none with this identity."""
         try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            if kept["identity"] == identity:
-                return np.column_stack([kept["x"], kept["y"]]).astype(np.float64)
+            cached = json.loads(self.path.read_text(encoding="utf-8"))
+            if cached["identity"] == identity:
+                return np.column_stack([cached["x"], cached["y"]]).astype(np.float64)
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # missing or damaged: it is only a memory
+            pass  # missing or damaged: it is made again
         return None
 
     def save(self, identity: str, sha256s: Sequence[str], plane: Floats) -> None:
-        """Keeps a map.
+        """Write the map.
 
         Raises:
-            WriteError: It cannot be written.
+            WriteError: The file cannot be written.
         """
         x, y = plane[:, 0].tolist(), plane[:, 1].tolist()
         write_json(self.path, {"identity": identity, "sha256": list(sha256s), "x": x, "y": y})
@@ -139,7 +147,7 @@ def _umap() -> Any:
         import umap
     except ImportError as error:
         raise DataError(
-            f"--map umap needs umap-learn ({error}); install it with: pip install umap-learn, "
-            "or take --map tsne."
+            f"umap-learn is not installed ({error}); install it with: pip install umap-learn, "
+            "or set `map_method` to tsne."
         ) from error
     return umap

@@ -1,17 +1,22 @@
-"""Labels that are likely wrong, and hints at why an image is decided wrongly.
+"""Labels that are likely wrong, and hints at why an image is misclassified.
 
 Confident learning: Northcutt, Jiang and Chuang (2021), Confident learning: estimating uncertainty
-in dataset labels, JAIR 70, https://doi.org/10.1613/jair.1.12125. As in cleanlab, an image whose
-likeliest class is its label is not in doubt.
+in dataset labels, JAIR 70, https://doi.org/10.1613/jair.1.12125. As in cleanlab, a label that is
+the top-1 class of its image is not in doubt.
 """
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.report.run_data import EvaluatedModel, RunData, near_pairs
+
+MAX_HINTS = 3  # per image
 
 COLUMNS = (
     "path",
@@ -29,12 +34,13 @@ COLUMNS = (
 def confident_errors(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The class that each image confidently is instead of its label.
+    """Return the class that each image confidently belongs to instead of its label.
 
     A class is confident where its probability is at least the mean that its own images give it
-    (equation 2); of several the likeliest counts. Images that are confidently another class than
-    their label are the off-diagonal of the confident joint (equation 1). Of those, images whose
-    label is the likeliest class are left out, as cleanlab's `find_label_issues` does.
+    (equation 2); of several confident classes the most probable counts. Images that confidently
+    belong to another class than their label are the off-diagonal of the confident joint (equation
+    1). Of those, images whose label is the top-1 class are left out, as cleanlab's
+    `find_label_issues` does.
 
     Args:
         probabilities: float64 (n_images, n_classes), from models that did not see the image.
@@ -50,6 +56,7 @@ def confident_errors(
             for c in range(n_classes)
         ]
     )
+    # A mean of equal probabilities may exceed them by a rounding error.
     confident = np.where(probabilities >= threshold - 1e-12, probabilities, -1.0)
     other = confident.argmax(axis=1)
     doubtful = (confident.max(axis=1) >= 0) & (other != labels)
@@ -57,22 +64,22 @@ def confident_errors(
     return np.where(doubtful, other, -1)
 
 
-def label_errors(gathered: RunData, model: EvaluatedModel, hints: dict[int, str]) -> pd.DataFrame:
-    """Images to look at again, the most doubtful first: columns `COLUMNS` and `row`.
+def label_errors(run_data: RunData, model: EvaluatedModel, hints: dict[int, str]) -> pd.DataFrame:
+    """Return the labels to review, the most doubtful first: columns `COLUMNS` and `row`.
 
     They are ordered by self-confidence, the probability that the model gives to the label.
 
     Args:
-        gathered: The run.
-        model: Whose out-of-fold probabilities to judge by.
-        hints: What is known of an image's copies, by row.
+        run_data: The run.
+        model: The model whose out-of-fold probabilities decide.
+        hints: What is known of an image's duplicates and group, by row.
     """
-    labels = gathered.images["class_index"].to_numpy()[model.rows]
+    labels = run_data.images["class_index"].to_numpy()[model.rows]
     other = confident_errors(model.probabilities, labels)
     doubtful = np.flatnonzero(other >= 0)
     rows = model.rows[doubtful]
-    images = gathered.images.iloc[rows]
-    names = np.array(gathered.class_names, dtype=object)
+    images = run_data.images.iloc[rows]
+    names = np.array(run_data.class_names, dtype=object)
     table = pd.DataFrame(
         {
             "path": images["path"].to_numpy(),
@@ -95,39 +102,55 @@ def label_errors(gathered: RunData, model: EvaluatedModel, hints: dict[int, str]
     )
 
 
-def hints_of(gathered: RunData) -> dict[int, str]:
-    """What an image's copies and its group say, by row; images without either are absent."""
-    images = gathered.images
-    rows_of: dict[str, list[int]] = {}
-    for row, sha256 in enumerate(images["sha256"]):
-        rows_of.setdefault(sha256, []).append(row)
-    hints: dict[int, list[str]] = {}
-    labels, paths = images["label"].tolist(), images["path"].tolist()
-    sha256s = images["sha256"].tolist()
-    for rows in rows_of.values():
-        for row in rows if len(rows) > 1 and sha256s[rows[0]] else ():
+def hints_of(run_data: RunData) -> dict[int, str]:
+    """Return what is known of an image's duplicates and its group, by row.
+
+    At most `MAX_HINTS` per image; images without a duplicate or a group are absent.
+    """
+    hints: defaultdict[int, list[str]] = defaultdict(list)
+    for hints_of_kind in (_exact_duplicates, _near_duplicates, _groups):
+        for row, hint in hints_of_kind(run_data):
+            hints[row].append(hint)
+    return {row: "; ".join(dict.fromkeys(hints[row][:MAX_HINTS])) for row in sorted(hints)}
+
+
+def _exact_duplicates(run_data: RunData) -> Iterator[tuple[int, str]]:
+    for sha256, rows in _rows_of(run_data).items():
+        for row in rows if len(rows) > 1 and sha256 else ():
             others = [other for other in rows if other != row]
-            hints.setdefault(row, []).append(_said("same file as", others, row, paths, labels))
-    pairs = near_pairs(gathered)
+            yield row, _duplicate_hint("exact duplicate of", others, row, run_data.images)
+
+
+def _near_duplicates(run_data: RunData) -> Iterator[tuple[int, str]]:
+    rows_of, pairs = _rows_of(run_data), near_pairs(run_data)
     for a, b, similarity in () if pairs is None else pairs.itertuples(index=False):
-        for this, that in ((a, b), (b, a)):
-            for row in rows_of.get(this, ()) if rows_of.get(that) else ():
+        for content, other in ((a, b), (b, a)):
+            for row in rows_of.get(content, ()) if rows_of.get(other) else ():
                 what = f"near duplicate ({similarity:.2f}) of"
-                hints.setdefault(row, []).append(_said(what, rows_of[that], row, paths, labels))
-    for _, some in images.groupby("group", sort=False).indices.items():
-        if len(some) < 2:
+                yield row, _duplicate_hint(what, rows_of[other], row, run_data.images)
+
+
+def _groups(run_data: RunData) -> Iterator[tuple[int, str]]:
+    labels = run_data.images["label"]
+    for rows in run_data.images.groupby("group", sort=False).indices.values():
+        if len(rows) < 2:
             continue
-        kinds = {labels[row] for row in some}
-        told = f"group of {len(some)} images" + (
-            f" with {len(kinds)} classes" if len(kinds) > 1 else ""
-        )
-        for row in map(int, some):
-            hints.setdefault(row, []).append(told)
-    return {row: "; ".join(dict.fromkeys(told[:3])) for row, told in sorted(hints.items())}
+        n_labels = labels.iloc[rows].nunique()
+        more = f" with {n_labels} classes" if n_labels > 1 else ""
+        for row in map(int, rows):
+            yield row, f"group of {len(rows)} images{more}"
 
 
-def _said(what: str, others: list[int], row: int, paths: list[str], labels: list[str]) -> str:
-    shown = others[0]
-    differs = f", labelled {labels[shown]}" if labels[shown] != labels[row] else ""
+def _rows_of(run_data: RunData) -> dict[str, list[int]]:
+    """Return the rows of each content, by its digest."""
+    rows_of: dict[str, list[int]] = {}
+    for row, sha256 in enumerate(run_data.images["sha256"]):
+        rows_of.setdefault(sha256, []).append(row)
+    return rows_of
+
+
+def _duplicate_hint(what: str, others: Sequence[int], row: int, images: pd.DataFrame) -> str:
+    labels, first = images["label"], others[0]
+    label = f", labelled {labels.iloc[first]}" if labels.iloc[first] != labels.iloc[row] else ""
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return f"{what} {paths[shown]}{differs}{more}"
+    return f"{what} {images['path'].iloc[first]}{label}{more}"

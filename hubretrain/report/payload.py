@@ -43,11 +43,11 @@ def images_payload(
         rows: Which images those are.
         hints: What to say of an image, by row.
     """
-    places = dict(zip(rows, large.place.tolist(), strict=True))
+    places = dict(zip(rows, large.index.tolist(), strict=True))
     return {
         "path": gathered.images["path"].tolist(),
         "label": gathered.images["class_index"].tolist(),
-        "place": thumbnails.place.tolist(),
+        "place": thumbnails.index.tolist(),
         "large": [places.get(row, -1) for row in range(len(gathered.images))],
         "hints": {str(row): text for row, text in hints.items()},
     }
@@ -67,7 +67,7 @@ def model_payload(model: EvaluatedModel, gathered: RunData) -> dict[str, Any]:
     """What one model comes to."""
     labels = gathered.images["class_index"].to_numpy()[model.rows]
     right, wrong = curves.counts_at_thresholds(model.probabilities, labels)
-    order, thousandths = curves.likeliest(model.probabilities)
+    order, thousandths = curves.top_classes(model.probabilities)
     return {
         "title": model.title,
         "about": [about(model), about(replace(model, adjust=0.0))],
@@ -94,7 +94,7 @@ def model_payload(model: EvaluatedModel, gathered: RunData) -> dict[str, Any]:
         "n_of": np.bincount(labels, minlength=len(gathered.class_names)).tolist(),
         "curves": curves.class_curves(model.probabilities, labels),
         "bins": curves.calibration(model.probabilities, labels),
-        "topk": curves.top_shares(model.probabilities, labels),
+        "topk": curves.top_k_accuracies(model.probabilities, labels),
     }
 
 

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 SCRIPTS = ("charts.js", "report.js", "map.js")
 N_LARGE = 160  # images with a larger thumbnail
-LARGE_BUDGET, LARGE = 3_000_000, 144  # pixels, of all and of the longer side of one
+MAX_LARGE_PIXELS, LARGE_SIDE = 3_000_000, 144  # of all; the longer side of one
 N_DOUBTFUL = 40
 N_SALIENCY = 8
 
@@ -92,8 +92,8 @@ def write_report(
         root,
         [paths[r] for r in rows],
         [sha256s[r] for r in rows],
-        budget=LARGE_BUDGET,
-        longest=LARGE,
+        max_pixels=MAX_LARGE_PIXELS,
+        max_side=LARGE_SIDE,
     )
     missing += _missing_images(thumbnails, len(images), root)
     plane, map_values = _map(gathered, map_method)

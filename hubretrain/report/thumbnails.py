@@ -1,4 +1,4 @@
-"""Thumbnails of thousands of images in a few sheets, so that a page of them stays small."""
+"""Thumbnails of thousands of images in a few sheets, so that a page with them stays small."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 
-BUDGET = 22_000_000  # pixels of all thumbnails together, some 4 MB of WebP
-LONGEST, SHORTEST = 96, 28  # pixels, the longer side of a thumbnail
-SHEET = 1536  # pixels, at most, the side of a sheet
-QUALITY = 55
-N_PROBED = 40  # images that say what shape a thumbnail has
+MAX_PIXELS = 22_000_000  # of all thumbnails together, some 4 MB of WebP
+MAX_SIDE, MIN_SIDE = 96, 28  # pixels, the longer side of a thumbnail
+SHEET_SIDE = 1536  # pixels, at most
+WEBP_QUALITY = 55
+N_SAMPLED = 40  # images whose median shape is the shape of the thumbnails
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +30,15 @@ class Thumbnails:
     """Small pictures in sheets.
 
     Attributes:
-        width: Of a thumbnail, pixels.
-        height: Of a thumbnail, pixels.
-        columns: Thumbnails side by side in a sheet.
-        rows: Thumbnails one below the other in a sheet.
-        sheets: WebP pictures as data URIs.
-        place: int64 (n_images,), the number of each image's thumbnail; -1 where there is none.
+        width: Width of a thumbnail, pixels.
+        height: Height of a thumbnail, pixels.
+        columns: Number of thumbnails per row of a sheet.
+        rows: Number of rows per sheet.
+        sheets: The sheets, WebP pictures as data URIs.
+        index: int64 (n_images,), number of each image's thumbnail, counted through the sheets;
+            -1 where there is none.
         sizes: int64 (n_images, 2), width and height of each image, pixels; 0 where unknown.
-        missing: Why an image has none, by its row.
+        missing: Why an image has no thumbnail, by its row.
     """
 
     width: int
@@ -45,7 +46,7 @@ class Thumbnails:
     columns: int
     rows: int
     sheets: tuple[str, ...]
-    place: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
     missing: dict[int, str]
 
@@ -56,78 +57,103 @@ def make_thumbnails(
     sha256s: Sequence[str],
     first: Sequence[int] = (),
     *,
-    budget: int = BUDGET,
-    longest: int = LONGEST,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
 ) -> Thumbnails:
-    """Makes a thumbnail of each image that can be read and still is what the run saw.
+    """Make a thumbnail of each image that can be read and has not changed since the fit.
 
     Args:
         root: The folder that paths are relative to.
         paths: The image files.
-        sha256s: Their contents when the run was fitted; blank where not known.
-        first: Rows to begin with, where there are too many images for all.
-        budget: Pixels of all thumbnails together.
-        longest: Pixels, at most, the longer side of one.
+        sha256s: Digests of the files when the run was fitted; blank where unknown.
+        first: Rows of the images that come first, if there are too many images for all.
+        max_pixels: Largest number of pixels of all thumbnails together.
+        max_side: Largest longer side of a thumbnail, pixels.
     """
-    n_most = budget // SHORTEST**2
-    wanted = list(dict.fromkeys([*map(int, first), *range(len(paths))]))[:n_most]
-    wanted.sort()
-    width, height = _shape(root, [paths[i] for i in wanted], budget, longest)
-    columns, rows = SHEET // width, SHEET // height
-    place = np.full(len(paths), -1, np.int64)
+    n_max = max_pixels // MIN_SIDE**2
+    chosen = sorted(list(dict.fromkeys([*map(int, first), *range(len(paths))]))[:n_max])
+    width, height = _shape(root, [paths[i] for i in chosen], max_pixels, max_side)
+    sheets = _Sheets(width, height)
+    index = np.full(len(paths), -1, np.int64)
     sizes = np.zeros((len(paths), 2), np.int64)
     missing: dict[int, str] = {}
-    sheets: list[str] = []
-    sheet, n = Image.new("RGB", (columns * width, rows * height)), 0
 
-    def small(row: int) -> tuple[Image.Image | None, tuple[int, int], str]:
+    def shrink(row: int) -> tuple[Image.Image, tuple[int, int]] | str:
         try:
             image = read_image(root, paths[row], sha256s[row])
         except DataError as error:
-            return None, (0, 0), str(error)
-        fitted = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
-        return fitted, image.size, ""
+            return str(error)
+        return ImageOps.fit(image, (width, height), Image.Resampling.BOX), image.size
 
-    with Bar("thumbnails", len(wanted)) as bar:
-        for row, (picture, size, why) in ahead(small, wanted):
+    with Bar("thumbnails", len(chosen)) as bar:
+        for row, result in ahead(shrink, chosen):
             bar.advance()
-            if picture is None:
-                missing[row] = why
-                continue
-            sizes[row], place[row] = size, n
-            at = n % (columns * rows)
-            sheet.paste(picture, (at % columns * width, at // columns * height))
-            n += 1
-            if n % (columns * rows) == 0:
-                sheets.append(as_uri(sheet))
-                sheet = Image.new("RGB", sheet.size)
-    if n % (columns * rows):
-        used = math.ceil((n % (columns * rows)) / columns)
-        sheets.append(as_uri(sheet.crop((0, 0, sheet.width, used * height))))
-    left_out = set(range(len(paths))) - set(wanted)
-    missing |= dict.fromkeys(sorted(left_out), "there are too many images for a page")
-    return Thumbnails(width, height, columns, rows, tuple(sheets), place, sizes, missing)
+            if isinstance(result, str):
+                missing[row] = result
+            else:
+                picture, sizes[row] = result
+                index[row] = sheets.add(picture)
+    left_out = sorted(set(range(len(paths))) - set(chosen))
+    missing |= dict.fromkeys(left_out, "there are too many images for a page")
+    uris = sheets.uris()
+    return Thumbnails(width, height, sheets.columns, sheets.rows, uris, index, sizes, missing)
 
 
-def as_uri(picture: Image.Image, quality: int = QUALITY) -> str:
-    """A picture as the data URI of a WebP file."""
+class _Sheets:
+    """Sheets that are filled with thumbnails row by row, and encoded as soon as they are full."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self.columns, self.rows = SHEET_SIDE // width, SHEET_SIDE // height
+        self._n = 0
+        self._full: list[str] = []
+        self._sheet = self._new()
+
+    def _new(self) -> Image.Image:
+        return Image.new("RGB", (self.columns * self._width, self.rows * self._height))
+
+    def add(self, picture: Image.Image) -> int:
+        """Add a thumbnail; return its number."""
+        number = self._n
+        row, column = divmod(number % (self.columns * self.rows), self.columns)
+        self._sheet.paste(picture, (column * self._width, row * self._height))
+        self._n += 1
+        if self._n % (self.columns * self.rows) == 0:
+            self._full.append(as_uri(self._sheet))
+            self._sheet = self._new()
+        return number
+
+    def uris(self) -> tuple[str, ...]:
+        """Return all sheets, the last one cut below its last thumbnail."""
+        n_last = self._n % (self.columns * self.rows)
+        if not n_last:
+            return tuple(self._full)
+        height = math.ceil(n_last / self.columns) * self._height
+        return (*self._full, as_uri(self._sheet.crop((0, 0, self._sheet.width, height))))
+
+
+def as_uri(picture: Image.Image, quality: int = WEBP_QUALITY) -> str:
+    """Encode a picture as the data URI of a WebP file."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _shape(root: Path, paths: Sequence[str], budget: int, longest: int) -> tuple[int, int]:
-    """Width and height of a thumbnail: the shape most images have, as large as the page bears."""
+def _shape(root: Path, paths: Sequence[str], max_pixels: int, max_side: int) -> tuple[int, int]:
+    """Return width and height of the thumbnails: the median shape, as large as `max_pixels` allows.
+
+    The shape is of some of the images, at most 2 to 1.
+    """
     ratios = []
-    for path in paths[:: max(1, len(paths) // N_PROBED)]:
+    for path in paths[:: max(1, len(paths) // N_SAMPLED)]:
         try:
             image = read_image(root, path)
         except DataError:
             continue
         ratios.append(image.width / image.height)
     ratio = min(2.0, max(0.5, float(np.median(ratios)))) if ratios else 1.0
-    fits = math.sqrt(budget / max(1, len(paths)) * max(ratio, 1 / ratio))
-    side = int(max(SHORTEST, min(longest, fits)))
+    side_that_fits = math.sqrt(max_pixels / max(1, len(paths)) * max(ratio, 1 / ratio))
+    side = int(max(MIN_SIDE, min(max_side, side_that_fits)))
     if ratio >= 1:
         return side, max(1, round(side / ratio))
     return max(1, round(side * ratio)), side

@@ -11,7 +11,6 @@ from PIL import Image
 from hubretrain.data.check import check_dataset
 from hubretrain.data.dataset import open_dataset
 from hubretrain.report.data_check_page import write_check_page
-from hubretrain.report.html import readable_bytes
 from tests.browsing import run
 from tests.messy import SCRIPT, write_messy
 
@@ -111,11 +110,3 @@ def test_the_page_is_dark_where_the_reader_prefers_it_and_runs_no_script(
     assert light["light"] > 200
     dumped = run(browser, tmp_path / "profile", "--dump-dom", page.as_uri()).stdout
     assert "<title>data: data check</title>" in dumped
-
-
-@pytest.mark.parametrize(
-    ("n", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (35_405_731, "35.4 MB"), (2**50, "1,125.9 TB")],
-)
-def test_bytes_are_readable(n: int, text: str) -> None:
-    assert readable_bytes(n) == text

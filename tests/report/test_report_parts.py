@@ -136,14 +136,14 @@ def test_few_images_have_a_map_too(n: int) -> None:
 def test_of_many_images_a_sample_is_mapped_whatever_their_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(feature_map, "MOST", 10)
+    monkeypatch.setattr(feature_map, "MAX_IMAGES", 10)
     names = [f"{i:02d}" for i in range(30)]
     chosen = feature_map.chosen_contents(names[::-1] + names)
     assert sorted(chosen) == names[:10]
 
 
 def test_an_unknown_map_is_refused() -> None:
-    with pytest.raises(DataError, match="--map is 'pca'; expected one of tsne, umap"):
+    with pytest.raises(DataError, match="`map_method` is 'pca'; expected one of tsne, umap"):
         feature_map.project(np.zeros((9, 3), np.float32), "pca")
 
 
@@ -157,17 +157,17 @@ def test_thumbnails_lie_where_they_are_said_to_and_changed_files_have_none(tmp_p
     sha256s = [file_sha256(tmp_path / path) for path in paths]
     (tmp_path / "3.png").write_bytes(encoded(np.zeros((30, 40, 3), np.uint8)))
     (tmp_path / "4.png").unlink()
-    found = make_thumbnails(tmp_path, paths, sha256s, budget=20 * 32 * 24)
+    found = make_thumbnails(tmp_path, paths, sha256s, max_pixels=20 * 32 * 24)
     assert (found.width, found.height) == (32, 24)
     assert found.missing[3] == "its bytes have changed"
     assert found.missing[4] == "cannot be read (No such file or directory)"
-    assert found.place[[3, 4]].tolist() == [-1, -1]
+    assert found.index[[3, 4]].tolist() == [-1, -1]
     (sheet,) = (
         Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in found.sheets
     )
     assert found.missing[19] == "there are too many images for a page"
     for row in (0, 5, 17):
-        at = found.place[row]
+        at = found.index[row]
         left, top = at % found.columns * 32, at // found.columns * 24
         shown = np.asarray(sheet.convert("RGB"), int)[top + 8 : top + 16, left + 8 : left + 24]
         small = ImageOps.fit(Image.open(tmp_path / paths[row]), (32, 24))
@@ -194,10 +194,10 @@ def test_ten_thousand_photographs_stay_under_twelve_megabytes(tmp_path: Path) ->
         (tmp_path / path).write_bytes(encoded(np.ascontiguousarray(pixels), "JPEG"))
         paths.append(path)
     budget = 22_000_000 * 200 // 10_000
-    found = make_thumbnails(tmp_path, paths, [""] * 200, budget=budget)
+    found = make_thumbnails(tmp_path, paths, [""] * 200, max_pixels=budget)
     pictures = sum(map(len, found.sheets)) * 50
     said, _ = predictions(10_000, 7)
-    order, thousandths = curves.likeliest(said)
+    order, thousandths = curves.top_classes(said)
     of_models = 5 * len(json.dumps([order.tolist(), thousandths.tolist()], separators=(",", ":")))
     paths_and_rows = 10_000 * (40 + 5 * 10)
     assert pictures + of_models + paths_and_rows < 12_000_000

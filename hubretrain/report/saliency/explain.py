@@ -1,4 +1,4 @@
-"""Saliency maps of any images, as PNG files."""
+"""The explanation stage: saliency maps of any images, as PNG files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hubretrain.report.saliency.overlay import eight_bits, overlaid, side_by_sid
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one image came to.
+    """The explanation of one image.
 
     Attributes:
         path: The image.
-        of_class: The class that is explained.
-        probability: Of it, in [0, 1].
-        pictures: The PNG files: one a method, then all side by side.
-        error: Why there are none, or ''.
+        of_class: The class whose score is explained.
+        probability: Probability of that class, in [0, 1].
+        pictures: The PNG files: one per method, then all side by side.
+        error: Why there are no pictures, or ''.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Explanation:
 
 
 def explain_images(
-    place: Path,
+    model: Path,
     images: Sequence[Path],
     folder: Path,
     *,
@@ -47,43 +47,44 @@ def explain_images(
     head: str | None = None,
     seed: int = 0,
 ) -> list[Explanation]:
-    """Draws saliency maps over images.
+    """Draw saliency maps over images.
 
     Args:
-        place: An export folder or a run folder.
-        images: Image files. One that cannot be read gets its error, and the rest go on.
-        folder: Where the PNG files go.
+        model: An export folder or a run folder.
+        images: Image files. An image that cannot be read gets an error in place of its pictures;
+            the others are explained.
+        folder: The folder of the PNG files.
         methods: Names of `METHODS`; by default all that the model allows.
-        of_class: Which class to explain instead of the likeliest.
-        head: The head on this module of a run instead of its export.
-        seed: Of SmoothGrad's noise.
+        of_class: The class to explain; by default the top-1 of each image.
+        head: The module of a run whose head is explained, instead of the run's export.
+        seed: Random seed of SmoothGrad's noise.
 
     Raises:
-        RunError: There is no model there.
+        RunError: `model` holds neither an export nor a fitted run.
         WriteError: The folder cannot be written.
-        HeadError: There is no such class.
-        ModuleError: The model has no gradients, or Grad-CAM is asked of one without a feature map.
+        HeadError: The model has no class `of_class`.
+        ModuleError: The model has no gradients, or no feature map for Grad-CAM.
     """
-    explained = open_explained(place, head)
+    explained = open_explained(model, head)
     if of_class is not None and of_class not in explained.class_names:
         names = ", ".join(explained.class_names)
-        raise HeadError(f"--class is {of_class!r}; expected one of {names}.")
+        raise HeadError(f"`of_class` is {of_class!r}; expected one of {names}.")
     has_map = explained.model.map_shape is not None
-    methods = methods or [one for one in METHODS if one != "gradcam" or has_map]
+    methods = methods or [name for name in METHODS if name != "gradcam" or has_map]
     stems = _file_names(images)
-    found = []
+    explanations = []
     for path in images:
         try:
             image = read_image(path.parent, path.name)
         except DataError as error:
-            found.append(Explanation(path, error=str(error)))
+            explanations.append(Explanation(path, error=str(error)))
         else:
             stem = folder / stems[path]
-            found.append(_explained(explained, path, image, stem, methods, of_class, seed))
-    return found
+            explanations.append(_explain(explained, path, image, stem, methods, of_class, seed))
+    return explanations
 
 
-def _explained(
+def _explain(
     explained: ExplainedModel,
     path: Path,
     image: Image.Image,
@@ -93,36 +94,35 @@ def _explained(
     seed: int,
 ) -> Explanation:
     model = explained.model
-    seen = view(image, model.size)
-    pixels = to_unit(seen)
-    probabilities = model.probabilities(pixels[np.newaxis])[0]
-    c = explained.class_names.index(of_class) if of_class else int(probabilities.argmax())
-    drawn = [
-        overlaid(seen, eight_bits(saliency(model, pixels, c, method, seed), method))
+    pixels = view(image, model.size)
+    unit = to_unit(pixels)
+    probs = model.probabilities(unit[np.newaxis])[0]
+    c = explained.class_names.index(of_class) if of_class else int(probs.argmax())
+    overlays = [
+        overlaid(pixels, eight_bits(saliency(model, unit, c, method, seed), method))
         for method in methods
     ]
     files = [
-        _save(one, stem.with_name(f"{stem.name}_{method}.png"))
-        for one, method in zip(drawn, methods, strict=True)
+        _save(overlay, stem.with_name(f"{stem.name}_{method}.png"))
+        for overlay, method in zip(overlays, methods, strict=True)
     ]
-    sheet = side_by_side([Image.fromarray(seen), *drawn], ["image", *methods])
+    sheet = side_by_side([Image.fromarray(pixels), *overlays], ["image", *methods])
     files.append(_save(sheet, stem.with_name(f"{stem.name}_saliency.png")))
-    name = explained.class_names[c]
-    return Explanation(path, name, float(probabilities[c]), tuple(files))
+    return Explanation(path, explained.class_names[c], float(probs[c]), tuple(files))
 
 
 def _file_names(images: Sequence[Path]) -> dict[Path, str]:
-    """A file name for each image: its stem, with a number where several share one."""
+    """Return a file name for each image: its stem, with a number where several share one."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in dict.fromkeys(images):
-        numbered = (path.stem if n == 1 else f"{path.stem}_{n}" for n in itertools.count(1))
-        names[path] = next(name for name in numbered if name not in taken)
+        candidates = (path.stem if n == 1 else f"{path.stem}_{n}" for n in itertools.count(1))
+        names[path] = next(name for name in candidates if name not in taken)
         taken.add(names[path])
     return names
 
 
-def _save(picture: Image.Image, file: Path) -> Path:
-    with whole_file(file) as aside:
+def _save(picture: Image.Image, path: Path) -> Path:
+    with whole_file(path) as aside:
         picture.save(aside, "PNG")
-    return file
+    return path

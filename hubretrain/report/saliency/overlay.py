@@ -1,4 +1,4 @@
-"""A saliency map over its image."""
+"""Draws a saliency map over its image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-# Inferno of matplotlib at seven places: dark is nothing, bright is most; told apart in grey too.
+# Matplotlib's inferno at seven points: black is the least, bright the most; monotone in grey too.
 _COLOURS = np.array(
     [
         (0, 0, 4),
@@ -21,13 +21,14 @@ _COLOURS = np.array(
     ],
     float,
 )
-_TOP = 99.0  # percentile that is brightest: a few pixels must not darken the rest
+_TOP_PERCENTILE = 99.0  # the brightest level: a few pixels must not darken the rest
 _BLUR = {"smoothgrad": 1 / 80, "integrated": 1 / 80}  # radius, as a share of the side
+_GAP, _TITLE_HEIGHT = 6, 16  # pixels
 
 
 def eight_bits(saliency: npt.NDArray[np.floating[Any]], method: str) -> npt.NDArray[np.uint8]:
-    """A map as levels from 0 to 255, fine maps blurred a little so that the eye sees them."""
-    top = float(np.percentile(saliency, _TOP)) or float(saliency.max())
+    """Scale a saliency map to levels from 0 to 255; maps per pixel are blurred to be visible."""
+    top = float(np.percentile(saliency, _TOP_PERCENTILE)) or float(saliency.max())
     levels = np.clip(saliency / top if top > 0 else saliency * 0, 0, 1)
     picture = Image.fromarray(np.rint(255 * levels).astype(np.uint8))
     radius = _BLUR.get(method, 0.0) * picture.width
@@ -37,29 +38,30 @@ def eight_bits(saliency: npt.NDArray[np.floating[Any]], method: str) -> npt.NDAr
 
 
 def overlaid(image: npt.NDArray[np.uint8], levels: npt.NDArray[np.uint8]) -> Image.Image:
-    """The image in grey under the map in colour.
+    """Draw a map in colour over its image in grey.
 
     Args:
         image: uint8 (size, size, 3).
         levels: uint8 (size, size).
     """
     share = levels.astype(float) / 255
-    at = share * (len(_COLOURS) - 1)
-    low = np.minimum(at.astype(int), len(_COLOURS) - 2)
-    colour = _COLOURS[low] + (at - low)[..., None] * (_COLOURS[low + 1] - _COLOURS[low])
+    position = share * (len(_COLOURS) - 1)
+    low = np.minimum(position.astype(int), len(_COLOURS) - 2)
+    between = (position - low)[..., None]
+    colour = _COLOURS[low] + between * (_COLOURS[low + 1] - _COLOURS[low])
     grey = image.astype(float).mean(axis=-1, keepdims=True)
-    strength = (0.25 + 0.6 * share)[..., None]
-    return Image.fromarray(np.clip((1 - strength) * grey + strength * colour, 0, 255).astype("u1"))
+    opacity = (0.25 + 0.6 * share)[..., None]
+    return Image.fromarray(np.clip((1 - opacity) * grey + opacity * colour, 0, 255).astype("u1"))
 
 
 def side_by_side(pictures: list[Image.Image], titles: list[str]) -> Image.Image:
-    """Pictures in a row, each with its title above."""
-    gap, top = 6, 16
-    width = sum(one.width + gap for one in pictures) - gap
-    sheet = Image.new("RGB", (width, top + max(one.height for one in pictures)), "white")
+    """Draw pictures in a row, each with its title above."""
+    width = sum(picture.width + _GAP for picture in pictures) - _GAP
+    height = _TITLE_HEIGHT + max(picture.height for picture in pictures)
+    sheet = Image.new("RGB", (width, height), "white")
     pen, left = ImageDraw.Draw(sheet), 0
     for picture, title in zip(pictures, titles, strict=True):
-        sheet.paste(picture, (left, top))
+        sheet.paste(picture, (left, _TITLE_HEIGHT))
         pen.text((left + 1, 2), title, fill="black")
-        left += picture.width + gap
+        left += picture.width + _GAP
     return sheet

@@ -17,7 +17,6 @@ from hubretrain.report.saliency.explain import explain_images
 from hubretrain.report.saliency.gradients import (
     METHODS,
     Differentiable,
-    deletion_score,
     grad_cam,
     integrated_gradients,
     saliency,
@@ -29,6 +28,7 @@ from hubretrain.tensorflow import tf
 from tests.samples import fit_record, write_digits, write_pooled
 
 SIZE = 16
+N_DELETIONS = 20
 
 
 def red_square(row: int, column: int, seed: int = 0) -> np.ndarray:
@@ -64,6 +64,21 @@ def red_model() -> Differentiable:
 def random_model(seed: int = 0) -> Differentiable:
     random = np.random.default_rng(seed)
     return colours(random.normal(0, 1, (3, 3, 3, 6)), random.normal(0, 3, (6, 2)))
+
+
+def deletion_score(
+    model: Differentiable, image: np.ndarray, of_class: int, order: np.ndarray
+) -> float:
+    """Mean probability of a class while pixels are greyed, the most salient first.
+
+    The lower, the better the map shows what the model looks at. Petsiuk, Das and Saenko (2018),
+    RISE, https://arxiv.org/abs/1806.07421, section 4.2.
+    """
+    ranks = np.argsort(np.argsort(-order.ravel(), kind="stable")).reshape(order.shape)
+    shares = np.linspace(0, 1, N_DELETIONS + 1)
+    is_grey = ranks[np.newaxis] < (shares * order.size)[:, None, None]
+    copies = np.where(is_grey[..., np.newaxis], np.float32(image.mean()), image[np.newaxis])
+    return float(model.probabilities(copies.astype(np.float32))[:, of_class].mean())
 
 
 def test_grad_cam_is_the_class_activation_map_where_a_mean_is_all_that_follows() -> None:
@@ -145,7 +160,7 @@ def test_grad_cam_of_a_model_without_a_feature_map_is_refused_and_the_rest_goes_
     )
     image = red_square(4, 8)
     assert model.map_shape is None
-    with pytest.raises(ModuleError, match="flat has no feature map for Grad-CAM; take smoothgrad"):
+    with pytest.raises(ModuleError, match="flat has no feature map for Grad-CAM; use smoothgrad"):
         grad_cam(model, image, 0)
     centred = (weight.numpy()[:, 0] - weight.numpy().mean(axis=1)).reshape(SIZE, SIZE, 3)
     np.testing.assert_allclose(
@@ -245,7 +260,7 @@ def test_grad_cam_that_is_asked_for_is_never_left_out_unsaid(tmp_path: Path) -> 
     usual = ["explain", str(flat.folder), str(image), "--out", str(out)]
     ran = CliRunner().invoke(main, [*usual, "--method", "smoothgrad", "--method", "gradcam"])
     assert ran.exit_code == 1
-    assert "flat has no feature map for Grad-CAM; take smoothgrad or integrated." in ran.stderr
+    assert "flat has no feature map for Grad-CAM; use smoothgrad or integrated." in ran.stderr
     assert CliRunner().invoke(main, usual).exit_code == 0
     assert {path.name.rpartition("_")[2] for path in out.iterdir()} == {
         "smoothgrad.png",
