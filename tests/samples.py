@@ -98,6 +98,29 @@ def write_pooled(folder: Path, size: int | None = 8, seed: int = 0) -> Path:
     return folder
 
 
+def write_residual(folder: Path, size: int = 16) -> Path:
+    """A Keras network with a shortcut, as a module: stem, residual block, head, pool."""
+    import tf_keras
+    from tf_keras import layers
+
+    from hubretrain.modules.builders.keras_export import export_keras
+
+    tf_keras.utils.set_random_seed(3)
+    images = layers.Input((size, size, 3), name="images")
+    x = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(images)
+    x = layers.BatchNormalization(name="stem_bn")(x)
+    x = stem = layers.ReLU(6.0, name="stem_relu")(x)
+    x = layers.Conv2D(8, 1, name="block_expand")(x)
+    x = layers.ReLU(6.0, name="block_relu")(x)
+    x = layers.Conv2D(6, 3, padding="same", name="block_project")(x)
+    x = layers.Add(name="block_add")([stem, x])
+    x = layers.Conv2D(10, 1, name="head_conv")(x)
+    x = layers.ReLU(6.0, name="head_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    export_keras(tf_keras.Model(images, x, name="residual"), folder)
+    return folder
+
+
 def photo_crops(n: int, size: int = 8) -> np.ndarray:
     """Small pieces of two photographs, uint8 (n, size, size, 3)."""
     photos = load_sample_images().images

@@ -46,6 +46,7 @@ DOORS = {
     "nncf": {"extraction.engines.openvino"},
     "onnxruntime": {"export.onnx"},
     "openvino": {"extraction.engines.openvino"},
+    "platformdirs": {"modules.store"},
     "prometheus_client": {"serving.prometheus"},
     "ray": {"extraction.ray"},
     "starlette": {"serving.app"},

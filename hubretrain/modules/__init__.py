@@ -1,9 +1,10 @@
-"""The modules that can be cached: their catalogue, where they come from, how they are loaded.
+"""Modules (pretrained networks in TF-Hub's format): found, stored, loaded, cut, measured.
 
-`catalogue` and `keras_handles` name them, `sources`, `archive` and `network` bring them, `store`
-keeps them, `saved_model` checks that they are whole; `backbone` loads one, `classifier` adds a
-head, `cut` divides it, `complexity` says what it costs. This room is the one door to TensorFlow
-Hub. `builders` makes modules from code and weights, in processes of their own.
+`catalogue` and `keras_handles` name modules; `sources`, `archive` and `network` download them;
+`store` keeps them, and `saved_model` checks that they are complete. `backbone` loads one,
+`classifier` adds a head, `cut` divides it, `complexity` counts what it costs. `builders` makes
+modules from code and weights, in processes of their own. This room is the one door to TensorFlow
+Hub.
 """
 
 import lazy_loader as lazy

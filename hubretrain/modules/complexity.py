@@ -1,4 +1,4 @@
-"""How large a module is and how much it computes: parameters and floating-point operations."""
+"""What a module costs: parameters, floating-point operations, milliseconds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hubretrain.tensorflow import frozen, tf
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a module costs anywhere.
+    """Costs of a module that are the same on every machine.
 
     Attributes:
         n_parameters: Numbers in the variables that a forward pass reads, BatchNorm's moving
             averages among them, as Keras counts "total parameters".
-        gflops: 10^9 floating-point operations a forward pass of one image, or None where
-            TensorFlow cannot count them. A multiplication and an addition are two operations,
-            so this is twice the "multiply-adds" of papers on MobileNets. As TensorFlow's profiler
-            counts: convolutions, matrix products, additions, products, pooling and means;
-            BatchNorm that is not folded and activations count nothing.
+        gflops: 10^9 floating-point operations per image, or None where TensorFlow cannot count
+            them. A multiplication and an addition are two operations, so this is twice the
+            "multiply-adds" of papers on MobileNets. TensorFlow's profiler counts convolutions,
+            matrix products, additions, products, pooling and means, but neither activations nor
+            BatchNorm that is not folded.
     """
 
     n_parameters: int
@@ -29,10 +29,10 @@ class Complexity:
 
 
 def complexity(backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int) -> Complexity:
-    """Counts on the module's frozen graph for one image.
+    """Count parameters and operations on the module's frozen graph for one image.
 
     Args:
-        backbone: A module that runs, images in [0, 1] to bottlenecks.
+        backbone: Function from images in [0, 1] to bottlenecks.
         image_size: Height and width of its input, pixels.
     """
     spec = tf.TensorSpec((1, image_size, image_size, 3), tf.float32)
@@ -40,16 +40,16 @@ def complexity(backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int) -> C
     n_parameters = sum(v.shape.num_elements() for v in forward.variables if v.dtype.is_floating)
     logger = tf.get_logger()
     level = logger.level
-    logger.setLevel("ERROR")  # the profiler warns of a function that it uses itself
+    logger.setLevel("ERROR")  # the profiler calls a function that TensorFlow has deprecated
     try:
         options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-        found = tf.compat.v1.profiler.profile(
+        profile = tf.compat.v1.profiler.profile(
             frozen(forward, lower_control_flow=False).graph,
             run_meta=tf.compat.v1.RunMetadata(),
             options={**options, "output": "none"},
         )
-        gflops = round(found.total_float_ops / 1e9, 6)
-    except Exception:  # beyond 2 GB, or of operations that cannot be frozen: it has many types
+        gflops = round(profile.total_float_ops / 1e9, 6)
+    except Exception:  # many types: graphs beyond 2 GB, operations that cannot be frozen
         gflops = None
     finally:
         logger.setLevel(level)
@@ -59,17 +59,17 @@ def complexity(backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int) -> C
 def milliseconds(
     backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int, seconds: float = 3.0
 ) -> float:
-    """Time of a forward pass of one image in TensorFlow on this machine, the median of many.
+    """Return the median time of a forward pass of one image in TensorFlow on this machine.
 
     Args:
-        backbone: A module that runs.
+        backbone: Function from images in [0, 1] to bottlenecks.
         image_size: Height and width of its input, pixels.
-        seconds: How long to measure; at least three passes are made.
+        seconds: Time to measure for; at least three passes are made.
     """
     spec = tf.TensorSpec((1, image_size, image_size, 3), tf.float32)
     forward = tf.function(lambda images: backbone(images)).get_concrete_function(spec)
     image = tf.zeros(spec.shape)
-    forward(image)  # the first plans memory
+    forward(image)  # the first pass plans memory
     times: list[float] = []
     while len(times) < 3 or (sum(times) < seconds and len(times) < 200):
         started = time.perf_counter()

@@ -1,13 +1,11 @@
-"""What `keras:NAME?option=value&...` says: a network of Keras Applications, and how to make it.
-
-::
+"""Handles `keras:NAME?option=value&...`: a network of Keras Applications, and how to make it.
 
     keras:VGG16                                     ImageNet weights, which Keras downloads
-    keras:MobileNet?alpha=0.75&weights=FILE.h5      weights from a file, for use without a network
-    keras:DenseNet121?weights=none                  random weights: the twin to compare with
+    keras:MobileNet?alpha=0.75&weights=FILE.h5      weights from a file, for offline use
+    keras:DenseNet121?weights=none                  random weights: the control to compare with
     keras:MobileNet?alpha=0.25&image_size=128       another image size
 
-Importing this imports no TensorFlow.
+This file imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -32,23 +30,24 @@ class Application:
 
     Attributes:
         image_size: Height and width that it was trained on, pixels.
-        range: What its `preprocess_input` makes of pixels in [0, 255]: `tf`: [-1, 1];
-            `caffe`: BGR less ImageNet's mean; `torch`: [0, 1] less ImageNet's mean, by its
-            deviation; `none`: left alone, for the network begins with it.
+        range: What its `preprocess_input` turns pixels in [0, 255] into. `tf`: [-1, 1]; `caffe`:
+            BGR less ImageNet's mean; `torch`: [0, 1] less ImageNet's mean, divided by ImageNet's
+            standard deviation; `none`: unchanged, as the network begins with its own scaling.
     """
 
     image_size: int
     range: str
 
 
-def _family(names: str, sizes: str, preprocessing: str) -> dict[str, Application]:
-    each = sizes.split() if " " in sizes else [sizes] * len(names.split())
-    pairs = zip(names.split(), each, strict=True)
-    return {name: Application(int(size), preprocessing) for name, size in pairs}
+def _family(names: str, sizes: str, value_range: str) -> dict[str, Application]:
+    """Return applications of one range; `sizes` is one for all of them or one for each."""
+    size_list = sizes.split() if " " in sizes else [sizes] * len(names.split())
+    pairs = zip(names.split(), size_list, strict=True)
+    return {name: Application(int(size), value_range) for name, size in pairs}
 
 
-def _each(stem: str, members: str) -> str:
-    return " ".join(stem + member for member in members.split())
+def _prefixed(prefix: str, members: str) -> str:
+    return " ".join(prefix + member for member in members.split())
 
 
 _REGNETS = "002 004 006 008 016 032 040 064 080 120 160 320"
@@ -61,12 +60,16 @@ APPLICATIONS: dict[str, Application] = {
     **_family("InceptionV3 InceptionResNetV2 Xception", "299", "tf"),
     **_family("NASNetMobile NASNetLarge", "224 331", "tf"),
     **_family("MobileNetV3Small MobileNetV3Large", "224", "none"),
-    **_family(_each("EfficientNetB", "0 1 2 3 4 5 6 7"), "224 240 260 300 380 456 528 600", "none"),
-    **_family(_each("EfficientNetV2", "B0 B1 B2 B3 S M L"), "224 240 260 300 384 480 480", "none"),
-    **_family(_each("ConvNeXt", "Tiny Small Base Large XLarge"), "224", "none"),
-    **_family(_each("RegNetX", _REGNETS), "224", "none"),
-    **_family(_each("RegNetY", _REGNETS), "224", "none"),
-    **_family(_each("ResNetRS", "50 101 152 200 270 350 420"), "224", "none"),
+    **_family(
+        _prefixed("EfficientNetB", "0 1 2 3 4 5 6 7"), "224 240 260 300 380 456 528 600", "none"
+    ),
+    **_family(
+        _prefixed("EfficientNetV2", "B0 B1 B2 B3 S M L"), "224 240 260 300 384 480 480", "none"
+    ),
+    **_family(_prefixed("ConvNeXt", "Tiny Small Base Large XLarge"), "224", "none"),
+    **_family(_prefixed("RegNetX", _REGNETS), "224", "none"),
+    **_family(_prefixed("RegNetY", _REGNETS), "224", "none"),
+    **_family(_prefixed("ResNetRS", "50 101 152 200 270 350 420"), "224", "none"),
 }
 
 
@@ -75,11 +78,11 @@ class KerasHandle:
     """A parsed handle.
 
     Attributes:
-        application: Its name in `tf_keras.applications`.
+        application: Name of the network in `tf_keras.applications`.
         alpha: Width multiplier, or None where the network has none.
         weights: `imagenet`, `none`, or the absolute path of a file.
         image_size: Height and width of the input, pixels.
-        seed: Of random weights.
+        seed: Random seed of random weights.
     """
 
     application: str
@@ -89,7 +92,7 @@ class KerasHandle:
     seed: int
 
     def __str__(self) -> str:
-        """The handle in its one canonical form, without what is the default."""
+        """Return the handle in its one canonical form, without default values."""
         options = []
         if self.alpha not in (None, 1.0):
             options.append(f"alpha={self.alpha:g}")
@@ -102,10 +105,10 @@ class KerasHandle:
         return PREFIX + self.application + ("?" + "&".join(options) if options else "")
 
     def name(self, base: str | None = None) -> str:
-        """A name that serves as a file name, such as `MobileNet_alpha0.75_random`.
+        """Return a name that serves as a file name, such as `MobileNet_alpha0.75_random`.
 
         Args:
-            base: The catalogue's name of the application, where it has one.
+            base: Name of the application in the catalogue, where it has one.
         """
         parts = [base or self.application]
         if self.alpha not in (None, 1.0):
@@ -114,7 +117,7 @@ class KerasHandle:
             parts.append(f"{self.image_size}px")
         if self.seed:
             parts.append(f"seed{self.seed}")
-        if self.weights == NONE:  # the leaderboard knows twins by this ending
+        if self.weights == NONE:  # the ending by which the leaderboard recognises controls
             parts.append("random")
         name = "_".join(parts)
         if self.weights_file is not None:
@@ -124,37 +127,37 @@ class KerasHandle:
 
     @property
     def weights_file(self) -> Path | None:
-        """The file of weights, where it is one."""
+        """File of weights; None where they are ImageNet's or random."""
         return Path(self.weights) if self.weights not in (IMAGENET, NONE) else None
 
 
 def parse(handle: str) -> KerasHandle:
-    """Reads a handle.
+    """Parse a handle.
 
     Raises:
-        ModuleError: It names no network of Keras Applications, or an option that it has not.
+        ModuleError: It names no network of Keras Applications, or has an unknown option or value.
     """
-    what, _, query = handle.removeprefix(PREFIX).partition("?")
+    network, _, query = handle.removeprefix(PREFIX).partition("?")
     by_lower = {name.lower(): name for name in APPLICATIONS}
-    application = by_lower.get(what.lower())
+    application = by_lower.get(network.lower())
     if application is None:
-        near = difflib.get_close_matches(what.lower(), by_lower, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(network.lower(), by_lower, n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(by_lower[n] for n in near)}?" if near else ""
-        raise ModuleError(f"{handle}: Keras Applications has no {what!r}.{hint}")
+        raise ModuleError(f"{handle}: Keras Applications has no {network!r}.{hint}")
     options = dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise ModuleError(
-            f"{handle}: there is no option {unknown[0]!r}; expected {', '.join(_OPTIONS)}."
+            f"{handle}: the option {unknown[0]!r} does not exist; expected {', '.join(_OPTIONS)}."
         )
     alpha = 1.0 if application in _WITH_ALPHA else None
     if "alpha" in options:
         if alpha is None:
-            raise ModuleError(f"{handle}: {application} has no alpha; MobileNets have.")
-        alpha = _positive(handle, "alpha", options["alpha"], 0.01, 4.0)
+            raise ModuleError(f"{handle}: {application} has no alpha; only MobileNets do.")
+        alpha = _number(handle, "alpha", options["alpha"], 0.01, 4.0)
     size = APPLICATIONS[application].image_size
     if "image_size" in options:
-        size = int(_positive(handle, "image_size", options["image_size"], 32, 2048))
-    seed = int(_positive(handle, "seed", options.get("seed", "0"), 0, 2**31 - 1))
+        size = int(_number(handle, "image_size", options["image_size"], 32, 2048))
+    seed = int(_number(handle, "seed", options.get("seed", "0"), 0, 2**31 - 1))
     weights = options.get("weights") or IMAGENET
     if weights not in (IMAGENET, NONE):
         weights = str(Path(weights).expanduser().resolve())
@@ -163,7 +166,8 @@ def parse(handle: str) -> KerasHandle:
     return KerasHandle(application, alpha, weights, size, seed)
 
 
-def _positive(handle: str, name: str, text: str, low: float, high: float) -> float:
+def _number(handle: str, name: str, text: str, low: float, high: float) -> float:
+    """Return an option's value, a whole number unless the option is `alpha`."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Whether the network may be used, and how long it may keep silent."""
+"""Offline mode, network timeout, and download progress."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hubretrain.progress import is_progress_shown
 
 OFFLINE = "HUBRETRAIN_OFFLINE"
 _PROGRESS = "TFHUB_DOWNLOAD_PROGRESS"
-SECONDS_TO_ANSWER = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 def is_offline() -> bool:
-    """Whether `$HUBRETRAIN_OFFLINE` forbids the network."""
+    """Return whether `$HUBRETRAIN_OFFLINE` forbids the network."""
     return os.environ.get(OFFLINE, "").lower() not in ("", "0", "no", "false", "off")
 
 
 @contextlib.contextmanager
 def network() -> Iterator[None]:
-    """A stretch in which libraries may fetch: with a time limit, or offline not at all.
+    """Let libraries download within the block: with a timeout, or offline not at all.
 
-    Libraries look into their own caches first, so offline they find what is there. What they
-    then try to reach is refused here, whichever of them tries and by whatever way.
+    Libraries look into their own caches first, so offline they find what is there. Each has
+    another switch for offline use, or none, so connections are refused at the socket instead.
     """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_TO_ANSWER)  # most would wait for ever
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # most libraries set none
     try:
         with _refused() if is_offline() else contextlib.nullcontext():
             yield
@@ -41,7 +41,7 @@ def network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[None]:
-    """A stretch in which tensorflow_hub shows how far a download is, in a terminal."""
+    """Let tensorflow_hub show the progress of downloads within the block, in a terminal."""
     if not (sys.stderr.isatty() and is_progress_shown()):
         yield
         return
@@ -58,15 +58,16 @@ def shown_progress() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
-    places = [(socket.socket, "connect"), (socket, "getaddrinfo")]
-    kept = [getattr(place, name) for place, name in places]
-    for place, name in places:
-        setattr(place, name, _refuse)
+    """Replace the two functions that every connection goes through."""
+    targets = [(socket.socket, "connect"), (socket, "getaddrinfo")]
+    originals = [getattr(owner, name) for owner, name in targets]
+    for owner, name in targets:
+        setattr(owner, name, _refuse)
     try:
         yield
     finally:
-        for (place, name), function in zip(places, kept, strict=True):
-            setattr(place, name, function)
+        for (owner, name), function in zip(targets, originals, strict=True):
+            setattr(owner, name, function)
 
 
 def _refuse(*_: Any, **__: Any) -> Any:
@@ -74,9 +75,9 @@ def _refuse(*_: Any, **__: Any) -> Any:
 
 
 def reason_of(error: BaseException) -> str:
-    """The one line of a library's error that says what is wrong."""
+    """Return the one line of a library's error that says what is wrong."""
     if isinstance(error, EOFError) or type(error).__name__ == "ReadError":
-        return f"what was sent is truncated or damaged: {str(error).rstrip('. ')}"
+        return f"the download is truncated or damaged: {str(error).rstrip('. ')}"
     text = first_line(error)
     if "Caused by" in text:  # urllib3 wraps its causes in each other's names
         text = text.rpartition("Caused by")[2].rpartition(": ")[2].rstrip("')\" ")

@@ -1,4 +1,4 @@
-"""A SavedModel's folder: its digest, and whether it is whole."""
+"""The folder of a SavedModel: its digest, and whether it is complete."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 
 from hubretrain.files import file_sha256
 
-FACTS = "module.json"
+METADATA_FILE = "module.json"
 _NAMES = ("saved_model.pb", "saved_model.pbtxt")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
 
 
 def missing(folder: Path) -> str:
-    """What a SavedModel's folder lacks, in words; empty where it is whole.
+    """Return what a SavedModel's folder lacks, in words; empty where it is complete.
 
-    Temporary folders are tidied file by file, so that a cache that was found in one may have
-    any part missing.
+    Systems tidy temporary folders file by file, so a library's cache there may lack any part.
     """
     if not folder.is_dir():
         return "does not exist"
@@ -35,19 +34,19 @@ def missing(folder: Path) -> str:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Each file's size in bytes, by its path within the folder; without the facts."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
+    """Return the size in bytes of each file but `module.json`, by its path within the folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != METADATA_FILE)
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
 
 
 def tree_sha256(folder: Path) -> str:
-    """Digest of a SavedModel: of each file's relative path and bytes, in order of path.
+    """Return the SHA-256 of a SavedModel: of each file's relative path and bytes, by path.
 
-    Without `fingerprint.pb`, which holds a random number that is new at each save.
+    `fingerprint.pb` is left out, because it holds a random number that is new at each save.
     """
     digest = hashlib.sha256()
-    left_out = {FACTS, "fingerprint.pb"}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out):
+    excluded = {METADATA_FILE, "fingerprint.pb"}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in excluded):
         relative = path.relative_to(folder).as_posix()
         digest.update(f"{relative}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()

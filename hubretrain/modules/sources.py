@@ -1,4 +1,4 @@
-"""Where modules come from: each source puts one SavedModel into a folder, or says why not."""
+"""Sources of modules: each puts one SavedModel into a folder, or raises the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fetch = Callable[[Path], None]
 
 
 def of(module: HubModule) -> Iterator[tuple[str, Fetch]]:
-    """The sources of a module in the order to try: the handle there, and its fetch."""
+    """Yield the sources of a module in the order to try: its handle there, and how to fetch it."""
     for handle in module.handles:
         if module.source == "archive":
             yield handle, functools.partial(unpack_module, Path(handle))
@@ -32,50 +32,50 @@ def of(module: HubModule) -> Iterator[tuple[str, Fetch]]:
 
 
 def _tensorflow_hub(handle: str, folder: Path) -> None:
-    """Fetches a handle through tensorflow_hub, whose own cache is honoured.
+    """Download a handle through tensorflow_hub, or take it from its cache.
 
-    What is in that cache only by half, as after a tidying of temporary files, is fetched anew.
+    What is incomplete in that cache, as after a cleanup of temporary files, is downloaded again.
     """
-    from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (first, so that it is silent)
+    from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (before tensorflow_hub)
 
     import tensorflow_hub as hub  # isort: skip
     from tensorflow_hub import resolver  # isort: skip
 
     cache = Path(resolver.tfhub_cache_dir(use_temp=True))
 
-    def fetch(again: bool) -> Path:
+    def fetch(download_again: bool) -> Path:
         with shown_progress():
-            found = Path(hub.resolve(handle))
-        if again and found.is_relative_to(cache):
-            shutil.rmtree(found)
-            found = Path(hub.resolve(handle))
-        return found
+            downloaded = Path(hub.resolve(handle))
+        if download_again and downloaded.is_relative_to(cache):
+            shutil.rmtree(downloaded)
+            downloaded = Path(hub.resolve(handle))
+        return downloaded
 
     _copy_whole(fetch, folder)
 
 
 def _kaggle(handle: str, folder: Path) -> None:
-    """Fetches a handle of Kaggle Models through kagglehub, whose own cache is honoured."""
+    """Download a handle of Kaggle Models through kagglehub, or take it from its cache."""
     if importlib.util.find_spec("kagglehub") is None:
-        raise ModuleError("needs kagglehub: pip install 'hubretrain[kaggle]'")
+        raise ModuleError("kagglehub is not installed: pip install 'hubretrain[kaggle]'")
 
-    def fetch(again: bool) -> Path:
+    def fetch(download_again: bool) -> Path:
         import kagglehub
 
-        return Path(kagglehub.model_download(handle, force_download=again))
+        return Path(kagglehub.model_download(handle, force_download=download_again))
 
     _copy_whole(fetch, folder)
 
 
 def _copy_whole(fetch: Callable[[bool], Path], folder: Path) -> None:
-    """Copies what a library's cache holds; half of a SavedModel is asked for once more."""
+    """Copy what a library downloaded; an incomplete SavedModel is downloaded once more."""
     try:
         with network():
-            found = fetch(False)
-            if missing(found):
-                found = fetch(True)
+            downloaded = fetch(False)
+            if missing(downloaded):
+                downloaded = fetch(True)
     except Exception as error:  # urllib, requests, tarfile, TensorFlow: each has its own tree
         raise ModuleError(reason_of(error)) from error
-    if lacks := missing(found):
-        raise ModuleError(f"what is in {found} {lacks}; remove that folder")
-    shutil.copytree(found, folder)
+    if problem := missing(downloaded):
+        raise ModuleError(f"the download in {downloaded} {problem}; remove that folder")
+    shutil.copytree(downloaded, folder)

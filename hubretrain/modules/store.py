@@ -1,11 +1,9 @@
-"""The module store: a folder of SavedModels with their facts, and how a name gets into it.
-
-::
+"""The module store: a folder of SavedModels with their metadata, and how a name gets into it.
 
     <store>/<name>/saved_model.pb, variables/, assets/
-    <store>/<name>/module.json      name, handle, source, sha256 of the tree, image size, range,
+    <store>/<name>/module.json      name, handle, source, SHA-256 of the tree, image size, range,
                                     features, costs, files with their sizes, versions
-    <store>/probed/<sha256>.json    the same facts of a module that stays in the user's folder
+    <store>/probed/<sha256>.json    the same metadata of a module that stays in the user's folder
 
 The store is `$HUBRETRAIN_STORE`, or `hubretrain/modules` in the user's cache folder.
 """
@@ -21,10 +19,13 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import platformdirs
 
 from hubretrain._version import __version__
 from hubretrain.errors import ModuleError, RunError
@@ -32,30 +33,31 @@ from hubretrain.files import file_sha256, write_json
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import HubModule, described, find, unknown
-from hubretrain.modules.saved_model import FACTS, missing, sizes, tree_sha256
+from hubretrain.modules.saved_model import METADATA_FILE, missing, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
+_SECONDS_PER_DAY = 86_400.0
+_LIBRARIES = ("tensorflow", "tensorflow-hub", "tf-keras")
 _log = logging.getLogger(__name__)
-
-_A_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class StoredModule:
-    """A module that is here: a folder with a SavedModel, and its facts.
+    """A module on this machine: a folder with a SavedModel, and its metadata.
 
     Attributes:
         name: Short name; also the name of its bottleneck file.
         handle: Where it came from: a handle, or the folder itself.
-        folder: The SavedModel.
-        sha256: Digest of the SavedModel's files.
-        image_size: Height and width of its input, pixels; 0 until it was probed.
-        n_features: Length of its bottleneck; 0 until it was probed.
+        folder: Folder of the SavedModel.
+        sha256: SHA-256 of the SavedModel's files.
+        image_size: Height and width of its input, pixels; 0 until it has been probed.
+        n_features: Length of its bottleneck; 0 until it has been probed.
         value_range: Least and largest input value.
-        n_parameters: Numbers in its variables; None until it was probed.
-        gflops: 10^9 floating-point operations an image, a multiplication and an addition being
-            two; None until it was probed, or where they cannot be counted.
-        to_remember: Whether what a probe finds is the module's own, not what was asked for once.
+        n_parameters: Numbers in its variables; None until it has been probed.
+        gflops: 10^9 floating-point operations per image, a multiplication and an addition being
+            two; None until it has been probed, or where they cannot be counted.
+        to_remember: Whether the result of a probe is kept. False where image size or range were
+            chosen by the caller, since the next caller may choose others.
     """
 
     name: str
@@ -76,11 +78,10 @@ class StoredModule:
 
 
 def store_folder() -> Path:
-    """Where modules are kept: `$HUBRETRAIN_STORE`, or a folder in the user's cache."""
-    if chosen := os.environ.get("HUBRETRAIN_STORE"):
-        return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "hubretrain" / "modules"
+    """Return the folder of the store: `$HUBRETRAIN_STORE`, or one in the user's cache folder."""
+    if folder := os.environ.get("HUBRETRAIN_STORE"):
+        return Path(folder)
+    return platformdirs.user_cache_path("hubretrain", appauthor=False) / "modules"
 
 
 def find_stored(
@@ -89,13 +90,16 @@ def find_stored(
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> StoredModule | None:
-    """The module that the store holds under this name, whole, or None; the rest as `resolve`."""
+    """Return the module that the store holds under this name, or None where it is incomplete.
+
+    Arguments as of `resolve`.
+    """
     module = _from_store(name)
-    return None if module is None else _as_asked(module, image_size, value_range)
+    return None if module is None else _with_input(module, image_size, value_range)
 
 
 def current_digest(name: str, handle: str) -> str | None:
-    """The digest that a module has now, or None if it is not here; fetches nothing."""
+    """Return the SHA-256 that a module has now, None if it is not here; never download it."""
     folder = Path(handle)
     if "://" not in handle and (folder / "saved_model.pb").is_file():
         return tree_sha256(folder)
@@ -109,221 +113,254 @@ def resolve(
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> StoredModule:
-    """Finds a module by name, handle or folder, and brings it here if need be.
+    """Find a module by name, handle or folder, and download it if necessary.
 
     Args:
         name: A name or alias of the catalogue; a handle (`https://tfhub.dev/...`,
             `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one.
-        image_size: Height and width to use, pixels, where the module does not fix them.
-        value_range: The range of its input, where that is not [0, 1].
+        image_size: Height and width of its input, pixels, where the module does not fix them.
+        value_range: Least and largest value of its input, where that is not [0, 1].
 
     Raises:
-        ModuleError: It is unknown, cannot be had, its folder holds no whole SavedModel, or
-            `value_range` is not what is known of it.
+        ModuleError: It is unknown, could not be downloaded, its folder holds no complete
+            SavedModel, or `value_range` differs from the documented one.
     """
-    known = find(name) if _is_folder(name) else described(name)
-    if known is not None and known.source == "keras" and image_size is not None:
-        keras = keras_handles.parse(known.own_handle)  # these are made for a size
-        known = described(str(replace(keras, image_size=image_size)))
-    if known is not None:
-        _refuse_classifier(known)
-        _refuse_range(known, value_range)
-        module = _kept(known) or _fetch(known)
+    entry = find(name) if _is_folder(name) else described(name)
+    if entry is not None and entry.source == "keras" and image_size is not None:
+        keras = keras_handles.parse(entry.own_handle)  # these are built for one size
+        entry = described(str(replace(keras, image_size=image_size)))
+    if entry is not None:
+        _refuse_classifier(entry)
+        _check_range(entry, value_range)
+        module = _stored_as(entry) or _download(entry)
     elif _is_folder(name):
         module = _from_folder(Path(name))
     else:
         raise unknown(name)
-    return _as_asked(module, image_size, value_range)
+    return _with_input(module, image_size, value_range)
 
 
-def _as_asked(
+def _with_input(
     module: StoredModule, image_size: int | None, value_range: tuple[float, float] | None
 ) -> StoredModule:
+    """Return the module with the image size and range that the caller chose."""
     if image_size is not None and image_size != module.image_size:
-        own = module.image_size == 0  # it fixes none, so that is as good as its own
-        module = replace(module, image_size=image_size, n_features=0, to_remember=own)
+        fixes_none = module.image_size == 0  # then the chosen size is as good as its own
+        module = replace(module, image_size=image_size, n_features=0, to_remember=fixes_none)
     if value_range is not None and value_range != module.value_range:
         module = replace(module, value_range=value_range, to_remember=False)
     return module
 
 
 def _is_folder(name: str) -> bool:
-    """Whether a name means a folder, there or not, rather than a handle, archive or module."""
+    """Return whether a name means a folder, existing or not, not a handle, archive or module."""
     if Path(name).is_dir():
         return True
     return os.sep in name and ":" not in name.split(os.sep)[0] and not name.endswith(SUFFIXES)
 
 
 def remember(module: StoredModule) -> None:
-    """Keeps what a probe found, so that the next command need not load the module."""
+    """Keep the result of a probe, so that the next command need not load the module."""
     if not module.to_remember:
         return
-    facts = asdict(module)
-    facts.pop("to_remember")
-    folder = facts.pop("folder")
-    if folder.parent == store_folder():
-        write_json(folder / FACTS, {**_facts(folder / FACTS), **facts})
+    values = _metadata_of(module)
+    if module.folder.parent == store_folder():
+        path = module.folder / METADATA_FILE
+        write_json(path, {**_read_metadata(path), **values})
     else:
-        write_json(store_folder() / "probed" / f"{module.sha256}.json", facts)
+        write_json(store_folder() / "probed" / f"{module.sha256}.json", values)
 
 
 def _from_folder(folder: Path) -> StoredModule:
-    if lacks := missing(folder):
+    if problem := missing(folder):
         raise ModuleError(
-            f"{folder} {lacks}; expected a folder with a TF2 SavedModel that follows TF-Hub's "
+            f"{folder} {problem}; expected a folder with a TF2 SavedModel that follows TF-Hub's "
             "feature vector convention."
         )
     sha256 = tree_sha256(folder)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)
     module = StoredModule(name, os.path.abspath(folder), folder, sha256)
-    facts = _facts(store_folder() / "probed" / f"{sha256}.json") or _facts(folder / FACTS)
-    return replace(module, **_measured(facts))
+    probed = _read_metadata(store_folder() / "probed" / f"{sha256}.json")
+    return replace(module, **_measured(probed or _read_metadata(folder / METADATA_FILE)))
 
 
 def _from_store(name: str) -> StoredModule | None:
-    """What the store holds under a name, if all of its files are there and none is short."""
+    """Return what the store holds under a name, if no file is missing or truncated."""
     folder = store_folder() / name
-    facts = _facts(folder / FACTS)
-    if not facts or missing(folder) or facts.get("files", sizes(folder)) != sizes(folder):
+    stored = _read_metadata(folder / METADATA_FILE)
+    if not stored or missing(folder) or stored.get("files", sizes(folder)) != sizes(folder):
         return None
-    module = StoredModule(name, facts["handle"], folder, facts["sha256"])
-    return replace(module, **_measured(facts))
+    module = StoredModule(name, stored["handle"], folder, stored["sha256"])
+    return replace(module, **_measured(stored))
 
 
-def _kept(known: HubModule) -> StoredModule | None:
-    """The stored module, if it is this one: of one of its handles, and of its file as it is."""
-    module = _from_store(known.name)
+def _stored_as(entry: HubModule) -> StoredModule | None:
+    """Return the stored module if it is this one.
+
+    It is if it came by one of the entry's handles; one that was made from a file (weights, an
+    archive) also has to be of that file as it is now, unless the file is gone.
+    """
+    module = _from_store(entry.name)
     if module is None:
         return None
-    made_of = _facts(module.folder / FACTS).get("file_sha256")
-    if known.file is not None and known.file.is_file():
-        return module if made_of == file_sha256(known.file) else None
-    return module if module.handle in known.handles else None
+    if entry.file is not None and entry.file.is_file():
+        made_from = _read_metadata(module.folder / METADATA_FILE).get("file_sha256")
+        return module if made_from == file_sha256(entry.file) else None
+    return module if module.handle in entry.handles else None
 
 
-def _refuse_classifier(known: HubModule) -> None:
-    for handle in known.handles:
+def _refuse_classifier(entry: HubModule) -> None:
+    for handle in entry.handles:
         if re.search(r"/classification(/\d+)?/?$|-classification(/\d+)?/?$", handle):
-            twin = handle.replace("/classification", "/feature_vector").replace(
+            feature_vector = handle.replace("/classification", "/feature_vector").replace(
                 "-classification", "-feature-vector"
             )
             raise ModuleError(
-                f"{handle} is a classifier; expected a feature vector module, perhaps {twin}"
+                f"{handle} is a classifier; expected a feature vector module, perhaps "
+                f"{feature_vector}"
             )
 
 
-def _refuse_range(known: HubModule, asked: tuple[float, float] | None) -> None:
-    """Raises where the range that is asked for is not the documented one, or neither is given."""
-    if known.value_range is None:
-        if asked is None and find(known.name):
+def _check_range(entry: HubModule, value_range: tuple[float, float] | None) -> None:
+    """Raise where the chosen range is not the documented one, or neither is known."""
+    if entry.value_range is None:
+        if value_range is None and find(entry.name):
             raise ModuleError(
-                f"{known.name} does not document the range of its input; say which with "
-                "--value-range, such as 0 1 or -1 1."
+                f"{entry.name} does not document the range of its input; set `value_range`, such "
+                "as 0 1 or -1 1."
             )
-    elif asked not in (None, known.value_range):
-        (low, high), (asked_low, asked_high) = known.value_range, asked
+    elif value_range not in (None, entry.value_range):
+        (low, high), (chosen_low, chosen_high) = entry.value_range, value_range
         raise ModuleError(
-            f"{known.name} takes values in [{low:g}, {high:g}], not in "
-            f"[{asked_low:g}, {asked_high:g}]; leave --value-range out."
+            f"{entry.name} takes values in [{low:g}, {high:g}], not in "
+            f"[{chosen_low:g}, {chosen_high:g}]; leave out `value_range`."
         )
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _metadata_of(module: StoredModule) -> dict[str, Any]:
+    """Return what `module.json` holds of a module's attributes."""
+    values = asdict(module)
+    del values["folder"], values["to_remember"]
+    return values
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """Return the contents of a `module.json`; {} where it is missing or damaged."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
-def _measured(facts: dict[str, Any]) -> dict[str, Any]:
+def _measured(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of `StoredModule` that a probe measures."""
     names = ("image_size", "n_features", "value_range", "n_parameters", "gflops")
-    found: dict[str, Any] = {name: facts[name] for name in names if name in facts}
-    if "value_range" in found:
-        found["value_range"] = tuple(found["value_range"])
-    return found
+    measured: dict[str, Any] = {name: values[name] for name in names if name in values}
+    if "value_range" in measured:
+        measured["value_range"] = tuple(measured["value_range"])
+    return measured
 
 
-def _fetch(known: HubModule) -> StoredModule:
-    """Brings a module into the store from the first source that gives it."""
+def _download(entry: HubModule) -> StoredModule:
+    """Put a module into the store from the first source that gives it.
+
+    Raises:
+        ModuleError: No source gives it, or the store cannot be written.
+    """
     from hubretrain.modules import sources  # imports TensorFlow
 
-    tried: list[str] = []
     store = store_folder()
-    if (store / known.name / FACTS).is_file():
-        _log.warning("the stored %s is damaged or another module; making it anew", known.name)
-    for handle, fetch in sources.of(known):
-        try:
-            store.mkdir(parents=True, exist_ok=True)
-            _tidy(store, known.name)
-            aside = Path(tempfile.mkdtemp(prefix=f".{known.name}.", dir=store))
-        except OSError as error:
-            raise ModuleError(
-                f"{store}/ cannot be written ({error.strerror}); mend its rights, or set "
-                "HUBRETRAIN_STORE to another folder."
-            ) from error
-        try:
-            _log.info("downloading %s from %s", known.name, handle)
-            made_of = file_sha256(known.file) if known.file and known.file.is_file() else None
-            fetch(aside / "module")
-            module = StoredModule(
-                known.name,
+    if (store / entry.name / METADATA_FILE).is_file():
+        _log.warning("the stored %s is damaged or another module; making it anew", entry.name)
+    failures: list[str] = []
+    for handle, fetch in sources.of(entry):
+        with _aside(store, entry.name) as aside:
+            _log.info("downloading %s from %s", entry.name, handle)
+            try:
+                module = _fetch_into(store, aside, entry, handle, fetch)
+            except ModuleError as error:
+                failures.append(f"{handle} ({str(error).removesuffix('.')})")
+                continue
+            except OSError as error:
+                if (stored := _stored_as(entry)) is not None:  # another process was faster
+                    return stored
+                raise ModuleError(
+                    f"{store}/ cannot be written ({_reason(error)}); free disk space, or set "
+                    "HUBRETRAIN_STORE to another folder."
+                ) from error
+        if failures:
+            _log.info(
+                "%s comes from %s; it could not be downloaded from %s",
+                entry.name,
                 handle,
-                store / known.name,
-                tree_sha256(aside / "module"),
-                known.image_size,
-                0,
-                known.value_range or (0.0, 1.0),
+                "; ".join(failures),
             )
-            facts = {k: v for k, v in asdict(module).items() if k not in ("folder", "to_remember")}
-            facts["source"] = handle.partition(":")[0] if known.file is None else known.source
-            facts["files"] = sizes(aside / "module")
-            libraries = ("tensorflow", "tensorflow-hub", "tf-keras")
-            facts["versions"] = {"hubretrain": __version__} | {
-                library: metadata.version(library) for library in libraries
-            }
-            if made_of is not None:
-                facts["file_sha256"] = made_of
-            write_json(aside / "module" / FACTS, facts)
-            shutil.rmtree(module.folder, ignore_errors=True)
-            os.replace(aside / "module", module.folder)
-            if tried:
-                _log.info(
-                    "%s comes from %s; it could not be downloaded from %s",
-                    known.name,
-                    handle,
-                    "; ".join(tried),
-                )
-            return module
-        except ModuleError as error:
-            tried.append(f"{handle} ({str(error).removesuffix('.')})")
-        except OSError as error:  # of shutil, too, whose errors are lists
-            if (quicker := _kept(known)) is not None:  # another process brought it
-                return quicker
-            raise ModuleError(
-                f"{store}/ cannot be written ({_reason(error)}); make room there, or set "
-                "HUBRETRAIN_STORE to another folder."
-            ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        return module
     raise ModuleError(
-        f"{known.name} cannot be had here; tried {'; '.join(tried)}. Go on with a folder that "
-        "holds its SavedModel, or with another name: hubretrain modules lists them."
+        f"{entry.name} could not be downloaded; tried {'; '.join(failures)}. Continue with a "
+        "folder that holds its SavedModel, or with another name: `hubretrain modules` lists them."
     )
 
 
+def _fetch_into(
+    store: Path, aside: Path, entry: HubModule, handle: str, fetch: Callable[[Path], None]
+) -> StoredModule:
+    """Fetch a module into a folder aside, add its metadata, and move it into the store."""
+    # Taken before the file is read, so that a file that changes meanwhile is not mistaken.
+    file_digest = file_sha256(entry.file) if entry.file and entry.file.is_file() else None
+    new = aside / "module"
+    fetch(new)
+    module = StoredModule(
+        entry.name,
+        handle,
+        store / entry.name,
+        tree_sha256(new),
+        entry.image_size,
+        value_range=entry.value_range or (0.0, 1.0),
+    )
+    values = {
+        **_metadata_of(module),
+        "source": handle.partition(":")[0] if entry.file is None else entry.source,
+        "files": sizes(new),
+        "versions": {"hubretrain": __version__} | {n: metadata.version(n) for n in _LIBRARIES},
+    }
+    if file_digest is not None:
+        values["file_sha256"] = file_digest
+    write_json(new / METADATA_FILE, values)
+    shutil.rmtree(module.folder, ignore_errors=True)
+    os.replace(new, module.folder)
+    return module
+
+
+@contextlib.contextmanager
+def _aside(store: Path, name: str) -> Iterator[Path]:
+    """Yield a folder in the store to fetch into; it is removed afterwards.
+
+    Leftovers of fetches that were killed a day ago or longer are removed first.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        for folder in store.glob(f".{glob.escape(name)}.*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _SECONDS_PER_DAY:
+                    shutil.rmtree(folder)
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=store))
+    except OSError as error:
+        raise ModuleError(
+            f"{store}/ cannot be written ({error.strerror}); fix permissions, or set "
+            "HUBRETRAIN_STORE to another folder."
+        ) from error
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _reason(error: OSError) -> str:
-    if isinstance(error, shutil.Error):
+    if isinstance(error, shutil.Error):  # its first argument is a list: (source, target, reason)
         return str(error.args[0][0][-1])
     return error.strerror or str(error)
-
-
-def _tidy(store: Path, name: str) -> None:
-    """Removes what fetches of a module left that were killed; none takes a day."""
-    for folder in store.glob(f".{glob.escape(name)}.*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _A_DAY:
-                shutil.rmtree(folder)
 
 
 def restore_module(name: str, record: ModuleRecord) -> StoredModule:

@@ -49,7 +49,7 @@ def test_a_module_is_shown_with_what_it_costs_and_its_layers(tmp_path):
     assert facts["ms_an_image"] > 0
     assert [layer["from_the_end"] for layer in facts["layers"]] == [2, 1]
     pooled = write_pooled(tmp_path / "pooled", size=None)
-    assert "say which to use with --image-size" in invoke("modules", "show", pooled, code=1).stderr
+    assert "takes images of any size; set" in invoke("modules", "show", pooled, code=1).stderr
     sized = invoke("modules", "show", pooled, "--image-size", 12, "--value-range", -1, 1).stdout
     assert "12 x 12 pixels in [-1, 1]" in sized
     assert "of 16 px" in invoke("modules", "fetch", pooled, "--image-size", 16).stdout
@@ -72,7 +72,7 @@ def test_what_was_fetched_is_used_without_a_network_and_what_was_not_is_refused(
     assert said.startswith("tiny: 5 features of 8 px, 0.0 MB in ")
     both = invoke("modules", "fetch", "--offline", "mobilenet_v2_035", archive, code=1)
     assert "tiny: 5 features" in both.stdout
-    assert "mobilenet_v2_035 cannot be had here; tried https://tfhub.dev" in both.stderr
+    assert "mobilenet_v2_035 could not be downloaded; tried https://tfhub.dev" in both.stderr
     assert "offline: the network is not used" in both.stderr
 
 
@@ -90,7 +90,7 @@ def test_a_tf1_module_is_cached_fitted_and_serves_and_only_finetune_refuses_it(
     invoke("cache", "--module", "tf1", "--views", 1)
     assert "tf1" in invoke("fit").stdout
     refused = invoke("finetune", code=1)
-    assert "tf1 is of TensorFlow 1's format" in refused.stderr
+    assert "tf1 is in TensorFlow 1's format" in refused.stderr
     image = next((tmp_path / "data" / "digits").rglob("*.png"))
     (row,) = json.loads(invoke("predict", "runs/digits", image, "--json").stdout)
     assert sum(row["classes"].values()) == pytest.approx(1, abs=1e-5)

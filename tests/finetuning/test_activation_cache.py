@@ -11,8 +11,7 @@ from hubretrain.modules import resolve
 from hubretrain.runs import Run
 from hubretrain.screening.fit import screen_modules
 from tests.finetuning.test_trainer import copied, tune
-from tests.modules.test_cut import residual_module
-from tests.samples import write_digits, write_module
+from tests.samples import write_digits, write_module, write_residual
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def fitted(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("fitted")
     write_digits(place / "digits", 120)
-    residual_module(place / "residual")
+    write_residual(place / "residual")
     inner = tf.saved_model.load(str(write_module(place / "small", size=16)))
     outer = tf.__internal__.tracking.AutoTrackable()
     outer.inner, outer.variables = inner, list(inner.variables)

@@ -13,7 +13,7 @@ from hubretrain.modules import resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.classifier import Classifier
 from hubretrain.tensorflow import tf
-from tests.samples import write_digits
+from tests.samples import write_digits, write_module
 
 SIZE = 8
 
@@ -75,7 +75,7 @@ def test_a_tf1_module_is_cached_and_refused_by_finetuning(tmp_path, options):
     weight = np.zeros((6, 2), np.float32)
     classifier = Classifier(backbone, "softmax", weight, weight[0])
     assert len(classifier.trained_layers(0)) == 1  # the head
-    with pytest.raises(ModuleError, match=r"tf1 is of TensorFlow 1's format, which TensorFlow 2"):
+    with pytest.raises(ModuleError, match=r"tf1 is in TensorFlow 1's format, which TensorFlow 2"):
         classifier.trained_layers(None)
 
 
@@ -101,13 +101,13 @@ def images_of(size=SIZE):
     return tf.TensorSpec((None, size, size, 3), tf.float32, "images")
 
 
-def test_a_module_that_gives_several_things_is_refused(tmp_path):
+def test_a_module_of_several_outputs_is_refused(tmp_path):
     detector = write_function(
         tmp_path / "detector",
         lambda images: {"scores": tf.reduce_mean(images, (1, 2)), "boxes": images[:, 0, :, 0]},
         images_of(),
     )
-    with pytest.raises(ModuleError, match=r"it gives several things: boxes, scores\); expected an"):
+    with pytest.raises(ModuleError, match=r"it gives several outputs: boxes, scores\)"):
         Backbone(resolve(detector))
 
 
@@ -182,3 +182,50 @@ def test_layers_come_in_the_order_of_the_network_whatever_the_order_in_the_file(
         "third/bias:0",
         "third/kernel:0",
     ]
+
+
+def test_a_damaged_saved_model_is_one_sentence(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+
+    folder = write_module(tmp_path / "damaged")
+    (folder / "saved_model.pb").write_bytes(b"nonsense")
+    with pytest.raises(ModuleError, match=r"damaged cannot be loaded as a SavedModel"):
+        Backbone(resolve(str(folder)))
+
+
+def test_a_module_of_any_size_needs_to_be_told_which(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.tensorflow import tf
+
+    anything = tf.__internal__.tracking.AutoTrackable()
+    anything.__call__ = tf.function(
+        lambda images: tf.reduce_mean(images, axis=(1, 2)),
+        input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
+    )
+    tf.saved_model.save(anything, str(tmp_path / "any"))
+    with pytest.raises(ModuleError, match=r"takes images of any size; set `image_size`"):
+        Backbone(resolve(str(tmp_path / "any")))
+    backbone = Backbone(resolve(str(tmp_path / "any"), image_size=16))
+    assert backbone.stored.n_features == 3
+
+
+def test_images_reach_a_module_in_its_own_range(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.tensorflow import tf
+
+    means = tf.__internal__.tracking.AutoTrackable()
+    means.__call__ = tf.function(
+        lambda images: tf.reduce_mean(images, axis=(1, 2)),
+        input_signature=[tf.TensorSpec((None, 4, 4, 3), tf.float32)],
+    )
+    tf.saved_model.save(means, str(tmp_path / "means"))
+    backbone = Backbone(resolve(str(tmp_path / "means"), value_range=(-1.0, 1.0)))
+    images = np.full((1, 4, 4, 3), 0.25, np.float32)
+    assert np.allclose(backbone(tf.constant(images)).numpy(), -0.5)
+
+
+def test_layers_group_variables_in_network_order(small_module):
+    from hubretrain.modules.backbone import Backbone
+
+    backbone = Backbone(resolve(str(small_module)))
+    assert [name for name, _ in backbone.layers()] == ["conv", "dense"]

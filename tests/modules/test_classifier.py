@@ -69,13 +69,13 @@ def test_a_tf1_module_is_refused_with_a_way_on(tmp_path):
         )
     old = Backbone(resolve(str(tmp_path / "old")))
     classifier = of_kind(old, "softmax")
-    with pytest.raises(ModuleError, match=r"old is of TensorFlow 1.s format, which"):
+    with pytest.raises(ModuleError, match=r"old is in TensorFlow 1.s format, which"):
         classifier.trained_layers(None)
     assert len(classifier.trained_layers(0)) == 1
 
 
 def test_more_layers_than_there_are_is_an_error(backbone):
-    with pytest.raises(ModuleError, match=r"--unfreeze-last is 9 and small has 2 trainable layers"):
+    with pytest.raises(ModuleError, match=r"`unfreeze_last` is 9; expected at most 2, as many as"):
         of_kind(backbone, "softmax").trained_layers(9)
 
 
@@ -83,5 +83,5 @@ def test_a_frozen_module_has_no_layers_to_train(tmp_path):
     from hubretrain.modules.backbone import Backbone
 
     frozen = Backbone(resolve(str(write_module(tmp_path / "frozen", trainable=False))))
-    with pytest.raises(ModuleError, match=r"frozen has no trainable variables.*--unfreeze-last 0"):
+    with pytest.raises(ModuleError, match=r"frozen has no trainable variables.*`unfreeze_last=0`"):
         of_kind(frozen, "softmax").trained_layers(1)

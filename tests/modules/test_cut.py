@@ -5,37 +5,14 @@ import pytest
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules import resolve
-from tests.samples import write_module
-
-
-def residual_module(folder, size=16):
-    """A Keras network with a shortcut, as a module: stem, residual block, head, pool."""
-    import tf_keras
-    from tf_keras import layers
-
-    from hubretrain.modules.builders.keras_export import export_keras
-
-    tf_keras.utils.set_random_seed(3)
-    images = layers.Input((size, size, 3), name="images")
-    x = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(images)
-    x = layers.BatchNormalization(name="stem_bn")(x)
-    x = stem = layers.ReLU(6.0, name="stem_relu")(x)
-    x = layers.Conv2D(8, 1, name="block_expand")(x)
-    x = layers.ReLU(6.0, name="block_relu")(x)
-    x = layers.Conv2D(6, 3, padding="same", name="block_project")(x)
-    x = layers.Add(name="block_add")([stem, x])
-    x = layers.Conv2D(10, 1, name="head_conv")(x)
-    x = layers.ReLU(6.0, name="head_relu")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    export_keras(tf_keras.Model(images, x, name="residual"), folder)
-    return folder
+from tests.samples import write_module, write_residual
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     from hubretrain.modules.backbone import Backbone
 
-    return Backbone(resolve(str(residual_module(tmp_path_factory.mktemp("cut") / "residual"))))
+    return Backbone(resolve(str(write_residual(tmp_path_factory.mktemp("cut") / "residual"))))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +95,7 @@ def test_a_value_range_is_part_of_the_trunk(tmp_path, images):
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.cut import cut_below
 
-    folder = residual_module(tmp_path / "residual")
+    folder = write_residual(tmp_path / "residual")
     other = Backbone(resolve(str(folder), value_range=(-1.0, 1.0)))
     cut = cut_below(other, of_layers(other, "head_conv"))
     assert np.allclose(cut.top(cut.trunk(images)), other(images), atol=1e-6)

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import shutil
+import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from hubretrain.errors import RunError
-from hubretrain.modules import resolve, restore_module
+from hubretrain.errors import ModuleError, RunError
+from hubretrain.modules import find_stored, resolve, restore_module, store, store_folder
+from hubretrain.modules.catalogue import described, find
 from hubretrain.runs import Run
 from tests.cli.test_cli import invoke
+from tests.modules.hubs import archived
 from tests.samples import write_digits, write_module, write_pooled
 
 
@@ -66,3 +74,130 @@ def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(place):
         fit.module("/etc")
     with pytest.raises(RunError, match=r"holds no finished fit; run `hubretrain fit` first"):
         _ = Run(place / "none").fit
+
+
+def test_the_store_is_in_the_users_cache_folder_unless_the_environment_names_another(monkeypatch):
+    monkeypatch.delenv("HUBRETRAIN_STORE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    mac = {"darwin": Path.home() / "Library" / "Caches"}
+    assert store_folder() == mac.get(sys.platform, Path("/caches")) / "hubretrain" / "modules"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    usual = mac.get(sys.platform, Path.home() / ".cache")
+    assert store_folder() == usual / "hubretrain" / "modules"
+    monkeypatch.setenv("HUBRETRAIN_STORE", "/store")
+    assert store_folder() == Path("/store")
+
+
+def test_a_folder_without_a_saved_model_is_refused(tmp_path):
+    with pytest.raises(ModuleError, match=r"holds no saved_model.pb; expected a folder with a TF2"):
+        resolve(str(tmp_path))
+    with pytest.raises(ModuleError, match=r"nowhere does not exist; expected a folder"):
+        resolve(str(tmp_path / "nowhere"))
+
+
+def test_a_module_that_could_not_be_downloaded_says_what_was_tried_and_how_to_go_on(monkeypatch):
+    # No machine listens on this port: the answer is a refusal, as without a network.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ModuleError) as caught:
+        resolve("mobilenet_v2")
+    text = str(caught.value)
+    assert "mobilenet_v2_100 could not be downloaded; tried https://tfhub.dev/google/" in text
+    assert "Continue with a folder that holds its SavedModel" in text
+    assert "`hubretrain modules` lists them" in text
+    assert find_stored("mobilenet_v2_100") is None
+    assert not list(store_folder().glob(".mobilenet_v2_100*"))
+
+
+def test_a_folder_is_probed_once_and_the_result_is_kept(tmp_path):
+    from hubretrain.modules.backbone import Backbone
+
+    folder = write_module(tmp_path / "my module", size=12, n_features=7)
+    module = resolve(str(folder))
+    assert (module.name, module.probed) == ("my_module", False)
+    backbone = Backbone(module)
+    assert (backbone.stored.image_size, backbone.stored.n_features) == (12, 7)
+    again = resolve(str(folder))
+    assert again.probed
+    assert again.n_features == 7
+
+
+def test_an_image_size_that_was_asked_for_once_is_not_remembered(small_module):
+    from hubretrain.modules.backbone import Backbone
+
+    own = Backbone(resolve(str(small_module))).stored
+    with pytest.raises(ModuleError, match=r"refuses float32 images of shape \(2, 12, 12, 3\)"):
+        Backbone(resolve(str(small_module), image_size=12))
+    assert resolve(str(small_module)) == own
+
+
+def test_a_full_disk_is_one_sentence_and_two_processes_may_fetch_the_same(hub):
+    handle = f"{hub.url}/some/module/1"
+    first = resolve(handle)
+    shutil.rmtree(first.folder)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(
+            ModuleError, match=r"/store/ cannot be written \(.*too large.*free disk space"
+        ):
+            resolve(handle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(store_folder().iterdir()) == []
+    with ThreadPoolExecutor(4) as pool:
+        assert {m.sha256 for m in pool.map(resolve, [handle] * 4)} == {first.sha256}
+
+
+def test_what_a_killed_fetch_left_is_removed_a_day_later(hub):
+    handle = f"{hub.url}/some/module/1"
+    name = described(handle).name
+    left = [store_folder() / f".{name}.{what}" for what in ("old", "running")]
+    for folder in left:
+        (folder / "module").mkdir(parents=True)
+    os.utime(left[0], (1e9, 1e9))
+    resolve(handle)
+    assert [folder.exists() for folder in left] == [False, True]
+
+
+def test_a_classifier_is_refused_before_it_is_fetched(hub):
+    with pytest.raises(ModuleError, match=r"is a classifier; .*/v2/feature_vector/5"):
+        resolve(f"{hub.url}/v2/classification/5")
+    assert hub.requests == []
+
+
+def test_a_range_that_is_documented_is_not_overridden_and_one_that_is_not_is_asked_for():
+    with pytest.raises(ModuleError, match=r"vit_b16 takes values in \[-1, 1\], not in \[0, 1\]"):
+        store._check_range(find("vit_b16"), (0.0, 1.0))
+    with pytest.raises(ModuleError, match=r"convnext_tiny_1k_224 does not document the range"):
+        resolve("convnext_tiny_1k_224")
+
+
+def test_an_image_size_that_is_asked_for_is_built_into_a_network_of_keras(monkeypatch, tmp_path):
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path))
+    monkeypatch.setattr("hubretrain.modules.sources.build_module", lambda handle, _: refuse(handle))
+
+    def refuse(handle):
+        raise ModuleError(f"asked for {handle}")
+
+    with pytest.raises(ModuleError, match=r"vgg16_96px .*asked for keras:VGG16\?image_size=96"):
+        resolve("vgg16", image_size=96)
+
+
+def test_a_changed_module_under_the_same_handle_is_refused_by_a_resumed_cache(hub, tmp_path):
+    from hubretrain.data.dataset import open_dataset
+    from hubretrain.errors import CacheError
+    from hubretrain.extraction.cache import cache_bottlenecks
+    from tests.samples import write_digits
+
+    handle = f"{hub.url}/google/tiny/1"
+    data = open_dataset(write_digits(tmp_path / "digits", 6))
+    options = {"folder": tmp_path / "cache", "n_views": 1, "engine": "tensorflow"}
+    before = resolve(handle)
+    cache_bottlenecks(data, [before], **options)
+    hub.archive = archived(write_module(tmp_path / "changed", seed=9))
+    shutil.rmtree(before.folder)
+    shutil.rmtree(os.environ["TFHUB_CACHE_DIR"])
+    after = resolve(handle)
+    with pytest.raises(CacheError) as caught:
+        cache_bottlenecks(data, [after], **options)
+    assert f"module_sha256 = {before.sha256}, now {after.sha256} is asked for" in str(caught.value)

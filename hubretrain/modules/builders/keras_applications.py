@@ -1,4 +1,4 @@
-"""Builds a network of Keras Applications as a module that takes images in [0, 1]."""
+"""Networks of Keras Applications as modules that take images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hubretrain.tensorflow import tf
 
 import tf_keras  # isort: skip  (behind the door: it imports TensorFlow)
 
-# ImageNet's mean and deviation of R, G, B: of tf_keras/src/applications/imagenet_utils.py, where
-# Caffe's are of pixels in [0, 255] and Torch's of pixels in [0, 1].
+# ImageNet's mean and standard deviation per channel, from
+# tf_keras/src/applications/imagenet_utils.py: Caffe's of pixels in [0, 255], Torch's in [0, 1].
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def build(handle: KerasHandle) -> tf_keras.Model:
-    """Returns the network without its classifier, averaged over places.
+    """Return the network without its classifier, its last feature map averaged over positions.
 
     Returns:
         A model from float32 RGB images (n, image_size, image_size, 3), in the range that the
@@ -29,7 +29,7 @@ def build(handle: KerasHandle) -> tf_keras.Model:
         weights are the same wherever they are drawn by the same version of TensorFlow.
 
     Raises:
-        ModuleError: The weights cannot be had, or are of another architecture.
+        ModuleError: The weights could not be downloaded, or are of another architecture.
     """
     make = getattr(tf_keras.applications, handle.application)
     size = handle.image_size
@@ -47,7 +47,7 @@ def build(handle: KerasHandle) -> tf_keras.Model:
             input_shape=(size, size, 3),
             **options,
         )
-    except Exception as error:  # Keras raises ValueError for an option, and a bare Exception
+    except Exception as error:  # Keras raises a bare Exception for failed downloads
         raise ModuleError(f"{handle} cannot be built ({first_line(error)}).") from error
     if file is not None:
         _load(model, file, handle)
@@ -55,7 +55,7 @@ def build(handle: KerasHandle) -> tf_keras.Model:
 
 
 def export(handle: KerasHandle, folder: Path) -> None:
-    """Builds a network and writes it as a module; see `export_keras`.
+    """Build a network and write it as a module; see `export_keras`.
 
     Raises:
         ModuleError: See `build`.
@@ -66,9 +66,13 @@ def export(handle: KerasHandle, folder: Path) -> None:
 
 
 def preprocessing(kind: str) -> Callable[[Any], Any]:
-    """What brings RGB in [0, 1] to what a network expects; see `Application`.
+    """Return the function from RGB in [0, 1] to the range that a network expects.
 
-    The source is `preprocess_input` of each application, less its detour over [0, 255].
+    Each is the `preprocess_input` of the applications with that range, for pixels in [0, 1]
+    instead of [0, 255].
+
+    Args:
+        kind: Range of an `Application`.
     """
     if kind == "tf":
         return lambda images: images * 2.0 - 1.0
@@ -81,7 +85,7 @@ def preprocessing(kind: str) -> Callable[[Any], Any]:
 
 
 def _load(model: tf_keras.Model, file: Path, handle: KerasHandle) -> None:
-    """Loads weights from a file, by their order, as Keras does; none may be left out."""
+    """Load weights from a file in their order, as Keras does; none may be missing."""
     try:
         model.load_weights(str(file))
     except Exception as error:  # ValueError, KeyError, OSError of h5py, TensorFlow's own

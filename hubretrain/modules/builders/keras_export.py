@@ -1,8 +1,11 @@
-"""Writes a Keras backbone as a module: a trainable SavedModel in TF-Hub's format.
+"""Keras backbones as modules: trainable SavedModels in TF-Hub's format.
 
 The format is the reusable SavedModel of https://www.tensorflow.org/hub/reusable_saved_models with
-the image feature vector of https://www.tensorflow.org/hub/common_saved_model_apis/images. What is
-written holds variables and traced functions only, nothing of Keras, so any TensorFlow 2 loads it.
+the image feature vector of https://www.tensorflow.org/hub/common_saved_model_apis/images. It holds
+variables and traced functions only, nothing of Keras, so any TensorFlow 2 loads it.
+
+The names of the traced functions (`call`, `serve`) are part of the SavedModel: renaming one changes
+the digest of every module that is built, and every cache made with it is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ def export_keras(
     *,
     preprocess: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Writes a pooled Keras model as a module that can be cached, fine-tuned and served.
+    """Write a pooled Keras model as a module that can be cached, fine-tuned and exported.
 
     `hub.load(folder)` then returns an object with
 
@@ -35,58 +38,56 @@ def export_keras(
       statistics and updates its moving averages in the same call, and dropout is active;
     - `variables` and `trainable_variables`: lists in network order, named
       `<layer>/<weight>:0`, so that what precedes the last slash groups them by layer;
-    - `regularization_losses`: a list of functions of nothing that return a scalar;
+    - `regularization_losses`: a list of functions without arguments that return a scalar;
     - `signatures["serving_default"]`: `inputs` to `feature_vector`, without training.
 
     Args:
-        model: One image input, one output `(batch, n_features)`; a layer that is not trainable
-            stays so.
-        folder: Where to write; its parents are made. It appears at once and complete, or not at
-            all.
-        preprocess: TensorFlow operations that bring images from [0, 1] to the range that the model
+        model: Model of one image input and one output `(batch, n_features)`; a layer that is not
+            trainable stays so.
+        folder: Folder to write, with its parents; it appears complete or not at all.
+        preprocess: TensorFlow operations from images in [0, 1] to the range that the model
             expects; they become part of the module.
 
     Raises:
-        ModuleError: The folder holds something already or cannot be written, or the model is no
-            image backbone, or the names of its variables do not tell their layers.
+        ModuleError: The folder is not empty or cannot be written, the model is no image backbone,
+            or the names of its variables do not tell their layers.
     """
     folder = Path(folder)
     _check_backbone(model)
     _check_names([variable.name for variable in model.variables])
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ModuleError(f"{folder}: exists already; delete it or choose another folder.")
+        raise ModuleError(f"{folder} exists already; delete it, or choose another folder.")
     module, signatures = _trace(model, preprocess)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # A sibling, because a rename is atomic only within a file system.
+        # A folder beside it, because a rename is atomic only within a file system.
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside:
             written = Path(aside, folder.name)
             tf.saved_model.save(module, str(written), signatures=signatures)
             written.replace(folder)
     except OSError as error:
-        raise ModuleError(f"{folder}: the module cannot be written: {error}.") from error
+        raise ModuleError(f"{folder} cannot be written: {error}.") from error
 
 
 def _check_backbone(model: tf_keras.Model) -> None:
-    """Raises unless the model is one from images to feature vectors."""
+    """Raise unless the model maps images to feature vectors."""
     if len(model.inputs or ()) != 1 or len(model.outputs or ()) != 1:
         raise ModuleError(f"The model {model.name} needs exactly one input and one output.")
     shape = tuple(model.inputs[0].shape)
     if len(shape) != 4 or shape[3] != 3:
         raise ModuleError(
-            f"The model {model.name} takes {shape}; RGB images (batch, height, width, 3) are "
-            "expected."
+            f"The model {model.name} takes {shape}; expected RGB images (batch, height, width, 3)."
         )
     shape = tuple(model.outputs[0].shape)
     if len(shape) != 2 or shape[1] is None:
         raise ModuleError(
-            f"The model {model.name} returns {shape}; pooled features (batch, n_features) are "
-            "expected, as with pooling='avg'."
+            f"The model {model.name} returns {shape}; expected pooled features "
+            "(batch, n_features), as with pooling='avg'."
         )
 
 
 def _check_names(names: list[str]) -> None:
-    """Raises unless every variable's name tells its layer and no two share one."""
+    """Raise unless every variable's name tells its layer and no two are the same."""
     without_layer = [name for name in names if "/" not in name]
     if without_layer:
         raise ModuleError(f"The variable {without_layer[0]} names no layer before a slash.")
@@ -98,7 +99,7 @@ def _check_names(names: list[str]) -> None:
 def _trace(
     model: tf_keras.Model, preprocess: Callable[[Any], Any] | None
 ) -> tuple[tf.train.Checkpoint, dict[str, Any]]:
-    """Returns the object to be saved, its functions traced, and its signatures."""
+    """Return the object to be saved, its functions traced, and its signatures."""
     inputs = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="inputs")
 
     def call(images: Any, training: bool = False) -> Any:
@@ -113,11 +114,11 @@ def _trace(
     def serve(inputs: Any) -> dict[str, Any]:
         return {"feature_vector": traced(inputs, training=False)}
 
-    # A concrete function, because saving traces any other twice more.
+    # A concrete function, because saving would trace any other one twice more.
     signature = tf.function(serve).get_concrete_function(inputs)
 
-    # The Keras model itself is not attached: each of its layers would be saved with functions of
-    # its own, which nobody calls.
+    # The Keras model itself is not attached, as saving would then trace functions of each of its
+    # layers, which nobody calls.
     module = tf.train.Checkpoint(
         variables=list(model.variables),
         trainable_variables=list(model.trainable_variables),
@@ -128,7 +129,7 @@ def _trace(
 
 
 def _regularization_losses(model: tf_keras.Model) -> list[Any]:
-    """Returns one function for the sum of all weight penalties, or none where there are none."""
+    """Return one function for the sum of all weight penalties; none where there are none."""
     if not model.losses:
         return []
     penalty = tf.function(lambda: tf.add_n(model.losses), input_signature=[])

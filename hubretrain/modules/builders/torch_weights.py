@@ -1,19 +1,19 @@
-"""Reads a legacy PyTorch state dict into numpy arrays, without torch and without running its code.
+"""Legacy PyTorch state dicts as numpy arrays, read without torch and without running their code.
 
 The format (`torch.save` before PyTorch 1.6, or with `_use_new_zipfile_serialization=False`)
 is the one that `_legacy_load` reads in
-https://github.com/pytorch/pytorch/blob/main/torch/serialization.py::
+https://github.com/pytorch/pytorch/blob/main/torch/serialization.py:
 
     pickle  magic number 0x1950A86A20F9469CFC6C
     pickle  protocol version 1001
-    pickle  system facts, of which `little_endian` matters
+    pickle  properties of the system, of which `little_endian` matters
     pickle  the state dict; a tensor is a call of `_rebuild_tensor_v2`, a storage a persistent id
     pickle  the storages' keys, in the order in which their contents follow
     raw     for each key: the number of elements (int64), then the elements
 
-A pickle is a program, so the file is read with an unpickler that knows nothing but what a state
-dict needs. The objects it hands out are tuples and strings, which a pickle cannot change
-afterwards (its BUILD instruction sets attributes and calls `__setstate__`).
+A pickle is a program, so the file is read with an unpickler that knows only what a state dict
+needs. The objects that it returns are tuples and strings, which a pickle cannot change afterwards
+ (its BUILD instruction sets attributes and calls `__setstate__`).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _TensorRebuilder:
 
 
 class _StateDictUnpickler(pickle.Unpickler):
-    """Refuses every name that a state dict does not need."""
+    """Unpickler that refuses every name that a state dict does not need."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         super().__init__(file)
@@ -111,7 +111,7 @@ class _StateDictUnpickler(pickle.Unpickler):
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Returns the arrays of a legacy PyTorch state dict by name, in the file's order.
+    """Return the arrays of a legacy PyTorch state dict by name, in the file's order.
 
     Args:
         path: A `.pth` file in the legacy format, that is, not a zip archive.
@@ -141,9 +141,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _unpickle(file: BinaryIO, path: Path) -> Any:
-    """Returns the next object of the file.
+    """Return the next object of the file.
 
-    The pickle documentation lets a damaged pickle raise any exception, so all are caught.
+    By its documentation, pickle may raise any exception on damaged data, so all are caught.
     """
     try:
         return _StateDictUnpickler(file, path).load()
@@ -152,14 +152,14 @@ def _unpickle(file: BinaryIO, path: Path) -> Any:
     except Exception as error:
         raise ModuleError(
             f"{path}: a pickle of the file is truncated or damaged "
-            f"({type(error).__name__}: {error}); fetch the file again."
+            f"({type(error).__name__}: {error}); download the file again."
         ) from error
 
 
 def _read_header(file: BinaryIO, path: Path) -> None:
-    """Raises unless the file is a legacy one that this reader knows.
+    """Raise unless the file has the legacy header.
 
-    Here and below no message shows an object of the file: its repr may be endless.
+    Here and below no message shows an object of the file, because its `repr` may be endless.
     """
     if file.read(4) == b"PK\x03\x04":
         raise ModuleError(
@@ -168,21 +168,21 @@ def _read_header(file: BinaryIO, path: Path) -> None:
         )
     file.seek(0)
     expected = {"magic number": MAGIC_NUMBER, "protocol version": PROTOCOL_VERSION}
-    for what, value in expected.items():
+    for field, value in expected.items():
         if _unpickle(file, path) != value:
             raise ModuleError(
-                f"{path}: the {what} is not {value}; this is not a legacy PyTorch file."
+                f"{path}: the {field} is not {value}; this is not a legacy PyTorch file."
             )
     system = _unpickle(file, path)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ModuleError(f"{path}: not written as little-endian, which alone can be read.")
+        raise ModuleError(f"{path}: the data are not little-endian; no other order can be read.")
 
 
 def _checked_tensors(state: Any, path: Path) -> dict[str, _Tensor]:
-    """Returns the state dict's tensors once all of its types and counts are plausible."""
+    """Return the tensors of the state dict, their types and counts checked."""
     if not isinstance(state, dict):
         raise ModuleError(f"{path}: holds a {type(state).__name__}; a state dict is expected.")
-    # A pickle may have put attributes of its own over the methods of an OrderedDict.
+    # A pickle may have hidden the methods of an OrderedDict behind attributes of its own.
     tensors = dict(dict.items(state))
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
@@ -209,7 +209,7 @@ def _are_counts(values: tuple[Any, ...]) -> bool:
 def _read_storages(
     file: BinaryIO, keys: Any, tensors: Mapping[str, _Tensor], path: Path
 ) -> dict[str, np.ndarray]:
-    """Reads the raw storages that follow the pickles, by key, as flat arrays."""
+    """Read the raw storages that follow the pickles: key to flat array."""
     expected = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if any(expected[tensor.storage.key] != tensor.storage for tensor in tensors.values()):
         raise ModuleError(f"{path}: one storage is described in two ways; the file is damaged.")
@@ -240,13 +240,13 @@ def _read_storage(file: BinaryIO, storage: _Storage, path: Path) -> np.ndarray:
     if len(header) < 8 or n_left < n_bytes:
         raise ModuleError(
             f"{path}: the file is truncated; storage {storage.key} needs {n_bytes} bytes and "
-            f"{n_left} are left; fetch the file again."
+            f"{n_left} are left; download the file again."
         )
     return np.frombuffer(file.read(n_bytes), dtype=dtype)
 
 
 def _strided_copy(storage: np.ndarray, tensor: _Tensor, name: str, path: Path) -> np.ndarray:
-    """Returns the tensor as an array of its own; its extent is checked before memory is touched."""
+    """Return the tensor as an array of its own, its extent checked before memory is touched."""
     n_elements = math.prod(tensor.size)
     extent = tensor.offset + 1
     extent += sum((n - 1) * stride for n, stride in zip(tensor.size, tensor.stride, strict=True))

