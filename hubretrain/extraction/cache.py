@@ -218,10 +218,9 @@ class _Filling:
 
     def note(self, passes: ForwardPassLog) -> None:
         """Notes what each module cost: its share of the time in which any of them computed."""
-        all_busy = max(sum(self.busy), 1e-9)
-        for one, n, busy in zip(self.recipe.running, self.n_computed, self.busy, strict=True):
+        shares = shared(self.seconds, self.busy)
+        for one, n, seconds in zip(self.recipe.running, self.n_computed, shares, strict=True):
             if n:
-                seconds = self.seconds * busy / all_busy
                 passes.add(one.module.name, one.engine, one.precision, n, seconds)
 
     def _wanted(self) -> Iterator[ImageTask]:
@@ -250,6 +249,18 @@ class _Filling:
         self.quarantine.save()  # at once: the file alone does not say why a row is empty
         for writer in self.writers:
             writer.quarantine(row)
+
+
+def shared(seconds: float, busy: Sequence[float]) -> list[float]:
+    """Return the share of each module in the time in which any of them computed.
+
+    Args:
+        seconds: The time to share, s.
+        busy: Time that each module's forward passes took, s; passes that run at a time count
+            twice, so the sum may be larger than `seconds`.
+    """
+    total = sum(busy)
+    return [seconds * each / total if total else 0.0 for each in busy]
 
 
 def _refuse_all_broken(

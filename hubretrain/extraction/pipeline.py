@@ -139,7 +139,7 @@ class Extractor:
 
     def __init__(self, recipe: Recipe, needed: Sequence[bool]) -> None:
         self.recipe = recipe
-        clock = _Clock()
+        clock = Stopwatch()
         self._streams = [
             _Stream(m, running, recipe.batch_size, clock) if asked else None
             for m, (running, asked) in enumerate(zip(recipe.running, needed, strict=True))
@@ -208,7 +208,7 @@ class _Stream:
     """One module's views on their way through its engine, in batches."""
 
     def __init__(
-        self, m: int, running: ExtractorSpec, batch_size: int | None, clock: _Clock
+        self, m: int, running: ExtractorSpec, batch_size: int | None, clock: Stopwatch
     ) -> None:
         self.m, self.name, self._clock = m, running.module.name, clock
         self.engine = open_engine(
@@ -247,7 +247,7 @@ class _Stream:
     def _landed(self) -> Batch:
         flight = self._flying.popleft()
         features = flight.features.result()
-        seconds = self._clock.since(flight.started)
+        seconds = self._clock.count(flight.started, time.perf_counter())
         busy, self._busy = self.engine.busy - self._busy, self.engine.busy
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
@@ -260,16 +260,16 @@ class _Stream:
         return Batch(self.m, rows, flight.views, features, seconds, busy)
 
 
-class _Clock:
+class Stopwatch:
     """Counts the time in which batches of any module are in flight, none of it twice."""
 
     def __init__(self) -> None:
         self._counted_to = 0.0
 
-    def since(self, started: float) -> float:
-        """Seconds since `started` that were not counted yet."""
-        counted_to, self._counted_to = self._counted_to, time.perf_counter()
-        return self._counted_to - max(started, counted_to)
+    def count(self, started: float, ended: float) -> float:
+        """Return the seconds from `started` to `ended` that were not counted yet."""
+        counted_to, self._counted_to = self._counted_to, ended
+        return ended - max(started, counted_to)
 
 
 @dataclass(frozen=True)

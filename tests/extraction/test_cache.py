@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
-from hubretrain.extraction.cache import cache_bottlenecks
+from hubretrain.extraction.cache import cache_bottlenecks, shared
 from hubretrain.modules import resolve
 from tests.samples import encoded, write_digits, write_module, write_pooled
 
@@ -193,41 +191,41 @@ def test_a_module_changed_in_place_is_refused_by_its_cache(digits, tmp_path):
         run(digits, module, tmp_path / "cache")
 
 
+SIGNALLED = """
+import os, sys
+from hubretrain.bottlenecks import BottleneckWriter
+from hubretrain.cli import main
+write, n_left, number = BottleneckWriter.write, int(sys.argv.pop(1)), int(sys.argv.pop(1))
+def write_and_count(*arguments):
+    global n_left
+    write(*arguments)
+    n_left -= 1
+    if n_left == 0:
+        os.kill(os.getpid(), number)
+BottleneckWriter.write = write_and_count
+main()
+"""
+
+
+def run_signalled(command, n_writes, number):
+    """Runs a command line that sends itself a signal after so many batches are written."""
+    arguments = [sys.executable, "-c", SIGNALLED, str(n_writes), str(int(number))]
+    return subprocess.run([*arguments, *command.split()], capture_output=True, text=True)
+
+
 def test_killed_again_and_again_the_cache_ends_bit_equal(digits, small_module, tmp_path):
     straight = run(digits, small_module, tmp_path / "straight", n_views=40)
-    command = [
-        sys.executable,
-        "-m",
-        "hubretrain",
-        "cache",
-        digits,
-        "--module",
-        small_module,
-        "--views",
-        "40",
-        "--engine",
-        "tensorflow",
-        "--cache",
-        tmp_path / "killed",
-    ]
+    command = f"cache {digits} --module {small_module} --views 40 --engine tensorflow"
+    command += f" --cache {tmp_path / 'killed'}"
     file = tmp_path / "killed" / "digits" / "small.h5"
     done = []
-    for _ in range(2):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        start = done[-1] if done else 0
-        while process.poll() is None:  # until it has computed something more
-            time.sleep(0.01)
-            if file.exists():
-                with Bottlenecks(file) as found:
-                    now = 2400 - int(found.todo().sum())
-                if now > start:
-                    break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with Bottlenecks(file) as found:
-            done.append(2400 - int(found.todo().sum()))
-    assert 0 < done[0] < done[1] <= 2400
-    subprocess.run(command, check=True, capture_output=True)
+    for n_writes in (1, 3):
+        ran = run_signalled(command, n_writes, signal.SIGKILL)
+        assert ran.returncode == -signal.SIGKILL, ran.stderr
+        with Bottlenecks(file) as bottlenecks:
+            done.append(2400 - int(bottlenecks.todo().sum()))
+    assert 0 < done[0] < done[1] < 2400
+    subprocess.run([sys.executable, "-m", "hubretrain", *command.split()], check=True)
     assert file.read_bytes() == straight.file.read_bytes()
 
 
@@ -283,56 +281,29 @@ def test_another_engine_is_taken_up_where_it_began_and_refused_when_asked_for(
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "hubretrain",
-        "cache",
-        digits,
-        "--module",
-        small_module,
-        "--views",
-        "500",
-        "--engine",
-        "tensorflow",
-        "--batch-size",
-        "4",
-        "--cache",
-        tmp_path / "cache",
-    ]
+    command = f"cache {digits} --module {small_module} --views 40 --engine tensorflow"
+    ran = run_signalled(f"{command} --cache {tmp_path / 'cache'}", 2, signal.SIGINT)
+    assert ran.returncode == 130, ran.stderr
+    assert "interrupted; what is finished is kept" in ran.stderr
+    assert "Traceback" not in ran.stderr
     file = tmp_path / "cache" / "digits" / "small.h5"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    computed = 0
-    while not computed and time.monotonic() < deadline:
-        time.sleep(0.05)
-        if file.exists():
-            with Bottlenecks(file) as found:
-                computed = 60 * 500 - int(found.todo().sum())
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "interrupted; what is finished is kept" in errors
-    assert "Traceback" not in errors
-    with Bottlenecks(file) as found:
-        assert 60 * 500 - int(found.todo().sum()) >= computed
-    assert not os.path.exists(file.with_name(".small.h5.lock"))
+    with Bottlenecks(file) as bottlenecks:
+        assert 0 < bottlenecks.todo().sum() < 60 * 40
+    assert not file.with_name(".small.h5.lock").exists()
 
 
-@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
-def test_modules_cached_together_are_each_charged_what_they_cost(digits, tmp_path, engine):
-    pytest.importorskip(engine)
-    modules = [resolve(str(write_pooled(tmp_path / f"pooled{size}", size))) for size in (8, 256)]
-    started = time.perf_counter()
-    found = cache_bottlenecks(
+def test_modules_cached_together_share_the_time_by_what_each_computed(digits, tmp_path):
+    assert shared(10.0, [1.0, 4.0, 0.0]) == [2.0, 8.0, 0.0]
+    assert shared(3.0, [6.0]) == [3.0]  # two passes at a time
+    assert shared(0.0, [0.0, 0.0]) == [0.0, 0.0]
+    modules = [resolve(str(write_pooled(tmp_path / f"pooled{size}", size))) for size in (8, 32)]
+    results = cache_bottlenecks(
         open_dataset(digits),
         modules,
         folder=tmp_path / "cache",
         n_views=4,
-        engine=engine,
+        engine="tensorflow",
     )
-    wall = time.perf_counter() - started
-    table = pd.read_csv(found[0].file.parent / "passes.csv").set_index("module")
-    cheap, dear = (table.loc[one.module, "seconds"] for one in found)
-    assert 0 < cheap < dear / 5
-    assert cheap + dear < wall
+    passes = pd.read_csv(results[0].file.parent / "passes.csv").set_index("module")
+    assert passes["n_forward"].to_dict() == {"pooled8": 240, "pooled32": 240}
+    assert (passes["seconds"] > 0).all()
