@@ -2,7 +2,7 @@ from . import intervals as intervals
 from .intervals import Difference as Difference
 from .intervals import Resampled as Resampled
 from .logit_adjustment import STRENGTHS as STRENGTHS
-from .logit_adjustment import adjusted as adjusted
+from .logit_adjustment import DecisionRule as DecisionRule
 from .logit_adjustment import class_priors as class_priors
 from .logits import LOWEST_EXPONENT as LOWEST_EXPONENT
 from .logits import softmax as softmax

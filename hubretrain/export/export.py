@@ -11,8 +11,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import DataError, HeadError
 from hubretrain.evaluation import temperature_of
@@ -24,15 +22,13 @@ from hubretrain.export.manifest import (
     read_facts,
     refuse_other,
 )
-from hubretrain.heads import ENSEMBLE_NAME, LIKELIEST, Ensemble, Heads
+from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.modules import restore_module
 from hubretrain.run_tables import OUT_OF_FOLD
 from hubretrain.runs import FitRecord, Run
 
 if TYPE_CHECKING:
     from hubretrain.modules import Classifier
-
-FOR_USE = 0  # the head that was refitted on all folds, see screening.py
 
 
 def export_run(
@@ -95,13 +91,15 @@ def _export_head(
 ) -> None:
     from hubretrain.export.writer import Member, write_export
 
-    heads, classifier = _classifier(run, fit, module, FOR_USE)
+    fit.module(module)  # refuses one that was not fitted before its head file is looked for
+    head = ModuleHeads.load(run.heads_file(module)).deployed
+    classifier = _classifier(fit, module, head)
     known = {
         "run": run.name,
         "fine_tuned": False,
         "heads_sha256": heads_sha256(run, module),
-        "adjust": float(heads.facts["adjust"][FOR_USE]),
-        "priors": np.asarray(heads.facts["priors"][FOR_USE]).tolist(),
+        "adjust": head.rule.strength,
+        "priors": list(head.rule.priors),
         "augmentation": _augmentation(fit, module),
     }
     temperature = _temperature(run, module, fit.class_names)
@@ -112,31 +110,28 @@ def _export_head(
 def _export_ensemble(run: Run, fit: FitRecord, folder: Path, formats: Sequence[str]) -> None:
     from hubretrain.export.writer import Member, write_export
 
-    found = Ensemble.load(run.ensemble_file)
-    members = [
-        Member(_classifier(run, fit, name, LIKELIEST)[1], weight)
-        for name, weight in found.weights.items()
-    ]
+    ensemble = Ensemble.load(run.ensemble_file)
+    members = []
+    for name, weight in ensemble.weights.items():
+        head = ModuleHeads.load(run.heads_file(name)).ensemble_member
+        members.append(Member(_classifier(fit, name, head), weight))
     known = {
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
         "run": run.name,
         "fine_tuned": False,
-        "adjust": found.adjust,
-        "priors": list(found.priors),
-        "augmentation": _augmentation(fit, next(iter(found.weights))),
+        "adjust": ensemble.rule.strength,
+        "priors": list(ensemble.rule.priors),
+        "augmentation": _augmentation(fit, next(iter(ensemble.weights))),
     }
     temperature = _temperature(run, ENSEMBLE_NAME, fit.class_names)
     write_export(members, fit.class_names, folder, known, temperature=temperature, formats=formats)
 
 
-def _classifier(run: Run, fit: FitRecord, module: str, which: int) -> tuple[Heads, Classifier]:
+def _classifier(fit: FitRecord, module: str, head: Head) -> Classifier:
     stored = restore_module(module, fit.module(module))
-    heads = Heads.load(run.heads_file(module))
     from hubretrain.modules import Backbone, Classifier
 
-    return heads, Classifier(
-        Backbone(stored), heads.kind, heads.weight[:, which], heads.bias[which]
-    )
+    return Classifier(Backbone(stored), head.kind, head.weight, head.bias)
 
 
 def _augmentation(fit: FitRecord, module: str) -> dict[str, Any]:

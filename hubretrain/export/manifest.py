@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import RunError
-from hubretrain.evaluation import adjusted
+from hubretrain.evaluation import DecisionRule
 from hubretrain.files import file_sha256
 from hubretrain.runs import Run
 
@@ -137,11 +137,9 @@ class Export:
 
     def decisions(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """The class that the decision rule takes for each row of (n_images, n_classes)."""
-        strength = float(self.facts.get("adjust") or 0.0)
-        if strength:
-            priors = np.asarray(self.facts["priors"], dtype=np.float64)
-            probabilities = adjusted(probabilities.astype(np.float64), priors, strength)
-        return np.asarray(probabilities.argmax(axis=1))
+        strength, priors = self.facts.get("adjust") or 0.0, self.facts.get("priors") or ()
+        rule = DecisionRule(float(strength), tuple(map(float, priors)))
+        return rule.decide(probabilities.astype(np.float64))
 
 
 _COPY = "copy the whole export folder again, or export again."

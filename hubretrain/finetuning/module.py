@@ -18,9 +18,9 @@ from hubretrain.export import Member, write_export
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import FineTuneResult, Rule, judged, predictions_table
+from hubretrain.finetuning.result import FineTuneResult, judged, predictions_table
 from hubretrain.finetuning.trainer import Trainer
-from hubretrain.heads import Heads
+from hubretrain.heads import ModuleHeads
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.run_tables import PREDICTIONS, VALIDATION_PREDICTIONS
 from hubretrain.runs import VALIDATION_FOLD, FineTunedModuleRecord, FitRecord, Run
@@ -54,14 +54,11 @@ class ModuleFineTuning:
     ) -> None:
         self.dataset, self.run, self.name, self.where = dataset, run, name, where
         self.folder = run.finetune_folder(name)
-        heads = Heads.load(run.heads_file(name))
+        head = ModuleHeads.load(run.heads_file(name)).warm_start
         backbone = Backbone(restore_module(name, fit.module(name)))
-        which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
-        self.classifier = Classifier(
-            backbone, heads.kind, heads.weight[:, which], heads.bias[which]
-        )
-        self.weight_of_class = heads.facts["weight_of_class"][which].astype(np.float32)
-        self.rule = Rule(float(heads.facts["adjust"][which]), heads.facts["priors"][which])
+        self.classifier = Classifier(backbone, head.kind, head.weight, head.bias)
+        self.weight_of_class = head.weight_of_class.astype(np.float32)
+        self.rule = head.rule
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
         self.validation = images[images["fold"] == VALIDATION_FOLD]
         self.test = images[images["fold"] == TEST]
@@ -162,7 +159,7 @@ class ModuleFineTuning:
             "fine_tuned": True,
             "test": found.test,
             "adjust": self.rule.strength,
-            "priors": self.rule.priors.tolist(),
+            "priors": list(self.rule.priors),
             "augmentation": asdict(self.training.tuning.augmentation),
         }
         write_export(

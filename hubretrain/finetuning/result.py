@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from hubretrain.errors import DataError
-from hubretrain.evaluation import METRICS, adjusted, intervals
+from hubretrain.evaluation import METRICS, DecisionRule, intervals
 from hubretrain.runs import OrderRecord
 
 N_RESAMPLES = 1000
@@ -52,20 +52,12 @@ class FineTuneResult:
         return int(self.history.loc[self.history["kept"], "epoch"].iloc[0])
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How probabilities become decisions: logit adjustment by the priors."""
-
-    strength: float
-    priors: npt.NDArray[np.float64]
-
-
 def judged(
     probabilities: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     groups: npt.NDArray[Any],
     seed: int,
-    rule: Rule,
+    rule: DecisionRule,
 ) -> Figures:
     """Every metric on some images, with its interval; one that is undefined there is absent.
 
@@ -75,7 +67,7 @@ def judged(
     if len(set(groups.tolist())) < 2:
         return {}
     weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
-    decided = adjusted(probabilities, rule.priors, rule.strength)
+    decided = rule.adjust(probabilities)
     said = {name: decided if METRICS[name].is_of_decision else probabilities for name in METRICS}
     found: Figures = {}
     for name, model in {**said, "plain_accuracy": probabilities}.items():

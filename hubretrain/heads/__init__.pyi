@@ -1,10 +1,11 @@
 from .ensemble import ENSEMBLE_NAME as ENSEMBLE_NAME
-from .ensemble import LIKELIEST as LIKELIEST
 from .ensemble import Ensemble as Ensemble
 from .ensemble import crossfitted_ensemble as crossfitted_ensemble
 from .ensemble import greedy_ensemble as greedy_ensemble
 from .features import FeatureBlocks as FeatureBlocks
+from .heads import Head as Head
 from .heads import Heads as Heads
+from .heads import ModuleHeads as ModuleHeads
 from .heads import probabilities as probabilities
 from .inputs import TRAIN_ONLY as TRAIN_ONLY
 from .inputs import ClassWeight as ClassWeight

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain import run_tables
-from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import METRICS, adjusted, intervals
-from hubretrain.heads import ENSEMBLE_NAME, Heads
+from hubretrain.evaluation import METRICS, DecisionRule, intervals
+from hubretrain.heads import ENSEMBLE_NAME, ModuleHeads
 from hubretrain.run_tables import ENSEMBLE, MODULE
-from hubretrain.runs import VALIDATION_FOLD, FineTuneRecord, FitRecord, Run
+from hubretrain.runs import FineTuneRecord, FitRecord, Run
 from hubretrain.screening import Evaluator, per_class
 
 N_RESAMPLES = 1000
@@ -196,16 +195,15 @@ class _Reader:
         test = self.images[self.images["fold"] == TEST]
         for name in self.fit.shortlist if len(test) else ():
             try:
-                heads = Heads.load(self.run.heads_file(name)).select([0])
+                head = ModuleHeads.load(self.run.heads_file(name)).deployed
                 with Bottlenecks(self.fit.cache_folder / f"{name}.h5") as bottlenecks:
                     features = bottlenecks.rows(test["sha256"].tolist())
             except (CacheError, HeadError) as error:
                 self.missing.append(f"The head of {name} on the test split: {error}")
                 continue
-            probabilities = heads.probabilities(features)[:, 0].astype(np.float64)
-            rule = float(heads.facts["adjust"][0]), heads.facts["priors"][0]
+            probabilities = head.probabilities(features).astype(np.float64)
             rows = test.index.to_numpy(np.int64)
-            yield self._judged(name, HEAD, TEST_SPLIT, rows, probabilities, rule)
+            yield self._judged(name, HEAD, TEST_SPLIT, rows, probabilities, head.rule)
 
     def fine_tuned(self) -> Iterator[EvaluatedModel]:
         """Fine-tuned modules on the test split and on the fold that stopped them."""
@@ -239,9 +237,9 @@ class _Reader:
         part: str,
         rows: npt.NDArray[np.int64],
         probabilities: npt.NDArray[np.float64],
-        rule: tuple[float, AnyArray],
+        rule: DecisionRule,
     ) -> EvaluatedModel:
-        decided = adjusted(probabilities, rule[1], rule[0])
+        decided = rule.adjust(probabilities)
         labels = self.images["class_index"].to_numpy()[rows]
         groups = self.images["group"].to_numpy()[rows]
         figures: dict[str, Figure] = {}
@@ -259,23 +257,29 @@ class _Reader:
             }
             classes = per_class(self.names, {name: (probabilities, decided)}, judge)
         return EvaluatedModel(
-            name, kind, part, rows, probabilities, decided.argmax(axis=1), rule[0], figures, classes
+            name,
+            kind,
+            part,
+            rows,
+            probabilities,
+            decided.argmax(axis=1),
+            rule.strength,
+            figures,
+            classes,
         )
 
-    def _rule(self, module: str) -> tuple[float, AnyArray]:
+    def _rule(self, module: str) -> DecisionRule:
         """The decision rule that fine-tuning was judged by: that of the head it started from."""
         record = self.finetune.modules.get(module)
         try:
-            heads = Heads.load(self.run.heads_file(module))
-            which = heads.facts["fold"].tolist().index(VALIDATION_FOLD)
-            priors = heads.facts["priors"][which]
-            return float(record.adjust if record else heads.facts["adjust"][which]), priors
-        except (HeadError, KeyError, ValueError):
+            rule = ModuleHeads.load(self.run.heads_file(module)).warm_start.rule
+            return DecisionRule(record.adjust if record else rule.strength, rule.priors)
+        except HeadError:
             self.missing.append(
                 f"The decision rule of {module}: its head file is missing, so fine-tuned "
                 "decisions are the likeliest class."
             )
-            return 0.0, np.ones(len(self.names))
+            return DecisionRule(0.0, ())
 
     def _rows(self, table: pd.DataFrame, file: Path) -> npt.NDArray[np.int64]:
         try:

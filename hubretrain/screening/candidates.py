@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
-from hubretrain.evaluation import adjusted
+from hubretrain.evaluation import DecisionRule
 from hubretrain.heads import HeadPath, Kind, probabilities
 
 VIEW_0, ALL_VIEWS = "view 0", "all views"
@@ -49,7 +49,8 @@ class Candidates:
         priors: AnyArray,
         strengths: Sequence[float],
     ) -> None:
-        self._paths, self._validated, self._priors = paths, validated, priors
+        self._paths, self._validated = paths, validated
+        self._priors = tuple(priors.tolist())
         self._places: list[tuple[Source, int, int]] = []
         rows = []
         for source, path in paths.items():
@@ -81,6 +82,10 @@ class Candidates:
         """Where a candidate was fitted: its paths, and its class weight and l2 by index."""
         return self._places[candidate]
 
+    def rule(self, candidate: int) -> DecisionRule:
+        """Return the decision rule of a candidate."""
+        return DecisionRule(float(self._strengths[candidate]), self._priors)
+
     def plain(self, candidate: int) -> Probabilities:
         """Its probabilities on view 0, float32 (n_validated, n_classes)."""
         return self._plain(*self._places[candidate], False)
@@ -98,7 +103,7 @@ class Candidates:
         return self._plain(*self._places[candidate], True)
 
     def _ruled(self, said: Probabilities, candidate: int) -> Probabilities:
-        return adjusted(said, self._priors, float(self._strengths[candidate]))
+        return self.rule(candidate).adjust(said)
 
     def _said(self, source: Source, w: int, i: int, averaged: bool) -> Probabilities:
         path = self._paths[source]

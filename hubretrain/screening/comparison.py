@@ -81,7 +81,7 @@ class ModuleComparison:
                 one.module: one.predictions.get("likeliest_averaged", one.predictions["likeliest"])
                 for one in self.modules
             }
-            self._ensemble_averaged = crossfitted_ensemble(*options, judged=averaged)
+            self._ensemble_averaged = crossfitted_ensemble(*options, averaged=averaged)
 
     def leaderboard(self, top: int) -> pd.DataFrame:
         """All rows, ranked."""
@@ -90,7 +90,7 @@ class ModuleComparison:
             rows.append(
                 ensemble_row(
                     self.ensemble.weights,
-                    self.ensemble.adjust,
+                    self.ensemble.rule.strength,
                     *self._ensemble_said,
                     self._ensemble_averaged,
                     self.modules,

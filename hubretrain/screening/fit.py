@@ -28,8 +28,8 @@ from hubretrain.data.splitting import (
     write_folds,
 )
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import METRICS, STRENGTHS, adjusted, intervals
-from hubretrain.heads import ClassWeight, Heads
+from hubretrain.evaluation import METRICS, STRENGTHS, intervals
+from hubretrain.heads import ClassWeight, ModuleHeads
 from hubretrain.run_tables import CANDIDATES, EFFECTS, LEADERBOARD, OUT_OF_FOLD, PER_CLASS
 from hubretrain.runs import FitRecord, ModuleRecord, Run
 from hubretrain.screening.comparison import N_RESAMPLES, ModuleComparison
@@ -265,11 +265,11 @@ def _with_test(
     of = {file.stem: file for file in files}
     for index in board.index[board["shortlist"].notna()]:
         module = str(board.loc[index, "module"])
-        heads = Heads.load(run.heads_file(module))
+        head = ModuleHeads.load(run.heads_file(module)).deployed
         with Bottlenecks(of[module]) as bottlenecks:
             features = bottlenecks.rows(test["sha256"].tolist())
-        plain = heads.select([0]).probabilities(features)[:, 0]
-        decided = adjusted(plain, heads.facts["priors"][0], float(heads.facts["adjust"][0]))
+        plain = head.probabilities(features)
+        decided = head.rule.adjust(plain)
         found = judge.columns("top_3", plain, "test_") | judge.columns(
             "accuracy", plain, "test_plain_"
         )

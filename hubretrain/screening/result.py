@@ -21,7 +21,7 @@ import pandas as pd
 from hubretrain.files import whole_file
 
 FORMAT = "hubretrain screened module"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)

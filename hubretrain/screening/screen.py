@@ -44,11 +44,14 @@ from hubretrain.heads import (
     FeatureBlocks,
     FitInputs,
     Fitting,
+    Head,
     HeadPath,
     Heads,
     Kind,
+    ModuleHeads,
 )
 from hubretrain.progress import Bar
+from hubretrain.runs import VALIDATION_FOLD
 from hubretrain.screening.baselines import nearest_neighbour
 from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0, Candidates, Source
 from hubretrain.screening.result import ScreenResult
@@ -136,7 +139,7 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
     return digest.hexdigest()
 
 
-def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult, Heads]:
+def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult, ModuleHeads]:
     """Fits every head of one module on every fold and chooses.
 
     Args:
@@ -146,8 +149,7 @@ def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult
         sweep: What to compare.
 
     Returns:
-        What was found, and three heads: the chosen one fitted on all these images (fold -1) and
-        without fold 0 (fold 0), and the one of the best log loss on all images (fold -1).
+        What was found, and the heads that are kept.
 
     Raises:
         CacheError: The cache is not finished, or lacks images.
@@ -239,31 +241,40 @@ class ModuleScreen:
                 bar.advance(at * n_a_path - bar.done)  # what was stopped early needs no more
         return found
 
-    def heads(self, chosen: Selection) -> Heads:
-        """The heads that are kept; see `screen`."""
-        best, likeliest = chosen.by_metric.best, chosen.by_log_loss.best
+    def heads(self, chosen: Selection) -> ModuleHeads:
+        """Return the heads that are kept."""
+        best, most_likely = chosen.by_metric.best, chosen.by_log_loss.best
         source, w, i = chosen.candidates.place(best)
         path = chosen.paths[source]
-        f = path.folds.tolist().index(0)
-        of_fold_0 = path.heads.select([np.ravel_multi_index((w, f, i), path.objective.shape)])
-        heads = self._refitted(chosen, best).joined(of_fold_0)
-        heads = heads.joined(self._refitted(chosen, likeliest))
-        numbers = [best, best, likeliest]
-        table = chosen.candidates.table.iloc[numbers]
-        facts = {
-            **heads.facts,
-            "aim": np.array([self.sweep.metric, self.sweep.metric, "log_loss"]),
-            "trained_on": table["trained_on"].to_numpy(dtype=str),
-            "adjust": table["adjust"].to_numpy(),
-            "priors": np.tile(self.priors, (3, 1)),
-            "weight_of_class": np.stack([self._weight_of_class(chosen, n) for n in numbers]),
-        }
-        return Heads(heads.kind, heads.weight, heads.bias, facts, self.sweep.class_names)
+        fold = path.folds.tolist().index(VALIDATION_FOLD)
+        index = int(np.ravel_multi_index((w, fold, i), path.objective.shape))
+        return ModuleHeads(
+            deployed=self._refitted(chosen, best, self.sweep.metric),
+            warm_start=self._head(chosen, best, self.sweep.metric, path.heads, index),
+            ensemble_member=self._refitted(chosen, most_likely, "log_loss"),
+            class_names=self.sweep.class_names,
+        )
 
-    def _refitted(self, chosen: Selection, candidate: int) -> Heads:
+    def _refitted(self, chosen: Selection, candidate: int, aim: str) -> Head:
+        """Return the head of a candidate, fitted on all folds."""
         source, w, i = chosen.candidates.place(candidate)
         path = chosen.paths[source]
-        return self._fittings[source].refit(path, [float(path.l2[i])]).select([w])
+        heads = self._fittings[source].refit(path, [float(path.l2[i])])
+        return self._head(chosen, candidate, aim, heads, w)
+
+    def _head(self, chosen: Selection, candidate: int, aim: str, heads: Heads, index: int) -> Head:
+        settings = chosen.describe(candidate)
+        return Head(
+            heads.kind,
+            heads.weight[:, index],
+            heads.bias[index],
+            chosen.candidates.rule(candidate),
+            self._weight_of_class(chosen, candidate),
+            settings["trained_on"],
+            settings["class_weight"],
+            settings["l2"],
+            aim,
+        )
 
     def _weight_of_class(self, chosen: Selection, candidate: int) -> Array:
         """What an image of each class weighs in the loss."""

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import softmax
 
 from hubretrain.errors import DataError
-from hubretrain.evaluation.logit_adjustment import adjusted, class_priors
+from hubretrain.evaluation.logit_adjustment import DecisionRule, class_priors
 from hubretrain.evaluation.metrics import METRICS
 from hubretrain.evaluation.temperature import (
     HIGHEST_TEMPERATURE,
@@ -49,9 +49,9 @@ def test_no_other_temperature_has_a_lower_log_loss():
 
 def test_decisions_stay_when_the_strength_is_divided_too():
     probs, labels = overconfident()
-    priors = class_priors(labels[labels < 3], 4)
-    before = adjusted(probs, priors, 0.75).argmax(axis=1)
-    after = adjusted(at_temperature(probs, 1.9), priors, 0.75 / 1.9).argmax(axis=1)
+    priors = tuple(class_priors(labels[labels < 3], 4))
+    before = DecisionRule(0.75, priors).decide(probs)
+    after = DecisionRule(0.75 / 1.9, priors).decide(at_temperature(probs, 1.9))
     assert (before == after).all()
     assert (before != probs.argmax(axis=1)).any()
 

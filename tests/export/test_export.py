@@ -15,7 +15,7 @@ from hubretrain.evaluation.metrics import METRICS
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.heads.ensemble import Ensemble
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import ModuleHeads
 from hubretrain.runs import Run
 from tests.samples import at_temperature, write_digits, write_pooled
 
@@ -70,8 +70,8 @@ def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_sa
     assert again.stdout == ran.stdout
     facts = Export.open(run.folder).facts
     assert (facts["module"], facts["fine_tuned"]) == (module, False)
-    heads = Heads.load(run.heads_file(module))
-    plain = heads.select([0]).probabilities(cached(module, folds["sha256"]))[:, 0]
+    head = ModuleHeads.load(run.heads_file(module)).deployed
+    plain = head.probabilities(cached(module, folds["sha256"]))
     expected = at_temperature(plain, facts["temperature"])
     assert np.abs(said(run.folder, paths) - expected).max() < 1e-3
     decided = Export.open(run.folder).decisions(expected)
@@ -197,8 +197,8 @@ def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(pl
     before = invoke("predict", run.folder, image, "--json")
     assert before.stderr == once
     module = run.fit.shortlist[0]
-    heads = Heads.load(run.heads_file(module))
-    heads.bias[:] += [[0, 0, 50]]
+    heads = ModuleHeads.load(run.heads_file(module))
+    heads.deployed.bias[:] += [0, 0, 50]
     heads.save(run.heads_file(module), {})
     after = invoke("predict", run.folder, image, "--json")
     assert after.stderr == once

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.data.images.decoding import decode, to_unit
 from hubretrain.errors import EngineError, RunError
-from hubretrain.evaluation.logit_adjustment import adjusted
+from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.export.manifest import MODEL_OF, Export
 from hubretrain.export.runtimes import FORMATS, open_runtime
 from hubretrain.heads.heads import probabilities as of_logits
@@ -85,7 +85,7 @@ def test_decisions_are_those_of_the_rule_without_the_temperature(small_export, p
     calibrated = open_runtime(exported, "litert")({8: pixels})
     plain = calibrated.astype(float) ** 1.6
     plain /= plain.sum(axis=1, keepdims=True)
-    decided = adjusted(plain, np.array([0.6, 0.3, 0.1]), 1.0).argmax(axis=1)
+    decided = DecisionRule(1.0, (0.6, 0.3, 0.1)).decide(plain)
     assert (exported.decisions(calibrated) == decided).all()
     assert (decided != calibrated.argmax(axis=1)).any()
     assert exported.facts["adjust"] == pytest.approx(1 / 1.6)

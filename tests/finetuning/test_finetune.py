@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import pytest
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import LockedError, RunError
+from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.extraction.cache import cache_bottlenecks
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import ModuleHeads
 from hubretrain.locks import only_writer
 from hubretrain.modules import resolve
 from hubretrain.run_tables import LEADERBOARD
@@ -133,11 +135,13 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
     runs = []
     for name in ("plain", "balanced"):
         run = copied(fitted, tmp_path, name)
-        heads = Heads.load(run.heads_file("small5"))
-        heads.weight[:] *= 0.1  # so that there is something to gain
-        heads.facts["adjust"][:] = 1.0
-        heads.facts["priors"][:] = [0.98, 0.01, 0.01]
-        heads.save(run.heads_file("small5"), {})
+        heads = ModuleHeads.load(run.heads_file("small5"))
+        weaker = replace(  # so that there is something to gain
+            heads.warm_start,
+            weight=heads.warm_start.weight * 0.1,
+            rule=DecisionRule(1.0, (0.98, 0.01, 0.01)),
+        )
+        replace(heads, warm_start=weaker).save(run.heads_file("small5"), {})
         runs.append(run)
     plain, balanced = (
         tune(fitted, run, module="small5", balanced_sampling=sampling)

@@ -17,7 +17,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.image_table import usable_images
 from hubretrain.errors import RunError
 from hubretrain.extraction.cache import cache_bottlenecks
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import resolve
 from hubretrain.runs import Run
 from hubretrain.screening.fit import screen_modules
@@ -67,13 +67,12 @@ def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 
-    heads = Heads.load(fitted / "run" / "heads" / "small.h5")
-    classifier = Classifier(
-        Backbone(resolve(str(fitted / "small"))), heads.kind, heads.weight[:, 1], heads.bias[1]
-    )
+    head = ModuleHeads.load(fitted / "run" / "heads" / "small.h5").warm_start
+    backbone = Backbone(resolve(str(fitted / "small")))
+    classifier = Classifier(backbone, head.kind, head.weight, head.bias)
     images = usable_images(open_dataset(fitted / "digits"), fitted / "cache")
     with Bottlenecks(fitted / "cache" / "digits" / "small.h5") as bottlenecks:
-        expected = heads.probabilities(bottlenecks.rows(images["sha256"].tolist()))[:, 1]
+        expected = head.probabilities(bottlenecks.rows(images["sha256"].tolist()))
     pixels = [view(decode((fitted / "digits" / p).read_bytes()), 8) for p in images["path"]]
     said = classifier.probabilities(np.stack(pixels).astype(np.float32) / 255).numpy()
     assert np.allclose(said, expected, atol=1e-5)

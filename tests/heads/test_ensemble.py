@@ -16,35 +16,35 @@ def members(seed=0, n_images=600, noises=(1.0, 1.0, 1.2, 5.0)):
     rng = np.random.default_rng(seed)
     labels = rng.choice(3, n_images, p=[0.8, 0.15, 0.05])
     logits = 1.5 * np.eye(3)[labels] + np.log([0.8, 0.15, 0.05])
-    said = {
+    probs = {
         f"m{i}": probabilities(logits + noise * rng.normal(size=logits.shape), "softmax")
         for i, noise in enumerate(noises)
     }
-    return said, labels
+    return probs, labels
 
 
 def test_the_mean_has_a_lower_log_loss_than_every_member_and_weights_sum_to_1():
-    said, labels = members()
-    found = greedy_ensemble(said, labels, "accuracy", (0.0,))
-    alone = [float(log_loss(one, labels)) for one in said.values()]
-    assert float(log_loss(found.plain(said), labels)) < min(alone) - 0.01
+    probs, labels = members()
+    found = greedy_ensemble(probs, labels, "accuracy", (0.0,))
+    alone = [float(log_loss(one, labels)) for one in probs.values()]
+    assert float(log_loss(found.mean(probs), labels)) < min(alone) - 0.01
     assert sum(found.weights.values()) == pytest.approx(1)
     assert {"m0", "m1"} <= set(found.weights)
     assert "m3" not in found.weights
 
 
 def test_the_first_member_is_the_best_alone_and_a_useless_second_is_left_out():
-    said, labels = members(1, noises=(0.5, 20.0))
-    assert greedy_ensemble(said, labels, "accuracy", (0.0,)).weights == {"m0": 1.0}
+    probs, labels = members(1, noises=(0.5, 20.0))
+    assert greedy_ensemble(probs, labels, "accuracy", (0.0,)).weights == {"m0": 1.0}
 
 
 def test_the_rule_is_chosen_for_the_metric():
-    said, labels = members(2)
+    probs, labels = members(2)
     strengths = (0.0, 0.5, 1.0)
-    assert greedy_ensemble(said, labels, "log_loss", strengths).adjust == 0
-    balanced = greedy_ensemble(said, labels, "balanced_accuracy", strengths)
-    assert balanced.adjust > 0
-    plain, decided = balanced.plain(said), balanced.decided(said)
+    assert greedy_ensemble(probs, labels, "log_loss", strengths).rule.strength == 0
+    balanced = greedy_ensemble(probs, labels, "balanced_accuracy", strengths)
+    assert balanced.rule.strength > 0
+    plain, decided = balanced.mean(probs), balanced.adjusted(probs)
     assert balanced_accuracy(decided, labels) > balanced_accuracy(plain, labels) + 0.1
     assert accuracy(decided, labels) < accuracy(plain, labels)
 
@@ -54,10 +54,10 @@ def test_out_of_40_coin_tossers_a_cross_fitted_ensemble_is_not_better_than_a_coi
     for seed in range(12):
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 2, 200)
-        said = {f"m{i}": rng.dirichlet([2, 2], 200) for i in range(40)}
+        probs = {f"m{i}": rng.dirichlet([2, 2], 200) for i in range(40)}
         parts = choice_parts(labels, np.arange(200))
-        _, decided = crossfitted_ensemble(said, labels, parts, "accuracy", (0.0,))
-        naive = greedy_ensemble(said, labels, "accuracy", (0.0,)).decided(said)
+        _, decided = crossfitted_ensemble(probs, labels, parts, "accuracy", (0.0,))
+        naive = greedy_ensemble(probs, labels, "accuracy", (0.0,)).adjusted(probs)
         values.append([float(accuracy(naive, labels)), float(accuracy(decided, labels))])
     naive, honest = np.mean(values, axis=0)
     assert naive > 0.54
@@ -65,20 +65,20 @@ def test_out_of_40_coin_tossers_a_cross_fitted_ensemble_is_not_better_than_a_coi
 
 
 def test_members_are_chosen_on_one_kind_of_scores_and_may_be_judged_on_another():
-    said, labels = members(3)
+    probs, labels = members(3)
     parts = choice_parts(labels, np.arange(len(labels)))
-    better = {name: 0.2 * one + 0.8 * np.eye(3)[labels] for name, one in said.items()}
-    plain, _ = crossfitted_ensemble(said, labels, parts, "accuracy", (0.0,))
-    judged, _ = crossfitted_ensemble(said, labels, parts, "accuracy", (0.0,), judged=better)
+    better = {name: 0.2 * one + 0.8 * np.eye(3)[labels] for name, one in probs.items()}
+    plain, _ = crossfitted_ensemble(probs, labels, parts, "accuracy", (0.0,))
+    judged, _ = crossfitted_ensemble(probs, labels, parts, "accuracy", (0.0,), averaged=better)
     function = METRICS["accuracy"].function
     assert function(judged, labels, None) > function(plain, labels, None)
 
 
 def test_an_ensemble_comes_back_from_its_file_and_a_missing_one_is_said(tmp_path):
-    said, labels = members(4)
-    found = greedy_ensemble(said, labels, "balanced_accuracy", (0.0, 1.0))
+    probs, labels = members(4)
+    found = greedy_ensemble(probs, labels, "balanced_accuracy", (0.0, 1.0))
     found.save(tmp_path / "ensemble.json", ["a", "b", "c"])
     back = Ensemble.load(tmp_path / "ensemble.json")
-    np.testing.assert_array_equal(back.decided(said), found.decided(said))
-    with pytest.raises(HeadError, match=r"none.json holds no ensemble .* hubretrain fit"):
+    np.testing.assert_array_equal(back.adjusted(probs), found.adjusted(probs))
+    with pytest.raises(HeadError, match=r"none.json holds no ensemble .* run `hubretrain fit` on"):
         Ensemble.load(tmp_path / "none.json")

@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from hubretrain.errors import HeadError
+from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.features import FeatureBlocks
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import ROLES, Head, ModuleHeads
 from hubretrain.heads.losses import HeadLosses
 from hubretrain.heads.path import fit_path, l2_of
 from hubretrain.heads.solver import Objective
@@ -466,18 +467,48 @@ def test_what_cannot_be_fitted_is_said(changes, message):
         fit_path(features, asked.pop("labels"), **asked)
 
 
-def test_heads_come_back_from_their_file(tmp_path):
-    features, labels, folds = digits(200)
-    names = [f"digit {k}" for k in range(10)]
-    path = fit_path(
-        features, labels, kind="softmax", n_classes=10, l2=[1e3], folds=folds, class_names=names
-    )
-    path.heads.save(tmp_path / "heads" / "module.h5", {"module": "pixels", "image_size": 8})
-    found = Heads.load(tmp_path / "heads" / "module.h5")
-    np.testing.assert_array_equal(found.logits(features), path.heads.logits(features))
-    assert found.class_names == tuple(names)
-    assert found.facts["fold"].tolist() == [0, 1, 2]
-    assert found.facts["class_weight"].tolist() == ["none"] * 3
+def test_the_heads_of_a_module_come_back_from_their_file(tmp_path):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(20, 6)).astype(np.float32)
+
+    def head(kind, strength):
+        rule = DecisionRule(strength, (0.5, 0.3, 0.2))
+        weight, bias = random.normal(size=(6, 3)).astype("f4"), np.ones(3, "f4")
+        settings = ("all views", "2024: 1, NA: 2", 100.0, "log_loss")
+        return Head(kind, weight, bias, rule, np.array([1.0, 2.0, 0.5]), *settings)
+
+    path = tmp_path / "heads" / "module.h5"
+    for kind in ("softmax", "logistic"):
+        heads = ModuleHeads(*(head(kind, s) for s in (0.0, 0.5, 1.0)), ("2024", "NA", ""))
+        heads.save(path, {"module": "pixels", "image_size": 8})
+        read = ModuleHeads.load(path)
+        assert read.class_names == heads.class_names
+        for role in ROLES:
+            written, back = getattr(heads, role), getattr(read, role)
+            for name in ("weight", "bias", "weight_of_class"):
+                np.testing.assert_array_equal(getattr(back, name), getattr(written, name))
+            for name in ("kind", "rule", "trained_on", "class_weight", "l2", "aim"):
+                assert getattr(back, name) == getattr(written, name)
+            np.testing.assert_allclose(
+                back.probabilities(features), written.probabilities(features), rtol=1e-6
+            )
+
+
+def test_a_head_file_that_is_missing_damaged_or_of_another_version_is_one_sentence(tmp_path):
+    path = tmp_path / "module.h5"
+    with pytest.raises(
+        HeadError, match=r"module\.h5 cannot be read .*; run `hubretrain fit` again"
+    ):
+        ModuleHeads.load(path)
+    path.write_bytes(b"no HDF5")
+    with pytest.raises(
+        HeadError, match=r"module\.h5 cannot be read .*; run `hubretrain fit` again"
+    ):
+        ModuleHeads.load(path)
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = "hubretrain heads 2"
+    with pytest.raises(HeadError, match=r"is no head file of this version; run `hubretrain fit`"):
+        ModuleHeads.load(path)
 
 
 def test_fitting_heads_needs_no_tensorflow():

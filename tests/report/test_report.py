@@ -30,8 +30,9 @@ from hubretrain.cli import main
 from hubretrain.cli.cache import fill
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST
+from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import ModuleHeads
 from hubretrain.report import charts, provenance
 from hubretrain.report.report import write_report
 from hubretrain.report.run_data import gather
@@ -230,9 +231,10 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     run = copied(tuned, tmp_path / "run")
     record = replace(run.finetune.modules["pixels"], adjust=2.0)
     run.write_finetune(replace(run.finetune, modules={"pixels": record}))
-    heads = Heads.load(run.heads_file("pixels"))  # as if the classes were not balanced
-    heads.facts["priors"] = np.tile([0.8, 0.15, 0.05], (3, 1))
-    heads.save(run.heads_file("pixels"), {})
+    heads = ModuleHeads.load(run.heads_file("pixels"))  # as if the classes were not balanced
+    rule = DecisionRule(1.0, (0.8, 0.15, 0.05))
+    skewed = replace(heads, warm_start=replace(heads.warm_start, rule=rule))
+    skewed.save(run.heads_file("pixels"), {})
     write_report(run, n_saliency=0)
     script = """
       const box = document.getElementById('rule'), read = () => ({

@@ -21,7 +21,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.heads.ensemble import Ensemble
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import ModuleHeads
 from hubretrain.run_tables import CANDIDATES, OUT_OF_FOLD, PER_CLASS
 from hubretrain.runs import Run
 from hubretrain.screening.fit import screen_modules
@@ -139,15 +139,17 @@ def test_the_kept_head_and_the_ensemble_say_of_the_cache_what_they_are_worth(pla
     folds = read_folds(run.folds_file)
     test = folds[folds["fold"] == TEST]
     pixels = np.stack([pixels_of(data, path, 0) for path in test["path"]])
-    heads = Heads.load(run.heads_file("pixels"))
-    assert heads.facts["fold"].tolist() == [-1, 0, -1]
-    said = heads.probabilities(pixels.reshape(len(test), -1))[:, 0]
+    heads = {name: ModuleHeads.load(run.heads_file(name)) for name in ("pixels", "left_half")}
+    said = heads["pixels"].deployed.probabilities(pixels.reshape(len(test), -1))
     right = said.argmax(axis=1) == test["label"].astype(int).to_numpy()
     row = found.leaderboard.set_index("module").loc["pixels"]
     assert row["test_plain_accuracy"] == pytest.approx(right.mean())
     features = {"pixels": pixels.reshape(len(test), -1)}
     features["left_half"] = pixels[:, :, :4].reshape(len(test), -1)
-    together = Ensemble.load(run.ensemble_file).probabilities(run, features)
+    members = {
+        name: module.ensemble_member.probabilities(features[name]) for name, module in heads.items()
+    }
+    together = Ensemble.load(run.ensemble_file).mean(members)
     np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-5)
     assert (together.argmax(axis=1) == test["label"].astype(int)).mean() > 0.9
 
@@ -243,8 +245,8 @@ def test_weights_by_class_name_are_compared_named_and_kept(place):
     row = rows_of(found, "module").iloc[0]
     assert row["class_weight"] == "0: 1, 1: 1, 2: 5"
     assert row["adjust"] == 0
-    heads = Heads.load(found.run.heads_file("pixels"))
-    np.testing.assert_array_equal(heads.facts["weight_of_class"][0], [1, 1, 5])
+    heads = ModuleHeads.load(found.run.heads_file("pixels"))
+    np.testing.assert_array_equal(heads.deployed.weight_of_class, [1, 1, 5])
     with pytest.raises(HeadError, match="names the class 'two'; expected one of 0, 1, 2"):
         fit(place, class_weights=[{"two": 5.0}])
     with pytest.raises(HeadError, match="of 2 is 0; expected above 0"):

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hubretrain.errors import RunError
 from hubretrain.export import Export, export_of, pixels_name
-from hubretrain.heads import ENSEMBLE_NAME, Heads
+from hubretrain.heads import ENSEMBLE_NAME, ModuleHeads
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.report.saliency.gradients import Differentiable
 from hubretrain.runs import Run
 from hubretrain.tensorflow import tf
-
-ALL_FOLDS = 0  # which head of the file is for use
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +80,7 @@ def _of_head(run: Run, module: str | None) -> ExplainedModel:
     fit = run.fit
     name = module or fit.shortlist[0]
     backbone = Backbone(restore_module(name, fit.module(name)))
-    heads = Heads.load(run.heads_file(name))
-    weight = heads.weight[:, ALL_FOLDS].astype(np.float32)
-    bias = heads.bias[ALL_FOLDS].astype(np.float32)
-    classifier = Classifier(backbone, heads.kind, weight, bias)
+    head = ModuleHeads.load(run.heads_file(name)).deployed
+    classifier = Classifier(backbone, head.kind, head.weight, head.bias)
     model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
     return ExplainedModel(f"the head of {name}", model, fit.class_names)

@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 
 from hubretrain.cli import main
 from hubretrain.errors import ModuleError
-from hubretrain.heads.heads import Heads
+from hubretrain.evaluation.logit_adjustment import DecisionRule
+from hubretrain.heads.heads import Head, ModuleHeads
 from hubretrain.report.saliency.explain import explain_images
 from hubretrain.report.saliency.gradients import (
     METHODS,
@@ -205,9 +206,9 @@ def run_of(folder: Path, place: Path) -> Run:
     stored = Backbone(resolve(str(folder))).stored
     run = Run(place / "run")
     random = np.random.default_rng(0)
-    facts = {"fold": np.array([-1]), "adjust": np.array([0.0])}
-    heads = Heads("softmax", random.normal(0, 3, (20, 1, 2)), np.zeros((1, 2)), facts, ("a", "b"))
-    heads.save(run.heads_file(folder.name), {})
+    rule, weight = DecisionRule(0.0, (0.5, 0.5)), random.normal(0, 3, (20, 2))
+    head = Head("softmax", weight, np.zeros(2), rule, np.ones(2))
+    ModuleHeads(head, head, head, ("a", "b")).save(run.heads_file(folder.name), {})
     module = {"handle": str(folder), "image_size": SIZE, "value_range": "[0, 1]"}
     module |= {"module": folder.name, "module_sha256": stored.sha256}
     modules = {folder.name: ModuleRecord.of(module)}
