@@ -23,7 +23,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hubretrain.data.dataset import open_dataset
-from hubretrain.data.image_table import usable_images
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.evaluation.intervals import compare, group_resamples, interval, resample
 from hubretrain.extraction.engines import Engine, TensorFlowEngine, calibrate, open_engine
@@ -105,7 +104,7 @@ def main() -> None:
     print("| module | engine | images/s | ratio | feature error | balanced accuracy | difference |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        table = usable_images(dataset, Path(folder)).drop_duplicates("sha256")
+        table = dataset.usable_images(folder).drop_duplicates("sha256")
         chosen = set(sample(table["sha256"], 0)[: asked.images])
         table = table[table["sha256"].isin(chosen)].reset_index(drop=True)
         path_of = dict(zip(table["sha256"], table["path"], strict=True))

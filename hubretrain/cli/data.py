@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +17,9 @@ from hubretrain.cli.options import (
     open_data,
     run_option,
 )
+
+if TYPE_CHECKING:
+    from hubretrain.data import DataCheck, SizeSummary
 
 BAR = 16  # characters
 MARKS = {"error": "[bold red]error[/]", "wrong": "[yellow]wrong[/]", "note": "[cyan]note[/] "}
@@ -49,73 +51,75 @@ def check(
     split and of a random one. Exits with 1 where a class is too small for the folds and, with
     --strict, where anything is wrong.
     """
-    from hubretrain.data import check_dataset, write_facts
+    from hubretrain.data import check_dataset
     from hubretrain.report import write_check_page
 
     dataset = open_data(data_options)
-    found = check_dataset(dataset, cache=cache_folder, n_folds=n_folds, test_fraction=test_fraction)
+    result = check_dataset(
+        dataset, cache=cache_folder, n_folds=n_folds, test_fraction=test_fraction
+    )
     folder = run_folder or RUNS / dataset.name
-    write_facts(found, folder / "data_check.json")
+    result.write(folder / "data_check.json")
     page = folder / "data_check.html"
-    write_check_page(page, found.facts, found.findings, found.images, dataset.root)
+    write_check_page(page, result, dataset.root)
     if as_json:
-        facts = {"findings": [asdict(one) for one in found.findings], **found.facts}
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
-        _print_check(found)
+        _print_check(result)
         click.echo(f"\nWith pictures: {page}")
-    if found.worst == "error" or (strict and found.worst == "wrong"):
+    if result.worst == "error" or (strict and result.worst == "wrong"):
         raise click.exceptions.Exit(1)
 
 
-def _print_check(found: Any) -> None:
+def _print_check(check: DataCheck) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console, facts = Console(highlight=False), found.facts
-    size = f"{facts['n_bytes'] / 1e6:,.1f} MB"
+    console, summary = Console(highlight=False), check.summary
     console.print(
-        f"[bold]{escape(facts['name'])}[/]: {facts['n_images']:,} images, {size}, "
-        f"{facts['n_classes']} classes, {facts['groups']['n_groups']:,} groups"
-        f"{'' if facts['groups']['given'] else ' (none are given)'}"
+        f"[bold]{escape(summary.name)}[/]: {summary.n_images:,} images, "
+        f"{summary.n_bytes / 1e6:,.1f} MB, "
+        f"{summary.n_classes} classes, {summary.groups.n_groups:,} groups"
+        f"{'' if summary.groups.given else ' (none are given)'}"
     )
-    console.print(f"[dim]{_files_line(facts['sizes'])}[/]\n")
+    console.print(f"[dim]{_files_line(summary.sizes)}[/]\n")
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     table.add_column("", no_wrap=True, min_width=BAR)
     for name in ("images", "share", "groups", "MB", "broken", "random leak"):
         table.add_column(name, justify="right")
-    largest = max(one["n_images"] for one in facts["classes"])
-    for one in facts["classes"]:
-        leak = one["random_split_leak"]
+    largest = max(of_class.n_images for of_class in summary.classes)
+    for of_class in summary.classes:
+        leak = of_class.random_split_leak
         table.add_row(
-            escape(one["name"]),
-            "[cyan]" + "█" * max(1, round(BAR * one["n_images"] / largest)) + "[/]",
-            f"{one['n_images']:,}",
-            f"{one['share']:.1%}",
-            f"{one['n_clusters']:,}",
-            f"{one['n_bytes'] / 1e6:,.1f}",
-            f"{one['n_unreadable']:,}",
+            escape(of_class.name),
+            "[cyan]" + "█" * max(1, round(BAR * of_class.n_images / largest)) + "[/]",
+            f"{of_class.n_images:,}",
+            f"{of_class.share:.1%}",
+            f"{of_class.n_clusters:,}",
+            f"{of_class.n_bytes / 1e6:,.1f}",
+            f"{of_class.n_unreadable:,}",
             "" if leak is None else f"{leak:.1%}",
         )
     console.print(table)
     console.print()
-    for one in found.findings:
-        console.print(f"{MARKS[one.level]} {escape(one.what)} [dim]{escape(one.advice)}[/]")
-    if not found.findings:
-        console.print("[green]Nothing to mend.[/]")
+    for finding in check.findings:
+        what, advice = escape(finding.what), escape(finding.advice)
+        console.print(f"{MARKS[finding.level]} {what} [dim]{advice}[/]")
+    if not check.findings:
+        console.print("[green]Nothing to fix.[/]")
 
 
-def _files_line(sizes: dict[str, Any]) -> str:
+def _files_line(sizes: SizeSummary) -> str:
     """Formats, colour modes and sizes in a line, such as: 8,017 JPEG, RGB, 200 x 150 pixels."""
-    formats = ", ".join(f"{n:,} {name}" for name, n in sizes["formats"].items())
+    formats = ", ".join(f"{n:,} {name}" for name, n in sizes.formats.items())
     if not formats:
         return "no image can be decoded"
-    sides = (sizes["width"], sizes["height"])
-    ranges = (sorted({side["least"], side["most"]}) for side in sides)
+    sides = (side for side in (sizes.width, sizes.height) if side is not None)
+    ranges = (sorted({side.least, side.most}) for side in sides)
     pixels = " x ".join(" to ".join(map(str, ends)) for ends in ranges)
-    return f"{formats}; {', '.join(sizes['modes'])}; {pixels} pixels"
+    return f"{formats}; {', '.join(sizes.modes)}; {pixels} pixels"
 
 
 @data.command()

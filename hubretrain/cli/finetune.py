@@ -282,7 +282,7 @@ def _show_choice(run: Run, trained: list[str]) -> None:
 
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:
     """The data set and cache that a run was fitted with."""
-    from hubretrain.data import open_dataset
+    from hubretrain.data import reopen_dataset
 
     fit = run.fit
-    return open_dataset(data or fit.data, **fit.data_options), fit.cache
+    return reopen_dataset(data or fit.data, fit.data_options), fit.cache

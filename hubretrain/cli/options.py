@@ -223,15 +223,12 @@ def _run_folder(value: Path | None) -> Path | None:
 
 def open_data(options: dict[str, Any]) -> ImageDataset:
     """The data set that the data options name; takes them out of `options`."""
-    from hubretrain.data import open_dataset
+    from dataclasses import fields
 
-    names = (
-        "labels",
-        "image_column",
-        "label_column",
-        "group_column",
-        "split_column",
-        "skip_unmatched",
-    )
+    from hubretrain.data import TableOptions, open_dataset
+
     data, *more_roots = options.pop("data") or (None,)
-    return open_dataset(data, more_roots=more_roots, **{name: options.pop(name) for name in names})
+    table = TableOptions(
+        **{option.name: options.pop(option.name) for option in fields(TableOptions)}
+    )
+    return open_dataset(data, more_roots=more_roots, labels=options.pop("labels"), table=table)

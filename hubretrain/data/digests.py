@@ -1,9 +1,9 @@
 """The sha256 of every image file, kept in a table so that an unchanged file is read once.
 
-On disk: `digests.csv` with columns `path, size, mtime_ns, ctime_ns, sha256`. A file whose
-three numbers are the same is taken to be the same, as git's index does; one that was changed
-less than two seconds before the table was written is read again, for it may have changed
-once more within the clock's tick.
+On disk: `digests.csv` with columns `path, size, mtime_ns, ctime_ns, sha256`. A file whose size
+and two times are the same is taken to be unchanged, as git's index does; one that was changed less
+than two seconds before the table was written is read again, because it may have changed once more
+within the resolution of the file system's clock.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from hubretrain.files import write_table
 from hubretrain.parallel import ahead
 from hubretrain.storage import Stamp, is_remote, located, read_bytes, stamp_of
 
+COLUMNS = ("path", "size", "mtime_ns", "ctime_ns", "sha256")
 _RACY_NANOSECONDS = 2_000_000_000
-_SECONDS_TO_KEEP = 30.0
-_N_ASKING = 16  # servers that are asked for versions answer many at a time
+_SECONDS_BETWEEN_WRITES = 30.0  # a killed process loses no more than these
+_N_STAMP_THREADS = 16  # servers answer many requests for versions at a time
 
 
 def image_digests(
@@ -33,87 +34,84 @@ def image_digests(
     table_file: Path,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """The sha256 of each image file, as lower-case hex.
+    """Return the sha256 of each image file, as lower-case hex.
 
     Args:
         root: The folder that `paths` are relative to.
         paths: The image files.
-        table_file: The `digests.csv` to read first and to bring up to date.
+        table_file: The `digests.csv` to read first and to update.
         progress: Called with the number of images just read.
 
     Raises:
         DataError: A file cannot be read.
     """
-    known = _read(table_file)
-    now = time.time_ns()
-    places = [located(root, path) for path in paths]
-    facts = _stamps(places)
-    digests = [known.get((path, *fact), "") for path, fact in zip(paths, facts, strict=True)]
+    started = time.time_ns()
+    cached = _read(table_file)
+    locations = [located(root, path) for path in paths]
+    stamps = _stamps(locations)
+    digests = [cached.get((path, *stamp), "") for path, stamp in zip(paths, stamps, strict=True)]
     todo = [i for i, digest in enumerate(digests) if not digest]
     if not todo:
         return digests
 
     n_threads = min(8, (os.cpu_count() or 1) * 2)
-    kept_at = time.monotonic()
+    written = time.monotonic()
     try:
-        for i, digest in ahead(lambda i: _content_sha256(places[i]), todo, n_threads=n_threads):
+        for i, digest in ahead(lambda i: _sha256(locations[i]), todo, n_threads=n_threads):
             digests[i] = digest
             if progress is not None:
                 progress(1)
-            if time.monotonic() - kept_at > _SECONDS_TO_KEEP:  # a kill costs no more than these
-                _write(table_file, paths, facts, digests, now)
-                kept_at = time.monotonic()
+            if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                _write(table_file, paths, stamps, digests, started)
+                written = time.monotonic()
     finally:
-        _write(table_file, paths, facts, digests, now)
+        _write(table_file, paths, stamps, digests, started)
     return digests
 
 
-def _content_sha256(place: str) -> str:
-    """The sha256 of one image file's bytes, as lower-case hex.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+def _sha256(location: str) -> str:
     try:
         # hashlib lets other threads run while it digests, so a pool of them pays.
-        return hashlib.sha256(read_bytes(place)).hexdigest()
+        return hashlib.sha256(read_bytes(location)).hexdigest()
     except OSError as error:
-        raise DataError(f"{place} cannot be read: {error.strerror}; check its rights.") from error
+        raise DataError(
+            f"{location} cannot be read: {error.strerror}; check its permissions."
+        ) from error
 
 
-def _stamps(places: Sequence[str]) -> list[Stamp]:
-    def stamp(place: str) -> Stamp:
+def _stamps(locations: Sequence[str]) -> list[Stamp]:
+    def stamp(location: str) -> Stamp:
         try:
-            return stamp_of(place)
+            return stamp_of(location)
         except OSError as error:
-            raise DataError(f"{place} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{location} cannot be read: {error.strerror}.") from error
 
-    if not any(map(is_remote, places)):
-        return [stamp(place) for place in places]
-    with ThreadPoolExecutor(_N_ASKING) as pool:
-        return list(pool.map(stamp, places))
+    if not any(map(is_remote, locations)):
+        return [stamp(location) for location in locations]
+    with ThreadPoolExecutor(_N_STAMP_THREADS) as pool:
+        return list(pool.map(stamp, locations))
 
 
 def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:
+    """Return the digest of each (path, size, mtime_ns, ctime_ns)."""
     try:
         table = pd.read_csv(table_file, dtype={"path": str, "sha256": str}, keep_default_na=False)
-        columns = [table[c].tolist() for c in ("path", "size", "mtime_ns", "ctime_ns", "sha256")]
+        columns = [table[name].tolist() for name in COLUMNS]
     except (OSError, ValueError, KeyError):
-        return {}  # missing or damaged: it is only a memory, and every file is read again
-    return {(p, s, m, c): digest for p, s, m, c, digest in zip(*columns, strict=True)}
+        return {}  # missing or damaged: every file is read again
+    return {(path, *stamp): sha256 for path, *stamp, sha256 in zip(*columns, strict=True)}
 
 
 def _write(
     table_file: Path,
     paths: Sequence[str],
-    facts: Sequence[tuple[int, int, int]],
+    stamps: Sequence[Stamp],
     digests: Sequence[str],
     read_at: int,
 ) -> None:
     rows = [
-        (path, *fact, digest)
-        for path, fact, digest in zip(paths, facts, digests, strict=True)
-        if digest and max(fact[1:]) < read_at - _RACY_NANOSECONDS
+        (path, *stamp, digest)
+        for path, stamp, digest in zip(paths, stamps, digests, strict=True)
+        if digest and max(stamp[1:]) < read_at - _RACY_NANOSECONDS
     ]
-    columns = ["path", "size", "mtime_ns", "ctime_ns", "sha256"]
-    write_table(table_file, pd.DataFrame(rows, columns=columns))
+    write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)))

@@ -1,15 +1,21 @@
-"""What the facts of a data set mean: sentences, the gravest first."""
+"""What the summary of a data set means: one function per kind of issue, in a registry.
+
+A new issue is one new function with `@issue(level)`, which takes the `Summary` and yields remarks:
+what is the case and what to do about it.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from hubretrain.data.summary import SMALL_SIDE, Facts
+from hubretrain.data.summary import SMALL_SIDE, Summary
 
 Level = Literal["error", "wrong", "note"]
+LEVELS: tuple[Level, ...] = ("error", "wrong", "note")
+"""From the gravest: `hubretrain fit` refuses the data set; something to fix; good to know."""
 
 UNBALANCED = 10  # times as many images in the largest class as in the smallest
 
@@ -19,9 +25,9 @@ class Finding:
     """One thing to know about a data set.
 
     Attributes:
-        level: `error`: hubretrain fit will refuse it; `wrong`: to be mended; `note`.
-        what: What is.
-        advice: What to do, or what hubretrain does about it.
+        level: One of `LEVELS`.
+        what: What is the case, a sentence.
+        advice: What to do, or what hubretrain does about it, a sentence.
     """
 
     level: Level
@@ -29,179 +35,236 @@ class Finding:
     advice: str
 
 
-def alike_names(class_names: Iterable[str]) -> list[list[str]]:
-    """Class names that differ only in case, punctuation, spaces or the form of their accents."""
-    alike: dict[str, list[str]] = {}
-    for name in class_names:
-        plain = unicodedata.normalize("NFKD", name).casefold()
-        key = "".join(c for c in plain if c.isalnum() or unicodedata.category(c).startswith("M"))
-        alike.setdefault(key or name, []).append(name)
-    return [names for names in alike.values() if len(names) > 1]
+class Remark(NamedTuple):
+    """What is the case, and what to do about it; a finding without its level."""
+
+    what: str
+    advice: str
 
 
-def findings_of(facts: Facts) -> list[Finding]:
-    """What the facts of `hubretrain.data.check.check_dataset` mean, the gravest first."""
-    found = [
-        *_too_small(facts),
-        *_unreadable(facts),
-        *_conflicting(facts),
-        *_given_splits(facts),
-        *_class_names(facts),
-        *_duplicates(facts),
-        *_groups(facts),
-        *_classes(facts),
-        *_files(facts),
+Find = Callable[[Summary], Iterator[Remark]]
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One kind of issue that a data set may have.
+
+    Attributes:
+        level: Level of its findings.
+        find: Yields remarks on a summary; none where all is well.
+    """
+
+    level: Level
+    find: Find
+
+
+ISSUES: dict[str, Issue] = {}
+"""Every kind of issue by its name, in the order in which their findings are listed."""
+
+
+def issue(level: Level) -> Callable[[Find], Find]:
+    """Register a function as one kind of issue, named like the function."""
+
+    def register(find: Find) -> Find:
+        ISSUES[find.__name__] = Issue(level, find)
+        return find
+
+    return register
+
+
+def findings_of(summary: Summary) -> tuple[Finding, ...]:
+    """Return what a summary means, the gravest first."""
+    findings = [
+        Finding(kind.level, remark.what, remark.advice)
+        for kind in ISSUES.values()
+        for remark in kind.find(summary)
     ]
-    order = ("error", "wrong", "note")
-    return sorted(found, key=lambda finding: order.index(finding.level))
+    return tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level)))
 
 
-def _too_small(facts: Facts) -> Iterable[Finding]:
-    if "error" in facts["folds"]:
-        what, _, advice = facts["folds"]["error"].rstrip(".").partition(": ")
-        yield Finding("error", f"{what}.", f"{_sentence(advice)}.")
+@issue("error")
+def folds_impossible(summary: Summary) -> Iterator[Remark]:
+    """Find a test split and folds that cannot be cut."""
+    if summary.folds.error is not None:
+        what, _, advice = summary.folds.error.rstrip(".").partition(": ")
+        yield Remark(f"{what}.", f"{advice[:1].upper()}{advice[1:]}.")
 
 
-def _unreadable(facts: Facts) -> Iterable[Finding]:
-    if bad := facts["unreadable"]:
-        yield Finding(
-            "wrong",
-            f"{_images(len(bad))} cannot be decoded (first: {bad[0]['path']}: {bad[0]['reason']}).",
-            "Mend or remove them; hubretrain cache puts them aside.",
+@issue("wrong")
+def unreadable_images(summary: Summary) -> Iterator[Remark]:
+    """Find image files that cannot be decoded."""
+    if summary.unreadable:
+        first = summary.unreadable[0]
+        yield Remark(
+            f"{_n_images(len(summary.unreadable))} cannot be decoded (first: {first.path}: "
+            f"{first.reason}).",
+            "Repair or remove them; hubretrain cache leaves them out.",
         )
 
 
-def _conflicting(facts: Facts) -> Iterable[Finding]:
-    if conflicts := facts["duplicates"]["conflicting"]:
-        one = conflicts[0]
-        where = [f"{p} ({c})" for p, c in zip(one["paths"], one["labels"], strict=True)]
-        pair = next(
-            [where[0], w]
-            for w, c in zip(where, one["labels"], strict=True)
-            if c != one["labels"][0]
-        )
-        yield Finding(
-            "wrong",
-            f"Pictures that stand under different classes: {len(conflicts):,} (first: {pair[0]} "
-            f"and {pair[1]}).",
-            "Decide which class is right and remove the other copy.",
+@issue("wrong")
+def conflicting_labels(summary: Summary) -> Iterator[Remark]:
+    """Find exact or near duplicates with different labels."""
+    conflicts = summary.duplicates.conflicting
+    if conflicts:
+        images = list(zip(conflicts[0].paths, conflicts[0].labels, strict=True))
+        path, label = images[0]
+        other_path, other_label = next(image for image in images if image[1] != label)
+        yield Remark(
+            f"Duplicate images with different labels: {len(conflicts):,} (first: {path} ({label}) "
+            f"and {other_path} ({other_label})).",
+            "Decide which label is right and remove the other image.",
         )
 
 
-def _given_splits(facts: Facts) -> Iterable[Finding]:
-    given = facts["given_splits"]
-    if given is None:
-        return
-    if given["n_leaked"]:
-        yield Finding(
-            "wrong",
-            f"The given split leaks {_images(given['n_leaked'])} of validation and test: "
-            f"{given['n_leaked_by_group']} by group, {given['n_leaked_by_exact_copies']} by copies "
-            f"of a file, the rest by near duplicates (first: {', '.join(given['leaks'][0][:2])}).",
-            "Move each of these groups and copies to one side, or pass --split-column none.",
+@issue("wrong")
+def leaking_split(summary: Summary) -> Iterator[Remark]:
+    """Find a given split that separates groups or duplicates."""
+    split = summary.given_splits
+    if split is not None and split.n_leaked:
+        yield Remark(
+            f"The given split leaks {_n_images(split.n_leaked)} of validation and test: "
+            f"{split.n_leaked_by_group} by group, {split.n_leaked_by_exact_copies} by exact "
+            f"duplicates, the rest by near duplicates (first: {', '.join(split.leaks[0][:2])}).",
+            "Move each of these groups and duplicates to one side, or set `split_column` to none "
+            "to ignore the given split.",
         )
-    if given["missing"]:
-        split, name = given["missing"][0]
-        n = len(given["missing"])
-        more = f", and {n - 1} more" if n > 1 else ""
-        yield Finding(
-            "wrong",
+
+
+@issue("wrong")
+def class_missing_in_split(summary: Summary) -> Iterator[Remark]:
+    """Find a part of a given split without any image of some class."""
+    if summary.given_splits is not None and summary.given_splits.missing:
+        split, name = summary.given_splits.missing[0]
+        n_more = len(summary.given_splits.missing) - 1
+        more = f", and {n_more} more" if n_more else ""
+        yield Remark(
             f"The given {split} split has no image of class {name!r}{more}.",
-            "Its figures say nothing of that class.",
-        )
-    if given["n_without_split"]:
-        yield Finding(
-            "note",
-            f"Images without a given split: {given['n_without_split']:,}.",
-            "hubretrain fit places them.",
+            "Its metrics say nothing about that class.",
         )
 
 
-def _class_names(facts: Facts) -> Iterable[Finding]:
-    for names in alike_names(one["name"] for one in facts["classes"]):
-        yield Finding(
-            "wrong",
+@issue("note")
+def images_without_split(summary: Summary) -> Iterator[Remark]:
+    """Find images that a given split leaves out."""
+    if summary.given_splits is not None and summary.given_splits.n_without_split:
+        yield Remark(
+            f"Images without a given split: {summary.given_splits.n_without_split:,}.",
+            "hubretrain fit assigns them to a part.",
+        )
+
+
+@issue("wrong")
+def similar_class_names(summary: Summary) -> Iterator[Remark]:
+    """Find class names that only look different."""
+    for names in similar_names(one_class.name for one_class in summary.classes):
+        yield Remark(
             f"Classes {' and '.join(map(repr, names))} differ only in case, punctuation or spaces.",
             "They stay separate classes; rename them if they are one.",
         )
 
 
-def _duplicates(facts: Facts) -> Iterable[Finding]:
-    found = facts["duplicates"]
-    if found["n_exact_copies"] or found["n_near_pairs"]:
-        yield Finding(
-            "note",
-            f"Files that repeat another byte by byte: {found['n_exact_copies']:,}; pairs of near "
-            f"duplicates: {found['n_near_pairs']:,}.",
-            "Copies stay on one side of every split.",
+@issue("note")
+def duplicates(summary: Summary) -> Iterator[Remark]:
+    """Find exact and near duplicates."""
+    n_exact, n_near = summary.duplicates.n_exact_copies, summary.duplicates.n_near_pairs
+    if n_exact or n_near:
+        yield Remark(
+            f"Exact duplicate files: {n_exact:,}; pairs of near duplicates: {n_near:,}.",
+            "Duplicates stay on one side of every split.",
         )
 
 
-def _groups(facts: Facts) -> Iterable[Finding]:
-    groups, leak = facts["groups"], facts["random_split_leak"]
-    if not groups["given"]:
-        yield Finding(
-            "note",
+@issue("note")
+def no_groups(summary: Summary) -> Iterator[Remark]:
+    """Find a data set without groups."""
+    if not summary.groups.given:
+        yield Remark(
             "No groups are given.",
             "If several images show one thing, such as a lesion or a patient, name the column "
-            "that tells with --group-column.",
-        )
-    if leak:
-        yield Finding(
-            "note",
-            f"A random 80/20 split would leak {leak:.1%} of its validation images.",
-            "hubretrain keeps groups and copies on one side.",
-        )
-    if mixed := groups["mixed_classes"]:
-        classes = ", ".join(mixed[0]["classes"])
-        yield Finding(
-            "note",
-            f"Groups that hold several classes: {len(mixed):,} (first: {mixed[0]['group']}: "
-            f"{classes}).",
-            "Right for patients with several findings, wrong for photographs of one thing.",
+            "that identifies it with `group_column`.",
         )
 
 
-def _classes(facts: Facts) -> Iterable[Finding]:
-    largest, smallest = facts["imbalance"]["largest"], facts["imbalance"]["smallest"]
-    ratio = facts["imbalance"]["ratio"]
-    if ratio is None or ratio >= UNBALANCED:
-        times = f"{ratio:,.0f} times as many images as" if ratio else "images, none of"
-        yield Finding(
-            "note",
-            f"Class {largest!r} has {times} {smallest!r}.",
-            "Judge by balanced accuracy, as hubretrain fit does here.",
+@issue("note")
+def leaking_random_split(summary: Summary) -> Iterator[Remark]:
+    """Find groups and duplicates that a random split would separate."""
+    if summary.random_split_leak:
+        yield Remark(
+            f"A random 80/20 split would leak {summary.random_split_leak:.1%} of its validation "
+            "images.",
+            "hubretrain keeps groups and duplicates on one side.",
         )
 
 
-def _files(facts: Facts) -> Iterable[Finding]:
-    sizes = facts["sizes"]
-    if small := sizes["small"]:
-        yield Finding(
-            "note",
+@issue("note")
+def mixed_groups(summary: Summary) -> Iterator[Remark]:
+    """Find groups with images of several classes."""
+    if mixed := summary.groups.mixed_classes:
+        yield Remark(
+            f"Groups with several classes: {len(mixed):,} (first: {mixed[0].group}: "
+            f"{', '.join(mixed[0].classes)}).",
+            "Expected of patients with several findings, wrong for photographs of one thing.",
+        )
+
+
+@issue("note")
+def imbalanced_classes(summary: Summary) -> Iterator[Remark]:
+    """Find a class that is far smaller than another."""
+    imbalance = summary.imbalance
+    largest, smallest = repr(imbalance.largest), repr(imbalance.smallest)
+    if imbalance.ratio is None:
+        what = f"Class {smallest} has no image, class {largest} has some."
+    elif imbalance.ratio >= UNBALANCED:
+        what = f"Class {largest} has {imbalance.ratio:,.0f} times as many images as {smallest}."
+    else:
+        return
+    yield Remark(what, "Evaluate by balanced accuracy, as hubretrain fit does here.")
+
+
+@issue("note")
+def small_images(summary: Summary) -> Iterator[Remark]:
+    """Find images that are mostly interpolation once enlarged."""
+    if small := summary.sizes.small:
+        yield Remark(
             f"Images less than {SMALL_SIDE} pixels wide or high: {len(small):,} (first: "
             f"{small[0]}).",
-            "Backbones enlarge them to 96 pixels and more.",
+            "Backbones enlarge them to 96 pixels or more.",
         )
-    if lies := sizes["other_format_than_named"]:
-        yield Finding(
-            "note",
-            f"Images of another format than their names say: {len(lies):,} (first: {lies[0]}).",
-            "They are read all the same.",
+
+
+@issue("note")
+def misnamed_files(summary: Summary) -> Iterator[Remark]:
+    """Find files of another format than their extension says."""
+    if misnamed := summary.sizes.other_format_than_named:
+        yield Remark(
+            f"Files whose extension does not match their format: {len(misnamed):,} (first: "
+            f"{misnamed[0]}).",
+            "They are decoded all the same.",
         )
-    others = {mode: n for mode, n in sizes["modes"].items() if mode != "RGB"}
-    if others and "RGB" in sizes["modes"]:
+
+
+@issue("note")
+def mixed_colour_modes(summary: Summary) -> Iterator[Remark]:
+    """Find images that are not RGB among images that are."""
+    others = {mode: n for mode, n in summary.sizes.modes.items() if mode != "RGB"}
+    if others and "RGB" in summary.sizes.modes:
         listed = ", ".join(f"{n:,} {mode}" for mode, n in others.items())
-        yield Finding(
-            "note",
+        yield Remark(
             f"Images that are not RGB: {sum(others.values()):,} ({listed}).",
-            "All are read as RGB; see to it that colour does not tell the class.",
+            "All are decoded to RGB; check that colour mode is not confounded with the label.",
         )
 
 
-def _images(n: int) -> str:
+def similar_names(class_names: Iterable[str]) -> list[list[str]]:
+    """Return class names that differ only in case, punctuation, spaces or encoded accents."""
+    similar: dict[str, list[str]] = {}
+    for name in class_names:
+        folded = unicodedata.normalize("NFKD", name).casefold()
+        key = "".join(c for c in folded if c.isalnum() or unicodedata.category(c).startswith("M"))
+        similar.setdefault(key or name, []).append(name)
+    return [names for names in similar.values() if len(names) > 1]
+
+
+def _n_images(n: int) -> str:
     return f"{n:,} image{'' if n == 1 else 's'}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

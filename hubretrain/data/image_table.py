@@ -1,11 +1,13 @@
-"""What the image files of a data set contain: their digests, their copies, what can be used."""
+"""What the image files of a data set contain: digests, near duplicates, clusters, what is usable.
+
+The functions work on paths and plain tables; `dataset.ImageDataset` calls them for its images.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,48 +17,38 @@ from scipy.sparse.csgraph import connected_components
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.digests import image_digests
-from hubretrain.data.near_duplicates import Copies, near_copies
+from hubretrain.data.near_duplicates import NearDuplicates, find_near_duplicates
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.errors import CacheError
 from hubretrain.progress import Bar
 
 
-class Labelled(Protocol):
-    """What is asked of a data set here; `hubretrain.data.dataset.ImageDataset` has it."""
+def read_digests(root: Path, paths: Sequence[str], folder: Path) -> list[str]:
+    """Return the sha256 of each image file, in order; only changed files are read.
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def root(self) -> Path: ...  # noqa: D102
-    @property
-    def images(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def labels(self) -> pd.Series: ...  # noqa: D102
-
-
-def folder_of(dataset: Labelled, cache: Path) -> Path:
-    """The folder of one data set in the cache."""
-    return cache / dataset.name
+    Args:
+        root: The folder that `paths` are relative to.
+        paths: The image files.
+        folder: The data set's folder in the cache.
+    """
+    with Bar("reading files", len(paths)) as bar:
+        return image_digests(root, paths, folder / "digests.csv", bar.advance)
 
 
-def digests_of(dataset: Labelled, cache: Path) -> list[str]:
-    """The sha256 of each image of the data set, in its order; only changed files are read."""
-    with Bar("reading files", len(dataset.images)) as bar:
-        return image_digests(
-            dataset.root,
-            dataset.images["path"].tolist(),
-            folder_of(dataset, cache) / "digests.csv",
-            bar.advance,
-        )
-
-
-def copies_of(dataset: Labelled, sha256s: Sequence[str], cache: Path) -> Copies:
-    """The near duplicates among the contents of a data set, sought once and kept in the cache.
+def search_near_duplicates(
+    root: Path, paths: Sequence[str], sha256s: Sequence[str], folder: Path
+) -> NearDuplicates:
+    """Return the near duplicates among contents, searched once and kept in the cache.
 
     Where a module is cached for all images, pairs with a high cosine similarity of its features
-    are looked at too.
+    are compared too.
+
+    Args:
+        root: The folder that `paths` are relative to.
+        paths: The image files.
+        sha256s: Digest of each image file.
+        folder: The data set's folder in the cache.
     """
-    place = folder_of(dataset, cache)
     with contextlib.ExitStack() as stack:
         bars: dict[str, Bar] = {}
 
@@ -67,53 +59,42 @@ def copies_of(dataset: Labelled, sha256s: Sequence[str], cache: Path) -> Copies:
                 bars[what] = stack.enter_context(Bar(what, n, unit))
             bars[what].advance(n_done - bars[what].done)
 
-        return near_copies(
-            dataset.root,
-            dataset.images["path"].tolist(),
+        return find_near_duplicates(
+            root,
+            paths,
             sha256s,
-            place / "copies.csv",
-            features=lambda contents: _cached_features(place, contents),
+            folder / "copies.csv",
+            features=lambda contents: _cached_features(folder, contents),
             progress=show,
         )
 
 
-def usable_images(dataset: Labelled, cache: Path, *, near_duplicates: bool = True) -> pd.DataFrame:
-    """The image table with contents, without what cannot be decoded.
+def without_quarantined(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return the rows whose content, column `sha256`, is not in quarantine.
 
     Args:
-        dataset: The images.
-        cache: Where digests and near duplicates are kept.
-        near_duplicates: Look for near duplicates, and put them into one cluster.
-
-    Returns:
-        The columns of `ImageDataset.images`, and `sha256`, `class_index` (int64) and
-        `cluster`: groups that share an image file's content, or hold near duplicates of each
-        other, are one cluster, so that copies of one image never straddle splits.
+        table: One row per image.
+        folder: The data set's folder in the cache.
     """
-    table = dataset.images.copy()
-    table["sha256"] = digests_of(dataset, cache)
-    table["class_index"] = dataset.labels
-    pairs = None
-    if near_duplicates:
-        pairs = copies_of(dataset, table["sha256"].tolist(), cache).pairs
-    table["cluster"] = cluster_names(table["group"], table["sha256"], pairs)
-    quarantine = Quarantine(folder_of(dataset, cache) / "quarantine.csv")
+    quarantine = Quarantine(folder / "quarantine.csv")
     return table[~table["sha256"].isin(list(quarantine.reasons))].reset_index(drop=True)
 
 
 def cluster_names(
     groups: pd.Series, sha256s: pd.Series, pairs: pd.DataFrame | None = None
 ) -> list[str]:
-    """Joins images that share a group or a content, or are near duplicates, directly or not.
+    """Join images that share a group or a content, or are near duplicates, directly or not.
 
     Args:
-        groups: Of each image.
-        sha256s: Of each image.
+        groups: Group of each image.
+        sha256s: Digest of each image.
         pairs: Near duplicates, columns `a` and `b`, each the sha256 of some image.
 
     Returns:
         The cluster of each image, named by the least sha256 in it.
     """
+    # A graph whose nodes are contents and groups. Each image ties its content to its group, each
+    # pair of near duplicates ties two contents; clusters are the connected components.
     group_codes, _ = pd.factorize(groups)
     content_codes, contents = pd.factorize(sha256s)
     n_contents = len(contents)
@@ -123,19 +104,19 @@ def cluster_names(
     end = np.concatenate([group_codes + n_contents, np.array(ties[1], np.int64)])
     n_nodes = n_contents + len(set(group_codes.tolist()))
     graph = coo_array((np.ones(len(start)), (start, end)), shape=(n_nodes, n_nodes))
-    _, parts = connected_components(graph, directed=False)
-    part_of_image = pd.Series(parts[content_codes], index=sha256s.index)
-    least: pd.Series = sha256s.groupby(part_of_image).transform("min")
+    _, components = connected_components(graph, directed=False)
+    component_of_image = pd.Series(components[content_codes], index=sha256s.index)
+    least: pd.Series = sha256s.groupby(component_of_image).transform("min")
     return [str(name) for name in least]
 
 
-def _cached_features(place: Path, sha256s: Sequence[str]) -> npt.NDArray[np.float32] | None:
-    """View 0 of these contents from the first module that is cached for all of them, or None."""
-    for file in sorted(place.glob("*.h5")):
+def _cached_features(folder: Path, sha256s: Sequence[str]) -> npt.NDArray[np.float32] | None:
+    """Return view 0 of contents from the first module that is cached for all of them, or None."""
+    for file in sorted(folder.glob("*.h5")):
         with contextlib.suppress(CacheError), Bottlenecks(file) as bottlenecks:
             row_of = {sha256: row for row, sha256 in enumerate(bottlenecks.sha256s)}
             if row_of.keys() >= set(sha256s):
                 rows = np.array([row_of[sha256] for sha256 in sha256s], np.int64)
-                # What cannot be decoded, or is still to do, is NaN; zeros are like nothing.
+                # Images that cannot be decoded, or are still to do, are NaN; zeros resemble none.
                 return np.nan_to_num(np.asarray(bottlenecks.view(0), np.float32)[rows])
     return None

@@ -1,193 +1,267 @@
-"""What a careful person looks at first in a data set, as facts of its image table.
+"""The summary of a data set, as `data_check.json` holds it: what is in it, before any judgement.
 
-The table has a row an image, with the columns of `contents.usable_images` and of `headers`,
-and `unreadable`: why an image cannot be decoded, or blank. Facts are what JSON holds.
+`summarizing` computes it from the image table, `findings` says what it means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
-from hubretrain.data.images import SUFFIXES_OF
-from hubretrain.data.splitting import leak_chances
-
-Facts = dict[str, Any]
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 SMALL_SIDE = 32  # pixels: below, a backbone sees mostly interpolation
 
 
-def class_facts(table: pd.DataFrame, class_names: Iterable[str]) -> list[Facts]:
-    """Images, bytes, groups and leak of each class, in class order."""
-    usable = table[table["unreadable"] == ""]
-    chances = pd.Series(_leak(usable["cluster"]), index=usable.index)
-    facts = []
-    of_class = dict(list(table.groupby("label")))
-    good_of_class = dict(list(usable.groupby("label")))
-    for name in class_names:
-        rows, good = of_class[name], good_of_class.get(name, usable[:0])
-        facts.append(
-            {
-                "name": name,
-                "n_images": len(rows),
-                "share": round(len(rows) / len(table), 6),
-                "n_bytes": int(rows["n_bytes"].sum()),
-                "n_unreadable": len(rows) - len(good),
-                "n_groups": int(good["group"].nunique()),
-                "n_clusters": int(good["cluster"].nunique()),
-                "random_split_leak": _rounded(chances[good.index].mean()) if len(good) else None,
-            }
-        )
-    return facts
+@dataclass(frozen=True)
+class ClassSummary:
+    """One class.
 
-
-def random_split_leak(table: pd.DataFrame) -> float | None:
-    """Share of validation images that a random 80/20 split leaks, 0 to 1."""
-    usable = table[table["unreadable"] == ""]
-    return _rounded(_leak(usable["cluster"]).mean()) if len(usable) else None
-
-
-def size_facts(table: pd.DataFrame) -> Facts:
-    """Formats, colour modes and sizes of the images that can be decoded."""
-    usable = table[table["unreadable"] == ""]
-    suffix = usable["path"].str.extract(r"(\.[^.]*)$")[0].str.lower()
-    lies = [
-        path
-        for path, form, ending in zip(usable["path"], usable["format"], suffix, strict=True)
-        if ending not in SUFFIXES_OF.get(form, {ending})
-    ]
-    sides = usable[["width", "height"]]
-    common = sides.value_counts().head(5).reset_index().to_numpy().tolist()
-    small = usable[sides.min(axis=1) < SMALL_SIDE]
-    return {
-        "formats": _counts(usable["format"]),
-        "modes": _counts(usable["mode"]),
-        "n_sizes": len(sides.drop_duplicates()),
-        "width": _spread(sides["width"]),
-        "height": _spread(sides["height"]),
-        "common_sizes": [
-            {"width": width, "height": height, "n_images": n} for width, height, n in common
-        ],
-        "small": small["path"].tolist(),
-        "other_format_than_named": lies,
-    }
-
-
-def group_facts(table: pd.DataFrame, *, grouped: bool) -> Facts:
-    """How many groups, how large, and which hold several classes."""
-    usable = table[table["unreadable"] == ""]
-    sizes = usable["group"].value_counts()
-    counts = usable.groupby(["group", "label"], sort=True).size()
-    n_classes = counts.groupby("group").size()
-    mixed = n_classes[n_classes > 1].index
-    largest = sizes.sort_index().sort_values(ascending=False, kind="stable").head(5)
-    return {
-        "given": grouped,
-        "n_groups": len(sizes),
-        "n_with_several_images": int((sizes > 1).sum()),
-        "n_images_in_those": int(sizes[sizes > 1].sum()),
-        "n_groups_of_size": {str(k): int(n) for k, n in sizes.value_counts().sort_index().items()},
-        "largest": [{"group": str(g), "n_images": int(n)} for g, n in largest.items() if n > 1],
-        "mixed_classes": [
-            {"group": str(g), "classes": {str(c): int(n) for c, n in counts[g].items()}}
-            for g in mixed
-        ],
-    }
-
-
-def duplicate_facts(table: pd.DataFrame, pairs: pd.DataFrame) -> Facts:
-    """Exact and near duplicates among the images that can be decoded.
-
-    Args:
-        table: The image table.
-        pairs: Near duplicates, columns `a`, `b` (sha256) and `similarity`.
-
-    Returns:
-        `exact`: sets of files with the same bytes; `near`: pairs of contents, by their first
-        paths; `conflicting`: those of either with several labels.
+    Attributes:
+        name: Class name.
+        n_images: Image files, those that cannot be decoded included.
+        share: Share of all image files, [0, 1].
+        n_bytes: Size of its files.
+        n_unreadable: Files that cannot be decoded.
+        n_groups: Groups of its decodable images.
+        n_clusters: Groups, those that duplicates join counted as one.
+        random_split_leak: Share of its images, [0, 1], that a random 80/20 split would leak if
+            drawn for validation; None without decodable images.
     """
-    usable = table[table["unreadable"] == ""]
-    first = usable.drop_duplicates("sha256").set_index("sha256")
-    path_of, group_of = first["path"].to_dict(), first["group"].to_dict()
-    labels = {str(sha256): sorted(set(rows)) for sha256, rows in usable.groupby("sha256")["label"]}
-    several = usable[usable["sha256"].duplicated(keep=False)]
-    exact = [
-        {
-            "kind": "exact",
-            "paths": rows["path"].tolist(),
-            "labels": rows["label"].tolist(),
-            "one_group": len(set(rows["group"])) == 1,
-            "similarity": 1.0,
-        }
-        for _, rows in several.groupby("sha256", sort=False)
-    ]
-    near = [
-        {
-            "kind": "near",
-            "paths": [path_of[a], path_of[b]],
-            "labels": [" / ".join(labels[a]), " / ".join(labels[b])],
-            "one_group": group_of[a] == group_of[b],
-            "similarity": round(float(similarity), 4),
-        }
-        for a, b, similarity in pairs[["a", "b", "similarity"]].itertuples(index=False)
-        if a in path_of and b in path_of
-    ]
-    return {
-        "n_exact_copies": len(several) - several["sha256"].nunique(),
-        "n_near_pairs": len(near),
-        "exact": exact,
-        "near": sorted(near, key=lambda pair: (-pair["similarity"], pair["paths"])),
-        "conflicting": [one for one in (*exact, *near) if len(set(one["labels"])) > 1],
-    }
+
+    name: str
+    n_images: int
+    share: float
+    n_bytes: int
+    n_unreadable: int
+    n_groups: int
+    n_clusters: int
+    random_split_leak: float | None
 
 
-def split_facts(table: pd.DataFrame, class_names: Iterable[str]) -> Facts | None:
-    """Classes and leaks of a given split; None where none was given."""
-    usable = table[(table["unreadable"] == "") & (table["split"] != "")]
-    if usable.empty:
-        return None
-    counts = pd.crosstab(usable["split"], usable["label"])
-    names = [name for name in ("train", "validation", "test") if name in counts.index]
-    counts = counts.reindex(index=names, columns=list(class_names), fill_value=0)
-    held_out = usable["split"] != "train"
+@dataclass(frozen=True)
+class ImbalanceSummary:
+    """The largest and the smallest class, counted in decodable images.
 
-    def n_torn(column: str) -> int:
-        return int((held_out & (usable.groupby(column)["split"].transform("nunique") > 1)).sum())
+    Attributes:
+        largest: Name of the class with the most images.
+        smallest: Name of the class with the fewest images.
+        ratio: Images of the largest per image of the smallest; None where that has none.
+        majority_share: Share of all images that are of the largest class, [0, 1].
+    """
 
-    torn = usable[usable.groupby("cluster")["split"].transform("nunique") > 1]
-    return {
-        "n_without_split": int((table["split"] == "").sum()),
-        "counts": counts.to_dict(orient="index"),
-        "missing": [[n, c] for n in names for c in counts.columns if not counts.loc[n, c]],
-        "n_leaked": n_torn("cluster"),
-        "n_leaked_by_group": n_torn("group"),
-        "n_leaked_by_exact_copies": n_torn("sha256"),
-        "leaks": [
-            [f"{path} ({split})" for path, split in zip(rows["path"], rows["split"], strict=True)]
-            for _, rows in torn.groupby("cluster", sort=False)
-        ],
-    }
+    largest: str
+    smallest: str
+    ratio: float | None
+    majority_share: float
 
 
-def _leak(clusters: pd.Series) -> npt.NDArray[np.float64]:
-    n = len(clusters)
-    return leak_chances(clusters) if 0 < round(0.2 * n) < n else np.zeros(n)
+@dataclass(frozen=True)
+class Spread:
+    """Range and median of a whole number, such as a width in pixels."""
+
+    least: int
+    median: int
+    most: int
 
 
-def _counts(values: pd.Series) -> dict[str, int]:
-    counts = values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    return {str(name): int(n) for name, n in counts.items()}
+@dataclass(frozen=True)
+class ImageSize:
+    """How many images have one width and height, both in pixels."""
+
+    width: int
+    height: int
+    n_images: int
 
 
-def _spread(values: pd.Series) -> dict[str, int] | None:
-    if values.empty:
-        return None
-    return {"least": int(values.min()), "median": int(values.median()), "most": int(values.max())}
+@dataclass(frozen=True)
+class SizeSummary:
+    """Formats, colour modes and sizes of the decodable images.
+
+    Attributes:
+        formats: Images per format, as Pillow names it, the most frequent first.
+        modes: Images per colour mode, as Pillow names it, the most frequent first.
+        n_sizes: Number of different sizes.
+        width: Widths in pixels; None without images.
+        height: Heights in pixels; None without images.
+        common_sizes: The most frequent sizes, five at most.
+        small: Paths of images with a side below `SMALL_SIDE`.
+        other_format_than_named: Paths of files whose extension belongs to another format.
+    """
+
+    formats: dict[str, int]
+    modes: dict[str, int]
+    n_sizes: int
+    width: Spread | None
+    height: Spread | None
+    common_sizes: tuple[ImageSize, ...]
+    small: tuple[str, ...]
+    other_format_than_named: tuple[str, ...]
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 6)
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image file that cannot be decoded, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class GroupSize:
+    """One group and its number of images."""
+
+    group: str
+    n_images: int
+
+
+@dataclass(frozen=True)
+class MixedGroup:
+    """A group with images of several classes, and how many of each."""
+
+    group: str
+    classes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """The groups of the decodable images.
+
+    Attributes:
+        given: Whether the data set has groups; otherwise each image is its own.
+        n_groups: Number of groups.
+        n_with_several_images: Groups of two images or more.
+        n_images_in_those: Images in groups of two or more.
+        n_groups_of_size: Groups per number of images; its keys are numbers as text, as in JSON.
+        largest: The largest groups of two images or more, five at most.
+        mixed_classes: Groups with images of several classes.
+    """
+
+    given: bool
+    n_groups: int
+    n_with_several_images: int
+    n_images_in_those: int
+    n_groups_of_size: dict[str, int]
+    largest: tuple[GroupSize, ...]
+    mixed_classes: tuple[MixedGroup, ...]
+
+
+@dataclass(frozen=True)
+class DuplicateSet:
+    """Images that are duplicates of each other.
+
+    Attributes:
+        kind: `exact`: all files with the same bytes; `near`: one pair.
+        paths: The image files.
+        labels: Class of each; of a near duplicate with several labels joined by ` / `.
+        one_group: Whether all are of one group.
+        similarity: Correlation of their details, up to 1.
+    """
+
+    kind: Literal["exact", "near"]
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]
+    one_group: bool
+    similarity: float
+
+
+@dataclass(frozen=True)
+class DuplicateSummary:
+    """Exact and near duplicates among the decodable images.
+
+    Attributes:
+        n_exact_copies: Files whose bytes an earlier file has already.
+        n_near_pairs: Pairs of near duplicates.
+        exact: Sets of files with the same bytes.
+        near: Pairs of near duplicates, by their first paths, the most similar first.
+        conflicting: Those of either kind with several labels.
+    """
+
+    n_exact_copies: int
+    n_near_pairs: int
+    exact: tuple[DuplicateSet, ...]
+    near: tuple[DuplicateSet, ...]
+    conflicting: tuple[DuplicateSet, ...]
+
+
+@dataclass(frozen=True)
+class GivenSplitSummary:
+    """The split that the data set came with, of its decodable images.
+
+    Attributes:
+        n_without_split: Images, decodable or not, that were given none.
+        counts: Images per class, per split.
+        missing: (split, class) without an image.
+        n_leaked: Validation and test images whose cluster is in another split too.
+        n_leaked_by_group: Those whose group is.
+        n_leaked_by_exact_copies: Those whose bytes are.
+        leaks: `path (split)` of the images of each cluster that is in several splits.
+    """
+
+    n_without_split: int
+    counts: dict[str, dict[str, int]]
+    missing: tuple[tuple[str, str], ...]
+    n_leaked: int
+    n_leaked_by_group: int
+    n_leaked_by_exact_copies: int
+    leaks: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class FoldsSummary:
+    """Whether a test split and folds can be cut, and how even they are.
+
+    Attributes:
+        n_folds: Number of folds asked for.
+        test_fraction: Share of the images in the test split asked for.
+        error: Why they cannot be cut; None if they can.
+        worst_deviation_points: Largest gap between the share of a class in one part and in all
+            images, percentage points; None if they cannot be cut.
+    """
+
+    n_folds: int
+    test_fraction: float
+    error: str | None = None
+    worst_deviation_points: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a data set holds.
+
+    Attributes:
+        name: Name of the data set.
+        folders: Its folders, absolute.
+        n_images: Image files.
+        n_bytes: Size of all image files.
+        n_classes: Number of classes.
+        classes: Each class, in class order.
+        imbalance: The largest and the smallest class.
+        sizes: Formats, colour modes and sizes.
+        unreadable: Files that cannot be decoded.
+        groups: What must not straddle splits.
+        duplicates: Exact and near duplicates.
+        given_splits: The split that the data set came with; None without one.
+        random_split_leak: Share of validation images, [0, 1], that a random 80/20 split would
+            leak; None without decodable images.
+        folds: Whether a test split and folds can be cut.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    n_images: int
+    n_bytes: int
+    n_classes: int
+    classes: tuple[ClassSummary, ...]
+    imbalance: ImbalanceSummary
+    sizes: SizeSummary
+    unreadable: tuple[UnreadableImage, ...]
+    groups: GroupSummary
+    duplicates: DuplicateSummary
+    given_splits: GivenSplitSummary | None
+    random_split_leak: float | None
+    folds: FoldsSummary
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as `data_check.json` holds it."""
+        values = asdict(self)
+        values["folds"] = {k: v for k, v in values["folds"].items() if v is not None}
+        return values

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.bottlenecks import BottleneckWriter, ForwardPassLog, RowIndex
-from hubretrain.data import ImageDataset, Quarantine, digests_of, folder_of
+from hubretrain.data import ImageDataset, Quarantine
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.pipeline import Batch, ImageTask, Recipe, Undecodable, extract
@@ -118,9 +118,9 @@ def cache_bottlenecks(
             f"two modules are called {twice.pop()}, which is also the name of the file; name each "
             "module once, or rename a folder."
         )
-    place = folder_of(dataset, folder)
+    place = dataset.cache_folder(folder)
     quarantine = Quarantine(place / "quarantine.csv")
-    digests = digests_of(dataset, folder)
+    digests = dataset.digests(folder)
     rows = rows_of(dataset, digests, quarantine, n_views, minority_views, part)
     augmentation = augmentation or Augmentation()
     modules = [m if m.probed else _probed(m) for m in modules]

@@ -21,7 +21,7 @@ from hubretrain.bottlenecks import (
     seal_file,
     shrink_file,
 )
-from hubretrain.data import ImageDataset, Quarantine, digests_of, folder_of
+from hubretrain.data import ImageDataset, Quarantine
 from hubretrain.errors import CacheError
 from hubretrain.extraction.plan import PARTS, rows_of
 from hubretrain.locks import is_locked
@@ -73,9 +73,9 @@ def cache_status(
     Raises:
         CacheError: Nothing is cached.
     """
-    place = folder_of(dataset, cache)
+    place = dataset.cache_folder(cache)
     files = bottleneck_files(place, recursive=True)
-    digests = digests_of(dataset, cache)
+    digests = dataset.digests(cache)
     passes = ForwardPassLog(place)
     table = []
     for file in files:
@@ -162,14 +162,14 @@ def collect_garbage(
         CacheError: A file cannot be written.
         LockedError: A file is being written.
     """
-    place = folder_of(dataset, cache)
+    place = dataset.cache_folder(cache)
     found = []
     for left in sorted(place.rglob(".*")):
         if left.name.endswith((".new", ".lock")) and not is_locked(_written(left)):
             found.append((left, "left by a killed run", left.stat().st_size))
             if not dry_run:
                 left.unlink()
-    present = set(digests_of(dataset, cache))
+    present = set(dataset.digests(cache))
     for file in sorted(place.rglob("[!.]*.h5")):
         shrunk = shrink_file(file, present, n_views, dry_run=dry_run)
         if shrunk is None:

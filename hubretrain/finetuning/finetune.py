@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.data import ImageDataset, usable_images
+from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import NEW, previous_parts, read_folds
 from hubretrain.errors import RunError
 from hubretrain.export import Export
@@ -133,7 +133,7 @@ def finetune_modules(
     where = available_devices(
         mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
     )
-    images = usable_images(dataset, cache, near_duplicates=fit.duplicates_kept_together)
+    images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
     images = _with_folds(images, run)
     results: list[FineTuneResult] = []
     for name, chosen in options_of.items():

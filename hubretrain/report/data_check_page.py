@@ -1,70 +1,70 @@
-"""The page that `data check` writes: its facts, with thumbnails of what is worth a look."""
+"""The page that `data check` writes: its summary, with thumbnails of what is worth a look."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hubretrain.data import Facts, Finding
+from hubretrain.data import DataCheck, DuplicateSet, DuplicateSummary
 from hubretrain.data.images import read_image
 from hubretrain.errors import DataError
 from hubretrain.report.html import thumbnail, write_page
 
 MAX_PAIRS = 24
 MAX_GROUPS = 8
-MAX_OF_A_GROUP = 6
+MAX_PER_GROUP = 6
 MAX_LISTED = 50
-MAX_CLASSES_SHOWN = 40  # with examples
+MAX_CLASSES_SHOWN = 40
 N_EXAMPLES = 6
 
 
-def write_check_page(
-    file: Path, facts: Facts, findings: Iterable[Finding], images: pd.DataFrame, root: Path
-) -> None:
-    """Writes `data_check.html`.
+def write_check_page(file: Path, check: DataCheck, root: Path) -> None:
+    """Write `data_check.html`.
 
     Args:
-        file: Where to.
-        facts: As `check.check_dataset` gives them.
-        findings: What they mean.
-        images: The image table.
-        root: The folder that its paths are relative to.
+        file: The page.
+        check: What `hubretrain.data.check_dataset` returns.
+        root: The folder that image paths are relative to.
 
     Raises:
         WriteError: The file cannot be written.
     """
     thumbnails = _Thumbnails(root)
-    duplicates = facts["duplicates"]
-    shown = [*duplicates["conflicting"]]
-    shown += [one for one in duplicates["near"] if one not in shown and not one["one_group"]]
-    shown += [one for one in duplicates["near"] if one not in shown]
-    shown += [one for one in duplicates["exact"] if one not in shown]
-    usable = images[images["unreadable"] == ""]
+    summary = check.summary
+    duplicates = _most_telling_first(summary.duplicates)
+    usable = check.images[check.images["unreadable"] == ""]
     values: dict[str, Any] = {
-        "facts": facts,
-        "findings": list(findings),
-        "largest_class": max(one["n_images"] for one in facts["classes"]),
-        "copies": [
-            {**one, "pictures": thumbnails.of(one["paths"], one["labels"], 2)}
-            for one in shown[:MAX_PAIRS]
+        "summary": summary,
+        "findings": check.findings,
+        "largest_class": max(of_class.n_images for of_class in summary.classes),
+        "duplicates": [
+            (images, thumbnails.of(images.paths, images.labels, 2))
+            for images in duplicates[:MAX_PAIRS]
         ],
-        "n_copies": len(shown),
+        "n_duplicates": len(duplicates),
         "mixed": [
-            {**one, "pictures": thumbnails.of_rows(usable[usable["group"] == one["group"]])}
-            for one in facts["groups"]["mixed_classes"][:MAX_GROUPS]
+            (mixed, thumbnails.of_rows(usable[usable["group"] == mixed.group]))
+            for mixed in summary.groups.mixed_classes[:MAX_GROUPS]
         ],
         "examples": {
-            one["name"]: thumbnails.of_rows(
-                usable[usable["label"] == one["name"]].drop_duplicates("cluster"), N_EXAMPLES
+            of_class.name: thumbnails.of_rows(
+                usable[usable["label"] == of_class.name].drop_duplicates("cluster"), N_EXAMPLES
             )
-            for one in facts["classes"][:MAX_CLASSES_SHOWN]
+            for of_class in summary.classes[:MAX_CLASSES_SHOWN]
         },
         "listed": MAX_LISTED,
     }
     write_page(file, "data_check.html", values)
+
+
+def _most_telling_first(duplicates: DuplicateSummary) -> list[DuplicateSet]:
+    """Return different labels first, then near duplicates across groups, then the others."""
+    across_groups = [pair for pair in duplicates.near if not pair.one_group]
+    in_order = (*duplicates.conflicting, *across_groups, *duplicates.near, *duplicates.exact)
+    return list(dict.fromkeys(in_order))
 
 
 class _Thumbnails:
@@ -73,19 +73,19 @@ class _Thumbnails:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def of(self, paths: list[str], labels: list[str], at_most: int) -> list[dict[str, str]]:
-        """Of some images; where labels differ, of some with different ones."""
+    def of(self, paths: Sequence[str], labels: Sequence[str], at_most: int) -> list[dict[str, str]]:
+        """Return thumbnails of some images; where labels differ, of some with different ones."""
         order = sorted(range(len(paths)), key=lambda i: labels[:i].count(labels[i]))
-        found = []
+        thumbnails = []
         for i in sorted(order[:at_most]):
             try:
                 picture = thumbnail(read_image(self.root, paths[i]))
             except DataError:  # gone since it was looked at
                 picture = ""
-            found.append({"path": paths[i], "label": labels[i], "picture": picture})
-        return found
+            thumbnails.append({"path": paths[i], "label": labels[i], "picture": picture})
+        return thumbnails
 
-    def of_rows(self, rows: pd.DataFrame, at_most: int = MAX_OF_A_GROUP) -> list[dict[str, str]]:
-        """Of some images of the table, evenly spread over them."""
+    def of_rows(self, rows: pd.DataFrame, at_most: int = MAX_PER_GROUP) -> list[dict[str, str]]:
+        """Return thumbnails of some images of the table, evenly spread over them."""
         rows = rows.iloc[:: max(1, len(rows) // at_most)].head(at_most)
         return self.of(rows["path"].tolist(), rows["label"].tolist(), at_most)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hubretrain import run_tables
 from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.data.near_duplicates import read_near_duplicates
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.evaluation import METRICS, DecisionRule, intervals
@@ -303,15 +304,8 @@ def near_pairs(gathered: RunData) -> pd.DataFrame | None:
     Returns:
         Columns a, b (sha256), similarity.
     """
-    try:
-        table = pd.read_csv(
-            gathered.fit.cache_folder / "copies.csv", dtype=str, keep_default_na=False
-        )
-        pairs = table[table["near"] != ""]
-        found = pd.DataFrame({"a": pairs["sha256"], "b": pairs["near"]})
-        return found.assign(similarity=pairs["similarity"].astype(float)).reset_index(drop=True)
-    except (OSError, ValueError, KeyError):
-        return None  # no search was made, or its memory is gone
+    near = read_near_duplicates(gathered.fit.cache_folder / "copies.csv")
+    return None if near is None else near.pairs
 
 
 def _fine_tuned_folders(run: Run) -> list[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog, bottleneck_files
-from hubretrain.data import ImageDataset, folder_of, usable_images
+from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import (
     NEW,
     TEST,
@@ -107,7 +107,7 @@ def screen_modules(
         WriteError: The run folder cannot be written.
     """
     files = _bottleneck_files(dataset, cache, modules, run)
-    images = usable_images(dataset, cache, near_duplicates=keep_duplicates_together)
+    images = dataset.usable_images(cache, near_duplicates=keep_duplicates_together)
     notes = _changes(images, run)
     images["fold"] = cut_parts(
         images, run.folds_file, n_folds=n_folds, test_fraction=test_fraction, seed=seed
@@ -168,7 +168,7 @@ def _bottleneck_files(
     dataset: ImageDataset, cache: Path, modules: Sequence[str], run: Run
 ) -> list[Path]:
     """The caches to fit on: those asked for, and those that the run has already."""
-    place = folder_of(dataset, cache)
+    place = dataset.cache_folder(cache)
     files = {path.stem: path for path in bottleneck_files(place)}
     for name in modules:
         if name not in files:

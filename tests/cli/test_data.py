@@ -61,7 +61,7 @@ def test_check_exits_with_1_and_names_a_class_too_small_for_the_folds(place: Pat
 def test_check_survives_everything_at_once(place: Path) -> None:
     write_messy(place / "messy")
     ran = invoke("data", "check", "messy", "--labels", "labels.csv", code=1)
-    assert "under different classes: 1" in " ".join(ran.stdout.split())
+    assert "with different labels: 1" in " ".join(ran.stdout.split())
 
 
 def test_split_keeps_folds_where_fit_finds_them(place: Path, small_module: Path) -> None:

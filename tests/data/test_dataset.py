@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubretrain.data.dataset import ImageDataset, default_folder, open_dataset, sorted_classes
+from hubretrain.data.dataset import open_dataset, sorted_classes
+from hubretrain.data.layouts import default_folder
+from hubretrain.data.options import TableOptions
 from hubretrain.data.splitting.folds import write_folds
 from hubretrain.errors import DataError
 from tests.samples import encoded, write_digits
@@ -79,7 +81,9 @@ def test_hugging_face_metadata_is_recognised(tmp_path):
 def test_an_image_is_named_by_path_file_name_or_stem(tmp_path, cell):
     write(tmp_path, "x/one.png", "x/two.png")
     labels = table(tmp_path / "l.csv", pic=[cell, "two"], kind=["p", "q"])
-    data = open_dataset(tmp_path, labels=labels, image_column="pic", label_column="kind")
+    data = open_dataset(
+        tmp_path, labels=labels, table=TableOptions(image_column="pic", label_column="kind")
+    )
     assert data.images["path"].tolist() == ["x/one.png", "x/two.png"]
 
 
@@ -96,7 +100,7 @@ def test_an_empty_group_cell_makes_the_image_its_own_group(tmp_path):
         label=["p", "q", "q"],
         who=["", "", "g"],
     )
-    data = open_dataset(tmp_path, labels=labels, group_column="who")
+    data = open_dataset(tmp_path, labels=labels, table=TableOptions(group_column="who"))
     assert data.images["group"].tolist() == ["1.png", "2.png", "g"]
 
 
@@ -146,7 +150,7 @@ def bad(tmp_path, case):
     elif case == "image outside class folders":
         write(root, "3.png")
     elif case == "column without a table":
-        options = {"label_column": "x"}
+        options = {"table": TableOptions(label_column="x")}
     elif case == "missing table":
         options = {"labels": tmp_path / "none.csv"}
     else:
@@ -158,7 +162,7 @@ def bad(tmp_path, case):
         elif case == "no row matches":
             columns["path"] = ["x.png", "y.png"]
         elif case == "missing column":
-            options["label_column"] = "dx"
+            options["table"] = TableOptions(label_column="dx")
         elif case == "no image column":
             columns["pix"] = columns.pop("path")
         elif case == "two labels":
@@ -172,7 +176,7 @@ def bad(tmp_path, case):
             columns = {"path": ["same.png", "a/1.png"], "label": ["p", "q"]}
         elif case == "unknown split":
             columns["fold"] = ["train", "holdout"]
-            options["split_column"] = "fold"
+            options["table"] = TableOptions(split_column="fold")
         options["labels"] = table(tmp_path / "l.csv", **columns)
     return root, options
 
@@ -182,17 +186,17 @@ def bad(tmp_path, case):
     [
         ("missing folder", r"nowhere does not exist; expected a folder of images"),
         ("empty folder", r"empty holds no images; expected class folders or a table"),
-        ("one class", r"all 2 images have the one label 'a'; at least two classes"),
+        ("one class", r"all 2 images have the same label, 'a'; expected at least two"),
         ("no class folders", r"2 images but no class folders and no table of labels"),
         ("image outside class folders", r"1 images lie outside every class folder \(first: 3.png"),
-        ("column without a table", r"--label-column x needs a table; name it with --labels"),
+        ("column without a table", r"`label_column` is 'x', but there is no table; name it"),
         ("missing table", r"none.csv does not exist; expected a table of labels"),
-        ("row without a file", r"1 of 3 rows have no file below .*'c.png'\); mend the table"),
-        ("file without a row", r"1 of 3 images have no row in .*c/3.png\); mend the table"),
+        ("row without a file", r"1 of 3 rows have no file below .*'c.png'\); fix the table"),
+        ("file without a row", r"1 of 3 images have no row in .*c/3.png\); fix the table"),
         ("no row matches", r"none of its 2 rows names an image below"),
         ("missing column", r"has no column 'dx'; its columns are: path, label"),
-        ("no image column", r"has no image column \(looked for path, .*name one with --image-col"),
-        ("two labels", r"a/1.png stands there with two labels \('p' and 'q'\); keep one row"),
+        ("no image column", r"has no image column \(looked for path, .*name one: `image_column`"),
+        ("two labels", r"a/1.png has two labels \('p' and 'q'\); keep one row"),
         ("empty label", r"1 rows have an empty 'label' \(first: b/2.png\)"),
         ("path outside", r"'../../etc/passwd.png' lies outside the data set's folder"),
         ("ambiguous name", r"'same.png' could be a/same.png or b/same.png; write the path"),
@@ -209,7 +213,7 @@ def test_bad_input_gets_one_clear_sentence(tmp_path, case, sentence):
 def test_unmatched_rows_and_files_can_be_skipped(tmp_path):
     write(tmp_path, "1.png", "2.png", "extra.png")
     labels = table(tmp_path / "l.csv", path=["1.png", "2.png", "gone.png"], label=["p", "q", "q"])
-    data = ImageDataset.from_csv(tmp_path, labels, skip_unmatched=True)
+    data = open_dataset(tmp_path, labels=labels, table=TableOptions(skip_unmatched=True))
     assert data.images["path"].tolist() == ["1.png", "2.png"]
 
 
@@ -232,7 +236,7 @@ def test_the_published_ham10000_layout_opens_whole(real_data):
 
 
 def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_one(tmp_path):
-    data = ImageDataset.from_folder(write_digits(tmp_path / "digits", 180))
+    data = open_dataset(write_digits(tmp_path / "digits", 180))
     options = {"n_folds": 3, "cache": tmp_path / "cache"}
     images = data.split(seed=1, **options)
     assert {"path", "label", "group", "split", "sha256", "class_index", "cluster"} < set(images)
@@ -247,7 +251,7 @@ def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_
     pixels = np.random.default_rng(0).integers(0, 255, (30, 8, 8)).astype(np.uint8)
     for i, picture in enumerate(pixels):
         (tmp_path / "digits" / str(i % 3) / f"new{i}.png").write_bytes(encoded(picture))
-    more = ImageDataset.from_folder(tmp_path / "digits")
+    more = open_dataset(tmp_path / "digits")
     extended = more.split(seed=9, folds_file=tmp_path / "folds.csv", **options)
     old = extended.set_index("path")["fold"][images["path"]]
     assert len(extended) == 210
@@ -256,7 +260,7 @@ def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_
 
 def test_split_honours_groups_and_splits_of_a_table(tmp_path):
     write_digits(tmp_path / "d", 90)
-    paths = ImageDataset.from_folder(tmp_path / "d").images["path"].tolist()
+    paths = open_dataset(tmp_path / "d").images["path"].tolist()
     labels = table(
         tmp_path / "l.csv",
         path=paths,
@@ -264,7 +268,7 @@ def test_split_honours_groups_and_splits_of_a_table(tmp_path):
         who=[f"{path[0]} {i // 2}" for i, path in enumerate(paths)],
         split=["test" if i % 10 < 2 else "" for i in range(len(paths))],
     )
-    data = ImageDataset.from_csv(tmp_path / "d", labels, group_column="who")
+    data = open_dataset(tmp_path / "d", labels=labels, table=TableOptions(group_column="who"))
     images = data.split(n_folds=2, cache=tmp_path / "cache")
     assert ((images["fold"] == -1) == (images["split"] == "test")).all()
     assert images.groupby("cluster")["fold"].nunique().max() == 1

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hubretrain.data.dataset import open_dataset
-from hubretrain.data.image_table import cluster_names, copies_of, digests_of, usable_images
+from hubretrain.data.image_table import cluster_names
 from tests.samples import encoded
 
 
@@ -71,11 +71,11 @@ def cluster_of(images: pd.DataFrame) -> dict[str, str]:
 
 def test_near_duplicates_share_a_cluster_unless_they_are_not_looked_for(place: Path) -> None:
     data, cache = open_dataset(place / "data"), place / "cache"
-    together = cluster_of(usable_images(data, cache))
+    together = cluster_of(data.usable_images(cache))
     assert together["flower/temple.jpg"] == together["temple/150.jpg"]
     assert len(set(together.values())) == 6
     shutil.rmtree(cache)
-    apart = cluster_of(usable_images(data, cache, near_duplicates=False))
+    apart = cluster_of(data.usable_images(cache, near_duplicates=False))
     assert len(set(apart.values())) == 7
     assert not (cache / "data" / "copies.csv").exists()
 
@@ -84,11 +84,11 @@ def test_the_search_shows_progress_and_a_second_look_shows_none(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, cache = open_dataset(place / "data"), place / "cache"
-    usable_images(data, cache)
+    data.usable_images(cache)
     said = capsys.readouterr().err
     assert "looking at images: 7 of 7 images" in said
     assert "comparing pairs: " in said
-    usable_images(data, cache)
+    data.usable_images(cache)
     assert "looking" not in capsys.readouterr().err
 
 
@@ -109,7 +109,7 @@ def test_cached_features_take_part_in_the_search(
         return find(*arguments, **options)
 
     monkeypatch.setattr(duplicates, "find_duplicates", spy)
-    sha256s = digests_of(data, cache)
-    assert len(copies_of(data, sha256s, cache).pairs) == 1
+    sha256s = data.digests(cache)
+    assert len(data.near_duplicates(sha256s, cache).pairs) == 1
     with Bottlenecks(cache / "data" / "small.h5") as bottlenecks:
         np.testing.assert_array_equal(given[0], bottlenecks.rows(sha256s))

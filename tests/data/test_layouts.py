@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubretrain.data.dataset import ImageDataset, open_dataset
+from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.layouts import find_images
+from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
 from tests.samples import encoded
 
@@ -55,10 +56,10 @@ def test_a_metadata_table_that_names_no_files_leaves_the_class_folders_alone(
 def test_the_split_that_folders_give_can_be_declined(tmp_path: Path) -> None:
     write(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
     assert set(open_dataset(tmp_path).images["split"]) == {"train", "test"}
-    declined = open_dataset(tmp_path, split_column="none")
+    declined = open_dataset(tmp_path, table=TableOptions(split_column="none"))
     assert set(declined.images["split"]) == {""}
     assert declined.class_names == ("cat", "dog")
-    again = open_dataset(tmp_path, **declined.opened_with)
+    again = reopen_dataset(tmp_path, declined.opened_with)
     pd.testing.assert_frame_equal(again.images, declined.images)
 
 
@@ -94,7 +95,7 @@ def test_several_folders_become_one_data_set_named_after_the_first(tmp_path: Pat
     assert data.images["label"].tolist() == ["mel", "nv", "nv", "nv"]
     assert data.images["group"].tolist()[2:] == ["l1", "l1"]
     assert all((data.root / path).read_bytes() == PIXEL for path in data.images["path"])
-    again = open_dataset(data.root, **data.opened_with)
+    again = reopen_dataset(data.root, data.opened_with)
     pd.testing.assert_frame_equal(again.images, data.images)
 
 
@@ -111,13 +112,15 @@ def test_one_table_may_label_images_of_several_folders(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one", "x/a.png", "same.png"), write(tmp_path / "two", "x/b.png")
     labels = tmp_path / "l.csv"
     labels.write_text("path,label\nx/a.png,p\nsame.png,q\nx/b.png,q\n")
-    data = ImageDataset.from_csv(one, labels, more_roots=[two])
+    data = open_dataset(one, labels=labels, more_roots=[two])
     assert data.images["path"].tolist() == ["../two/x/b.png", "same.png", "x/a.png"]
     write(two, "same.png")
     with pytest.raises(DataError, match=r"'same.png' could be same.png or ../two/same.png; write"):
-        ImageDataset.from_csv(one, labels, more_roots=[two])
+        open_dataset(one, labels=labels, more_roots=[two])
     labels.write_text("path,label\nx/a.png,p\n../two/same.png,q\nx/b.png,q\n")
-    data = ImageDataset.from_csv(one, labels, more_roots=[two], skip_unmatched=True)
+    data = open_dataset(
+        one, labels=labels, more_roots=[two], table=TableOptions(skip_unmatched=True)
+    )
     assert data.images["path"].tolist() == ["../two/same.png", "../two/x/b.png", "x/a.png"]
 
 
@@ -132,13 +135,13 @@ def test_a_class_may_be_called_train_but_a_split_beside_a_class_is_refused(tmp_p
     rails = write(tmp_path / "rails", "train/1.png", "car/2.png", "test/3.png")
     assert open_dataset(rails).class_names == ("car", "test", "train")
     mixed = write(tmp_path / "mixed", "train/cat/1.png", "train/dog/2.png", "extra/3.png")
-    with pytest.raises(DataError, match=r"train/ holds class folders, .* beside it stands extra/"):
+    with pytest.raises(DataError, match=r"train/ holds class folders, .* beside it is extra/"):
         open_dataset(mixed)
 
 
 def test_a_folder_around_the_class_folders_is_named_in_the_error(tmp_path: Path) -> None:
     write(tmp_path, "flowers/daisy/1.png", "flowers/rose/2.png")
-    with pytest.raises(DataError, match=r"two classes are needed; or name .*flowers, which holds"):
+    with pytest.raises(DataError, match=r"at least two classes; or name .*flowers, which holds"):
         open_dataset(tmp_path)
 
 
@@ -180,7 +183,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         if os.access(tmp_path / "a", os.R_OK):
             pytest.skip("this user may read everything")
         with pytest.raises(
-            DataError, match="a cannot be read: Permission denied; check its rights"
+            DataError, match="a cannot be read: Permission denied; check its permissions"
         ):
             open_dataset(tmp_path)
     finally:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubretrain.data.dataset import open_dataset
+from hubretrain.data.dataset import open_dataset, reopen_dataset
+from hubretrain.data.options import TableOptions
 from hubretrain.data.tables import read_table
 from hubretrain.errors import DataError
 from tests.samples import encoded
@@ -49,7 +50,9 @@ def test_every_kind_of_table_gives_the_same_data_set(tmp_path: Path, name: str) 
     assert data.images["label"].tolist() == TABLE["label"].tolist()
     assert data.grouped
     assert data.images["group"].tolist() == ["p", "p", "2.png", "r", "r", "r"]
-    graded = open_dataset(root, labels=file, label_column="grade", group_column="none")
+    graded = open_dataset(
+        root, labels=file, table=TableOptions(label_column="grade", group_column="none")
+    )
     assert graded.class_names == ("1", "2", "10")
     assert graded.labels.tolist() == [0, 1, 2, 2, 1, 0]
     assert not graded.grouped
@@ -92,7 +95,7 @@ def test_a_split_column_is_honoured_unless_none_is_asked_for(tmp_path: Path) -> 
     TABLE.assign(split=["train", "Val", "TEST", "", "dev", "training"]).to_csv(labels, index=False)
     splits = ["train", "validation", "test", "", "validation", "train"]
     assert open_dataset(root, labels=labels).images["split"].tolist() == splits
-    plain = open_dataset(root, labels=labels, split_column="none")
+    plain = open_dataset(root, labels=labels, table=TableOptions(split_column="none"))
     assert set(plain.images["split"]) == {""}
     assert plain.opened_with["split_column"] == "none"
 
@@ -102,7 +105,7 @@ def test_a_known_table_named_by_an_option_keeps_its_groups(tmp_path: Path) -> No
     labels.write_text("lesion_id,image_id,dx\nl1,0,nv\nl1,1,nv\nl2,2,mel\n")
     data = open_dataset(root, labels=labels)
     assert data.images["group"].tolist() == ["l1", "l1", "l2"]
-    again = open_dataset(root, **data.opened_with)
+    again = reopen_dataset(root, data.opened_with)
     pd.testing.assert_frame_equal(again.images, data.images)
 
 

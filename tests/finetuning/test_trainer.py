@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset
-from hubretrain.data.image_table import usable_images
 from hubretrain.errors import RunError
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.heads.heads import ModuleHeads
@@ -70,7 +69,7 @@ def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     head = ModuleHeads.load(fitted / "run" / "heads" / "small.h5").warm_start
     backbone = Backbone(resolve(str(fitted / "small")))
     classifier = Classifier(backbone, head.kind, head.weight, head.bias)
-    images = usable_images(open_dataset(fitted / "digits"), fitted / "cache")
+    images = open_dataset(fitted / "digits").usable_images(fitted / "cache")
     with Bottlenecks(fitted / "cache" / "digits" / "small.h5") as bottlenecks:
         expected = head.probabilities(bottlenecks.rows(images["sha256"].tolist()))
     pixels = [view(decode((fitted / "digits" / p).read_bytes()), 8) for p in images["path"]]

@@ -35,7 +35,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = open_dataset(place / "data", labels=place / "labels.csv")
     checked = check_dataset(dataset, cache=place / "cache", n_folds=2)
     file = place / "run" / "data_check.html"
-    write_check_page(file, checked.facts, checked.findings, checked.images, dataset.root)
+    write_check_page(file, checked, dataset.root)
     return file
 
 

@@ -62,7 +62,7 @@ def write_run(place: Path, n_images: int = 240) -> Run:
         write_cache(
             data, place / "cache", module, columns=columns, n_views=2, facts={"gflops": 1.0}
         )
-    dataset = open_dataset(data, labels=labels, image_column="path", label_column="label")
+    dataset = open_dataset(data, labels=labels)
     run = Run(place / "runs" / "digits")
     with threadpool_limits(1):
         screen_modules(dataset, run, cache=place / "cache", l2=L2, n_folds=3)
@@ -543,9 +543,7 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     known = gather(fitted).fit
     data, cache = known.data, tmp_path / "cache"
     options = known.data_options
-    dataset = open_dataset(
-        data, labels=options["labels"], image_column="path", label_column="label"
-    )
+    dataset = open_dataset(data, labels=options["labels"])
     rare = dict.fromkeys(dataset.images["path"][dataset.images["label"] == "NA"], 5)
     facts = {"seed": 7, "vertical_flip": True, "precision": "int8"}
     views = dict.fromkeys(dataset.images["path"], 2) | rare

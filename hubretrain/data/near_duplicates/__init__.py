@@ -1,6 +1,6 @@
 """The search for near duplicates: `sketches` finds candidates, `alignment` compares their pixels.
 
-`search` joins the two; `table` keeps what was found, by content, in `copies.csv`.
+`search` joins the two; `table` keeps the result, by content, in `copies.csv`.
 """
 
 import lazy_loader as lazy

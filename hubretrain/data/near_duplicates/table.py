@@ -1,9 +1,9 @@
-"""The near duplicates of every image content, kept in a table so that they are sought once.
+"""The near duplicates of every image content, kept in a table so that they are searched once.
 
 On disk: `copies.csv` with columns `sha256, near, similarity, unreadable, search`. Each content
-that was looked at has a row with `near` blank, and each pair that was found a row of its own.
-`unreadable` says why a content could not be looked at. Where `search` is not `SEARCH`, an
-earlier way of seeking found it and everything is sought again.
+that was searched has a row with `near` blank, and each pair of near duplicates a row of its own.
+`unreadable` says why a content could not be read. Where `search` is not `SEARCH`, an earlier
+version of the search wrote the table, and everything is searched again.
 """
 
 from __future__ import annotations
@@ -21,113 +21,129 @@ from hubretrain.files import write_table
 from hubretrain.storage import located
 
 SEARCH = 1
-"""Raise it when `duplicates` finds other pairs than before."""
+"""To be raised when `search` finds other pairs than before."""
 
 COLUMNS = ("sha256", "near", "similarity", "unreadable", "search")
+_TYPES = dict.fromkeys(COLUMNS, str) | {"similarity": float, "search": int}
 FeaturesOf = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
+Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
-class Copies:
+class NearDuplicates:
     """The near duplicates among the contents of a data set.
 
     Attributes:
         pairs: Columns `a`, `b` (sha256 of two contents) and `similarity` (0.92 to 1).
-        unreadable: Why a content could not be looked at, by its sha256.
+        unreadable: Why a content could not be read, by its sha256.
     """
 
     pairs: pd.DataFrame
     unreadable: dict[str, str]
 
 
-def near_copies(
+def find_near_duplicates(
     root: Path,
     paths: Sequence[str],
     sha256s: Sequence[str],
     table_file: Path,
     *,
     features: FeaturesOf | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
-) -> Copies:
-    """The near duplicates of a data set; only contents that are new since last time are compared.
+    progress: Progress | None = None,
+) -> NearDuplicates:
+    """Return the near duplicates of a data set; only new contents are compared, with all.
 
     Args:
         root: The folder that `paths` are relative to.
         paths: The image files.
-        sha256s: Their contents.
-        table_file: The `copies.csv` to read first and to bring up to date.
-        features: Gives bottlenecks of contents, float32 (n_contents, n_features), or None: more
-            pairs are looked at where they are alike. Asked only if there is something to seek.
-        progress: Called with what is going on, how many are done, and of how many.
+        sha256s: Digest of each image file.
+        table_file: The `copies.csv` to read first and to update.
+        features: Returns bottlenecks of contents, float32 (n_contents, n_features), or None: pairs
+            that they find similar are compared too. Called only if there is a content to search.
+        progress: Called with the name of the step, the number done, and the number of all.
     """
     path_of: dict[str, str] = {}
     for path, sha256 in zip(paths, sha256s, strict=True):
         path_of.setdefault(sha256, path)
-    known = _read(table_file)
-    sought = set(known["sha256"])
-    if not sought.issuperset(path_of):
-        known = pd.concat([known, _seek(root, path_of, sought, features, progress)])
-        known = known.fillna({"near": "", "unreadable": ""}).assign(search=SEARCH)
-        order = {sha256: place for place, sha256 in enumerate(path_of)}
-        known = known[known["sha256"].isin(order)]
-        known = known.sort_values(
-            ["sha256", "near"], key=lambda column: column.map(order).fillna(-1), kind="stable"
+    table = _read(table_file)
+    if table is None:
+        table = pd.DataFrame({name: pd.Series(dtype=_TYPES[name]) for name in COLUMNS})
+    searched = set(table["sha256"])
+    if not searched.issuperset(path_of):
+        table = pd.concat([table, _search(root, path_of, searched, features, progress)])
+        table = table.fillna({"near": "", "unreadable": ""}).assign(search=SEARCH)
+        position_of = {sha256: position for position, sha256 in enumerate(path_of)}
+        table = table[table["sha256"].isin(position_of)]
+        table = table.sort_values(
+            ["sha256", "near"], key=lambda column: column.map(position_of).fillna(-1), kind="stable"
         )
-        write_table(table_file, known[list(COLUMNS)])
-    known = known[known["sha256"].isin(path_of)]
-    pairs = known[known["near"].isin(path_of)]
-    bad = known[known["unreadable"] != ""]
-    return Copies(
+        write_table(table_file, table[list(COLUMNS)])
+    return _near_duplicates(table, path_of)
+
+
+def read_near_duplicates(table_file: Path) -> NearDuplicates | None:
+    """Return the near duplicates that `copies.csv` holds; None if there was no search.
+
+    None too where the table is damaged, or an earlier version of the search wrote it.
+    """
+    table = _read(table_file)
+    return None if table is None else _near_duplicates(table, set(table["sha256"]))
+
+
+def _near_duplicates(table: pd.DataFrame, contents: dict[str, str] | set[str]) -> NearDuplicates:
+    """Return the pairs and the unreadable ones among some contents."""
+    table = table[table["sha256"].isin(contents)]
+    pairs = table[table["near"].isin(contents)]
+    unreadable = table[table["unreadable"] != ""]
+    return NearDuplicates(
         pd.DataFrame({"a": pairs["sha256"], "b": pairs["near"], "similarity": pairs["similarity"]})
         .astype({"similarity": float})
         .reset_index(drop=True),
-        dict(zip(bad["sha256"], bad["unreadable"], strict=True)),
+        dict(zip(unreadable["sha256"], unreadable["unreadable"], strict=True)),
     )
 
 
-def _seek(
+def _search(
     root: Path,
     path_of: dict[str, str],
-    sought: set[str],
+    searched: set[str],
     features: FeaturesOf | None,
-    progress: Callable[[str, int, int], object] | None,
+    progress: Progress | None,
 ) -> pd.DataFrame:
-    """Rows for contents that were not looked at before, and for their pairs."""
-    from hubretrain.data.near_duplicates.search import (
-        find_duplicates,  # its imports are for a search only
-    )
+    """Return rows for contents that were not searched before, and for their pairs."""
+    # Here, because its imports take time and are for a search only.
+    from hubretrain.data.near_duplicates.search import find_duplicates
 
     contents = list(path_of)
-    found = find_duplicates(
+    duplicates = find_duplicates(
         [located(root, path) for path in path_of.values()],
         contents,
-        known=np.array([sha256 in sought for sha256 in contents], bool),
+        known=np.array([sha256 in searched for sha256 in contents], bool),
         features=features(contents) if features is not None else None,
         progress=progress,
         workers=max(2, os.cpu_count() or 1),
     )
-    pairs = found.pairs
-    rows = pd.DataFrame(
+    pairs = duplicates.pairs
+    pair_rows = pd.DataFrame(
         {
             "sha256": [contents[a] for a in pairs["a"]],
             "near": [contents[b] for b in pairs["b"]],
             "similarity": pairs["similarity"].round(4),
         }
     )
-    new = [sha256 for sha256 in contents if sha256 not in sought]
-    why = {contents[row]: reason for row, reason in found.unreadable.items()}
-    looked_at = pd.DataFrame({"sha256": new, "unreadable": [why.get(s, "") for s in new]})
-    return pd.concat([looked_at, rows])
+    new = [sha256 for sha256 in contents if sha256 not in searched]
+    reasons = {contents[row]: reason for row, reason in duplicates.unreadable.items()}
+    new_rows = pd.DataFrame({"sha256": new, "unreadable": [reasons.get(s, "") for s in new]})
+    return pd.concat([new_rows, pair_rows])
 
 
-def _read(table_file: Path) -> pd.DataFrame:
-    types = dict.fromkeys(COLUMNS, str) | {"similarity": float, "search": int}
+def _read(table_file: Path) -> pd.DataFrame | None:
+    """Return the table; None if it is missing, damaged or of an earlier version of the search."""
     try:
         table = pd.read_csv(
-            table_file, dtype=types, keep_default_na=False, na_values={"similarity": ""}
+            table_file, dtype=_TYPES, keep_default_na=False, na_values={"similarity": ""}
         )
-        if list(table.columns) == list(COLUMNS) and (table["search"] == SEARCH).all():
-            return table
     except (OSError, ValueError):
-        pass  # missing or damaged: it is only a memory, and everything is sought again
-    return pd.DataFrame({name: pd.Series(dtype=types[name]) for name in COLUMNS})
+        return None
+    is_current = list(table.columns) == list(COLUMNS) and (table["search"] == SEARCH).all()
+    return table if is_current else None

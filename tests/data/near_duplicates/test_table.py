@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hubretrain.data.near_duplicates.table import COLUMNS, near_copies
+from hubretrain.data.near_duplicates.table import (
+    COLUMNS,
+    find_near_duplicates,
+)
 from tests.samples import encoded
 
 
@@ -42,7 +45,7 @@ class Place:
         def progress(what: str, n_done: int, n: int) -> None:
             self.looked_at = max(self.looked_at, n_done if what == "looking at images" else 0)
 
-        self.found = near_copies(
+        self.found = find_near_duplicates(
             self.root, paths, sha256s, self.table_file, progress=progress, **options
         )
         self.unreadable = {name_of[s]: why for s, why in self.found.unreadable.items()}

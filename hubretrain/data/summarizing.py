@@ -1,0 +1,238 @@
+"""The parts of a data set's summary, each computed from its image table.
+
+The table has one row per image: the columns of `image_table.usable_images` and of
+`images.read_headers`, and `unreadable`: why an image cannot be decoded, or blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hubretrain.data.images import SUFFIXES_OF
+from hubretrain.data.splitting import leak_chances
+from hubretrain.data.summary import (
+    SMALL_SIDE,
+    ClassSummary,
+    DuplicateSet,
+    DuplicateSummary,
+    GivenSplitSummary,
+    GroupSize,
+    GroupSummary,
+    ImageSize,
+    ImbalanceSummary,
+    MixedGroup,
+    SizeSummary,
+    Spread,
+    UnreadableImage,
+)
+
+N_LARGEST = 5  # groups and image sizes that are listed
+
+
+def summarize_classes(table: pd.DataFrame, class_names: Iterable[str]) -> tuple[ClassSummary, ...]:
+    """Return images, bytes, groups and leak of each class, in class order."""
+    usable = _usable(table)
+    chances = pd.Series(_leak_chances(usable["cluster"]), index=usable.index)
+    of_class = dict(list(table.groupby("label")))
+    usable_of_class = dict(list(usable.groupby("label")))
+    classes = []
+    for name in class_names:
+        rows, usable_rows = of_class[name], usable_of_class.get(name, usable[:0])
+        leak = _rounded(chances[usable_rows.index].mean()) if len(usable_rows) else None
+        classes.append(
+            ClassSummary(
+                name=name,
+                n_images=len(rows),
+                share=round(len(rows) / len(table), 6),
+                n_bytes=int(rows["n_bytes"].sum()),
+                n_unreadable=len(rows) - len(usable_rows),
+                n_groups=int(usable_rows["group"].nunique()),
+                n_clusters=int(usable_rows["cluster"].nunique()),
+                random_split_leak=leak,
+            )
+        )
+    return tuple(classes)
+
+
+def summarize_imbalance(table: pd.DataFrame, class_names: Iterable[str]) -> ImbalanceSummary:
+    """Return the largest and the smallest class."""
+    usable = _usable(table)
+    counts = usable["label"].value_counts().reindex(list(class_names), fill_value=0)
+    most, fewest = int(counts.max()), int(counts.min())
+    return ImbalanceSummary(
+        largest=str(counts.idxmax()),
+        smallest=str(counts.idxmin()),
+        ratio=round(most / fewest, 3) if fewest else None,
+        majority_share=round(most / max(len(usable), 1), 6),
+    )
+
+
+def random_split_leak(table: pd.DataFrame) -> float | None:
+    """Return the share of validation images, [0, 1], that a random 80/20 split would leak."""
+    usable = _usable(table)
+    return _rounded(_leak_chances(usable["cluster"]).mean()) if len(usable) else None
+
+
+def summarize_sizes(table: pd.DataFrame) -> SizeSummary:
+    """Return formats, colour modes and sizes of the images that can be decoded."""
+    usable = _usable(table)
+    suffixes = usable["path"].str.extract(r"(\.[^.]*)$")[0].str.lower()
+    misnamed = [
+        path
+        for path, file_format, suffix in zip(
+            usable["path"], usable["format"], suffixes, strict=True
+        )
+        if suffix not in SUFFIXES_OF.get(file_format, {suffix})
+    ]
+    sides = usable[["width", "height"]]
+    common = sides.value_counts().head(N_LARGEST).reset_index()
+    return SizeSummary(
+        formats=_counts(usable["format"]),
+        modes=_counts(usable["mode"]),
+        n_sizes=len(sides.drop_duplicates()),
+        width=_spread(sides["width"]),
+        height=_spread(sides["height"]),
+        common_sizes=tuple(
+            ImageSize(int(w), int(h), int(n)) for w, h, n in common.itertuples(index=False)
+        ),
+        small=tuple(usable["path"][sides.min(axis=1) < SMALL_SIDE]),
+        other_format_than_named=tuple(misnamed),
+    )
+
+
+def list_unreadable(table: pd.DataFrame) -> tuple[UnreadableImage, ...]:
+    """Return the images that cannot be decoded, with the reason."""
+    rows = table[table["unreadable"] != ""]
+    return tuple(map(UnreadableImage, rows["path"], rows["unreadable"]))
+
+
+def summarize_groups(table: pd.DataFrame, *, grouped: bool) -> GroupSummary:
+    """Return how many groups there are, how large, and which hold several classes."""
+    usable = _usable(table)
+    sizes = usable["group"].value_counts()
+    counts = usable.groupby(["group", "label"], sort=True).size()
+    n_classes = counts.groupby("group").size()
+    largest = sizes.sort_index().sort_values(ascending=False, kind="stable").head(N_LARGEST)
+    return GroupSummary(
+        given=grouped,
+        n_groups=len(sizes),
+        n_with_several_images=int((sizes > 1).sum()),
+        n_images_in_those=int(sizes[sizes > 1].sum()),
+        n_groups_of_size={str(k): int(n) for k, n in sizes.value_counts().sort_index().items()},
+        largest=tuple(GroupSize(str(g), int(n)) for g, n in largest.items() if n > 1),
+        mixed_classes=tuple(
+            MixedGroup(str(group), {str(name): int(n) for name, n in counts[group].items()})
+            for group in n_classes[n_classes > 1].index
+        ),
+    )
+
+
+def summarize_duplicates(table: pd.DataFrame, pairs: pd.DataFrame) -> DuplicateSummary:
+    """Return exact and near duplicates among the images that can be decoded.
+
+    Args:
+        table: The image table.
+        pairs: Near duplicates, columns `a`, `b` (sha256) and `similarity`.
+    """
+    usable = _usable(table)
+    repeated = usable[usable["sha256"].duplicated(keep=False)]
+    exact = tuple(
+        DuplicateSet(
+            kind="exact",
+            paths=tuple(rows["path"]),
+            labels=tuple(rows["label"]),
+            one_group=len(set(rows["group"])) == 1,
+            similarity=1.0,
+        )
+        for _, rows in repeated.groupby("sha256", sort=False)
+    )
+    near = _near_duplicates(usable, pairs)
+    return DuplicateSummary(
+        n_exact_copies=len(repeated) - repeated["sha256"].nunique(),
+        n_near_pairs=len(near),
+        exact=exact,
+        near=near,
+        conflicting=tuple(images for images in (*exact, *near) if len(set(images.labels)) > 1),
+    )
+
+
+def _near_duplicates(usable: pd.DataFrame, pairs: pd.DataFrame) -> tuple[DuplicateSet, ...]:
+    first = usable.drop_duplicates("sha256").set_index("sha256")
+    path_of, group_of = first["path"].to_dict(), first["group"].to_dict()
+    labels: dict[str, set[str]] = {}
+    for sha256, label in zip(usable["sha256"], usable["label"], strict=True):
+        labels.setdefault(sha256, set()).add(label)
+    near = [
+        DuplicateSet(
+            kind="near",
+            paths=(path_of[a], path_of[b]),
+            labels=(" / ".join(sorted(labels[a])), " / ".join(sorted(labels[b]))),
+            one_group=group_of[a] == group_of[b],
+            similarity=round(float(similarity), 4),
+        )
+        for a, b, similarity in pairs[["a", "b", "similarity"]].itertuples(index=False)
+        if a in path_of and b in path_of
+    ]
+    return tuple(sorted(near, key=lambda pair: (-pair.similarity, pair.paths)))
+
+
+def summarize_given_split(
+    table: pd.DataFrame, class_names: Iterable[str]
+) -> GivenSplitSummary | None:
+    """Return classes and leaks of a given split; None where none was given."""
+    usable = _usable(table)
+    usable = usable[usable["split"] != ""]
+    if usable.empty:
+        return None
+    counts = pd.crosstab(usable["split"], usable["label"])
+    names = [name for name in ("train", "validation", "test") if name in counts.index]
+    counts = counts.reindex(index=names, columns=list(class_names), fill_value=0)
+    held_out = usable["split"] != "train"
+
+    def n_leaked_by(column: str) -> int:
+        n_splits = usable.groupby(column)["split"].transform("nunique")
+        return int((held_out & (n_splits > 1)).sum())
+
+    torn = usable[usable.groupby("cluster")["split"].transform("nunique") > 1]
+    return GivenSplitSummary(
+        n_without_split=int((table["split"] == "").sum()),
+        counts={
+            str(name): {str(c): int(n) for c, n in row.items()} for name, row in counts.iterrows()
+        },
+        missing=tuple((n, c) for n in names for c in counts.columns if not counts.loc[n, c]),
+        n_leaked=n_leaked_by("cluster"),
+        n_leaked_by_group=n_leaked_by("group"),
+        n_leaked_by_exact_copies=n_leaked_by("sha256"),
+        leaks=tuple(
+            tuple(rows["path"] + " (" + rows["split"] + ")")
+            for _, rows in torn.groupby("cluster", sort=False)
+        ),
+    )
+
+
+def _usable(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["unreadable"] == ""]
+
+
+def _leak_chances(clusters: pd.Series) -> npt.NDArray[np.float64]:
+    n = len(clusters)
+    return leak_chances(clusters) if 0 < round(0.2 * n) < n else np.zeros(n)
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    counts = values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return {str(name): int(n) for name, n in counts.items()}
+
+
+def _spread(values: pd.Series) -> Spread | None:
+    if values.empty:
+        return None
+    return Spread(int(values.min()), int(values.median()), int(values.max()))
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
