@@ -1,13 +1,13 @@
-"""The engines side by side: how fast, how exact, and what a head loses by a coarser one.
+"""The engines side by side: speed, exactness, and the accuracy that a coarser one costs.
 
     python benchmarks/bench_engines.py DATA [--module NAME ...] [--images N] [--speed-only]
 
-For each module and engine one row: images a second on pixels in memory (rounds of 4 s in which
-the engines take turns; the median) and as a ratio to TensorFlow f32, the baseline; relative error
-of the features, ||x - x_tf|| / ||x_tf||; and balanced accuracy, out of fold over 5 folds of whole
+One row per module and engine: images per second on pixels in memory (median of rounds of 4 s in
+which the engines take turns) and their ratio to TensorFlow f32, the baseline; relative error of
+the features, ||x - x_tf|| / ||x_tf||; and balanced accuracy, out of fold over 5 folds of whole
 groups, of the same softmax head fitted to the first view of the images, with its difference from
-f32. Intervals: 95 %, 1,000 resamples of whole groups.
-bf16 is measured where the processor has it.
+f32. Confidence intervals: 95 %, 1,000 resamples of whole groups.
+bf16 is measured where the CPU has it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.decoding import decode, view
-from hubretrain.evaluation.intervals import compare, group_resamples, interval, resample
+from hubretrain.evaluation.intervals import difference, group_resamples, interval, resample
 from hubretrain.extraction.engines import Engine, TensorFlowEngine, calibrate, open_engine
 from hubretrain.extraction.engines.openvino import can_bf16
 from hubretrain.extraction.engines.quantization import sample
@@ -40,19 +40,19 @@ PENALTY = 3e-4  # C of scikit-learn, for standardized features; near the best on
 
 @dataclass
 class Engines:
-    """Opens the engines of one module as often as asked for."""
+    """The engines of one module, opened anew for every measurement."""
 
     module: StoredModule
     backbone: Backbone
     quantised: Path
 
     def names(self) -> list[tuple[str, str]]:
-        """What this processor can do: (engine, precision)."""
+        """Return the engines that this CPU can run: (engine, precision)."""
         coarse = ["bf16"] if can_bf16() else []
         return [("tensorflow", "f32"), *(("openvino", p) for p in ("f32", *coarse, "int8"))]
 
     def open(self, name: str, precision: str) -> Engine:
-        """Opens one of them; TensorFlow's module was loaded before."""
+        """Open an engine; TensorFlow's module was loaded before."""
         if name == "tensorflow":
             return TensorFlowEngine(self.backbone)
         quantised = self.quantised if precision == "int8" else None
@@ -60,16 +60,16 @@ class Engines:
 
 
 def speeds(engines: Engines, rounds: int) -> dict[tuple[str, str], float]:
-    """Median images a second of each engine."""
+    """Return the median images per second of each engine."""
     measured: dict[tuple[str, str], list[float]] = {kind: [] for kind in engines.names()}
     for _ in range(rounds):
-        for kind, found in measured.items():
-            found.append(images_per_second(engines.open(*kind), seconds=4.0))
-    return {kind: float(np.median(found)) for kind, found in measured.items()}
+        for kind, rates in measured.items():
+            rates.append(images_per_second(engines.open(*kind), seconds=4.0))
+    return {kind: float(np.median(rates)) for kind, rates in measured.items()}
 
 
 def features(engine: Engine, pixels_of, sha256s: list[str]) -> np.ndarray:
-    """Bottlenecks of the first view of every content."""
+    """Return the bottlenecks of the first view of every content."""
     batch, futures = [], []
     with engine:
         for _, pixels in ahead(pixels_of, sha256s):
@@ -83,7 +83,7 @@ def features(engine: Engine, pixels_of, sha256s: list[str]) -> np.ndarray:
 
 
 def out_of_fold(X: np.ndarray, table) -> np.ndarray:
-    """Probabilities of a head that never saw the image's group, (n_images, n_classes)."""
+    """Return out-of-fold probabilities over whole groups, (n_images, n_classes)."""
     head = make_pipeline(StandardScaler(), SoftmaxHead(C=PENALTY, class_weight="balanced"))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     return cross_val_predict(
@@ -92,23 +92,23 @@ def out_of_fold(X: np.ndarray, table) -> np.ndarray:
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--module", action="append")
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--speed-only", action="store_true")
-    asked = parser.parse_args()
-    dataset = open_dataset(asked.data)
+    options = parser.parse_args()
+    dataset = open_dataset(options.data)
     print("| module | engine | images/s | ratio | feature error | balanced accuracy | difference |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         table = dataset.usable_images(folder).drop_duplicates("sha256")
-        chosen = set(sample(table["sha256"], 0)[: asked.images])
+        chosen = set(sample(table["sha256"], 0)[: options.images])
         table = table[table["sha256"].isin(chosen)].reset_index(drop=True)
         path_of = dict(zip(table["sha256"], table["path"], strict=True))
-        for name in asked.module or ["efficientnet_lite0"]:
+        for name in options.module or ["efficientnet_lite0"]:
             backbone = Backbone(resolve(name))
             module = backbone.stored
 
@@ -122,19 +122,19 @@ def main() -> None:
                 Engines(module, backbone, quantised),
                 table,
                 pixels_of,
-                asked.rounds,
-                asked.speed_only,
+                options.rounds,
+                options.speed_only,
             )
 
 
 def report(engines: Engines, table, pixels_of, rounds: int, speed_only: bool) -> None:
-    """Prints the rows of one module."""
+    """Print the rows of one module."""
     speed = speeds(engines, rounds)
     labels = table["class_index"].to_numpy()
     groups = table["cluster"].to_numpy()
     weights = group_resamples(groups)
     sha256s = table["sha256"].tolist()
-    some = features(engines.open("tensorflow", "f32"), pixels_of, sha256s[:96])
+    baseline = features(engines.open("tensorflow", "f32"), pixels_of, sha256s[:96])
     exact = None
     for kind in engines.names():
         row = [engines.module.name, " ".join(kind), f"{speed[kind]:.1f}"]
@@ -144,19 +144,19 @@ def report(engines: Engines, table, pixels_of, rounds: int, speed_only: bool) ->
             continue
         n = 96 if speed_only else len(sha256s)
         X = features(engines.open(*kind), pixels_of, sha256s[:n])
-        error = np.linalg.norm(X[:96] - some) / np.linalg.norm(some)
+        error = np.linalg.norm(X[:96] - baseline) / np.linalg.norm(baseline)
         row.append(f"{error:.1e}" if error < 1e-3 else f"{error:.2f}")
         if speed_only:
             print("|", " | ".join([*row, "", ""]), "|", flush=True)
             continue
-        found = out_of_fold(X, table)
-        exact = found if exact is None else exact
-        of = interval(resample(METRIC, found, labels, groups, weights))
-        row.append(f"{100 * of.estimate:.1f} ({100 * of.low:.1f} to {100 * of.high:.1f})")
-        change = compare(METRIC, found, exact, labels, groups, weights)
+        resampled = resample(METRIC, out_of_fold(X, table), labels, groups, weights)
+        exact = resampled if exact is None else exact
+        estimate, low, high = (100 * value for value in interval(resampled))
+        row.append(f"{estimate:.1f} ({low:.1f} to {high:.1f})")
+        change = difference(resampled, exact)
         row.append(
             f"{100 * change.estimate:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-            if found is not exact
+            if resampled is not exact
             else "0"
         )
         print("|", " | ".join(row), "|", flush=True)

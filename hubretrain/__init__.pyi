@@ -9,7 +9,9 @@ from .export import export_run as export_run
 from .export import predict_images as predict_images
 from .extraction import cache_bottlenecks as cache_bottlenecks
 from .finetuning import finetune_module as finetune_module
+from .heads import LogisticHead as LogisticHead
 from .heads import ModuleHeads as ModuleHeads
+from .heads import SoftmaxHead as SoftmaxHead
 from .modules import Backbone as Backbone
 from .modules import HubModule as HubModule
 from .modules import resolve as resolve

@@ -2,6 +2,8 @@ from .ensemble import ENSEMBLE_NAME as ENSEMBLE_NAME
 from .ensemble import Ensemble as Ensemble
 from .ensemble import crossfitted_ensemble as crossfitted_ensemble
 from .ensemble import greedy_ensemble as greedy_ensemble
+from .estimators import LogisticHead as LogisticHead
+from .estimators import SoftmaxHead as SoftmaxHead
 from .features import FeatureBlocks as FeatureBlocks
 from .heads import Head as Head
 from .heads import Heads as Heads
@@ -10,6 +12,8 @@ from .heads import probabilities as probabilities
 from .inputs import TRAIN_ONLY as TRAIN_ONLY
 from .inputs import ClassWeight as ClassWeight
 from .inputs import FitInputs as FitInputs
+from .inputs import weights_by_class as weights_by_class
 from .losses import Kind as Kind
-from .path import Fitting as Fitting
-from .path import HeadPath as HeadPath
+from .path import PathFitter as PathFitter
+from .result import HeadPath as HeadPath
+from .solver import SolverOptions as SolverOptions

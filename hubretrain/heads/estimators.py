@@ -1,32 +1,37 @@
 """scikit-learn estimators of one head: for pipelines, GridSearchCV, cross_val_predict.
 
 They minimise what `LogisticRegression` (softmax) and `OneVsRestClassifier` of it (logistic)
-do at the same C on the same features; they do not standardise, so put a `StandardScaler` in
-front as usual. To fit many C and folds at once, `hubretrain.heads.path.fit_path` is faster.
+do at the same C on the same features. They do not standardise, so put a `StandardScaler` in front
+as usual. To fit many C and folds at once, `hubretrain.heads.path.fit_path` is faster.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.heads.heads import probabilities
+from hubretrain.heads.inputs import FitInputs
 from hubretrain.heads.losses import Kind
-from hubretrain.heads.path import HeadPath, fit_path, l2_of
+from hubretrain.heads.path import fit_path, l2_of
+from hubretrain.heads.result import HeadPath
+from hubretrain.heads.solver import SolverOptions
 
-Array = npt.NDArray[Any]
+DTYPES = [np.float64, np.float32]
 
 
 class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What both estimators share."""
+    """What both estimators share; `SoftmaxHead` documents arguments and attributes."""
 
     _kind: Kind
 
@@ -44,41 +49,38 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> _Head:
-        """Fits the head.
+        """Fit the head.
 
         Args:
-            X: float (n_images, n_features); float32 is computed with in float32.
-            y: The class of each, (n_images,).
-            sample_weight: float (n_images,), or None for 1.
+            X: Features, array of shape (n_images, n_features); float32 features are computed
+                with in float32, all others in float64.
+            y: Class of each image, array of shape (n_images,).
+            sample_weight: Weight of each image, array of shape (n_images,), or one number for all;
+                None weighs each 1.
 
         Raises:
-            ValueError: What scikit-learn raises: NaN, shapes, one class only.
+            ValueError: X or y holds NaN, shapes do not agree, there is one class only, or a
+                parameter is out of range.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        X, y = validate_data(self, X, y, dtype=DTYPES)
         check_classification_targets(y)
         if self.C <= 0:
             raise ValueError(f"C is {self.C}; expected a number above 0")
-        weight = _check_sample_weight(sample_weight, X)
-        if (weight < 0).any():
-            raise ValueError("Negative values in sample_weight; expected at least 0")
-        if not (weight > 0).all():  # no weight is the same as not being there
+        weight = _checked_weight(sample_weight, len(X))
+        if not (weight > 0).all():  # an image of weight 0 must not count, as if it were absent
             X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
         self.classes_, labels = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
         if n_classes < 2:
             raise ValueError(f"y holds {n_classes} class with any weight; expected 2 or more")
         path = fit_path(
-            X,
-            labels,
-            kind=self._kind,
-            n_classes=n_classes,
-            l2=[l2_of(self._kind, self.C, n_classes)],
-            sample_weight=weight,
+            FitInputs.checked(X, labels, n_classes, sample_weight=weight),
+            self._kind,
+            l2_of(self._kind, self.C, n_classes),
             class_weights=[self._class_weight()],
             standardize=False,
-            tol=self.tol,
-            max_iter=self.max_iter,
             memory=X.nbytes,
+            options=SolverOptions(self.tol, self.max_iter),
         )
         if not path.converged.all():
             warnings.warn(
@@ -91,40 +93,43 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _keep(self, path: HeadPath) -> None:
+        """Keep the weights in the shapes of scikit-learn."""
         coefficient, intercept = path.heads.weight[:, 0].T, path.heads.bias[0]
-        if len(self.classes_) == 2:  # one column is enough: scikit-learn's way
-            both = self._kind == "softmax"
-            coefficient = coefficient[1:] - coefficient[:1] * both
-            intercept = intercept[1:] - intercept[:1] * both
+        if len(self.classes_) == 2:
+            # scikit-learn keeps one row for two classes, the score of the second: the difference
+            # of both softmax scores, or the logistic score itself.
+            is_softmax = self._kind == "softmax"
+            coefficient = coefficient[1:] - coefficient[:1] * is_softmax
+            intercept = intercept[1:] - intercept[:1] * is_softmax
         self.coef_, self.intercept_ = np.ascontiguousarray(coefficient), intercept
         self.n_iter_ = path.iterations.ravel().astype(np.int32)
 
-    def decision_function(self, X: Any) -> Array:
-        """Scores: (n_images, n_classes); for two classes (n_images,), of the second."""
+    def decision_function(self, X: Any) -> AnyArray:
+        """Return scores (n_images, n_classes); of two classes the second's alone, (n_images,)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> Array:
-        """The likeliest class of each image, (n_images,)."""
+    def predict(self, X: Any) -> AnyArray:
+        """Return the top-1 class of each image, array of shape (n_images,)."""
         scores = self.decision_function(X)
         best = scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
         return self.classes_[best]
 
-    def predict_proba(self, X: Any) -> Array:
-        """Class probabilities, (n_images, n_classes); rows sum to 1."""
+    def predict_proba(self, X: Any) -> AnyArray:
+        """Return class probabilities of shape (n_images, n_classes); rows sum to 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:  # the first class of two has the opposite score
             return probabilities(np.stack([-scores, scores], axis=1), "logistic")
         return probabilities(scores, self._kind)
 
-    def predict_log_proba(self, X: Any) -> Array:
-        """Logarithms of `predict_proba`."""
+    def predict_log_proba(self, X: Any) -> AnyArray:
+        """Return the natural logarithms of `predict_proba`."""
         return np.log(self.predict_proba(X))
 
     def _class_weight(self) -> str | dict[int, float] | None:
-        """The class weights by number rather than by name."""
+        """Return the class weights by number instead of by name."""
         if self.class_weight is None or isinstance(self.class_weight, str):
             return self.class_weight
         return {
@@ -133,21 +138,51 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
 
 
+def _checked_weight(sample_weight: Any, n_images: int) -> FloatArray:
+    """Return the sample weights as an array of shape (n_images,)."""
+    if sample_weight is None or isinstance(sample_weight, Real):
+        return np.full(n_images, 1.0 if sample_weight is None else float(sample_weight))
+    weight: FloatArray = check_array(
+        sample_weight, dtype=DTYPES, ensure_2d=False, input_name="sample_weight"
+    )
+    if weight.shape != (n_images,):
+        raise ValueError(f"sample_weight has shape {weight.shape}; expected ({n_images},)")
+    if (weight < 0).any():
+        raise ValueError("Negative values in sample_weight; expected at least 0")
+    if not weight.any():
+        raise ValueError("Every sample_weight is zero; expected at least one above 0")
+    return weight
+
+
 class SoftmaxHead(_Head):
     """Multinomial logistic regression: `LogisticRegression` by the solver of many heads.
 
     Args:
-        C: Inverse strength of the l2 penalty, as scikit-learn has it; above 0.
-        class_weight: None, `balanced`, or a weight for each class name.
-        tol: Ends when the promised decrease is below this share of the objective; float32
-            features end at 5e-7 at the latest.
-        max_iter: Passes over the rows, at most.
+        C: Inverse strength of the l2 penalty, above 0, as in scikit-learn.
+        class_weight: None, `balanced`, or a mapping from class name to weight (1 where it lacks
+            a class).
+        tol: The fit ends once the promised decrease is below this share of the objective; with
+            float32 features at 1e-9 at the latest.
+        max_iter: Maximum number of passes over the rows.
 
     Attributes:
-        classes_: The class names, (n_classes,).
-        coef_: (n_classes, n_features); (1, n_features) for two classes.
-        intercept_: (n_classes,); (1,) for two classes.
-        n_iter_: Passes over the rows, (1,).
+        classes_: Class names, array of shape (n_classes,).
+        coef_: Weights, array of shape (n_classes, n_features); (1, n_features) for two classes.
+        intercept_: Biases, array of shape (n_classes,); (1,) for two classes.
+        n_iter_: Passes over the rows, int32 array of shape (1,).
+
+    Examples:
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from hubretrain import SoftmaxHead
+        >>> images, digits = load_digits(return_X_y=True)
+        >>> model = make_pipeline(StandardScaler(), SoftmaxHead(C=0.01))
+        >>> model = model.fit(images[::2], digits[::2])
+        >>> model.predict(images[1:4:2])
+        array([1, 3])
+        >>> round(model.score(images[1::2], digits[1::2]), 2)
+        0.92
     """
 
     _kind: Kind = "softmax"
@@ -156,21 +191,19 @@ class SoftmaxHead(_Head):
 class LogisticHead(_Head):
     """One class against the rest: `OneVsRestClassifier(LogisticRegression())`.
 
-    With `class_weight="balanced"` each class weighs as much as all others together; with
-    weights by class name a row has its own class's weight in every one of the problems.
+    With `class_weight="balanced"` each class weighs as much as all others together; with weights
+    by class name a row has the weight of its own class in every one of the problems. Arguments and
+    attributes are those of `SoftmaxHead`.
 
-    Args:
-        C: Inverse strength of the l2 penalty, as scikit-learn has it; above 0.
-        class_weight: None, `balanced`, or a weight for each class name.
-        tol: Ends when the promised decrease is below this share of the objective; float32
-            features end at 5e-7 at the latest.
-        max_iter: Passes over the rows, at most.
-
-    Attributes:
-        classes_: The class names, (n_classes,).
-        coef_: (n_classes, n_features); (1, n_features) for two classes.
-        intercept_: (n_classes,); (1,) for two classes.
-        n_iter_: Passes over the rows, (1,).
+    Examples:
+        >>> import numpy as np
+        >>> from hubretrain import LogisticHead
+        >>> features = np.array([[0.0], [0.1], [1.0], [1.1], [2.0], [2.1]])
+        >>> head = LogisticHead(C=100).fit(features, ["a", "a", "b", "b", "c", "c"])
+        >>> head.classes_
+        array(['a', 'b', 'c'], dtype='<U1')
+        >>> head.predict([[-0.5], [2.5]])
+        array(['a', 'c'], dtype='<U1')
     """
 
     _kind: Kind = "logistic"

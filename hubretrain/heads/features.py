@@ -1,4 +1,8 @@
-"""Standardised feature rows in blocks, from memory or from disk, and their eigenbasis."""
+"""Standardised feature rows in blocks, from memory or from disk, and their eigenbasis.
+
+Features are standardised once, over all rows that take part in any fold. That looks at features of
+validation images but at no label, and lets one eigenbasis serve all folds.
+"""
 
 from __future__ import annotations
 
@@ -6,146 +10,173 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
 
-Array = npt.NDArray[Any]
-
-BLOCK_BYTES = 1 << 24  # a block of rows stays in the processor's cache between its two products
-SAMPLE_ROWS_PER_FEATURE = 16  # rows that the eigenbasis is taken from
-FEW_ROWS_PER_FEATURE = 4  # up to so many, turning the heads at each pass costs more than a copy
+BLOCK_BYTES = 1 << 24  # a block of rows stays in the CPU's cache between its two products
+SAMPLE_ROWS_PER_FEATURE = 16  # rows that the eigenbasis is computed from
+# Up to so many rows per feature, rotating the heads on each pass costs more than rotating the rows.
+FEW_ROWS_PER_FEATURE = 4
 
 
 class FeatureBlocks:
     """Standardised feature rows, in blocks: from memory, or read again on every pass.
 
     Args:
-        parts: Arrays of shape (n_i, n_features) that can be sliced: numpy, memmap, HDF5.
-        image: int64 (sum of n_i,), the image of each row; below 0: the row is not used.
-        standardize: Divide each feature by its standard deviation over the used rows.
-        memory: Bytes that a copy of the standardised rows may take; more is read in blocks.
+        parts: Feature arrays of shape (n_i, n_features) that can be sliced: numpy, memmap, HDF5.
+        row_image: Image of each row, int64 array of shape (sum of n_i,); negative: the row is not
+            used.
+        standardize: Whether to divide each feature by its standard deviation over the used rows.
+        memory: Bytes that a copy of the standardised rows may take; a larger one is not made, and
+            the rows are read in blocks on every pass.
 
     Attributes:
-        image: int64 (n_rows,), the image of each used row, in the order of the blocks.
-        mean: float64 (n_features,) over the used rows.
-        scale: float64 (n_features,), the standard deviation; 1 for a constant feature.
-        dtype: float64 where all features are, else float32.
+        row_image: Image of each used row, int64 array of shape (n_rows,), in the order of the
+            blocks.
+        n_rows: Number of used rows.
+        n_features: Number of features.
+        mean: Mean of each feature over the used rows, float64 array of shape (n_features,).
+        scale: Standard deviation of each feature, float64 array of shape (n_features,); 1 for a
+            constant feature, or for all without `standardize`.
+        dtype: float64 if all features have it, else float32.
 
     Raises:
         HeadError: A used row is not finite.
     """
 
     def __init__(
-        self, parts: Sequence[Any], image: Array, *, standardize: bool, memory: int
+        self, parts: Sequence[Any], row_image: IntArray, *, standardize: bool, memory: int
     ) -> None:
         self._parts = parts
-        self._all_images = image
-        self.image = image[image >= 0]
-        self.n_rows, self.n_features = len(self.image), int(parts[0].shape[1])
-        whole = all(np.dtype(part.dtype) == np.float64 for part in parts)
-        self.dtype: np.dtype[Any] = np.dtype(np.float64 if whole else np.float32)
+        self._all_row_image = row_image
+        self.row_image = row_image[row_image >= 0]
+        self.n_rows, self.n_features = len(self.row_image), int(parts[0].shape[1])
+        is_double = all(np.dtype(part.dtype) == np.float64 for part in parts)
+        self.dtype: np.dtype[Any] = np.dtype(np.float64 if is_double else np.float32)
         row_bytes = self.n_features * self.dtype.itemsize
         self._block_rows = max(64, BLOCK_BYTES // row_bytes)
         self.mean, self.scale = self._moments(standardize)
-        self._eigenbasis: tuple[Array, Array] | None = None
-        self._turned: Array | None = None
-        self._kept: Array | None = None
+        self._eigenbasis: tuple[AnyArray, FloatArray] | None = None
+        self._rotated: AnyArray | None = None
+        self._in_memory: AnyArray | None = None
         if self.n_rows * row_bytes <= memory:
-            kept = np.empty((self.n_rows, self.n_features), self.dtype)
+            standardised = np.empty((self.n_rows, self.n_features), self.dtype)
             for rows, block in self.blocks():
-                kept[rows] = block
-            self._kept = kept
+                standardised[rows] = block
+            self._in_memory = standardised
 
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Slices of the used rows with their standardised features, each (m, n_features)."""
-        if self._kept is not None:
-            for start in range(0, self.n_rows, self._block_rows):
-                rows = slice(start, min(start + self._block_rows, self.n_rows))
-                yield rows, self._kept[rows]
+    def blocks(self) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield slices of the used rows with their standardised features, each (m, n_features)."""
+        if self._in_memory is not None:
+            for rows in self._block_slices():
+                yield rows, self._in_memory[rows]
             return
-        mean, stretch = self.mean.astype(self.dtype), (1 / self.scale).astype(self.dtype)
+        mean, inverse_scale = self.mean.astype(self.dtype), (1 / self.scale).astype(self.dtype)
         for rows, raw in self._raw_blocks():
             block = raw - mean
-            block *= stretch
+            block *= inverse_scale
             yield rows, block
 
-    def turned_blocks(self) -> Iterator[tuple[slice, Array]] | None:
-        """The blocks in the eigenbasis, (m, rank); None where heads had better be turned instead.
+    def rotated_blocks(self) -> Iterator[tuple[slice, AnyArray]] | None:
+        """Return the blocks in the eigenbasis, (m, rank), or None where heads are rotated instead.
 
-        A copy of few rows is small; of many it would double the memory to save a tenth of a pass.
+        A rotated copy of few rows is small and saves the rotation of the heads on every pass; one
+        of many rows would double the memory to save a tenth of a pass.
         """
-        if self._kept is None or self.n_rows > FEW_ROWS_PER_FEATURE * self.n_features:
+        if self._in_memory is None or self.n_rows > FEW_ROWS_PER_FEATURE * self.n_features:
             return None
-        if self._turned is None:
-            self._turned = self._kept @ self.eigenbasis()[0]
-        rows = [slice(at, at + self._block_rows) for at in range(0, self.n_rows, self._block_rows)]
-        return iter([(one, self._turned[one]) for one in rows])
+        if self._rotated is None:
+            self._rotated = self._in_memory @ self.eigenbasis()[0]
+        rotated = self._rotated
+        return ((rows, rotated[rows]) for rows in self._block_slices())
 
-    def _raw_blocks(self) -> Iterator[tuple[slice, Array]]:
-        """The features as they came, perhaps the caller's own memory: not to be written to."""
+    def eigenbasis(self) -> tuple[AnyArray, FloatArray]:
+        """Return an orthonormal basis in which the features are nearly uncorrelated.
+
+        Returns:
+            The basis, of shape (n_features, rank) and the features' dtype, with rank =
+            min(n_rows, n_features), whose columns span every row; and the mean square along each
+            of its columns, float64 array of shape (rank,).
+        """
+        if self._eigenbasis is None:
+            few = self.n_rows < self.n_features
+            self._eigenbasis = self._row_space_basis() if few else self._sampled_basis()
+        return self._eigenbasis
+
+    def _block_slices(self) -> Iterator[slice]:
+        for start in range(0, self.n_rows, self._block_rows):
+            yield slice(start, min(start + self._block_rows, self.n_rows))
+
+    def _raw_blocks(self) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield the features as they were given, perhaps the caller's own memory: read only."""
         first, start = 0, 0
         for part in self._parts:
             for low in range(0, len(part), self._block_rows):
                 high = min(low + self._block_rows, len(part))
-                used = self._all_images[first + low : first + high] >= 0
-                if not used.any():
+                is_used = self._all_row_image[first + low : first + high] >= 0
+                if not is_used.any():
                     continue
                 block = np.asarray(part[low:high], dtype=self.dtype)
-                block = block if used.all() else block[used]
+                block = block if is_used.all() else block[is_used]
                 yield slice(start, start + len(block)), block
                 start += len(block)
             first += len(part)
 
-    def _moments(self, standardize: bool) -> tuple[Array, Array]:
-        """Mean and scale of each feature, float64, by deviations from the first block's mean."""
+    def _moments(self, standardize: bool) -> tuple[FloatArray, FloatArray]:
+        """Return the mean and the scale of each feature.
+
+        Sums run over deviations from the mean of the first block: sums of the features' squares
+        would cancel where a mean is large beside its standard deviation.
+        """
         total = np.zeros(self.n_features)
         squares = np.zeros(self.n_features)
-        origin: Array | None = None
-        bad = 0
+        origin: AnyArray | None = None
+        n_not_finite = 0
         for _, block in self._raw_blocks():
-            finite = np.isfinite(block.sum(axis=1))
-            if not finite.all():
-                bad += int((~finite).sum())
+            is_finite = np.isfinite(block.sum(axis=1))
+            if not is_finite.all():
+                n_not_finite += int((~is_finite).sum())
                 continue
             if origin is None:
                 origin = block.mean(axis=0, dtype=np.float64)
             deviation = block - origin
             total += deviation.sum(axis=0)
             squares += np.einsum("ij,ij->j", deviation, deviation)
-        if bad:
+        if n_not_finite:
             raise HeadError(
-                f"{bad:,} of {self.n_rows:,} feature rows hold NaN or infinity: "
+                f"{n_not_finite:,} of {self.n_rows:,} feature rows hold NaN or infinity: "
                 "the cache is not finished; finish it with: hubretrain cache"
             )
         assert origin is not None
         shift = total / self.n_rows
         deviation = np.sqrt(np.maximum(squares / self.n_rows - shift**2, 0))
-        # float32 features that are constant leave rounding noise behind.
-        constant = deviation <= 1e-7 * np.abs(origin + shift)
-        scale = np.where(constant, 1, deviation) if standardize else np.ones(self.n_features)
+        # A constant feature in float32 has a deviation of rounding errors; dividing by it would
+        # blow these up to a feature of unit variance.
+        is_constant = deviation <= 1e-7 * np.abs(origin + shift)
+        scale = np.where(is_constant, 1, deviation) if standardize else np.ones(self.n_features)
         return origin + shift, scale
 
-    def eigenbasis(self) -> tuple[Array, Array]:
-        """An orthonormal basis in which the features are about uncorrelated.
+    def _row_space_basis(self) -> tuple[AnyArray, FloatArray]:
+        """Return the eigenbasis of fewer rows than features, exactly.
 
-        Returns:
-            basis float (n_features, rank) with rank = min(n_rows, n_features), which spans
-            every row; and the mean square along each of its columns, float64 (rank,).
+        With X' = S R (QR, S of shape (n_features, n_rows) with orthonormal columns) the covariance
+        is X'X / n = S (R R' / n) S', so its eigenvectors are S times those of the small R R' / n.
         """
-        if self._eigenbasis is None:
-            self._eigenbasis = self._decomposed()
-        return self._eigenbasis
+        rows = np.concatenate([block.astype(np.float64) for _, block in self.blocks()])
+        span, triangle = np.linalg.qr(rows.T)
+        spectrum, rotation = np.linalg.eigh(triangle @ triangle.T / self.n_rows)
+        return (span @ rotation).astype(self.dtype), np.maximum(spectrum, 0)
 
-    def _decomposed(self) -> tuple[Array, Array]:
-        if self.n_rows < self.n_features:
-            rows = np.concatenate([block.astype(np.float64) for _, block in self.blocks()])
-            span, triangle = np.linalg.qr(rows.T)
-            spectrum, turn = np.linalg.eigh(triangle @ triangle.T / self.n_rows)
-            return (span @ turn).astype(self.dtype), np.maximum(spectrum, 0)
+    def _sampled_basis(self) -> tuple[AnyArray, FloatArray]:
+        """Return the eigenbasis of the covariance of a sample of the rows: every k-th block.
+
+        A sample is enough: any orthonormal basis leaves the solution as it is, a better one only
+        saves iterations of the solver.
+        """
         n_blocks = -(-self.n_rows // self._block_rows)
-        wanted = -(-SAMPLE_ROWS_PER_FEATURE * self.n_features // self._block_rows)
-        every = max(1, n_blocks // wanted)
+        n_wanted = -(-SAMPLE_ROWS_PER_FEATURE * self.n_features // self._block_rows)
+        every = max(1, n_blocks // n_wanted)
         gram, n_seen = np.zeros((self.n_features, self.n_features)), 0
         for index, (_, block) in enumerate(self.blocks()):
             if index % every == 0:

@@ -1,59 +1,77 @@
-"""What each of many heads is asked to fit, and its loss on a block of rows."""
+"""The losses of many heads on a block of rows, with their derivatives by the scores.
+
+A *problem* p is one head to fit. On row i with scores z it has the loss omega_pi * loss(z, y_i):
+
+    softmax     loss = log(sum_k exp(z_k)) - z_y        one score per class
+    logistic    loss = log(1 + exp(-+z))                one score: the class against the rest
+
+and with the probabilities s = softmax(z), or s = 1 / (1 + exp(-z)), the derivatives
+
+    softmax     d loss / dz = s - e_y                   d2 loss / dz2 = diag(s) - s s'
+    logistic    d loss / dz = s - [y is the class]      d2 loss / dz2 = s (1 - s)
+
+omega_pi = (weight of row i) * (weight of class y_i in p) * (0 where p leaves out the fold of i).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from hubretrain.arrays import AnyArray, FloatArray, IntArray
+from hubretrain.evaluation import LOWEST_EXPONENT, softmax
+
 Kind = Literal["softmax", "logistic"]
-
-LOWEST_EXPONENT = -60  # exp(-60) is 1e-26; below -87 float32 turns denormal and slow
 
 
 @dataclass(frozen=True)
 class HeadLosses:
-    """What each problem is asked; softmax problems have n_outputs = n_classes, logistic ones 1.
+    """Labels and weights of some problems of one kind.
 
     Attributes:
-        kind: Of all of them.
-        labels: int64 (n_rows,), the class of each row.
-        row_weight: float (n_rows,), of the rows' dtype.
-        row_fold: int64 (n_rows,).
-        class_weight: float (n_problems, n_classes), the weight of a row by its class; same dtype.
-        fold: int64 (n_problems,), the fold that is left out; below 0: none.
-        positive: int64 (n_problems,), the class against the rest; softmax does not look at it.
+        kind: `softmax`: each problem has all classes; `logistic`: each has one class against the
+            rest.
+        labels: Class of each row, int64 array of shape (n_rows,).
+        row_weight: Weight of each row, of the features' dtype and shape (n_rows,).
+        row_fold: Fold of each row, int64 array of shape (n_rows,).
+        class_weight: Weight of a row by its class, of the same dtype and shape (n_problems,
+            n_classes).
+        fold: Fold that each problem leaves out, int64 array of shape (n_problems,); negative: none.
+        positive: Class that a logistic problem tells from the rest, int64 array of shape
+            (n_problems,); softmax ignores it.
     """
 
     kind: Kind
-    labels: Array
-    row_weight: Array
-    row_fold: Array
-    class_weight: Array
-    fold: Array
-    positive: Array
+    labels: IntArray
+    row_weight: AnyArray
+    row_fold: IntArray
+    class_weight: AnyArray
+    fold: IntArray
+    positive: IntArray
 
-    def take(self, which: Array) -> HeadLosses:
-        """Some of the problems, by index."""
-        parts = self.class_weight[which], self.fold[which], self.positive[which]
-        return HeadLosses(self.kind, self.labels, self.row_weight, self.row_fold, *parts)
+    def take(self, index: IntArray) -> HeadLosses:
+        """Return some of the problems."""
+        subset = self.class_weight[index], self.fold[index], self.positive[index]
+        return HeadLosses(self.kind, self.labels, self.row_weight, self.row_fold, *subset)
 
     def __len__(self) -> int:
         return len(self.fold)
 
     @property
     def n_outputs(self) -> int:
-        """Scores of one problem."""
+        """Number of scores per problem and row."""
         return 1 if self.kind == "logistic" else self.class_weight.shape[1]
 
-    def priors(self) -> tuple[Array, Array]:
-        """The best biases with no weights, and the loss they leave.
+    def priors(self) -> tuple[FloatArray, FloatArray]:
+        """Return the best biases with weights of 0, and the loss that they leave.
+
+        The best constant probabilities are the weighted shares of the classes; softmax biases are
+        their logarithms, centred because a common shift changes nothing.
 
         Returns:
-            float64 (n_problems, n_outputs) and float64 (n_problems,).
+            Biases of shape (n_problems, n_outputs) and losses of shape (n_problems,), in nats.
         """
         n_classes = self.class_weight.shape[1]
         counts = np.stack(
@@ -66,82 +84,94 @@ class HeadLosses:
         )
         mass = counts * self.class_weight
         if self.kind == "logistic":
-            yes = np.take_along_axis(mass, self.positive[:, None], axis=1)
-            mass = np.concatenate([mass.sum(axis=1, keepdims=True) - yes, yes], axis=1)
+            positive = np.take_along_axis(mass, self.positive[:, None], axis=1)
+            rest = mass.sum(axis=1, keepdims=True) - positive
+            mass = np.concatenate([rest, positive], axis=1)
         share = mass / mass.sum(axis=1, keepdims=True)
         loss = -(mass * np.log(share)).sum(axis=1)
         if self.kind == "logistic":
             return np.log(share[:, 1:] / share[:, :1]), loss
         return np.log(share) - np.log(share).mean(axis=1, keepdims=True), loss
 
-    def block(self, rows: slice, scores: Array, curvature: bool) -> tuple[Array, Array | None]:
-        """Loss and curvature on a block of rows; `scores` becomes their derivative.
+    def differentiate(
+        self, rows: slice, scores: AnyArray, curvature: bool
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Return the loss on a block of rows and turn `scores` into its derivative, in place.
 
         Args:
-            rows: Which.
-            scores: float (n_problems, n_outputs, m).
-            curvature: Whether M (see the top of this file) is wanted.
+            rows: Rows of the block.
+            scores: Scores of shape (n_problems, n_outputs, m); overwritten by the derivative of
+                the loss by them.
+            curvature: Whether to sum the second derivatives too: the matrix M at the top of
+                `hubretrain.heads.solver`.
 
         Returns:
-            float64 (n_problems,), and float64 (n_problems, n_outputs, n_outputs) or None.
+            Losses, float64 array of shape (n_problems,), in nats; and M, float64 array of shape
+            (n_problems, n_outputs, n_outputs), or None.
         """
         labels, weight = self.labels[rows], self._weight(rows)
         if self.kind == "logistic":
             return self._logistic(scores, labels, weight, curvature)
         return self._softmax(scores, labels, weight, curvature)
 
-    def bends(self, rows: slice, scores: Array) -> Array:
-        """The loss's second derivative by the scores of each row of a block.
+    def second_derivatives(self, rows: slice, scores: AnyArray) -> AnyArray:
+        """Return the second derivative of the loss by the scores, for each row of a block.
 
         Returns:
-            float (n_problems, n_outputs, n_outputs, m).
+            Array of shape (n_problems, n_outputs, n_outputs, m).
         """
         weight = self._weight(rows)[:, None, None]
         if self.kind == "logistic":
+            # s (1 - s) = e / (1 + e)^2 with e = exp(-|z|), which does not overflow.
             small = np.exp(np.maximum(-np.abs(scores), LOWEST_EXPONENT))
             return weight * (small / (1 + small) ** 2)[:, :, None]
-        share = np.exp(np.maximum(scores - scores.max(axis=1, keepdims=True), LOWEST_EXPONENT))
-        share /= share.sum(axis=1, keepdims=True)
-        bend = -share[:, :, None] * share[:, None]
+        probs = softmax(scores, axis=1)
+        second = -probs[:, :, None] * probs[:, None]
         diagonal = np.arange(scores.shape[1])
-        bend[:, diagonal, diagonal] += share
-        return weight * bend
+        second[:, diagonal, diagonal] += probs
+        return weight * second
 
-    def _weight(self, rows: slice) -> Array:
+    def _weight(self, rows: slice) -> AnyArray:
+        """Return omega of a block of rows, of shape (n_problems, m)."""
         weight = self.class_weight[:, self.labels[rows]] * self.row_weight[rows]
         weight *= self.row_fold[rows] != self.fold[:, None]
         return np.asarray(weight)
 
     def _softmax(
-        self, scores: Array, labels: Array, weight: Array, curvature: bool
-    ) -> tuple[Array, Array | None]:
+        self, scores: AnyArray, labels: IntArray, weight: AnyArray, curvature: bool
+    ) -> tuple[FloatArray, FloatArray | None]:
+        # As `evaluation.softmax`, but in place: `scores` becomes, in turn, shifted scores, odds,
+        # weighted probabilities and the derivative. This loop is where a fit spends its time.
         row = np.arange(len(labels))
         scores -= scores.max(axis=1, keepdims=True)
-        own = scores[:, labels, row]
+        label_scores = scores[:, labels, row]
         np.exp(np.maximum(scores, LOWEST_EXPONENT, out=scores), out=scores)
         total = scores.sum(axis=1)
-        loss = np.einsum("pi,pi->p", weight, np.log(total) - own, dtype=np.float64)
+        loss = np.einsum("pi,pi->p", weight, np.log(total) - label_scores, dtype=np.float64)
         scores *= (weight / total)[:, None]
-        bend = None
+        second = None
         if curvature:
-            safe = np.where(weight > 0, weight, 1)[:, None]
-            bend = -np.matmul(scores / safe, scores.swapaxes(1, 2)).astype(np.float64)
+            # sum_i omega_i (diag(s) - s s') from omega_i s, so s s' needs one division by omega_i.
+            divisor = np.where(weight > 0, weight, 1)[:, None]
+            second = -np.matmul(scores / divisor, scores.swapaxes(1, 2)).astype(np.float64)
             diagonal = np.arange(scores.shape[1])
-            bend[:, diagonal, diagonal] += scores.sum(axis=2, dtype=np.float64)
+            second[:, diagonal, diagonal] += scores.sum(axis=2, dtype=np.float64)
         scores[:, labels, row] -= weight
-        return loss, bend
+        return loss, second
 
     def _logistic(
-        self, scores: Array, labels: Array, weight: Array, curvature: bool
-    ) -> tuple[Array, Array | None]:
+        self, scores: AnyArray, labels: IntArray, weight: AnyArray, curvature: bool
+    ) -> tuple[FloatArray, FloatArray | None]:
         z = scores[:, 0]
-        yes = labels == self.positive[:, None]
+        is_positive = labels == self.positive[:, None]
         small = np.exp(-np.minimum(np.abs(z), -LOWEST_EXPONENT))
-        wrong = np.maximum(np.where(yes, -z, z), 0)  # log(1 + exp(+-z)) without overflow
-        loss = np.einsum("pi,pi->p", weight, np.log1p(small) + wrong, dtype=np.float64)
-        p = np.where(z >= 0, 1, small) / (1 + small)
-        bend = None
+        # log(1 + exp(-+z)) = log(1 + exp(-|z|)) + max(-+z, 0), which does not overflow.
+        excess = np.maximum(np.where(is_positive, -z, z), 0)
+        loss = np.einsum("pi,pi->p", weight, np.log1p(small) + excess, dtype=np.float64)
+        probs = np.where(z >= 0, 1, small) / (1 + small)
+        second = None
         if curvature:
-            bend = np.einsum("pi,pi->p", weight, p * (1 - p), dtype=np.float64)[:, None, None]
-        scores[:, 0] = weight * (p - yes)
-        return loss, bend
+            second = np.einsum("pi,pi->p", weight, probs * (1 - probs), dtype=np.float64)
+            second = second[:, None, None]
+        scores[:, 0] = weight * (probs - is_positive)
+        return loss, second

@@ -43,12 +43,14 @@ from hubretrain.heads import (
     ClassWeight,
     FeatureBlocks,
     FitInputs,
-    Fitting,
     Head,
     HeadPath,
     Heads,
     Kind,
     ModuleHeads,
+    PathFitter,
+    SolverOptions,
+    weights_by_class,
 )
 from hubretrain.progress import Bar
 from hubretrain.runs import VALIDATION_FOLD
@@ -197,7 +199,7 @@ class ModuleScreen:
         self.priors = class_priors(self.labels, self.n_classes)
         self.rows: dict[str, FeatureBlocks] = {}
         self._data: dict[str, FitInputs] = {}
-        self._fittings: dict[Source, Fitting] = {}
+        self._fitters: dict[Source, PathFitter] = {}
         for trained_on in (VIEW_0, ALL_VIEWS) if _several(bottlenecks, sweep) else (VIEW_0,):
             parts, row_image = cached_views(
                 bottlenecks, images["sha256"].tolist(), all_views=trained_on == ALL_VIEWS
@@ -221,23 +223,22 @@ class ModuleScreen:
         n_folds = len(next(iter(self._data.values())).folds)
         n_a_path = len(sweep.class_weights) * n_folds * len(sweep.l2)
         sources = [Source(trained_on, kind) for trained_on in self.rows for kind in KINDS]
-        options = {"tol": 3e-7, "max_iter": 500}
         with Bar(what, len(sources) * n_a_path, "heads") as bar:
             for at, source in enumerate(sources, start=1):
-                fitting = Fitting(
+                fitter = PathFitter(
                     self._data[source.trained_on],
                     self.rows[source.trained_on],
                     source.kind,
                     sweep.class_weights,
-                    options,
+                    SolverOptions(),
                 )
-                found[source] = fitting.folds(
+                found[source] = fitter.fit_folds(
                     np.array(sweep.l2),
                     PATIENCE,
                     mean_over_views=source.trained_on == ALL_VIEWS,
-                    done=bar.advance,
+                    advance=bar.advance,
                 )
-                self._fittings[source] = fitting
+                self._fitters[source] = fitter
                 bar.advance(at * n_a_path - bar.done)  # what was stopped early needs no more
         return found
 
@@ -259,7 +260,7 @@ class ModuleScreen:
         """Return the head of a candidate, fitted on all folds."""
         source, w, i = chosen.candidates.place(candidate)
         path = chosen.paths[source]
-        heads = self._fittings[source].refit(path, [float(path.l2[i])])
+        heads = self._fitters[source].refit([float(path.l2[i])])
         return self._head(chosen, candidate, aim, heads, w)
 
     def _head(self, chosen: Selection, candidate: int, aim: str, heads: Heads, index: int) -> Head:
@@ -278,14 +279,8 @@ class ModuleScreen:
 
     def _weight_of_class(self, chosen: Selection, candidate: int) -> Array:
         """What an image of each class weighs in the loss."""
-        asked = self.sweep.class_weights[chosen.candidates.place(candidate)[1]]
-        if asked == "balanced":
-            return 1 / (self.n_classes * self.priors)
-        if asked is None or isinstance(asked, str):
-            return np.ones(self.n_classes)
-        if isinstance(asked, Mapping):
-            return np.array([float(asked.get(k, 1.0)) for k in range(self.n_classes)])
-        return np.asarray(asked, dtype=np.float64)
+        weight = self.sweep.class_weights[chosen.candidates.place(candidate)[1]]
+        return weights_by_class(weight, self.priors[None], "softmax")[0, 0]
 
     def nearest(self) -> npt.NDArray[np.float32] | None:
         """The nearest neighbour's class of each validated image."""

@@ -34,7 +34,7 @@ def transfer_scores(rows: FeatureBlocks, labels: Array, n_classes: int) -> dict[
         n_classes: How many.
     """
     basis, spectrum = rows.eigenbasis()
-    label = labels[rows.image]
+    label = labels[rows.row_image]
     sums, fourth = np.zeros((n_classes, rows.n_features)), 0.0
     for which, block in rows.blocks():
         one_hot = np.eye(n_classes, dtype=block.dtype)[label[which]]

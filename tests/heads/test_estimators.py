@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from hubretrain.heads import estimators
 from hubretrain.heads.estimators import LogisticHead, SoftmaxHead
 
 
@@ -38,9 +40,9 @@ def test_heads_agree_with_scikit_learn_at_every_c(head, load, class_weight):
         options = {"C": c, "class_weight": class_weight}
         theirs = oracle(head, **options).fit(features, labels)
         ours = head.set_params(**options).fit(features, labels)
-        found, expected = ours.predict_proba(features), theirs.predict_proba(features)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-        assert ours.coef_.shape == (len(found[0]) if len(found[0]) > 2 else 1, features.shape[1])
+        probs, expected = ours.predict_proba(features), theirs.predict_proba(features)
+        np.testing.assert_allclose(probs, expected, atol=1e-5)
+        assert ours.coef_.shape == (probs.shape[1] if probs.shape[1] > 2 else 1, features.shape[1])
 
 
 def test_weights_by_class_name_are_those_of_scikit_learn():
@@ -58,7 +60,7 @@ def test_heads_work_in_a_grid_search_over_a_pipeline():
     features, labels = load_digits(return_X_y=True)
     features, labels = features[:400], labels[:400]
     grid = {"C": [0.001, 0.01, 1.0]}
-    found = {}
+    scores = {}
     for head in (SoftmaxHead(tol=1e-8), LogisticRegression(max_iter=2000)):
         name = type(head).__name__.lower()
         search = GridSearchCV(
@@ -67,20 +69,20 @@ def test_heads_work_in_a_grid_search_over_a_pipeline():
             scoring="neg_log_loss",
             cv=3,
         ).fit(features, labels)
-        found[name] = search.cv_results_["mean_test_score"]
-    np.testing.assert_allclose(found["softmaxhead"], found["logisticregression"], atol=1e-3)
+        scores[name] = search.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(scores["softmaxhead"], scores["logisticregression"], atol=1e-3)
 
 
 def test_heads_work_in_cross_val_predict():
     features, labels = load_iris(return_X_y=True)
-    found = cross_val_predict(LogisticHead(), features, labels, method="predict_proba")
+    probs = cross_val_predict(LogisticHead(), features, labels, method="predict_proba")
     expected = cross_val_predict(
         OneVsRestClassifier(LogisticRegression(tol=1e-9, max_iter=10_000)),
         features,
         labels,
         method="predict_proba",
     )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(probs, expected, atol=1e-5)
 
 
 def test_float32_features_are_computed_with_in_float32():
@@ -107,6 +109,17 @@ def test_a_head_that_does_not_converge_warns():
         (SoftmaxHead(), [0, 1], [1, -1], "Negative values in sample_weight"),
     ],
 )
-def test_what_cannot_be_fitted_is_said(head, labels, weight, message):
+def test_what_cannot_be_fitted_is_named(head, labels, weight, message):
     with pytest.raises(ValueError, match=message):
         head.fit(np.eye(2), labels, weight)
+
+
+def test_a_sample_weight_per_feature_is_refused():
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(2, 2\); expected \(2,\)"):
+        SoftmaxHead().fit(np.eye(2), [0, 1], np.eye(2))
+
+
+def test_the_documented_examples_run():
+    results = doctest.testmod(estimators)
+    assert results.attempted > 0
+    assert results.failed == 0

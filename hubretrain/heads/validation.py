@@ -1,0 +1,93 @@
+"""Out-of-fold scores of heads, and their validation loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
+from hubretrain.heads.features import FeatureBlocks
+from hubretrain.heads.heads import probabilities
+from hubretrain.heads.inputs import FitInputs
+from hubretrain.heads.losses import Kind
+from hubretrain.heads.objective import Objective
+from hubretrain.heads.result import HeadPath
+
+
+class Validation:
+    """Scores each image by the heads of the fold that left it out.
+
+    Args:
+        inputs: Labels, folds and weights.
+        rows: Standardised features.
+        kind: Kind of the heads.
+    """
+
+    def __init__(self, inputs: FitInputs, rows: FeatureBlocks, kind: Kind) -> None:
+        self._inputs, self._row_image, self._kind = inputs, rows.row_image, kind
+        _, first_rows = np.unique(rows.row_image, return_index=True)
+        self._is_view_0 = np.zeros(rows.n_rows, dtype=bool)
+        self._is_view_0[first_rows] = True
+        self._n_views = np.maximum(np.bincount(rows.row_image, minlength=len(inputs.labels)), 1)
+        weight = [inputs.weight[inputs.fold == fold].sum() for fold in inputs.folds]
+        self._fold_share = np.array(weight) / np.sum(weight)
+
+    def fill(
+        self, path: HeadPath, at: IntArray, objective: Objective, unknowns: AnyArray
+    ) -> FloatArray:
+        """Write the out-of-fold scores and validation losses of one l2: one pass over the rows.
+
+        Args:
+            path: Result to write to.
+            at: Indices of this l2 in `path.l2`.
+            objective: Objective of the problems, class weights x folds (x classes).
+            unknowns: Unknowns of all problems.
+
+        Returns:
+            Log loss over all folds, in nats, float64 array of shape (n_class_weights,).
+        """
+        logits, mean = self._scores(path, objective, unknowns)
+        is_validated = np.isin(self._inputs.fold, self._inputs.folds)
+        cells = np.ix_(is_validated, np.arange(len(path.class_weights)), at)
+        path.out_of_fold[cells] = logits[is_validated][:, :, None]
+        if path.out_of_fold_mean is not None:
+            path.out_of_fold_mean[cells] = mean[is_validated][:, :, None]
+        losses = self._losses(logits)
+        path.validation_loss[:, :, at] = losses[:, :, None]
+        return losses @ self._fold_share
+
+    def _scores(
+        self, path: HeadPath, objective: Objective, unknowns: AnyArray
+    ) -> tuple[Float32Array, Float32Array]:
+        """Return logits of view 0 and, if the path has it, their mean over views.
+
+        Returns:
+            float32 arrays of shape (n_images, n_class_weights, n_classes); 0 for images that no
+            fold validates.
+        """
+        inputs = self._inputs
+        head_shape = (len(path.class_weights), len(inputs.folds), inputs.n_classes)
+        logits = np.zeros((len(inputs.labels), head_shape[0], inputs.n_classes), np.float32)
+        mean = np.zeros_like(logits)
+        for rows, _, block_scores in objective.scores(unknowns):
+            scores = block_scores.reshape(*head_shape, -1)
+            images, is_view_0 = self._row_image[rows], self._is_view_0[rows]
+            for f, fold in enumerate(inputs.folds):
+                is_left_out = inputs.fold[images] == fold
+                first_views = is_left_out & is_view_0
+                logits[images[first_views]] = scores[:, f, :, first_views].astype(np.float32)
+                if path.out_of_fold_mean is not None:
+                    n_views = self._n_views[images[is_left_out], None, None]
+                    share = scores[:, f, :, is_left_out] / n_views
+                    np.add.at(mean, images[is_left_out], share.astype(np.float32))
+        return logits, mean
+
+    def _losses(self, logits: Float32Array) -> FloatArray:
+        """Return the log loss of each fold, in nats: float64 (n_class_weights, n_folds)."""
+        inputs, losses = self._inputs, []
+        for fold in inputs.folds:
+            images = np.flatnonzero(inputs.fold == fold)
+            probs = probabilities(logits[images].astype(np.float64), self._kind)
+            label_probs = probs[np.arange(len(images)), :, inputs.labels[images]]
+            weight = inputs.weight[images] / inputs.weight[images].sum()
+            losses.append(-(weight @ np.log(label_probs)))
+        return np.stack(losses, axis=1)
