@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 
 import numpy as np
 import pytest
@@ -60,30 +58,6 @@ def test_an_undecodable_image_is_not_to_do_as_long_as_that_is_said(tmp_path):
         assert bottlenecks.n_views_of.tolist() == [2, 0, 2, 2]
         assert bottlenecks.verify() == []
     assert make(path, "abcd") == 2  # nobody says so any more: it is tried again
-
-
-def _fill_slowly(path):
-    with BottleneckWriter(path, rows_of(range(300)), N_FEATURES, ATTRIBUTES) as writer:
-        fill(writer)
-
-
-def test_a_killed_writer_loses_only_its_batch_and_the_end_is_bit_equal(tmp_path):
-    make(tmp_path / "straight.h5", range(300))
-    path = tmp_path / "killed.h5"
-    done = []
-    for delay in (0.02, 0.05, 0.01, 0.08, 0.03):
-        process = multiprocessing.get_context("fork").Process(target=_fill_slowly, args=(path,))
-        process.start()
-        while process.is_alive() and not path.exists():
-            pass
-        process.join(delay)
-        os.kill(process.pid, signal.SIGKILL) if process.is_alive() else None
-        process.join()
-        with Bottlenecks(path) as bottlenecks:
-            done.append(600 - int(bottlenecks.todo().sum()))
-    assert done == sorted(done)
-    _fill_slowly(path)
-    assert path.read_bytes() == (tmp_path / "straight.h5").read_bytes()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):

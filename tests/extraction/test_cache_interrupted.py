@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
-import os
 import signal
-import sys
 import tempfile
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import numpy as np
@@ -15,72 +13,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import hubretrain
-from hubretrain.bottlenecks import Bottlenecks, BottleneckWriter, RowIndex
+from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
+from tests.extraction import interruption
+from tests.extraction.interruption import Stop, fill, fill_until_killed, interrupt, wanted
 from tests.samples import write_digits
 
-HOUSE = str(Path(hubretrain.__file__).parent)
-N_FEATURES = 5
-FACTS = {"module": "m", "module_sha256": "m", "seed": 0}
 
-
-class Stop:
-    """Does something when the main thread comes to the n-th line of the package's code."""
-
-    def __init__(self, n, action):
-        self.left, self.action = n, action
-
-    def __enter__(self):
-        sys.settrace(self._enter)
-        return self
-
-    def __exit__(self, *_):
-        sys.settrace(None)
-
-    def _enter(self, frame, _event, _argument):
-        return self._line if frame.f_code.co_filename.startswith(HOUSE) else None
-
-    def _line(self, _frame, event, _argument):
-        self.left -= event == "line"
-        if self.left == 0:
-            self.action()
-        return self._line
-
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def wanted(names, n_views):
-    sha256s = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    return RowIndex(tuple(names), tuple(sha256s), np.array(n_views, np.int16))
-
-
-def fill(path, rows, order_seed):
-    """Fills a bottleneck file in batches of a random order."""
-    random = np.random.default_rng(order_seed)
-    with BottleneckWriter(path, rows, N_FEATURES, FACTS) as writer:
-        todo = random.permutation(np.argwhere(writer.todo))
-        for first in range(0, len(todo), 7):
-            r, v = todo[first : first + 7].T
-            known = [f"{writer.rows.sha256[row]}{view}" for row, view in zip(r, v, strict=True)]
-            features = [
-                np.frombuffer(hashlib.sha256(k.encode()).digest()[:20], "u4") for k in known
-            ]
-            writer.write(v, r, np.array(features, dtype=np.float32))
-        writer.seal()
-
-
-def fill_until_killed(path, rows, order_seed, n_lines):
-    with Stop(n_lines, kill):
-        fill(path, rows, order_seed)
+@pytest.fixture(scope="module")
+def forkserver():
+    """Makes processes by forking one without threads: beside threads a fork may deadlock."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", interruption.__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
+        ensure_running()
+    return context
 
 
 @settings(max_examples=20, deadline=None, database=None)
@@ -90,24 +40,29 @@ def fill_until_killed(path, rows, order_seed, n_lines):
     first=st.integers(0, 12),
     n_views=st.lists(st.integers(0, 4), min_size=12, max_size=12),
 )
-def test_a_file_killed_at_any_line_again_and_again_ends_bit_equal(kills, seeds, first, n_views):
+def test_a_file_killed_at_any_line_again_and_again_ends_bit_equal(
+    forkserver, kills, seeds, first, n_views
+):
     names = [f"image{i:02}" for i in range(12)]
     rows = wanted(names, n_views)
     few = wanted(names[:first], np.minimum(n_views[:first], 2))
-    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         straight, killed = Path(folder) / "straight.h5", Path(folder) / "killed.h5"
         fill(straight, rows, 0)
+        n_done = 0
         for i, n_lines in enumerate(kills):
             asked = few if i == 0 else rows  # the first run had fewer images and views
             arguments = (killed, asked, seeds + i, n_lines)
-            process = fork.Process(target=fill_until_killed, args=arguments)
+            process = forkserver.Process(target=fill_until_killed, args=arguments)
             process.start()
-            process.join(60)
+            process.join()
             assert process.exitcode in (0, -signal.SIGKILL)
             if killed.exists():
-                with Bottlenecks(killed) as found:  # opens whenever it was killed
-                    assert found.n_images in (len(few), len(rows))
+                with Bottlenecks(killed) as bottlenecks:  # opens whenever it was killed
+                    assert bottlenecks.n_images in (len(few), len(rows))
+                    before = n_done
+                    n_done = int(bottlenecks.n_views_of.sum() - bottlenecks.todo().sum())
+                    assert n_done >= before  # what was written stays
         fill(killed, rows, seeds)
         assert killed.read_bytes() == straight.read_bytes()
 
