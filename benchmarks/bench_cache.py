@@ -2,14 +2,14 @@
 
     python benchmarks/bench_cache.py DATA [--modules NAME ...] [--views K] [--images N]
 
-The contenders take turns in one process, `--rounds` times; a machine that others share changes
-its speed within minutes, so each ratio is the median of the rounds' ratios. A contender's speed is
-that between its first and last batch: no start-up.
+The contenders take turns in one process, `--rounds` times; a shared machine changes its speed
+within minutes, so each ratio is the median of the rounds' ratios. A contender's speed is that
+between its first and last batch, without start-up.
 
 - bare: the first module alone on pixels in memory, TensorFlow, batch 48: the bound.
-- script: image_dataset_from_directory, hub.KerasLayer, predict; no antialiasing; once for each
-  module and view.
-- retrain: batch 1, a text file of floats for each image, as TF-Hub's retrain.py.
+- script: image_dataset_from_directory, hub.KerasLayer, predict; no antialiasing; once per module
+  and view.
+- retrain: batch 1, one text file of floats per image, as TF-Hub's retrain.py.
 - ours:ENGINE:PRECISION[:WORKERS]: `hubretrain cache`, from files to HDF5.
 """
 
@@ -28,7 +28,7 @@ Marks = Iterator[int]  # yields the number of forward passes just done
 
 
 class Contest:
-    """The images, the modules and what each contender loaded, once."""
+    """The images, the modules and the models that contenders have loaded."""
 
     def __init__(self, images: list[Path], modules: list[str], n_views: int, folder: Path) -> None:
         from hubretrain.modules import resolve
@@ -43,13 +43,13 @@ class Contest:
         self.loaded: dict[str, object] = {}
 
     def once(self, name: str, make: Callable[[], object]) -> object:
-        """What `make` makes, made once."""
+        """Return the result of `make`, which is called once per name."""
         if name not in self.loaded:
             self.loaded[name] = make()
         return self.loaded[name]
 
     def bare(self) -> Marks:
-        """The module alone, TensorFlow, batch 48."""
+        """Run the module alone, TensorFlow, batch 48."""
         from hubretrain.extraction.engines import open_engine
 
         size = self.modules[0].image_size
@@ -61,7 +61,7 @@ class Contest:
             yield 48
 
     def script(self) -> Marks:
-        """What one writes in half an hour with Keras and TensorFlow Hub."""
+        """Run the script that one writes in half an hour with Keras and TensorFlow Hub."""
         import tensorflow_hub as hub
         import tf_keras
         from tensorflow import data as tf_data
@@ -86,7 +86,7 @@ class Contest:
                 yield len(features)
 
     def retrain(self) -> Marks:
-        """One image at a time, each bottleneck a text file."""
+        """Run one image at a time and write each bottleneck to a text file."""
         import tensorflow as tf
         import tensorflow_hub as hub
 
@@ -111,7 +111,7 @@ class Contest:
                     yield 1
 
     def ours(self, engine: str, precision: str, workers: str = "") -> Marks:
-        """`hubretrain cache`, as its user would call it from Python; marks are batches written."""
+        """Run `hubretrain cache` as from Python; marks are batches written."""
         import pandas as pd
 
         from hubretrain.bottlenecks import BottleneckWriter
@@ -149,21 +149,21 @@ class Contest:
         yield marks
 
     def speed(self, row: str) -> float:
-        """Forward passes a second of one contender, from its first batch to its last."""
+        """Return the forward passes per second of a contender, from its first batch to its last."""
         name, *options = row.split(":")
         marks: list[tuple[float, int]] = []
         if name == "script":  # its batches are hidden in predict: all but start-up is timed
             started = time.perf_counter()
             counts = list(self.script())
             return sum(counts) / (time.perf_counter() - started)
-        for found in getattr(self, name)(*options):
-            marks += found if isinstance(found, list) else [(time.perf_counter(), found)]
-        (begun, _), (ended, _) = marks[0], marks[-1]
-        return sum(n for _, n in marks[1:]) / (ended - begun)
+        for mark in getattr(self, name)(*options):
+            marks += mark if isinstance(mark, list) else [(time.perf_counter(), mark)]
+        (first, _), (last, _) = marks[0], marks[-1]
+        return sum(n for _, n in marks[1:]) / (last - first)
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--modules", nargs="+", default=["efficientnet_lite0"])
@@ -171,25 +171,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", nargs="+", default=["bare", "ours:tensorflow:f32"])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if asked.data is None:  # `make bench`, without images of one's own
+        if options.data is None:  # `make bench`, without images of one's own
             import subprocess
 
             digits = Path(__file__).resolve().parent.parent / "examples" / "digits.py"
-            asked.data = Path(folder) / "digits"
-            subprocess.run([sys.executable, digits, asked.data], check=True, capture_output=True)
-        found = sorted(p for p in asked.data.resolve().rglob("*") if p.suffix in (".jpg", ".png"))
-        contest = Contest(found[: asked.images], asked.modules, asked.views, Path(folder) / "bench")
+            options.data = Path(folder) / "digits"
+            subprocess.run([sys.executable, digits, options.data], check=True, capture_output=True)
+        images = sorted(
+            p for p in options.data.resolve().rglob("*") if p.suffix in (".jpg", ".png")
+        )
+        contest = Contest(
+            images[: options.images], options.modules, options.views, Path(folder) / "bench"
+        )
         rounds = []
-        for _ in range(asked.rounds + 1):
-            rounds.append([contest.speed(row) for row in asked.rows])
+        for _ in range(options.rounds + 1):
+            rounds.append([contest.speed(row) for row in options.rows])
             print(*(f"{speed:.1f}" for speed in rounds[-1]), file=sys.stderr, flush=True)
         speeds = np.array(rounds[1:])  # the first round loads and warms up
-    print(f"{len(contest.images)} images, {asked.views} views, {', '.join(asked.modules)}")
-    print(f"| | images/s | {' | '.join(f'of {row}' for row in asked.rows[:-1])} |")
-    print("|---" * (len(asked.rows) + 1) + "|")
-    for i, row in enumerate(asked.rows):
+    print(f"{len(contest.images)} images, {options.views} views, {', '.join(options.modules)}")
+    print(f"| | images/s | {' | '.join(f'of {row}' for row in options.rows[:-1])} |")
+    print("|---" * (len(options.rows) + 1) + "|")
+    for i, row in enumerate(options.rows):
         ratios = np.median(speeds[:, i, None] / speeds[:, :-1], axis=0)
         shown = " | ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"| {row} | {np.median(speeds[:, i]):.1f} | {shown} |")

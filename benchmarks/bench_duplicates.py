@@ -1,8 +1,8 @@
-"""Finds planted copies of real images: recall of each kind, precision, seconds.
+"""Near-duplicate search on planted copies of real images: recall per kind, precision, seconds.
 
     python benchmarks/bench_duplicates.py DATA [--copies 100] [--seed 0] [--sheet PAIRS.png]
 
-DATA is a folder of images, at any depth. Where it holds HAM10000_metadata.csv, its lesions tell
+DATA is a folder of images, at any depth. If it holds HAM10000_metadata.csv, its lesions tell
 whether pairs that were not planted are photographs of one lesion.
 """
 
@@ -26,9 +26,9 @@ from hubretrain.data.near_duplicates.search import find_duplicates
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def encoded(image: Image.Image, form: str = "JPEG", **options: int) -> bytes:
+def encoded(image: Image.Image, format: str = "JPEG", **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -61,7 +61,7 @@ KINDS: dict[str, Copy] = {
     "turned by 90 degrees, PNG": lambda image, _: encoded(
         image.transpose(Image.Transpose.ROTATE_90), "PNG"
     ),
-    # Beyond what is asked for.
+    # Beyond the goal.
     "0-8 % cropped, uneven": lambda image, random: cropped(image, list(random.uniform(0, 0.08, 4))),
     "half the size, quality 60": lambda image, _: encoded(
         Image.open(io.BytesIO(resized(image, 0.5))), quality=60
@@ -70,7 +70,7 @@ KINDS: dict[str, Copy] = {
 
 
 def plant(paths: list[Path], folder: Path, n_copies: int, seed: int) -> pd.DataFrame:
-    """Write copies of a seeded sample; returns path, origin (a row of paths) and kind of each."""
+    """Write copies of a seeded sample; return path, origin (an index of paths) and kind of each."""
     random = np.random.default_rng(seed)
     rows = []
     for number, (kind, copy) in enumerate(KINDS.items()):
@@ -90,12 +90,12 @@ def lesions(data: Path, paths: list[Path]) -> list[str | None]:
 
 
 def draw(pairs: pd.DataFrame, paths: list[Path], sheet: Path) -> None:
-    """Pairs side by side, to be judged by eye."""
+    """Draw pairs side by side, to be looked at."""
     width, height, columns = 410, 170, 4
     size = (width * columns, height * -(-len(pairs) // columns))
     picture = Image.new("RGB", (size[0], max(size[1], 1)), "white")
-    for place, pair in enumerate(pairs.itertuples()):
-        x, y = place % columns * width, place // columns * height
+    for index, pair in enumerate(pairs.itertuples()):
+        x, y = index % columns * width, index // columns * height
         for row, shift in ((pair.a, 0), (pair.b, 202)):
             picture.paste(Image.open(paths[row]).convert("RGB").resize((200, 150)), (x + shift, y))
         text = f"{paths[pair.a].stem} {paths[pair.b].stem} {pair.similarity:.3f}"
@@ -106,7 +106,7 @@ def draw(pairs: pd.DataFrame, paths: list[Path], sheet: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--copies", type=int, default=100, help="of each kind")
+    parser.add_argument("--copies", type=int, default=100, help="copies of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", type=Path, help="draw the pairs that were not planted")
     options = parser.parse_args()
@@ -117,11 +117,11 @@ def main() -> None:
         planted = plant(real, Path(folder), options.copies, options.seed)
         paths = real + list(planted["path"])
         sha256s = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-        wall, processor = time.perf_counter(), time.process_time()
-        found = find_duplicates(paths, sha256s)
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    report(options, real, planted, found.pairs, found.unreadable)
-    print(f"{len(paths):,} images: {wall:.1f} s, {processor:.1f} s of processor time, 2 threads")
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = find_duplicates(paths, sha256s)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    report(options, real, planted, result.pairs, result.unreadable)
+    print(f"{len(paths):,} images: {wall:.1f} s, {cpu:.1f} s of CPU time, 2 threads")
 
 
 def report(

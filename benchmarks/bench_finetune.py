@@ -4,13 +4,13 @@
     python benchmarks/bench_finetune.py trunk [--unfreeze-last 23]
     python benchmarks/bench_finetune.py tune DATA --cache CACHE --run RUN [--epochs 2]
 
-`step`: steps a second of the whole loop (files decoded, cut and augmented, steps counted) against
-a bare `tf.GradientTape` step with Keras' Adam on pixels that are in memory, same module, batch
-size and variables. `trunk`: seconds of an epoch that trains the last layers with and without
-cached activations. Contenders take turns within one process and each ratio is the median of those
-of neighbouring rounds, for a shared machine changes its speed within minutes. Images are noise,
+`step`: steps per second of the whole loop (files decoded, cropped and augmented, steps counted)
+against a bare `tf.GradientTape` step with Keras' Adam on pixels in memory, with the same module,
+batch size and variables. `trunk`: seconds of an epoch that trains the last layers, with and without
+cached activations. Contenders take turns within one process and each ratio is the median over
+neighbouring rounds, because a shared machine changes its speed within minutes. Images are noise,
 written as JPEG files of 320 x 240 pixels.
-`tune` is a short fine-tuning of a fitted run, to compare a change by: seconds and validation loss.
+`tune` is a short fine-tuning of a fitted run, to measure a change by: seconds and validation loss.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ N_CLASSES = 5
 
 
 def noise(folder: Path, n_images: int) -> TrainingImages:
-    """Smooth noise as photographs are: JPEG files of 320 x 240 pixels."""
+    """Write noise as smooth as photographs: JPEG files of 320 x 240 pixels."""
     random = np.random.default_rng(0)
     folder.mkdir()
     for i in range(n_images):
@@ -56,7 +56,7 @@ def noise(folder: Path, n_images: int) -> TrainingImages:
 
 
 def training(backbone: Backbone, folder: Path, tuning: FineTuneOptions) -> Trainer:
-    """A fine-tuning from a head of noise."""
+    """Return a trainer that starts from a random head."""
     weight = np.random.default_rng(1).normal(0, 0.01, (backbone.stored.n_features, N_CLASSES))
     classifier = Classifier(
         backbone, "softmax", weight.astype(np.float32), np.zeros(N_CLASSES, np.float32)
@@ -65,7 +65,7 @@ def training(backbone: Backbone, folder: Path, tuning: FineTuneOptions) -> Train
 
 
 def bare_step(classifier: Classifier, variables: list) -> object:
-    """What anyone would write."""
+    """Return the training step that anyone would write."""
     import tf_keras
 
     adam = tf_keras.optimizers.Adam(1e-6, jit_compile=False)
@@ -82,25 +82,25 @@ def bare_step(classifier: Classifier, variables: list) -> object:
     return step
 
 
-def bench_step(asked: argparse.Namespace) -> None:
-    """The loop against the bare step."""
+def bench_step(options: argparse.Namespace) -> None:
+    """Measure the loop against the bare step."""
     with tempfile.TemporaryDirectory() as folder:
-        n_images = asked.batch_size * asked.steps
+        n_images = options.batch_size * options.steps
         images = noise(Path(folder) / "images", n_images)
-        backbone = Backbone(resolve(asked.module))
-        tuning = FineTuneOptions(epochs=10_000, batch_size=asked.batch_size, learning_rate=1e-6)
+        backbone = Backbone(resolve(options.module))
+        tuning = FineTuneOptions(epochs=10_000, batch_size=options.batch_size, learning_rate=1e-6)
         loop = training(backbone, Path(folder) / "run", tuning)
         loop._begin(n_images, None)
         loop._trace(None)
         bare = bare_step(loop.classifier, loop.optimizer.trained)
         order = shuffled(n_images, 0, 1)
         source = PixelSource(backbone.stored.image_size, tuning.augmentation, 0)
-        batches = split(order, asked.batch_size)
+        batches = split(order, options.batch_size)
         ready = list(
-            source.batches(images, batches, split(epoch_views(order, 1), asked.batch_size))
+            source.batches(images, batches, split(epoch_views(order, 1), options.batch_size))
         )
         ratios, speeds = [], []
-        for round_number in range(asked.rounds + 1):
+        for round_number in range(options.rounds + 1):
             started = time.monotonic()
             for pixels, batch in zip(ready, batches, strict=True):
                 float(bare(pixels, images.labels[batch]))
@@ -114,23 +114,23 @@ def bench_step(asked: argparse.Namespace) -> None:
         print("| module | batch | loop, images/s | loop / bare, steps/s | rounds |")
         print("|---|---|---|---|---|")
         print(
-            f"| {asked.module} | {asked.batch_size} | {np.median(speeds):.1f} | "
+            f"| {options.module} | {options.batch_size} | {np.median(speeds):.1f} | "
             f"{np.median(ratios):.3f} | {min(ratios):.2f} to {max(ratios):.2f} |"
         )
 
 
-def bench_trunk(asked: argparse.Namespace) -> None:
-    """An epoch on cached activations against one on pixels."""
+def bench_trunk(options: argparse.Namespace) -> None:
+    """Measure an epoch on cached activations against one on pixels."""
     with tempfile.TemporaryDirectory() as folder:
-        images = noise(Path(folder) / "images", asked.batch_size * asked.steps)
-        backbone = Backbone(resolve(asked.module))
+        images = noise(Path(folder) / "images", options.batch_size * options.steps)
+        backbone = Backbone(resolve(options.module))
         loops = []
         for views in (0, 1):
             tuning = FineTuneOptions(
                 epochs=10_000,
-                batch_size=asked.batch_size,
+                batch_size=options.batch_size,
                 learning_rate=1e-6,
-                unfreeze_last=asked.unfreeze_last,
+                unfreeze_last=options.unfreeze_last,
                 trunk_views=views,
             )
             loop = training(backbone, Path(folder) / f"run{views}", tuning)
@@ -143,11 +143,11 @@ def bench_trunk(asked: argparse.Namespace) -> None:
                     loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}
                 )
                 n_bytes = 2 * int(np.prod(cut.shape))
-                print(f"cut at {cut.name}, {cut.shape}, {n_bytes:,} bytes a view")
+                print(f"cut at {cut.name}, {cut.shape}, {n_bytes:,} bytes per view")
             loop._trace(cut)
             loops.append(loop)
         ratios = []
-        for round_number in range(asked.rounds + 1):
+        for round_number in range(options.rounds + 1):
             seconds = []
             for loop in loops:
                 started = time.monotonic()
@@ -159,30 +159,33 @@ def bench_trunk(asked: argparse.Namespace) -> None:
         print("| module | layers trained | without / with cached activations | rounds |")
         print("|---|---|---|---|")
         print(
-            f"| {asked.module} | {asked.unfreeze_last} | {np.median(ratios):.2f} | "
+            f"| {options.module} | {options.unfreeze_last} | {np.median(ratios):.2f} | "
             f"{min(ratios):.2f} to {max(ratios):.2f} |"
         )
 
 
-def bench_tune(asked: argparse.Namespace) -> None:
-    """A short fine-tuning of a fitted run, on a copy of it."""
+def bench_tune(options: argparse.Namespace) -> None:
+    """Fine-tune a copy of a fitted run for a few epochs."""
     from hubretrain.data.dataset import open_dataset
     from hubretrain.finetuning.finetune import finetune_module
     from hubretrain.runs import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(asked.run, Path(folder) / "run")
-        tuning = FineTuneOptions(epochs=asked.epochs, unfreeze_last=asked.unfreeze_last)
+        shutil.copytree(options.run, Path(folder) / "run")
+        tuning = FineTuneOptions(epochs=options.epochs, unfreeze_last=options.unfreeze_last)
         started = time.monotonic()
-        found = finetune_module(
-            open_dataset(asked.data), Run(Path(folder) / "run"), cache=asked.cache, options=tuning
+        result = finetune_module(
+            open_dataset(options.data),
+            Run(Path(folder) / "run"),
+            cache=options.cache,
+            options=tuning,
         )
-        print(f"{found.module}: {time.monotonic() - started:.0f} s")
-        print(found.history.to_string(index=False))
+        print(f"{result.module}: {time.monotonic() - started:.0f} s")
+        print(result.history.to_string(index=False))
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     for name, function in (("step", bench_step), ("trunk", bench_trunk), ("tune", bench_tune)):
@@ -199,8 +202,8 @@ def main() -> None:
             command.add_argument("--batch-size", type=int, default=16)
             command.add_argument("--steps", type=int, default=4)
             command.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    asked.function(asked)
+    options = parser.parse_args()
+    options.function(options)
 
 
 if __name__ == "__main__":

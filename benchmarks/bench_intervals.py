@@ -1,8 +1,8 @@
-"""Do 95 % intervals hold the truth 95 times in 100, and what does a leaderboard row cost?
+"""Coverage of the 95 % confidence intervals, by simulation, and the time of a leaderboard row.
 
     python benchmarks/bench_intervals.py --repetitions 1000 --images 1000 --images 8000
 
-Each repetition draws a new set of groups, predictions of two models of them, and the intervals
+Each repetition draws a new set of groups, predictions of two models for them, and the intervals
 that `hubretrain.evaluation.intervals` gives; the truth is the same model on a sample so large that
 its own error does not matter. `coverage` should lie in 93 to 97 %; with 1,000 repetitions its
 standard error is 0.7 points.
@@ -22,6 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
+from hubretrain.evaluation import softmax
 from hubretrain.evaluation.intervals import difference, group_resamples, interval, resample
 from hubretrain.evaluation.metrics import METRICS
 
@@ -32,7 +33,7 @@ IMAGES_PER_GROUP = float(GROUP_SIZES @ np.arange(1, 7))
 
 
 def synthetic(n_images, rng, signal=2.2, shared=1.0):
-    """Returns labels, groups and the probabilities of two models, for about `n_images` images.
+    """Return labels, groups and the probabilities of two models, for about `n_images` images.
 
     The logit of a class is 0.7 log(share) + signal x (it is the label) + a normal effect of
     standard deviation `shared` that the group's images have in common + normal noise. The second
@@ -43,20 +44,15 @@ def synthetic(n_images, rng, signal=2.2, shared=1.0):
     sizes = 1 + rng.choice(len(GROUP_SIZES), n_groups, p=GROUP_SIZES)
     groups = np.repeat(np.arange(n_groups), sizes)
     labels = rng.choice(n_classes, n_groups, p=shares)[groups]
-    of_label = np.eye(n_classes)[labels]
+    is_label = np.eye(n_classes)[labels]
     logits = 0.7 * np.log(shares) + rng.normal(0, shared, (n_groups, n_classes))[groups]
-    logits = logits + signal * of_label + rng.normal(0, 1, logits.shape)
-    worse = logits - 0.2 * of_label + rng.normal(0, 0.5, logits.shape)
+    logits = logits + signal * is_label + rng.normal(0, 1, logits.shape)
+    worse = logits - 0.2 * is_label + rng.normal(0, 0.5, logits.shape)
     return labels, groups, [softmax(logits), softmax(worse)]
 
 
-def softmax(logits):
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
 def true_values(n_images=3_200_000, seed=10**6, metrics=METRICS, **model):
-    """Returns the metrics of both models, by name, from a sample as good as endless."""
+    """Return the metrics of both models, by name, from a very large sample."""
     chunks = max(1, n_images // 200_000)
     values = []
     for chunk in range(chunks):
@@ -68,16 +64,16 @@ def true_values(n_images=3_200_000, seed=10**6, metrics=METRICS, **model):
     return dict(zip(metrics, np.mean(values, axis=0), strict=True))
 
 
-def one_repetition(seed, n_images, n_resamples=1000, metrics=METRICS, **model):
-    """Returns, by metric, the interval of the first model and of the difference."""
+def repetition(seed, n_images, n_resamples=1000, metrics=METRICS, **model):
+    """Return, by metric, the interval of the first model and of the difference."""
     labels, groups, models = synthetic(n_images, np.random.default_rng([n_images, seed]), **model)
     weights = group_resamples(groups, n_resamples=n_resamples, seed=seed)
-    found = {}
+    intervals = {}
     for name in metrics:
         first, second = (resample(name, p, labels, groups, weights) for p in models)
         change = difference(first, second)
-        found[name] = (tuple(interval(first)), (change.estimate, change.low, change.high))
-    return found
+        intervals[name] = (tuple(interval(first)), (change.estimate, change.low, change.high))
+    return intervals
 
 
 def coverage(
@@ -89,21 +85,19 @@ def coverage(
     n_true=3_200_000,
     **model,
 ):
-    """Returns a table: how often the interval, or that of the difference, held the truth."""
+    """Return a table: how often the interval, or that of the difference, held the truth."""
     truth = true_values(n_true, metrics=metrics, **model)
-    run = partial(
-        one_repetition, n_images=n_images, n_resamples=n_resamples, metrics=metrics, **model
-    )
+    run = partial(repetition, n_images=n_images, n_resamples=n_resamples, metrics=metrics, **model)
     if workers == 1:
-        found = [run(seed) for seed in range(repetitions)]
+        repeated = [run(seed) for seed in range(repetitions)]
     else:
         with ProcessPoolExecutor(workers) as pool:
-            found = list(pool.map(run, range(repetitions), chunksize=5))
+            repeated = list(pool.map(run, range(repetitions), chunksize=5))
     rows = []
     for name in metrics:
         first, second = truth[name]
         for which, true in enumerate((first, first - second)):
-            estimate, low, high = np.array([one[name][which] for one in found]).T
+            estimate, low, high = np.array([intervals[name][which] for intervals in repeated]).T
             rows.append(
                 {
                     "metric": name,
@@ -120,7 +114,7 @@ def coverage(
 
 
 def speed(n_images=8000, n_resamples=1000, repeats=3):
-    """Returns a table: milliseconds of a leaderboard row, by metric and in all."""
+    """Return a table: milliseconds per leaderboard row, by metric and in all."""
     labels, groups, (probabilities, _) = synthetic(n_images, np.random.default_rng(0))
     steps = {"draw the groups": lambda: group_resamples(groups, n_resamples=n_resamples)}
     weights = group_resamples(groups, n_resamples=n_resamples)
@@ -129,8 +123,8 @@ def speed(n_images=8000, n_resamples=1000, repeats=3):
             lambda name: interval(resample(name, probabilities, labels, groups, weights)), name
         )
     rows = [{"step": name, "milliseconds": 1000 * fastest(s, repeats)} for name, s in steps.items()]
-    row = sum(one["milliseconds"] for one in rows[1:])
-    return pd.DataFrame([*rows, {"step": "one leaderboard row", "milliseconds": row}])
+    total = sum(row["milliseconds"] for row in rows[1:])
+    return pd.DataFrame([*rows, {"step": "one leaderboard row", "milliseconds": total}])
 
 
 def fastest(function, repeats):

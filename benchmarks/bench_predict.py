@@ -1,12 +1,11 @@
-"""Prediction: how long one image takes from a cold start, how fast many go, and who agrees.
+"""Prediction: one image from a cold start, the rate over many files, and agreement of formats.
 
     python benchmarks/bench_predict.py RUN DATA [--export FOLDER] [--files 1000]
 
 Cold: whole processes, the median of 10, in turns with `python -c pass` and with the SavedModel in
-TensorFlow. Many: `predict` over files, in turns with the bare interpreter, which finds its pixels
-in memory and does nothing else; the baseline. Parity, on the run's test split: each format against
-the SavedModel on the same pixels, and the SavedModel's own decoder against `predict` on the same
-bytes.
+TensorFlow. Many: `predict` over files, in turns with the baseline, the bare interpreter on pixels
+in memory. Parity, on the run's test split: each format against the SavedModel on the same pixels,
+and the SavedModel's own decoder against `predict` on the same bytes.
 """
 
 from __future__ import annotations
@@ -38,26 +37,26 @@ def cold(export: Path, image: Path) -> None:
         "the same, `--format savedmodel`": [*predict, "--format", "savedmodel"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    processor: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(11):  # the first is for the page cache
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(11):  # the first fills the page cache
         for name, command in contenders.items():
             if "savedmodel" in name and number > 3:
                 continue
-            before, begun = _used(), time.perf_counter()
+            cpu_before, started = _child_cpu_seconds(), time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             if number:
-                seconds[name].append(time.perf_counter() - begun)
-                processor[name].append(_used() - before)
-    print("| one image, a process of its own | seconds, median | range | of the processor |")
+                seconds[name].append(time.perf_counter() - started)
+                cpu_seconds[name].append(_child_cpu_seconds() - cpu_before)
+    print("| one image, a process of its own | seconds, median | range | CPU seconds |")
     print("|---|---|---|---|")
-    for name, found in seconds.items():
-        shown = f"{min(found):.2f} to {max(found):.2f}, {len(found)} times"
-        used = np.median(processor[name])
-        print(f"| {name} | {np.median(found):.2f} | {shown} | {used:.2f} |", flush=True)
+    for name, times in seconds.items():
+        shown = f"{min(times):.2f} to {max(times):.2f}, {len(times)} times"
+        used = np.median(cpu_seconds[name])
+        print(f"| {name} | {np.median(times):.2f} | {shown} | {used:.2f} |", flush=True)
 
 
-def _used() -> float:
-    """Seconds of the processor that children have used."""
+def _child_cpu_seconds() -> float:
+    """Return the CPU seconds that child processes have used."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -66,22 +65,22 @@ def many(exported: Export, files: list[Path], rounds: int) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     model = str(exported.model("litert"))
-    one = Interpreter(model, num_threads=os.cpu_count())
-    runner = one.get_signature_runner("pixels")
+    interpreter = Interpreter(model, num_threads=os.cpu_count())
+    runner = interpreter.get_signature_runner("pixels")
     size = exported.sizes[0]
-    some = [to_unit(view(decode(path.read_bytes()), size)[np.newaxis]) for path in files[:64]]
-    runner(pixels=some[0])
+    pixels = [to_unit(view(decode(path.read_bytes()), size)[np.newaxis]) for path in files[:64]]
+    runner(pixels=pixels[0])
     bare, ours = [], []
     share = len(files) // rounds
     for number in range(rounds):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for i in range(share):
-            runner(pixels=some[i % len(some)])
-        bare.append(share / (time.perf_counter() - begun))
-        mine = files[number * share : (number + 1) * share]
-        begun = time.perf_counter()
-        n = sum(not found.error for found in predict_images(exported.folder, mine))
-        ours.append(n / (time.perf_counter() - begun))
+            runner(pixels=pixels[i % len(pixels)])
+        bare.append(share / (time.perf_counter() - started))
+        share_files = files[number * share : (number + 1) * share]
+        started = time.perf_counter()
+        n = sum(not prediction.error for prediction in predict_images(exported.folder, share_files))
+        ours.append(n / (time.perf_counter() - started))
     ratios = np.array(ours) / bare
     print(f"\n| {share * rounds:,} files | images/s | of the bare interpreter |\n|---|---|---|")
     print(f"| bare interpreter, pixels in memory | {np.median(bare):.1f} | 1.00 |")
@@ -96,14 +95,14 @@ def parity(exported: Export, files: list[Path]) -> None:
     contents = [path.read_bytes() for path in files]
     pixels = {s: to_unit(np.stack([view(decode(data), s) for data in contents])) for s in sizes}
 
-    def said(form: str) -> np.ndarray:
-        runner = open_runtime(exported, form)
+    def probabilities(format: str) -> np.ndarray:
+        runner = open_runtime(exported, format)
         parts = range(0, len(files), 16)
         return np.concatenate(
             [runner({s: p[i : i + 16] for s, p in pixels.items()}) for i in parts]
         )
 
-    truth = said("savedmodel")
+    expected = probabilities("savedmodel")
     serve = tf.saved_model.load(str(exported.folder)).signatures["serving_default"]
     graph = np.concatenate(
         [
@@ -112,19 +111,19 @@ def parity(exported: Export, files: list[Path]) -> None:
         ]
     )
     rows = {"SavedModel, its own decoder, same bytes": graph}
-    rows |= {f"{form}, same pixels": said(form) for form in FORMATS if exported.has(form)}
-    print(f"\n| {len(files):,} test images | same top class | largest difference | mean |")
+    rows |= {f"{name}, same pixels": probabilities(name) for name in FORMATS if exported.has(name)}
+    print(f"\n| {len(files):,} test images | same top-1 | largest difference | mean |")
     print("|---|---|---|---|")
-    for name, found in rows.items():
-        same = (found.argmax(axis=1) == truth.argmax(axis=1)).sum()
-        off = np.abs(found - truth)
+    for name, probs in rows.items():
+        same = (probs.argmax(axis=1) == expected.argmax(axis=1)).sum()
+        gap = np.abs(probs - expected)
         print(
-            f"| {name} | {same} of {len(files)} | {off.max():.1e} | {off.mean():.1e} |", flush=True
+            f"| {name} | {same} of {len(files)} | {gap.max():.1e} | {gap.mean():.1e} |", flush=True
         )
 
 
 def main() -> None:
-    """Measures and prints the tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
@@ -132,18 +131,18 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["cold", "many", "parity"], action="append")
-    asked = parser.parse_args()
-    folder = asked.export or Run(asked.run).export_folder
+    options = parser.parse_args()
+    folder = options.export or Run(options.run).export_folder
     exported = Export.open(folder)
-    folds = read_folds(Run(asked.run).folds_file)
-    tests = [asked.data / path for path in folds.loc[folds["fold"] == TEST, "path"]]
-    every = [asked.data / path for path in folds["path"]][: asked.files]
-    wanted = asked.only or ["cold", "many", "parity"]
-    if "cold" in wanted:
+    folds = read_folds(Run(options.run).folds_file)
+    tests = [options.data / path for path in folds.loc[folds["fold"] == TEST, "path"]]
+    every = [options.data / path for path in folds["path"]][: options.files]
+    benchmarks = options.only or ["cold", "many", "parity"]
+    if "cold" in benchmarks:
         cold(folder, tests[0])
-    if "many" in wanted:
-        many(exported, every, asked.rounds)
-    if "parity" in wanted:
+    if "many" in benchmarks:
+        many(exported, every, options.rounds)
+    if "parity" in benchmarks:
         parity(exported, tests)
 
 

@@ -1,11 +1,11 @@
-"""The server under load: requests a second and how long they take; nothing lost; memory.
+"""The server under load: requests per second, latency, lost requests, memory.
 
     python benchmarks/bench_serve.py EXPORT IMAGES [--clients 1 8 64] [--seconds 15]
     python benchmarks/bench_serve.py EXPORT IMAGES --memory 10000
 
-The server is a process of its own on 127.0.0.1, its clients are threads of this one, each with a
-connection that it keeps. Baseline: the bare interpreter on pixels in memory, in turns. An answer
-counts only if it is that of the image that was sent.
+The server is a process of its own on 127.0.0.1; its clients are threads of this process, each with
+a persistent connection. Baseline: the bare interpreter on pixels in memory, in turns. A response
+counts only if it is the prediction for the image that was sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hubretrain.export.predict import image_files, predict_images
 
 
 class Load:
-    """Clients that ask one image after the other."""
+    """Clients that send one image after the other."""
 
     def __init__(self, port: int, images: list[bytes], expected: list[dict[str, float]]) -> None:
         self.port, self.images, self.expected = port, images, expected
@@ -39,19 +39,19 @@ class Load:
         self.statuses: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def run(self, n_clients: int, seconds: float, n_most: int = 10**9) -> float:
-        """Asks for a time, or so often; returns how long it took."""
-        self.seconds, self.statuses, self._left = [], Counter(), n_most
-        begun = time.perf_counter()
+    def run(self, n_clients: int, seconds: float, max_requests: int = 10**9) -> float:
+        """Send requests for some seconds, or a number of them; return the seconds that it took."""
+        self.seconds, self.statuses, self._left = [], Counter(), max_requests
+        started = time.perf_counter()
         threads = [
-            threading.Thread(target=self._client, args=(i, begun + seconds))
+            threading.Thread(target=self._client, args=(i, started + seconds))
             for i in range(n_clients)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def _client(self, number: int, until: float) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
@@ -61,64 +61,64 @@ class Load:
                     break
                 self._left -= 1
                 number = (number + 1) % len(self.images)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             try:
                 connection.request("POST", "/predict", self.images[number])
                 response = connection.getresponse()
                 data, status = json.loads(response.read()), str(response.status)
                 if status == "200":
-                    off = max(abs(self.expected[number][k] - p) for k, p in data["classes"].items())
-                    status = "200" if off < 1e-4 else "another image's answer"
+                    gap = max(abs(self.expected[number][k] - p) for k, p in data["classes"].items())
+                    status = "200" if gap < 1e-4 else "another image's prediction"
             except (OSError, http.client.HTTPException) as error:
                 status = type(error).__name__
                 connection.close()
             with self._lock:
-                self.seconds.append(time.perf_counter() - begun)
+                self.seconds.append(time.perf_counter() - started)
                 self.statuses[status] += 1
         connection.close()
 
 
 def bare(exported: Export, images: list[bytes], seconds: float) -> float:
-    """Images a second of the interpreter alone."""
+    """Return the images per second of the interpreter alone."""
     from ai_edge_litert.interpreter import Interpreter
 
-    one = Interpreter(str(exported.model("litert")), num_threads=os.cpu_count())
-    runner = one.get_signature_runner("pixels")
+    interpreter = Interpreter(str(exported.model("litert")), num_threads=os.cpu_count())
+    runner = interpreter.get_signature_runner("pixels")
     size = exported.sizes[0]
     pixels = [to_unit(view(decode(data), size)[np.newaxis]) for data in images]
     runner(pixels=pixels[0])
-    n, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    n, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
         runner(pixels=pixels[n % len(pixels)])
         n += 1
-    return n / (time.perf_counter() - begun)
+    return n / (time.perf_counter() - started)
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("export", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--memory", type=int, metavar="REQUESTS")
-    asked = parser.parse_args()
-    exported = Export.open(asked.export)
-    files = list(image_files([asked.images]))[::31][:64]
+    options = parser.parse_args()
+    exported = Export.open(options.export)
+    files = list(image_files([options.images]))[::31][:64]
     images = [Path(path).read_bytes() for path in files]
-    expected = [dict(one.classes) for one in predict_images(asked.export, files)]
-    command = [sys.executable, "-m", "hubretrain", "serve", str(asked.export), "--port", "0"]
+    expected = [dict(prediction.classes) for prediction in predict_images(options.export, files)]
+    command = [sys.executable, "-m", "hubretrain", "serve", str(options.export), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            found = re.search(r":(\d+)$", server.stdout.readline())
-            assert found is not None
-            load = Load(int(found[1]), images, expected)
+            match = re.search(r":(\d+)$", server.stdout.readline())
+            assert match is not None
+            load = Load(int(match[1]), images, expected)
             load.run(2, 3)
-            if asked.memory:
-                memory(load, server.pid, asked.memory)
+            if options.memory:
+                memory(load, server.pid, options.memory)
             else:
-                latencies(load, exported, images, asked.clients, asked.seconds)
+                latencies(load, exported, images, options.clients, options.seconds)
         finally:
             server.terminate()
 
@@ -127,19 +127,22 @@ def latencies(
     load: Load, exported: Export, images: list[bytes], clients: list[int], seconds: float
 ) -> None:
     print(
-        "| clients | requests | requests/s | of the bare interpreter | p50 ms | p99 ms | answers |"
+        "| clients | requests | requests/s | of the bare interpreter | p50 ms | p99 ms | result |"
     )
     print("|---|---|---|---|---|---|---|")
     for n_clients in clients:
         before = bare(exported, images, seconds / 3)
-        took = load.run(n_clients, seconds)
+        elapsed = load.run(n_clients, seconds)
         base = (before + bare(exported, images, seconds / 3)) / 2
-        rate = len(load.seconds) / took
+        rate = len(load.seconds) / elapsed
         p50, p99 = (1000 * np.percentile(load.seconds, q) for q in (50, 99))
-        answers = ", ".join(f"{n:,} x {status}" for status, n in load.statuses.items())
+        statuses = ", ".join(f"{n:,} x {status}" for status, n in load.statuses.items())
         row = (n_clients, f"{len(load.seconds):,}", f"{rate:.1f}", f"{rate / base:.2f}")
         print(
-            "|", " | ".join(map(str, (*row, f"{p50:.0f}", f"{p99:.0f}", answers))), "|", flush=True
+            "|",
+            " | ".join(map(str, (*row, f"{p50:.0f}", f"{p99:.0f}", statuses))),
+            "|",
+            flush=True,
         )
 
 

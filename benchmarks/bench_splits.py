@@ -1,4 +1,4 @@
-"""Compares folds with scikit-learn's StratifiedGroupKFold: worst deviation and seconds.
+"""Folds against scikit-learn's StratifiedGroupKFold: worst deviation and seconds.
 
 python benchmarks/bench_splits.py [HAM10000_metadata.csv]
 """

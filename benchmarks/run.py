@@ -1,4 +1,4 @@
-"""Runs the benchmarks that need no images of your own: `make bench`."""
+"""Run the benchmarks that need no images of your own: `make bench`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BENCHMARKS = (["bench_cache.py"], ["bench_intervals.py", "--repetitions", "100"]
 
 
 def main() -> None:
-    """Runs one after the other, each in a process of its own."""
+    """Run the benchmarks one after the other, each in a process of its own."""
     for name, *arguments in BENCHMARKS:
         print(f"\n## {name} {' '.join(arguments)}", flush=True)
         subprocess.run(
