@@ -145,8 +145,8 @@ class FeatureBlocks:
             squares += np.einsum("ij,ij->j", deviation, deviation)
         if n_not_finite:
             raise HeadError(
-                f"{n_not_finite:,} of {self.n_rows:,} feature rows hold NaN or infinity: "
-                "the cache is not finished; finish it with: hubretrain cache"
+                f"{n_not_finite:,} of {self.n_rows:,} feature rows hold NaN or infinity, "
+                "as rows of an unfinished cache do; finish it with `hubretrain cache`."
             )
         assert origin is not None
         shift = total / self.n_rows

@@ -90,7 +90,7 @@ class FitInputs:
         if (takes_part & ~has_row).any():
             raise HeadError(
                 f"{int((takes_part & ~has_row).sum()):,} of {n_images:,} images have no feature "
-                "row; finish the cache with: hubretrain cache"
+                "row; finish the cache with `hubretrain cache`."
             )
         _check_labels(label[takes_part], n_classes)
         names = tuple(class_names) or tuple(f"number {k}" for k in range(n_classes))
@@ -120,7 +120,7 @@ class FitInputs:
                 name = self.class_names[int(np.argmin(mass[f] > 0))]
                 where = f"when fold {fold} is left out" if fold >= 0 else "at all"
                 raise HeadError(
-                    f"class {name} has no training image {where}; "
+                    f"Class {name} has no training image {where}; "
                     "use fewer folds, or merge or drop the class."
                 )
         return mass

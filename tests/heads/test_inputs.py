@@ -55,9 +55,9 @@ def test_an_absent_class_is_named_with_its_fold():
     features, labels, _ = blobs()
     options = {"kind": "softmax", "n_classes": 3, "l2": [1.0], "class_names": ["cat", "dog", "owl"]}
     folds = np.where(labels == 1, 2, np.arange(90) // 3 % 3)
-    with pytest.raises(HeadError, match="class dog has no training image when fold 2 is left out"):
+    with pytest.raises(HeadError, match="Class dog has no training image when fold 2 is left out"):
         fitted(features, labels, folds=folds, **options)
-    with pytest.raises(HeadError, match="class owl has no training image at all"):
+    with pytest.raises(HeadError, match="Class owl has no training image at all"):
         fitted(features[labels < 2], labels[labels < 2], **options)
 
 
