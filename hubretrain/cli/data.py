@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubretrain.cli.command import Group
+from hubretrain.cli.command import Group, in_flags
 from hubretrain.cli.options import (
     RUNS,
     data_options,
@@ -105,7 +105,7 @@ def _print_check(check: DataCheck) -> None:
     console.print(table)
     console.print()
     for finding in check.findings:
-        what, advice = escape(finding.what), escape(finding.advice)
+        what, advice = escape(finding.what), escape(in_flags(finding.advice))
         console.print(f"{MARKS[finding.level]} {what} [dim]{advice}[/]")
     if not check.findings:
         console.print("[green]Nothing to fix.[/]")

@@ -6,6 +6,7 @@ what is the case and what to do about it.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -86,8 +87,10 @@ def findings_of(summary: Summary) -> tuple[Finding, ...]:
 def folds_impossible(summary: Summary) -> Iterator[Remark]:
     """Find a test split and folds that cannot be cut."""
     if summary.folds.error is not None:
-        what, _, advice = summary.folds.error.rstrip(".").partition(": ")
-        yield Remark(f"{what}.", f"{advice[:1].upper()}{advice[1:]}.")
+        # Errors are one sentence: what is the case, then what was expected or what to do.
+        sentence = re.fullmatch(r"(.*)[:;] (.*)", summary.folds.error)
+        what, advice = sentence.groups() if sentence else (summary.folds.error.rstrip("."), "")
+        yield Remark(f"{what}.", advice[:1].upper() + advice[1:])
 
 
 @issue("wrong")
@@ -126,8 +129,8 @@ def leaking_split(summary: Summary) -> Iterator[Remark]:
             f"The given split leaks {_n_images(split.n_leaked)} of validation and test: "
             f"{split.n_leaked_by_group} by group, {split.n_leaked_by_exact_copies} by exact "
             f"duplicates, the rest by near duplicates (first: {', '.join(split.leaks[0][:2])}).",
-            "Move each of these groups and duplicates to one side, or set `split_column` to none "
-            "to ignore the given split.",
+            "Move each of these groups and duplicates to one side, or ignore the given split with "
+            "`split_column=none`.",
         )
 
 

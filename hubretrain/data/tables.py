@@ -228,7 +228,7 @@ def _split_names(cells: pd.Series, file: Path) -> pd.Series:
     if len(unknown):
         raise DataError(
             f"{file}: {unknown.iloc[0]!r} is no split; expected train, validation or test in "
-            f"column {cells.name!r}, or `split_column` {NO_COLUMN} to ignore it."
+            f"column {cells.name!r}, or `split_column={NO_COLUMN}` to ignore it."
         )
     return names.fillna("").astype(object)
 

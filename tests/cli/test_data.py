@@ -87,7 +87,7 @@ def test_fit_seeks_near_duplicates_once_and_only_if_they_are_to_be_kept_together
 ) -> None:
     invoke("cache", "--module", small_module, "--views", 1)
     apart = invoke("fit", "--run", "apart", "--no-keep-duplicates-together")
-    assert "duplicates not looked for, nor kept together" in apart.stdout
+    assert "duplicates neither searched for nor kept together" in apart.stdout
     assert "looking at images" not in apart.stderr
     assert (
         json.loads(Path("runs/apart/run.json").read_text())["fit"]["duplicates_kept_together"]

@@ -1,7 +1,8 @@
-"""The parts of a split, and `folds.csv`, their file.
+"""The parts of a split, and their file, `folds.csv`.
 
 A split gives every image one part: a fold 0, 1, ..., `TEST`, or `TRAIN` (trained on by every
-fold and validated by none).
+fold and validated by none). The file has columns `path, sha256, label, group, fold`, one row per
+image, with `fold` one of `test`, `train`, 0, 1, ...
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hubretrain.files import write_table
 TEST = -1
 TRAIN = -2
 NEW = -3
-"""In `previous` only: an image that the earlier split did not hold."""
+"""An image that an earlier split did not hold; no part of a split that is cut."""
 
 COLUMNS = ("path", "sha256", "label", "group", "fold")
 N_FOLDS_LIMIT = 100
@@ -32,7 +33,7 @@ Column = Sequence[Any] | npt.NDArray[Any] | pd.Series
 
 
 def part_name(part: int) -> str:
-    """What a part is called in a sentence."""
+    """Return the name of a part in a sentence."""
     return {TEST: "the test split", TRAIN: "the training part"}.get(part, f"fold {part}")
 
 
@@ -42,13 +43,13 @@ def previous_parts(
     """Look up the parts of images in an earlier split, for `split_images(previous=...)`.
 
     Args:
-        earlier: a table as `read_folds` returns it.
-        paths: of the images, shape `(n_images,)`.
-        sha256s: of the images, shape `(n_images,)`. An image is found by its content first, so
-            that a renamed file keeps its part, then by its path.
+        earlier: Table as `read_folds` returns it.
+        paths: Path of each image, shape (n_images,).
+        sha256s: Digest of each image, shape (n_images,). An image is found by its content first,
+            so that a renamed file keeps its part, then by its path.
 
     Returns:
-        int8 `(n_images,)`: the earlier part, or `NEW`.
+        int8 of shape (n_images,): the earlier part, or `NEW`.
     """
     folds = earlier["fold"].tolist()
     by_path = dict(zip(earlier["path"], folds, strict=True))
@@ -56,31 +57,31 @@ def previous_parts(
         return np.array([by_path.get(path, NEW) for path in paths], np.int8)
     by_content = dict(zip(earlier["sha256"], folds, strict=True))
     by_content.pop("", None)
-    # Copies of one file may stand in several parts: the same path with the same content is first.
+    # Exact duplicates may be in several parts: the same path with the same content comes first.
     by_both = dict(zip(zip(earlier["path"], earlier["sha256"], strict=True), folds, strict=True))
-    found = [
+    parts = [
         by_both.get((path, sha256), by_content.get(sha256, by_path.get(path, NEW)))
         for path, sha256 in zip(paths, sha256s, strict=True)
     ]
-    return np.array(found, np.int8)
+    return np.array(parts, np.int8)
 
 
 def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write `folds.csv`: one row an image, `fold` one of `test`, `train`, 0, 1, ...
+    """Write `folds.csv`.
 
     Args:
-        path: of the file, replaced as a whole.
-        table: columns path, label, group, fold (the parts of `split_images`) and, where known,
+        path: The file, replaced as a whole.
+        table: Columns path, label, group, fold (the parts of `split_images`) and, where known,
             sha256. Other columns are left out.
 
     Raises:
-        SplitError: a column is missing, or a part is none of `split_images`'.
-        WriteError: the file cannot be written.
+        SplitError: A column is missing, or a value is no part of a split.
+        WriteError: The file cannot be written.
     """
-    _check_columns("the table of folds", table, set(COLUMNS) - {"sha256"})
+    _check_columns("The table of folds", table, set(COLUMNS) - {"sha256"})
     parts = table["fold"].to_numpy(int)
     if len(parts) and (parts.min() < TRAIN or parts.max() >= N_FOLDS_LIMIT):
-        raise SplitError(f"The folds run from {parts.min()} to {parts.max()}: expected {PARTS}.")
+        raise SplitError(f"The folds run from {parts.min()} to {parts.max()}; expected {PARTS}.")
     out = table.reindex(columns=list(COLUMNS), fill_value="")
     names = {TEST: "test", TRAIN: "train"}
     out["fold"] = [names.get(part, str(part)) for part in parts.tolist()]
@@ -95,22 +96,22 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
         `TRAIN` or a fold.
 
     Raises:
-        SplitError: no such file, a column is missing, or a fold is not one.
+        SplitError: There is no such file, a column is missing, or a value is no fold.
     """
     table: pd.DataFrame
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError as error:
-        raise SplitError(f"{path}: no such file of folds.") from error
+        raise SplitError(f"{path} does not exist; expected a file of folds.") from error
     except ValueError as error:
-        raise SplitError(f"{path} is not a CSV file of folds: {error}") from error
+        raise SplitError(f"{path} cannot be read as a CSV file of folds: {error}") from error
     _check_columns(str(path), table, set(COLUMNS) - {"sha256"})
     table = table.reindex(columns=list(COLUMNS), fill_value="")
     parts = {"test": TEST, "train": TRAIN} | {str(i): i for i in range(N_FOLDS_LIMIT)}
     for row, fold in enumerate(table["fold"], start=2):
         if fold not in parts:
             raise SplitError(
-                f"{path}, line {row}: fold is {fold!r}, expected test, train or a number from 0."
+                f"{path}, line {row}: fold is {fold!r}; expected test, train or a number from 0."
             )
     table["fold"] = np.array([parts[fold] for fold in table["fold"]], np.int8)
     return table
@@ -119,4 +120,6 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
 def _check_columns(where: str, table: pd.DataFrame, expected: set[str]) -> None:
     missing = sorted(expected - set(table.columns))
     if missing:
-        raise SplitError(f"{where}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}.")
+        raise SplitError(
+            f"{where} has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}."
+        )

@@ -1,4 +1,4 @@
-"""What a split is worth: how even its classes are, and which images it leaks."""
+"""Quality of a split: how even its classes are, and which images it leaks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def worst_deviation(parts: Column, labels: Column) -> float:
-    """Largest gap between a class's share of one part and its share of all images.
+    """Return the largest gap between the share of a class in one part and in all images.
 
     Args:
-        parts: the part of each image, shape `(n_images,)`.
-        labels: the class of each image, shape `(n_images,)`.
+        parts: Part of each image, shape (n_images,).
+        labels: Class of each image, shape (n_images,).
 
     Returns:
         Percentage points, 0 to 100; 0 without images.
@@ -35,15 +35,15 @@ def worst_deviation(parts: Column, labels: Column) -> float:
 
 
 def part_table(parts: Column, labels: Column) -> pd.DataFrame:
-    """How many images of each class each part holds.
+    """Count the images of each class in each part.
 
     Args:
-        parts: the part of each image, shape `(n_images,)`.
-        labels: the class of each image, shape `(n_images,)`.
+        parts: Part of each image, shape (n_images,).
+        labels: Class of each image, shape (n_images,).
 
     Returns:
-        int64 (n_parts, n_classes): rows `test`, `train`, `fold 0`, ... as far as they are
-        there, columns the classes.
+        int64 of shape (n_parts, n_classes): rows `test`, `train`, `fold 0`, ..., those that have
+        images; columns the classes.
     """
     counts = pd.crosstab(np.asarray(parts), np.asarray(labels))
     order = [p for p in (TEST, TRAIN) if p in counts.index] + [p for p in counts.index if p >= 0]
@@ -55,11 +55,11 @@ def part_table(parts: Column, labels: Column) -> pd.DataFrame:
 
 
 def leaked_images(parts: Column, groups: Column) -> int:
-    """Number of validation and test images whose group also stands in another part.
+    """Count the validation and test images whose group is in another part too.
 
     Args:
-        parts: the part of each image, `TEST`, `TRAIN` or a fold, shape `(n_images,)`.
-        groups: the group of each image, shape `(n_images,)`.
+        parts: Part of each image, `TEST`, `TRAIN` or a fold, shape (n_images,).
+        groups: Group of each image, shape (n_images,).
     """
     group_codes, _ = codes(groups, "group")
     check_length("parts", parts, len(group_codes))
@@ -69,28 +69,29 @@ def leaked_images(parts: Column, groups: Column) -> int:
 
 
 def leak_chances(groups: Column, fraction: float = 0.2) -> Floats:
-    """Chance of each image to be leaked by a random split that ignores the groups.
+    """Return the chance of each validation image to be leaked by a split that ignores groups.
 
-    Of n images m are drawn for validation. Where an image of a group of s is drawn, all others of
-    its group are drawn too with a chance of the product of (m - j) / (n - j) for j = 1 .. s - 1;
-    otherwise one of them is trained on.
+    Of n images m are drawn for validation, without replacement. Given that one image of a group
+    of s is drawn, its s - 1 others are all drawn too with probability
+    prod_{j=1}^{s-1} (m - j) / (n - j); otherwise at least one of them is trained on: a leak.
 
     Args:
-        groups: the group of each image, shape `(n_images,)`.
-        fraction: share of the images drawn for validation, in (0, 1).
+        groups: Group of each image, shape (n_images,).
+        fraction: Share of the images drawn for validation, (0, 1).
 
     Returns:
-        float64 `(n_images,)`, 0 to 1; the mean is the share of validation images to expect.
+        float64 of shape (n_images,), [0, 1]; the mean is the expected share of validation images
+        that leak.
 
     Raises:
-        SplitError: one side of the split would be empty.
+        SplitError: One side of the split would be empty.
     """
     group_codes, _ = codes(groups, "group")
     n = len(group_codes)
     n_drawn = round(fraction * n)
     if not 0 < n_drawn < n:
         raise SplitError(
-            f"A share of {fraction} of {n} images leaves one side empty: expected images on both."
+            f"A share of {fraction} of {n} images leaves one side empty; expected images on both."
         )
     sizes = np.bincount(group_codes)
     j = np.arange(1, max(int(sizes.max()), 2))
@@ -99,20 +100,20 @@ def leak_chances(groups: Column, fraction: float = 0.2) -> Floats:
 
 
 def kept_together(parts: Column, clusters: Column, grouped: bool, duplicates: bool) -> str:
-    """The sentence that every leaderboard carries: what does not straddle splits, and what leaked.
+    """Return the sentence of every leaderboard: what does not straddle splits, and what leaked.
 
     Args:
-        parts: the part of each image, shape `(n_images,)`.
-        clusters: the cluster of each image, shape `(n_images,)`.
-        grouped: whether the data set has groups.
-        duplicates: whether near duplicates were looked for.
+        parts: Part of each image, shape (n_images,).
+        clusters: Cluster of each image, shape (n_images,).
+        grouped: Whether the data set has groups.
+        duplicates: Whether near duplicates were searched.
     """
     n = len(parts)
     n_leaked = leaked_images(parts, clusters)
-    torn = " by the given split" if n_leaked else ""
-    random = f"{leak_chances(clusters).mean():.1%}" if 0 < round(0.2 * n) < n else "none"
+    by_given = " by the given split" if n_leaked else ""
+    by_random = f"{leak_chances(clusters).mean():.1%}" if 0 < round(0.2 * n) < n else "none"
     return (
         f"Groups kept together{'' if grouped else ' (none are given)'}, "
-        f"duplicates {'' if duplicates else 'not looked for, nor '}kept together, "
-        f"images leaked{torn}: {n_leaked} (a random split would have leaked {random})."
+        f"duplicates {'' if duplicates else 'neither searched for nor '}kept together, "
+        f"images leaked{by_given}: {n_leaked} (a random split would have leaked {by_random})."
     )

@@ -4,14 +4,14 @@ A split gives every image one part: a fold 0 .. n_folds - 1, `TEST`, or `TRAIN` 
 every fold and validated by none, which only a given validation split brings about). Fold f is
 validated on `parts == f` and trained on `(parts != f) & (parts != TEST)`.
 
-The split is keyed on (seed, group): the order of the rows changes nothing. How the groups are
-dealt out is in `stratify`; here is what is asked of it, and what is kept of an earlier or a given
-split.
+The split is keyed on (seed, group): the order of the rows changes nothing. `stratify` deals the
+groups out; this file prepares its task, and keeps what an earlier or a given split decided.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,61 +52,53 @@ def split_images(
     """Cut a test split and folds; no group straddles two parts and classes are stratified.
 
     Args:
-        labels: the class of each image, shape `(n_images,)`, text or integers.
-        groups: the group of each image, shape `(n_images,)`, text or integers. The split is keyed
-            on it: an image without a group is its own, named by its sha256, not its row number.
-        n_folds: 2 to 100. Not used where a validation split is given.
-        test_fraction: share of the images in the test split, in [0, 1); 0 cuts none.
-            Not used where a test split is given.
-        seed: another seed is another split.
-        previous: the parts of an earlier split, `NEW` for images that it did not hold, as
-            `previous_parts` finds them. Old images keep their part, new images of an old group
-            join it, and other new groups go where they are most needed.
-        given: a split that the data set came with: `train`, `validation` (`val`,
-            `valid`), `test` or blank for each image. Given test images are the test split and
-            no other image is. Given validation images are fold 0, the only fold, and other images
-            `TRAIN`. It is honoured even where it tears a group apart: see `leaked_images`.
+        labels: Class of each image, shape (n_images,), text or integers.
+        groups: Group of each image, shape (n_images,), text or integers. The split is keyed on
+            it: an image without a group is its own, named by its sha256, not by its row number.
+        n_folds: Number of folds, 2 to 100; not used where a validation split is given.
+        test_fraction: Share of the images in the test split, [0, 1); 0 cuts none. Not used where
+            a test split is given.
+        seed: Random seed of the split.
+        previous: Part of each image in an earlier split, `NEW` for images that it did not hold,
+            as `previous_parts` returns them. Old images keep their part, new images of an old
+            group join it, and other new groups go where they are most needed.
+        given: Split that the data set came with: `train`, `validation` (`val`, `valid`), `test`
+            or blank for each image. Given test images are the test split and no other image is.
+            Given validation images are fold 0, the only fold, and other images `TRAIN`. It is
+            honoured even where it tears a group apart: see `leaked_images`.
 
     Returns:
-        int8 `(n_images,)`: 0 .. n_folds - 1, `TEST` or `TRAIN`. Every class is in every
+        int8 of shape (n_images,): 0 .. n_folds - 1, `TEST` or `TRAIN`. Every class is in every
         part that was cut where the groups allow it: always, where no group mixes classes.
 
     Raises:
-        SplitError: a class has fewer groups than there are parts, a value is missing or out of
+        SplitError: A class has fewer groups than there are parts, a value is missing or out of
             range, or the earlier split does not fit this one.
     """
-    label_codes, class_names = codes(labels, "label")
-    group_codes, group_names = codes(groups, "group")
-    check_length("groups", groups, len(label_codes))
     if not 2 <= n_folds <= N_FOLDS_LIMIT:
-        raise SplitError(f"n_folds is {n_folds}: expected 2 to {N_FOLDS_LIMIT}.")
+        raise SplitError(f"`n_folds` is {n_folds}; expected 2 to {N_FOLDS_LIMIT}.")
     if not 0 <= test_fraction < 1:
-        raise SplitError(f"test_fraction is {test_fraction}: expected at least 0 and below 1.")
-
-    parts = _given_parts(given, len(label_codes))
-    in_play = parts == NEW
-    old = _earlier_parts(previous, len(label_codes))[in_play]
-    one_fold = bool((parts == 0).any() or (old == TRAIN).any())
-    open_parts, weights = _open_parts(
-        0 if one_fold else n_folds, 0.0 if (parts == TEST).any() else test_fraction
-    )
-    _check_earlier(old, open_parts)
-    parts[in_play] = _join_groups(old, group_codes[in_play], group_names)
-    _check_class_sizes(label_codes[in_play], group_codes[in_play], class_names, open_parts)
+        raise SplitError(f"`test_fraction` is {test_fraction}; expected at least 0 and below 1.")
+    task = _Task.of(labels, groups, n_folds, test_fraction, given, previous)
+    parts, in_play = task.given.copy(), task.in_play
+    earlier = task.earlier[in_play]
+    _check_earlier(earlier, task.open_parts)
+    parts[in_play] = _join_groups(earlier, task.group_codes[in_play], task.group_names)
+    task.check_class_sizes()
 
     def count(rows: npt.NDArray[np.bool_]) -> Ints:
-        return np.bincount(label_codes[rows], minlength=len(class_names))
+        return np.bincount(task.label_codes[rows], minlength=len(task.class_names))
 
     free = parts == NEW
     placed = place_groups(
-        label_codes[free],
-        _seeded_rank(group_names, seed)[group_codes[free]],
-        weights,
-        np.array([count(parts == part) for part in open_parts]),
+        task.label_codes[free],
+        _seeded_rank(task.group_names, seed)[task.group_codes[free]],
+        task.weights,
+        np.array([count(parts == part) for part in task.open_parts]),
         count(in_play),
         _seeded_number(str(seed)),
     )
-    parts[free] = open_parts[placed]
+    parts[free] = task.open_parts[placed]
     return parts
 
 
@@ -118,26 +110,96 @@ def check_class_sizes(
     test_fraction: float = 0.2,
     given: Column | None = None,
 ) -> None:
-    """Refuses what `split_images` would refuse, without cutting anything.
+    """Refuse classes that `split_images` would refuse, without cutting anything.
 
     Args:
-        labels: as there, for the rest too.
-        groups: of each image.
-        n_folds: of the cross-validation.
-        test_fraction: of the images.
-        given: a split that the data set came with.
+        labels: Class of each image.
+        groups: Group of each image.
+        n_folds: Number of folds.
+        test_fraction: Share of the images in the test split.
+        given: Split that the data set came with, as in `split_images`.
 
     Raises:
-        SplitError: a class has fewer groups than there are parts.
+        SplitError: A class has fewer groups than there are parts.
     """
-    label_codes, class_names = codes(labels, "label")
-    group_codes, _ = codes(groups, "group")
-    parts = _given_parts(given, len(label_codes))
-    in_play = parts == NEW
-    open_parts, _ = _open_parts(
-        0 if (parts == 0).any() else n_folds, 0.0 if (parts == TEST).any() else test_fraction
-    )
-    _check_class_sizes(label_codes[in_play], group_codes[in_play], class_names, open_parts)
+    _Task.of(labels, groups, n_folds, test_fraction, given).check_class_sizes()
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A split to cut: the images as codes, and the parts that are open to them.
+
+    Attributes:
+        label_codes: Class of each image, int64 of shape (n_images,).
+        class_names: The classes, in the order of their codes.
+        group_codes: Group of each image, int64 of shape (n_images,).
+        group_names: The groups, in the order of their codes.
+        given: Part that each image was given, `NEW` where none; int8 of shape (n_images,).
+        earlier: Part of each image in an earlier split, or `NEW`; int8 of shape (n_images,).
+        open_parts: The parts to cut.
+        weights: Share of the images that each of them should get, sum 1.
+    """
+
+    label_codes: Ints
+    class_names: list[str]
+    group_codes: Ints
+    group_names: list[str]
+    given: Parts
+    earlier: Parts
+    open_parts: Ints
+    weights: Floats
+
+    @classmethod
+    def of(
+        cls,
+        labels: Column,
+        groups: Column,
+        n_folds: int,
+        test_fraction: float,
+        given: Column | None,
+        previous: Column | None = None,
+    ) -> _Task:
+        """Return the task; the arguments are those of `split_images`.
+
+        Raises:
+            SplitError: A value is missing or out of range, or the columns differ in length.
+        """
+        label_codes, class_names = codes(labels, "label")
+        group_codes, group_names = codes(groups, "group")
+        check_length("groups", groups, len(label_codes))
+        given_parts = _given_parts(given, len(label_codes))
+        earlier = _earlier_parts(previous, len(label_codes))
+        one_fold = (given_parts == 0).any() or (earlier[given_parts == NEW] == TRAIN).any()
+        open_parts, weights = _open_parts(
+            0 if one_fold else n_folds, 0.0 if (given_parts == TEST).any() else test_fraction
+        )
+        return cls(
+            label_codes, class_names, group_codes, group_names,
+            given_parts, earlier, open_parts, weights,
+        )  # fmt: skip
+
+    @property
+    def in_play(self) -> npt.NDArray[np.bool_]:
+        """Whether each image is free of a given split, bool of shape (n_images,)."""
+        return self.given == NEW
+
+    def check_class_sizes(self) -> None:
+        """Refuse a class with fewer groups than there are open parts."""
+        in_play = self.in_play
+        pairs = np.stack([self.label_codes[in_play], self.group_codes[in_play]])
+        label_of_pair = np.unique(pairs, axis=1)[0]
+        n_groups = np.bincount(label_of_pair, minlength=len(self.class_names))
+        has_test = int(TEST in self.open_parts)
+        n_folds = len(self.open_parts) - has_test
+        wanted = f"{n_folds} folds" if n_folds > 1 else "training"
+        wanted += " and a test split" * has_test
+        for name, n in zip(self.class_names, n_groups.tolist(), strict=True):
+            if 0 < n < len(self.open_parts):
+                fewer = f"ask for at most {n - has_test} folds, " if n - has_test >= 2 else ""
+                raise SplitError(
+                    f"Class {name!r} has {n} group{'s' * (n != 1)} of images, too few for "
+                    f"{wanted}: {fewer}merge the class with another or drop it."
+                )
 
 
 def cut_parts(
@@ -148,17 +210,17 @@ def cut_parts(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Parts:
-    """The part of each image: as an earlier `folds.csv` says where there is one, else newly cut.
+    """Return the part of each image: as in an earlier `folds.csv` if there is one, else newly cut.
 
     Args:
-        images: columns path, sha256, label, cluster, split (blank where none was given).
-        folds_file: an earlier split, if there is one; images that it holds keep their part.
-        n_folds: see `split_images`, as for the rest.
-        test_fraction: of the images.
-        seed: of the split.
+        images: Columns path, sha256, label, cluster, split (blank where none was given).
+        folds_file: An earlier split, if there is one; images that it holds keep their part.
+        n_folds: Number of folds.
+        test_fraction: Share of the images in the test split.
+        seed: Random seed of the split.
 
     Raises:
-        SplitError: see `split_images`.
+        SplitError: See `split_images`.
     """
     previous = None
     if folds_file is not None and folds_file.exists():
@@ -177,37 +239,36 @@ def cut_parts(
 
 
 def _check_clusters(images: pd.DataFrame, previous: Parts, folds_file: Path) -> None:
-    """Refuses an earlier split that parts what is known today to belong together."""
+    """Refuse an earlier split that separates images which today belong together."""
     old = images.assign(part=previous)[previous != NEW]
     given = old["split"].isin(["validation", "test"])
     torn = old[~given].groupby("cluster")["part"].transform("nunique") > 1
     if torn.any():
         cluster = old.loc[torn.index[torn], "cluster"].iloc[0]
         apart = old[~given & (old["cluster"] == cluster)].drop_duplicates("part")
-        (one, in_one), (other, in_other) = list(zip(apart["path"], apart["part"], strict=True))[:2]
+        paths, names = apart["path"].tolist(), [part_name(part) for part in apart["part"]]
         raise SplitError(
-            f"{folds_file}: {one} stands in {part_name(in_one)} and {other} in "
-            f"{part_name(in_other)}, but they belong together, being of one group or copies; "
-            "remove the file to cut a new split."
+            f"{folds_file}: {paths[0]} is in {names[0]} and {paths[1]} in {names[1]}, but they "
+            "belong together, as one group or duplicates; remove the file to cut a new split."
         )
 
 
 def codes(values: Column, what: str) -> tuple[Ints, list[str]]:
     """Number values 0, 1, ... in the order of their names; the order of rows plays no part."""
-    codes, uniques = pd.factorize(np.asarray(values))
-    if (codes < 0).any():
-        raise SplitError(f"Image {int(np.argmax(codes < 0))} (from 0) has no {what}.")
+    numbers, uniques = pd.factorize(np.asarray(values))
+    if (numbers < 0).any():
+        raise SplitError(f"Image {int(np.argmax(numbers < 0))} (from 0) has no {what}.")
     names = np.array([str(value) for value in uniques], dtype=object)
     order = np.argsort(names)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return place[codes].astype(np.int64), list(names[order])
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[numbers].astype(np.int64), list(names[order])
 
 
 def check_length(what: str, values: Column, n_images: int) -> None:
-    """Refuses a column that is not one value an image."""
+    """Refuse a column that does not have one value per image."""
     if len(values) != n_images:
-        raise SplitError(f"{len(values)} {what} for {n_images} images: expected one an image.")
+        raise SplitError(f"{len(values)} {what} for {n_images} images; expected one per image.")
 
 
 def _given_parts(given: Column | None, n_images: int) -> Parts:
@@ -218,7 +279,7 @@ def _given_parts(given: Column | None, n_images: int) -> Parts:
     unknown = sorted(set(names) - set(GIVEN_PARTS))
     if unknown:
         raise SplitError(
-            f"The given split is {unknown[0]!r} for {names.count(unknown[0])} images: "
+            f"The given split is {unknown[0]!r} for {names.count(unknown[0])} images; "
             "expected train, val, test or blank."
         )
     return np.array([GIVEN_PARTS[name] for name in names], np.int8)
@@ -231,13 +292,13 @@ def _earlier_parts(previous: Column | None, n_images: int) -> Parts:
     old = np.asarray(previous).astype(np.int64)
     if ((old < NEW) | (old >= N_FOLDS_LIMIT)).any():
         raise SplitError(
-            f"The earlier parts run from {old.min()} to {old.max()}: expected {PARTS}."
+            f"The earlier parts run from {old.min()} to {old.max()}; expected {PARTS}."
         )
     return old.astype(np.int8)
 
 
 def _open_parts(n_folds: int, test_fraction: float) -> tuple[Ints, Floats]:
-    """The parts to cut and their shares of the images; no folds stand for one training part."""
+    """Return the parts to cut and their shares of the images; 0 folds: one training part."""
     parts = list(range(n_folds)) or [TRAIN]
     weights = [(1 - test_fraction) / len(parts)] * len(parts)
     if test_fraction:
@@ -245,53 +306,33 @@ def _open_parts(n_folds: int, test_fraction: float) -> tuple[Ints, Floats]:
     return np.array(parts), np.array(weights)
 
 
-def _check_earlier(old: Parts, open_parts: Ints) -> None:
-    known = set(old.tolist()) - {NEW}
-    fixed = {TEST, 0} if TRAIN in open_parts else {TEST}
-    for part in sorted(known - fixed - set(open_parts.tolist())):
-        raise SplitError(
-            f"The earlier split has {part_name(part)}, which this one lacks: "
-            "ask for the parts that it has, or cut a new split."
-        )
+def _check_earlier(earlier: Parts, open_parts: Ints) -> None:
+    """Refuse an earlier split whose parts are not those to cut."""
+    parts = set(earlier.tolist()) - {NEW}
+    # Parts that a given split fills are closed, yet an earlier split may have put images there.
+    closed = {TEST, 0} if TRAIN in open_parts else {TEST}
+    advice = "ask for the parts that it has, or cut a new split."
+    for part in sorted(parts - closed - set(open_parts.tolist())):
+        raise SplitError(f"The earlier split has {part_name(part)}, which this one lacks: {advice}")
     for part in open_parts.tolist():
-        if known and part not in known:
-            raise SplitError(
-                f"The earlier split lacks {part_name(part)}: "
-                "ask for the parts that it has, or cut a new split."
-            )
+        if parts and part not in parts:
+            raise SplitError(f"The earlier split lacks {part_name(part)}: {advice}")
 
 
-def _join_groups(old: Parts, group_codes: Ints, group_names: list[str]) -> Parts:
+def _join_groups(earlier: Parts, group_codes: Ints, group_names: list[str]) -> Parts:
     """Give new images the part of their group, where the earlier split held one."""
     part_of_group = np.full(len(group_names), NEW, np.int8)
-    known = old != NEW
-    part_of_group[group_codes[known]] = old[known]
-    torn = known & (part_of_group[group_codes] != old)
+    is_old = earlier != NEW
+    part_of_group[group_codes[is_old]] = earlier[is_old]
+    torn = is_old & (part_of_group[group_codes] != earlier)
     if torn.any():
         group = group_codes[torn.argmax()]
-        both = sorted(set(old[known & (group_codes == group)].tolist()))
+        both = sorted(set(earlier[is_old & (group_codes == group)].tolist()))
         raise SplitError(
-            f"Group {group_names[group]!r} stands in {part_name(both[0])} and "
-            f"{part_name(both[1])} of the earlier split: cut a new split, or part the group."
+            f"Group {group_names[group]!r} is in {part_name(both[0])} and in "
+            f"{part_name(both[1])} of the earlier split: cut a new split, or divide the group."
         )
     return part_of_group[group_codes]
-
-
-def _check_class_sizes(
-    label_codes: Ints, group_codes: Ints, class_names: list[str], open_parts: Ints
-) -> None:
-    pairs = np.unique(np.stack([label_codes, group_codes]), axis=1)
-    n_groups = np.bincount(pairs[0], minlength=len(class_names))
-    has_test = int(TEST in open_parts)
-    n_folds = len(open_parts) - has_test
-    asked = (f"{n_folds} folds" if n_folds > 1 else "training") + " and a test split" * has_test
-    for name, n in zip(class_names, n_groups.tolist(), strict=True):
-        if 0 < n < len(open_parts):
-            fewer = f"ask for at most {n - has_test} folds, " if n - has_test >= 2 else ""
-            raise SplitError(
-                f"Class {name!r} has {n} group{'s' * (n != 1)} of images, too few for {asked}: "
-                f"{fewer}merge the class with another or drop it."
-            )
 
 
 def _seeded_number(text: str) -> int:
@@ -299,7 +340,7 @@ def _seeded_number(text: str) -> int:
 
 
 def _seeded_rank(names: list[str], seed: int) -> Ints:
-    """Places of the names in an order that depends on each name and the seed only."""
+    """Return the rank of each name in an order that depends on the names and the seed only."""
     keys = np.array([_seeded_number(f"{seed}\n{name}") for name in names], np.uint64)
     rank = np.empty(len(names), np.int64)
     rank[np.argsort(keys, kind="stable")] = np.arange(len(names))

@@ -1,11 +1,16 @@
-"""Whole groups of images dealt out to parts so that the classes stay even: the search alone.
+"""The search for even parts: whole groups of images are dealt out so that classes stay stratified.
 
-Groups that hold the same number of images of each class are interchangeable: one kind. The search
-decides how many groups of each kind go to each part. First the largest groups go, each to where
-it hurts least: with n images of class c in part p, which should hold a share w of all N of them,
-the sum over c and p of (n - wN)² / w grows least, all images together being one more class. Then
-groups are moved and swapped between two parts at a time while that lowers the sum of the squared
-deviations in percent, then of their 8th powers, which is nearly the worst one.
+Groups that hold the same number of images of each class are interchangeable: they are of one kind.
+The search decides how many groups of each kind go to each part, in two stages:
+
+1. Deal: from the largest kind on, each group goes to the part where it does least harm. With n_pc
+   images of class c in part p, which should hold a share w_p of all N_c of them, that is where
+   sum over p, c of (n_pc - w_p N_c)² / w_p grows least; all images together are one more class.
+2. Improve: between two parts at a time, groups are moved and swapped while that lowers the sum of
+   squared deviations in percent, then the sum of their 8th powers, a smooth stand-in for the worst.
+
+It is a heuristic (the problem is number partitioning, NP-hard), started several times where there
+are few groups.
 """
 
 from __future__ import annotations
@@ -20,12 +25,12 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Kind = tuple[tuple[int, ...], tuple[int, ...]]  # (classes, images of each)
 
-STARTS_GROUPS = 2000  # fewer groups get more starts, up to eight
+GROUPS_PER_SEARCH = 2000  # fewer groups get more starts, up to eight
 MAX_STARTS = 8
-MAX_PASSES = 20
-SWAP_CELLS = 5e4  # swaps x classes tried at a time: about a millisecond
-SIZE_WEIGHT = 0.3  # a part 1 % too large is as bad as a class 0.3 points off
-LACK = 1e12  # the cost of a class missing from a part: above that of any deviation
+MAX_PASSES = 20  # over all pairs of parts
+SWAP_CELLS = 5e4  # swaps times classes that are tried at once: about a millisecond
+SIZE_WEIGHT = 0.3  # a part that is 1 % too large is as bad as a class that is 0.3 points off
+MISSING_COST = 1e12  # of a class missing from a part: above that of any deviation
 
 
 def place_groups(
@@ -39,17 +44,18 @@ def place_groups(
     """Deal whole groups out to parts, stratified by class.
 
     Args:
-        label_codes: the class of each image to place, `(n_new,)`, from 0.
-        group_codes: the group of each image to place, `(n_new,)`, from 0. Of groups of one kind,
-            those with low codes go to the first parts: shuffle them.
-        weights: share of all images that each part should hold, `(n_parts,)`, sum 1.
-        n_images: images that the parts hold already, `(n_parts, n_classes)`.
-        n_wanted: images of each class in all parts in the end, `(n_classes,)`.
-        seed: of the search, 0 or more.
+        label_codes: Class of each image to place, int64 of shape (n_new,), from 0.
+        group_codes: Group of each image to place, int64 of shape (n_new,), from 0. Of groups of
+            one kind, those with low codes go to the first parts, so codes should be shuffled.
+        weights: Share of all images that each part should hold, shape (n_parts,), sum 1.
+        n_images: Images that the parts hold already, shape (n_parts, n_classes).
+        n_wanted: Images of each class in all parts in the end, shape (n_classes,).
+        seed: Random seed of the search, 0 or more.
 
     Returns:
-        The part of each image, `(n_new,)`, 0 .. n_parts - 1. Every class is in every part where
-        single-class groups allow it; where groups mix classes, nearly always where possible.
+        The part of each image, int64 of shape (n_new,), 0 .. n_parts - 1. Every class is in every
+        part where single-class groups allow it; where groups mix classes, nearly always where
+        possible.
     """
     if not len(label_codes):
         return np.zeros(0, np.int64)
@@ -59,11 +65,11 @@ def place_groups(
     kinds = _kinds(label_codes, group_codes, len(n_wanted))
     sizes = [len(groups) for groups in kinds.values()]
     results = []
-    for start in range(int(np.clip(STARTS_GROUPS // sum(sizes), 1, MAX_STARTS))):
+    for start in range(int(np.clip(GROUPS_PER_SEARCH // sum(sizes), 1, MAX_STARTS))):
         target = np.outer(weights, n_wanted)[parts]
         search = _Search(list(kinds), n_images[parts].astype(float), target, rng)
         search.deal(sizes, rng.permutation(len(sizes)) if start else np.arange(len(sizes)))
-        results.append((search.improve(), start, search.placed))
+        results.append((search.improve(), start, search.placed))  # of equal ones the first wins
     part_of_group = np.empty(int(group_codes.max()) + 1, np.int64)
     for groups, counts in zip(kinds.values(), min(results)[2], strict=True):
         part_of_group[groups] = np.repeat(parts, counts)
@@ -71,22 +77,33 @@ def place_groups(
 
 
 def _kinds(label_codes: Ints, group_codes: Ints, n_classes: int) -> dict[Kind, list[int]]:
-    """Groups by the images of each class that they hold, the largest kind first."""
+    """Return the groups of each kind, the kind with the most images first."""
+    # np.unique sorts the cells by group, then by class, so each run of equal groups is one.
     cells, counts = np.unique(group_codes * n_classes + label_codes, return_counts=True)
-    ranks, classes = np.divmod(cells, n_classes)
-    firsts = np.flatnonzero(np.diff(ranks, prepend=-1))
+    groups, classes = np.divmod(cells, n_classes)
+    firsts = np.flatnonzero(np.diff(groups, prepend=-1))
     kinds: dict[Kind, list[int]] = {}
     for first, last in zip(firsts, [*firsts[1:], len(cells)], strict=True):
         kind = (tuple(classes[first:last].tolist()), tuple(counts[first:last].tolist()))
-        kinds.setdefault(kind, []).append(int(ranks[first]))
+        kinds.setdefault(kind, []).append(int(groups[first]))
     return dict(sorted(kinds.items(), key=lambda item: (-sum(item[0][1]), item[0])))
 
 
 class _Search:
-    """How many groups of each kind go to each part, and how far the parts are from even.
+    """One search: how many groups of each kind go to each part.
 
-    `n_images` and `target` are `(n_parts, n_classes)`, images now and images wanted;
-    `placed` is `(n_kinds, n_parts)`, groups.
+    Args:
+        kinds: The kinds of groups, the one with the most images first.
+        n_images: Images that the parts hold already, shape (n_parts, n_classes).
+        target: Images that they should hold in the end, shape (n_parts, n_classes).
+        rng: Source of randomness.
+
+    Attributes:
+        n_images: Images that the parts hold now, shape (n_parts, n_classes).
+        placed: Groups of each kind in each part, int64 of shape (n_kinds, n_parts).
+        sizes: Images that each part should hold, shape (n_parts,).
+        shares: Share of each class in all images, shape (n_classes,).
+        n_offered: Kinds of groups that a part offers for a swap, at most.
     """
 
     def __init__(
@@ -99,7 +116,11 @@ class _Search:
         self.n_offered = int(np.clip(np.sqrt(SWAP_CELLS / len(self.shares)), 4, 64))
 
     def deal(self, sizes: list[int], order: Ints) -> None:
-        """Give groups, in this order of their kinds, each to where the squares grow least."""
+        """Give groups, in this order of their kinds, each to where the squares grow least.
+
+        With e_pc = n_pc - w_p N_c, a group with k_c images of class c adds to part p
+        sum_c ((e_pc + k_c)² - e_pc²) / w_p = (2 sum_c e_pc k_c + sum_c k_c²) / w_p.
+        """
         excess = self.n_images - self.target
         excess = np.column_stack([excess, excess.sum(axis=1)])  # all images are one more class
         for kind in order:
@@ -114,8 +135,9 @@ class _Search:
         self.n_images = excess[:, :-1] + self.target
 
     def improve(self) -> float:
-        """Lower the squared deviations, then the worst; returns what is left of the worst."""
+        """Lower the squared deviations, then the worst; return what is left of the worst."""
         self.descend(1.0, doublings=1)
+        # In units of the worst deviation, 8th powers neither overflow nor vanish.
         worst = max(float(abs(self.deviations(p, n)).max()) for p, n in enumerate(self.n_images))
         self.descend(worst + 1e-9, doublings=3)
         return max(
@@ -124,7 +146,12 @@ class _Search:
         )
 
     def descend(self, unit: float, doublings: int) -> None:
-        """Swap until nothing gets better, or long enough with every class in every part."""
+        """Swap until nothing gets better, or long enough with every class in every part.
+
+        Args:
+            unit: Deviation in percent that counts as 1.
+            doublings: How often deviations are squared: 1 for squares, 3 for 8th powers.
+        """
         pairs = list(combinations(range(len(self.target)), 2))
         passes = 0
         while passes < MAX_PASSES or self.penalty(self.n_images).any():
@@ -133,7 +160,13 @@ class _Search:
                 return
 
     def swap(self, p: int, q: int, unit: float, doublings: int) -> bool:
-        """Do the move or swap of groups between two parts that lowers the cost most."""
+        """Make the move or swap of groups between two parts that lowers the cost most.
+
+        Returns:
+            Whether there was one.
+        """
+        # Row i and column j of the cost stand for the i-th offer of p and the j-th of q. The first
+        # of each is no group, so cost[0, 0] is the cost as it is, and [i, 0] that of a move.
         from_p, p_images = self.offer(p, lacking=self.n_images[q] < 0.5)
         from_q, q_images = self.offer(q, lacking=self.n_images[p] < 0.5)
         moved = p_images[:, None] - q_images
@@ -154,18 +187,38 @@ class _Search:
         return True
 
     def deviations(self, part: int, n_images: Floats) -> Floats:
-        """Percent by which each class and, last, the size is off, for `(..., n_classes)`."""
+        """Return by how many percent of a part each class and, last, its size is off.
+
+        Args:
+            part: The part.
+            n_images: Images of each class in it, shape (..., n_classes).
+
+        Returns:
+            float64 of shape (..., n_classes + 1).
+        """
         n = n_images.sum(axis=-1, keepdims=True)
         off_size = (n - self.sizes[part]) * SIZE_WEIGHT
         off = np.concatenate([n_images - n * self.shares, off_size], axis=-1)
         return np.asarray(off * (100 / self.sizes[part]))
 
     def penalty(self, n_images: Floats) -> Floats:
-        """Above any cost of uneven parts for each class that is missing: `(..., n_classes)`."""
-        return np.asarray(LACK * ((n_images < 0.5) & (self.shares > 0)).sum(axis=-1))
+        """Return a cost above that of any uneven parts for each class that is missing.
+
+        Args:
+            n_images: Images of each class in a part, shape (..., n_classes).
+
+        Returns:
+            float64 of shape (...).
+        """
+        return np.asarray(MISSING_COST * ((n_images < 0.5) & (self.shares > 0)).sum(axis=-1))
 
     def offer(self, part: int, lacking: Bools) -> tuple[Ints, Floats]:
-        """Kinds of groups that a part could give up, first none (-1), and their images."""
+        """Return kinds of groups that a part could give up, first none (-1), and their images.
+
+        Args:
+            part: The part.
+            lacking: Whether each class is missing from the other part: such groups come first.
+        """
         present = np.flatnonzero(self.placed[:, part])
         if len(present) > self.n_offered:
             present = self.rng.permutation(present)

@@ -59,13 +59,13 @@ def test_an_earlier_part_is_found_by_content_first_then_by_path() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no such file of folds."),
+        (None, "does not exist; expected a file of folds."),
         ("path,label\n", "no column fold, group; expected path, sha256, label, group, fold."),
         (
             "path,label,group,fold\na,b,c,0\na,b,c,first\n",
-            "line 3: fold is 'first', expected test, train or a number from 0.",
+            "line 3: fold is 'first'; expected test, train or a number from 0.",
         ),
-        ("", "is not a CSV file of folds"),
+        ("", "cannot be read as a CSV file of folds"),
     ],
 )
 def test_a_file_that_is_not_folds_is_an_error_that_says_where(
@@ -82,8 +82,8 @@ def test_a_file_that_is_not_folds_is_an_error_that_says_where(
 
 def test_a_table_without_parts_cannot_be_written(tmp_path: Path) -> None:
     table = pd.DataFrame({"path": ["a"], "label": ["b"], "group": ["c"]})
-    with pytest.raises(SplitError, match="the table of folds: no column fold"):
+    with pytest.raises(SplitError, match="The table of folds has no column fold"):
         write_folds(tmp_path / "folds.csv", table)
-    with pytest.raises(SplitError, match=r"The folds run from -3 to -3: expected -2 \(train\)"):
+    with pytest.raises(SplitError, match=r"The folds run from -3 to -3; expected -2 \(train\)"):
         write_folds(tmp_path / "folds.csv", table.assign(fold=NEW))
     assert list(tmp_path.iterdir()) == []

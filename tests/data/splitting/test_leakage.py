@@ -60,7 +60,7 @@ def test_a_random_split_of_ham10000_leaks_more_than_a_third_of_its_validation_im
             [0, 0, 1, 1, TEST],
             (False, False),
             (
-                "Groups kept together (none are given), duplicates not looked for, nor kept "
+                "Groups kept together (none are given), duplicates neither searched for nor kept "
                 "together, images leaked: 0 (a random split would have leaked 80.0%)."
             ),
         ),

@@ -241,19 +241,19 @@ def test_a_given_validation_split_can_be_carried_on() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_folds": 1}, "n_folds is 1: expected 2 to 100."),
-        ({"test_fraction": 1.0}, "test_fraction is 1.0: expected at least 0 and below 1."),
-        ({"groups": ["x"] * 7}, "7 groups for 8 images: expected one an image."),
+        ({"n_folds": 1}, "`n_folds` is 1; expected 2 to 100."),
+        ({"test_fraction": 1.0}, "`test_fraction` is 1.0; expected at least 0 and below 1."),
+        ({"groups": ["x"] * 7}, "7 groups for 8 images; expected one per image."),
         ({"groups": ["x"] * 7 + [None]}, "Image 7 (from 0) has no group."),
         (
             {"given": ["train"] * 7 + ["holdout"]},
-            "The given split is 'holdout' for 1 images: expected train, val, test or blank.",
+            "The given split is 'holdout' for 1 images; expected train, val, test or blank.",
         ),
         (
             {"previous": [0, 1, 0, 0, 1, 1, 0, 0]},
             (
-                "Group 's' stands in fold 0 and fold 1 of the earlier split: "
-                "cut a new split, or part the group."
+                "Group 's' is in fold 0 and in fold 1 of the earlier split: "
+                "cut a new split, or divide the group."
             ),
         ),
         (
@@ -338,7 +338,7 @@ def test_an_earlier_split_that_parts_copies_is_refused_with_their_names(tmp_path
     table["cluster"] = cluster_names(table["group"], table["sha256"], pairs)
     with pytest.raises(
         SplitError,
-        match=r"folds\.csv: image_\d+\.jpg stands in .* and image_\d+\.jpg in .*, but they belong "
-        r"together, being of one group or copies; remove the file to cut a new split\.$",
+        match=r"folds\.csv: image_\d+\.jpg is in .* and image_\d+\.jpg in .*, but they belong "
+        r"together, as one group or duplicates; remove the file to cut a new split\.$",
     ):
         cut_parts(table, tmp_path / "folds.csv", n_folds=2)
