@@ -79,5 +79,5 @@ def test_float16_and_scattered_arrays_are_fitted_like_their_float32_copies():
 def test_unfinished_rows_are_counted_and_the_way_out_is_named():
     features, labels, folds = digits(200)
     features[[3, 50], 7], features[80] = np.nan, np.inf
-    with pytest.raises(HeadError, match=r"3 of 200 feature rows hold NaN .* hubretrain cache"):
+    with pytest.raises(HeadError, match=r"3 of 200 feature rows hold NaN .* `hubretrain cache`"):
         fitted(features, labels, kind="softmax", n_classes=10, l2=[1.0], folds=folds)
