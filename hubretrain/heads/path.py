@@ -133,10 +133,10 @@ class PathFitter:
         objective, solver = self._problems(inputs.folds)
         path = HeadPath.blank(
             inputs,
+            self._rows,
             self._kind,
             self._class_weights,
             l2,
-            (self._rows.n_features, self._rows.dtype),
             mean_over_views=mean_over_views,
         )
         is_validated = inputs.folds[0] != ALL_IMAGES
@@ -193,7 +193,7 @@ class PathFitter:
             at = levels == level
             weight[:, :, at] = raw.transpose(2, 0, 1)[:, :, None]
             bias[:, at] = raw_bias[:, None]
-        attributes = {
+        settings = {
             "class_weight": np.repeat(
                 [class_weight_name(weight) for weight in self._class_weights], len(levels)
             ),
@@ -202,7 +202,7 @@ class PathFitter:
         }
         flat = weight.reshape(len(weight), -1, n_classes)
         names = self._inputs.class_names
-        return Heads(self._kind, flat, bias.reshape(flat.shape[1:]), attributes, class_names=names)
+        return Heads(self._kind, flat, bias.reshape(flat.shape[1:]), settings, class_names=names)
 
     def _problems(self, folds: IntArray) -> tuple[Objective, PathSolver]:
         """Return problems for class weights x folds (x classes, for logistic heads), in C order."""
@@ -227,6 +227,7 @@ class PathFitter:
 
     def _nearest_fold_mean(self, level: float, w: int) -> AnyArray:
         """Return the mean over folds at the fitted l2 nearest to `level`: (n_classes, rank + 1)."""
+        # Distances are of log l2, whose smallest may be 0.
         fitted = [(l2, mean[w]) for l2, mean in self._fold_means if np.isfinite(mean[w]).all()]
         return min(fitted, key=lambda pair: abs(np.log((pair[0] + 1e-12) / (level + 1e-12))))[1]
 

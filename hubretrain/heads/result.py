@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import Heads
 from hubretrain.heads.inputs import ClassWeight, FitInputs, class_weight_name
 from hubretrain.heads.losses import Kind
@@ -56,10 +57,10 @@ class HeadPath:
     def blank(
         cls,
         inputs: FitInputs,
+        rows: FeatureBlocks,
         kind: Kind,
         class_weights: Sequence[ClassWeight],
         l2: FloatArray,
-        weight_shape: tuple[int, np.dtype[np.generic]],
         *,
         mean_over_views: bool,
     ) -> HeadPath:
@@ -67,20 +68,20 @@ class HeadPath:
 
         Args:
             inputs: Inputs of the fit.
+            rows: Standardised features, for the number and dtype of weights.
             kind: Kind of the heads.
             class_weights: Class weights of the heads.
             l2: Penalties, float64 array of shape (n_l2,).
-            weight_shape: Number of features and dtype of the heads' weights.
             mean_over_views: Whether to have `out_of_fold_mean`.
         """
-        n_features, dtype = weight_shape
         grid = (len(class_weights), len(inputs.folds), len(l2))
+        n_heads = int(np.prod(grid))
         names = tuple(class_weight_name(weight) for weight in class_weights)
         axes = np.meshgrid(names, inputs.folds, l2, indexing="ij")
         heads = Heads(
             kind,
-            np.full((n_features, int(np.prod(grid)), inputs.n_classes), np.nan, dtype),
-            np.full((int(np.prod(grid)), inputs.n_classes), np.nan, dtype),
+            np.full((rows.n_features, n_heads, inputs.n_classes), np.nan, rows.dtype),
+            np.full((n_heads, inputs.n_classes), np.nan, rows.dtype),
             {n: v.ravel() for n, v in zip(("class_weight", "fold", "l2"), axes, strict=True)},
             inputs.class_names,
         )
