@@ -9,25 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from hubretrain.arrays import FloatArray, IntArray
 from hubretrain.evaluation import N_BINS, reliability_bins, top_k
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 N_STEPS = 200  # thresholds 0, 1/200, ..., 1
 MAX_K = 5
 FEW_CLASSES = 20  # with more, curves have fewer points
 
 
-def thresholds() -> Floats:
+def thresholds() -> FloatArray:
     """Return the thresholds of the slider: float64 (N_STEPS + 1,), 0 to 1."""
     return np.arange(N_STEPS + 1) / N_STEPS
 
 
-def counts_at_thresholds(probabilities: Floats, labels: Ints) -> tuple[Ints, Ints]:
+def counts_at_thresholds(probabilities: FloatArray, labels: IntArray) -> tuple[IntArray, IntArray]:
     """Count the true and the false positives of each class at each threshold.
 
     Args:
@@ -48,13 +45,15 @@ def counts_at_thresholds(probabilities: Floats, labels: Ints) -> tuple[Ints, Int
     return true_positives, false_positives
 
 
-def confusion(labels: Ints, decisions: Ints, n_classes: int) -> Ints:
+def confusion(labels: IntArray, decisions: IntArray, n_classes: int) -> IntArray:
     """Count the images of each label (row) and decision (column): int64 (n_classes, n_classes)."""
     counts = np.bincount(labels * n_classes + decisions, minlength=n_classes**2)
     return counts.reshape(n_classes, n_classes)
 
 
-def class_curves(probabilities: Floats, labels: Ints) -> list[dict[str, list[float]] | None]:
+def class_curves(
+    probabilities: FloatArray, labels: IntArray
+) -> list[dict[str, list[float]] | None]:
     """Return the precision-recall and ROC curve of each class against the rest, thinned.
 
     Returns:
@@ -84,7 +83,7 @@ def class_curves(probabilities: Floats, labels: Ints) -> list[dict[str, list[flo
     return curves
 
 
-def calibration(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
+def calibration(probabilities: FloatArray, labels: IntArray) -> list[dict[str, float]]:
     """Return the reliability diagram: bins of the top-1 probability, closed on the right.
 
     Guo et al. (2017), https://arxiv.org/abs/1706.04599, figure 1.
@@ -110,20 +109,20 @@ def calibration(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
     return bins
 
 
-def top_k_accuracies(probabilities: Floats, labels: Ints) -> list[float]:
+def top_k_accuracies(probabilities: FloatArray, labels: IntArray) -> list[float]:
     """Return the top-k accuracy for k = 1, 2, ..., at most `MAX_K`."""
     max_k = min(MAX_K, probabilities.shape[1])
     return [round(float(top_k(probabilities, labels, k=k)), 6) for k in range(1, max_k + 1)]
 
 
-def top_classes(probabilities: Floats, k: int = 3) -> tuple[Ints, Ints]:
+def top_classes(probabilities: FloatArray, k: int = 3) -> tuple[IntArray, IntArray]:
     """Return the top-k classes of each image, and their probabilities in thousandths."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     of_order = np.take_along_axis(probabilities, order, axis=1)
     return order, np.rint(1000 * of_order).astype(np.int64)
 
 
-def _sparse(x: Floats, y: Floats, step: float) -> list[int]:
+def _sparse(x: FloatArray, y: FloatArray, step: float) -> list[int]:
     """Return the indices of points that lie at least a step apart, with the first and last."""
     kept = [0]
     for i in range(1, len(x) - 1):
@@ -132,7 +131,7 @@ def _sparse(x: Floats, y: Floats, step: float) -> list[int]:
     return [*kept, len(x) - 1] if len(x) > 1 else kept
 
 
-def _rounded(values: Floats) -> list[float]:
+def _rounded(values: FloatArray) -> list[float]:
     return [round(float(v), 4) for v in values]
 
 

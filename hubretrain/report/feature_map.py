@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from hubretrain.arrays import FloatArray
 from hubretrain.errors import DataError
 from hubretrain.files import write_json
 
-Floats = npt.NDArray[np.float64]
 METHODS = ("tsne", "umap")
 N_COMPONENTS = 50
 PERPLEXITY = 30
@@ -41,7 +41,7 @@ def chosen_contents(sha256s: Sequence[str]) -> list[str]:
     return [sha256 for sha256 in distinct if sha256 in lowest]
 
 
-def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int = 0) -> Floats:
+def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int = 0) -> FloatArray:
     """Lay out bottlenecks in a plane.
 
     Args:
@@ -71,7 +71,7 @@ def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int =
     return _within(plane)
 
 
-def _components(features: npt.NDArray[np.float32]) -> Floats:
+def _components(features: npt.NDArray[np.float32]) -> FloatArray:
     """Return the first principal components, at most `N_COMPONENTS`: (n_images, n_components)."""
     from sklearn.decomposition import PCA
 
@@ -84,7 +84,7 @@ def _components(features: npt.NDArray[np.float32]) -> Floats:
     return np.asarray(pca.fit_transform(features.astype(np.float64)))
 
 
-def _tsne(points: Floats, seed: int) -> Floats:
+def _tsne(points: FloatArray, seed: int) -> FloatArray:
     from sklearn.manifold import TSNE
 
     tsne = TSNE(
@@ -98,7 +98,7 @@ def _tsne(points: Floats, seed: int) -> Floats:
     return np.asarray(tsne.fit_transform(points.astype(np.float32)), np.float64)
 
 
-def _within(plane: Floats) -> Floats:
+def _within(plane: FloatArray) -> FloatArray:
     """Shift and scale points into [0, 1] with a margin, rounded to four digits."""
     low, high = plane.min(axis=0), plane.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
@@ -122,7 +122,7 @@ class MapFile:
         text = "\n".join([FORMAT, self.method, module_sha256, str(seed), *sha256s])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def load(self, identity: str) -> Floats | None:
+    def load(self, identity: str) -> FloatArray | None:
         """Read the map; None if there is none with this identity."""
         try:
             cached = json.loads(self.path.read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ class MapFile:
             pass  # missing or damaged: it is made again
         return None
 
-    def save(self, identity: str, sha256s: Sequence[str], plane: Floats) -> None:
+    def save(self, identity: str, sha256s: Sequence[str], plane: FloatArray) -> None:
         """Write the map.
 
         Raises:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray
 from hubretrain.heads import FeatureBlocks
-
-Array = npt.NDArray[Any]
 
 MOST_IMAGES = 30_000  # every pair is compared; beyond this it takes longer than the heads
 BLOCK = 1024
 
 
-def majority_class(labels: Array, folds: Array, n_classes: int) -> Array:
+def majority_class(labels: AnyArray, folds: AnyArray, n_classes: int) -> AnyArray:
     """Probabilities of always saying the class shares of the other folds.
 
     Returns:
@@ -27,13 +23,13 @@ def majority_class(labels: Array, folds: Array, n_classes: int) -> Array:
     return said
 
 
-def _shares(labels: Array, n_classes: int) -> Array:
+def _shares(labels: AnyArray, n_classes: int) -> AnyArray:
     return np.asarray(np.bincount(labels, minlength=n_classes) / len(labels))
 
 
 def nearest_neighbour(
-    rows: FeatureBlocks, labels: Array, folds: Array, n_classes: int
-) -> Array | None:
+    rows: FeatureBlocks, labels: AnyArray, folds: AnyArray, n_classes: int
+) -> AnyArray | None:
     """The class of the image in another fold whose standardised features point most alike.
 
     Args:

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks, cached_views
 from hubretrain.evaluation import (
     METRICS,
@@ -59,7 +60,6 @@ from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0, Candidates, Sourc
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.transferability import transfer_scores
 
-Array = npt.NDArray[Any]
 Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
 KINDS: tuple[Kind, ...] = ("softmax", "logistic")
@@ -277,7 +277,7 @@ class ModuleScreen:
             aim,
         )
 
-    def _weight_of_class(self, chosen: Selection, candidate: int) -> Array:
+    def _weight_of_class(self, chosen: Selection, candidate: int) -> AnyArray:
         """What an image of each class weighs in the loss."""
         weight = self.sweep.class_weights[chosen.candidates.place(candidate)[1]]
         return weights_by_class(weight, self.priors[None], "softmax")[0, 0]
@@ -314,7 +314,7 @@ class Selection:
         same = self.candidates.table["head"] == self.describe(self.by_metric.best)["head"]
         self.by_log_loss = choose(self.measured["log_loss"], "log_loss", same.to_numpy())
 
-    def _values(self, metric: str) -> Array:
+    def _values(self, metric: str) -> AnyArray:
         said = self.candidates.decided if METRICS[metric].is_of_decision else self.candidates.plain
         every = (said(n) for n in range(len(self.candidates)))
         return candidate_values(metric, every, self._labels, self._parts)

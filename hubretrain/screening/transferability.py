@@ -7,17 +7,13 @@ https://arxiv.org/abs/2204.01403), so nothing is chosen by them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray
 from hubretrain.heads import FeatureBlocks
 
-Array = npt.NDArray[Any]
 
-
-def transfer_scores(rows: FeatureBlocks, labels: Array, n_classes: int) -> dict[str, float]:
+def transfer_scores(rows: FeatureBlocks, labels: AnyArray, n_classes: int) -> dict[str, float]:
     """LogME and the shrinkage H-score of standardised features; the higher the better.
 
     - `log_me`: You, Liu, Wang and Long (2021), LogME, https://arxiv.org/abs/2102.11005: the log
@@ -53,7 +49,7 @@ def transfer_scores(rows: FeatureBlocks, labels: Array, n_classes: int) -> dict[
     }
 
 
-def _evidence(n_rows: int, spectrum: Array, inner: Array, count: float) -> float:
+def _evidence(n_rows: int, spectrum: AnyArray, inner: AnyArray, count: float) -> float:
     """Log evidence a row of one class's labels, at its maximum (LogME, algorithm 3).
 
     Args:
@@ -95,7 +91,7 @@ def _evidence(n_rows: int, spectrum: Array, inner: Array, count: float) -> float
 
 
 def _h_score(
-    rows: FeatureBlocks, spectrum: Array, turned: Array, counts: Array, fourth: float
+    rows: FeatureBlocks, spectrum: AnyArray, turned: AnyArray, counts: AnyArray, fourth: float
 ) -> float:
     n_rows, level = rows.n_rows, float(spectrum.sum()) / rows.n_features
     squares = float((spectrum**2).sum())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import FloatArray
 from hubretrain.data.splitting.folds import TEST, TRAIN, Column
 from hubretrain.data.splitting.splits import check_length, codes
 from hubretrain.errors import SplitError
-
-Floats = npt.NDArray[np.float64]
 
 
 def worst_deviation(parts: Column, labels: Column) -> float:
@@ -68,7 +66,7 @@ def leaked_images(parts: Column, groups: Column) -> int:
     return int((torn & (table["part"] != TRAIN)).sum())
 
 
-def leak_chances(groups: Column, fraction: float = 0.2) -> Floats:
+def leak_chances(groups: Column, fraction: float = 0.2) -> FloatArray:
     """Return the chance of each validation image to be leaked by a split that ignores groups.
 
     Of n images m are drawn for validation, without replacement. Given that one image of a group

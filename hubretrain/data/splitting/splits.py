@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import FloatArray, IntArray
 from hubretrain.data.splitting.folds import (
     N_FOLDS_LIMIT,
     NEW,
@@ -34,9 +35,6 @@ from hubretrain.data.splitting.stratify import place_groups
 from hubretrain.errors import SplitError
 
 GIVEN_PARTS = {"train": NEW, "val": 0, "valid": 0, "validation": 0, "test": TEST, "": NEW}
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def split_images(
@@ -86,7 +84,7 @@ def split_images(
     parts[in_play] = _join_groups(earlier, task.group_codes[in_play], task.group_names)
     task.check_class_sizes()
 
-    def count(rows: npt.NDArray[np.bool_]) -> Ints:
+    def count(rows: npt.NDArray[np.bool_]) -> IntArray:
         return np.bincount(task.label_codes[rows], minlength=len(task.class_names))
 
     free = parts == NEW
@@ -140,14 +138,14 @@ class _Task:
         weights: Share of the images that each of them should get, sum 1.
     """
 
-    label_codes: Ints
+    label_codes: IntArray
     class_names: list[str]
-    group_codes: Ints
+    group_codes: IntArray
     group_names: list[str]
     given: Parts
     earlier: Parts
-    open_parts: Ints
-    weights: Floats
+    open_parts: IntArray
+    weights: FloatArray
 
     @classmethod
     def of(
@@ -253,7 +251,7 @@ def _check_clusters(images: pd.DataFrame, previous: Parts, folds_file: Path) -> 
         )
 
 
-def codes(values: Column, what: str) -> tuple[Ints, list[str]]:
+def codes(values: Column, what: str) -> tuple[IntArray, list[str]]:
     """Number values 0, 1, ... in the order of their names; the order of rows plays no part."""
     numbers, uniques = pd.factorize(np.asarray(values))
     if (numbers < 0).any():
@@ -297,7 +295,7 @@ def _earlier_parts(previous: Column | None, n_images: int) -> Parts:
     return old.astype(np.int8)
 
 
-def _open_parts(n_folds: int, test_fraction: float) -> tuple[Ints, Floats]:
+def _open_parts(n_folds: int, test_fraction: float) -> tuple[IntArray, FloatArray]:
     """Return the parts to cut and their shares of the images; 0 folds: one training part."""
     parts = list(range(n_folds)) or [TRAIN]
     weights = [(1 - test_fraction) / len(parts)] * len(parts)
@@ -306,7 +304,7 @@ def _open_parts(n_folds: int, test_fraction: float) -> tuple[Ints, Floats]:
     return np.array(parts), np.array(weights)
 
 
-def _check_earlier(earlier: Parts, open_parts: Ints) -> None:
+def _check_earlier(earlier: Parts, open_parts: IntArray) -> None:
     """Refuse an earlier split whose parts are not those to cut."""
     parts = set(earlier.tolist()) - {NEW}
     # Parts that a given split fills are closed, yet an earlier split may have put images there.
@@ -319,7 +317,7 @@ def _check_earlier(earlier: Parts, open_parts: Ints) -> None:
             raise SplitError(f"The earlier split lacks {part_name(part)}: {advice}")
 
 
-def _join_groups(earlier: Parts, group_codes: Ints, group_names: list[str]) -> Parts:
+def _join_groups(earlier: Parts, group_codes: IntArray, group_names: list[str]) -> Parts:
     """Give new images the part of their group, where the earlier split held one."""
     part_of_group = np.full(len(group_names), NEW, np.int8)
     is_old = earlier != NEW
@@ -339,7 +337,7 @@ def _seeded_number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _seeded_rank(names: list[str], seed: int) -> Ints:
+def _seeded_rank(names: list[str], seed: int) -> IntArray:
     """Return the rank of each name in an order that depends on the names and the seed only."""
     keys = np.array([_seeded_number(f"{seed}\n{name}") for name in names], np.uint64)
     rank = np.empty(len(names), np.int64)

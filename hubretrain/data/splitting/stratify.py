@@ -18,11 +18,9 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from hubretrain.arrays import BoolArray, FloatArray, IntArray
+
 Kind = tuple[tuple[int, ...], tuple[int, ...]]  # (classes, images of each)
 
 GROUPS_PER_SEARCH = 2000  # fewer groups get more starts, up to eight
@@ -34,13 +32,13 @@ MISSING_COST = 1e12  # of a class missing from a part: above that of any deviati
 
 
 def place_groups(
-    label_codes: Ints,
-    group_codes: Ints,
-    weights: Floats,
-    n_images: Ints,
-    n_wanted: Ints,
+    label_codes: IntArray,
+    group_codes: IntArray,
+    weights: FloatArray,
+    n_images: IntArray,
+    n_wanted: IntArray,
     seed: int,
-) -> Ints:
+) -> IntArray:
     """Deal whole groups out to parts, stratified by class.
 
     Args:
@@ -76,7 +74,7 @@ def place_groups(
     return part_of_group[group_codes]
 
 
-def _kinds(label_codes: Ints, group_codes: Ints, n_classes: int) -> dict[Kind, list[int]]:
+def _kinds(label_codes: IntArray, group_codes: IntArray, n_classes: int) -> dict[Kind, list[int]]:
     """Return the groups of each kind, the kind with the most images first."""
     # np.unique sorts the cells by group, then by class, so each run of equal groups is one.
     cells, counts = np.unique(group_codes * n_classes + label_codes, return_counts=True)
@@ -107,7 +105,7 @@ class _Search:
     """
 
     def __init__(
-        self, kinds: list[Kind], n_images: Floats, target: Floats, rng: np.random.Generator
+        self, kinds: list[Kind], n_images: FloatArray, target: FloatArray, rng: np.random.Generator
     ) -> None:
         self.kinds, self.n_images, self.target, self.rng = kinds, n_images, target, rng
         self.placed = np.zeros((len(kinds), len(target)), np.int64)
@@ -115,7 +113,7 @@ class _Search:
         self.shares = target.sum(axis=0) / target.sum()
         self.n_offered = int(np.clip(np.sqrt(SWAP_CELLS / len(self.shares)), 4, 64))
 
-    def deal(self, sizes: list[int], order: Ints) -> None:
+    def deal(self, sizes: list[int], order: IntArray) -> None:
         """Give groups, in this order of their kinds, each to where the squares grow least.
 
         With e_pc = n_pc - w_p N_c, a group with k_c images of class c adds to part p
@@ -186,7 +184,7 @@ class _Search:
                 self.placed[kind, [source, goal]] += (-1, 1)
         return True
 
-    def deviations(self, part: int, n_images: Floats) -> Floats:
+    def deviations(self, part: int, n_images: FloatArray) -> FloatArray:
         """Return by how many percent of a part each class and, last, its size is off.
 
         Args:
@@ -201,7 +199,7 @@ class _Search:
         off = np.concatenate([n_images - n * self.shares, off_size], axis=-1)
         return np.asarray(off * (100 / self.sizes[part]))
 
-    def penalty(self, n_images: Floats) -> Floats:
+    def penalty(self, n_images: FloatArray) -> FloatArray:
         """Return a cost above that of any uneven parts for each class that is missing.
 
         Args:
@@ -212,7 +210,7 @@ class _Search:
         """
         return np.asarray(MISSING_COST * ((n_images < 0.5) & (self.shares > 0)).sum(axis=-1))
 
-    def offer(self, part: int, lacking: Bools) -> tuple[Ints, Floats]:
+    def offer(self, part: int, lacking: BoolArray) -> tuple[IntArray, FloatArray]:
         """Return kinds of groups that a part could give up, first none (-1), and their images.
 
         Args:

@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, first_line
 from hubretrain.tensorflow import frozen, tf
-
-Floats = npt.NDArray[np.float32]
 
 METHODS = ("gradcam", "smoothgrad", "integrated")
 N_SAMPLES = 16  # noisy copies per image
@@ -98,7 +97,9 @@ class Differentiable:
 
         self._derive = derive
 
-    def derive(self, images: Floats, classes: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    def derive(
+        self, images: Float32Array, classes: npt.NDArray[np.int64]
+    ) -> dict[str, Float32Array]:
         """Return the score of one class per image, and its gradients.
 
         Args:
@@ -127,14 +128,14 @@ class Differentiable:
             parts.append({name: value.numpy() for name, value in results.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def probabilities(self, images: Floats) -> Floats:
+    def probabilities(self, images: Float32Array) -> Float32Array:
         """Return the model's probabilities: float32 (n_images, n_classes)."""
         return self.derive(images, np.zeros(len(images), np.int64))["probabilities"]
 
 
 def saliency(
-    model: Differentiable, image: Floats, of_class: int, method: str, seed: int = 0
-) -> Floats:
+    model: Differentiable, image: Float32Array, of_class: int, method: str, seed: int = 0
+) -> Float32Array:
     """Return the saliency map of one image.
 
     Args:
@@ -160,7 +161,7 @@ def saliency(
     raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
 
 
-def grad_cam(model: Differentiable, image: Floats, of_class: int) -> Floats:
+def grad_cam(model: Differentiable, image: Float32Array, of_class: int) -> Float32Array:
     """Return Grad-CAM, enlarged to the image: float32 (size, size), at least 0."""
     if model.map_shape is None:
         raise ModuleError(
@@ -173,7 +174,9 @@ def grad_cam(model: Differentiable, image: Floats, of_class: int) -> Floats:
     return np.maximum(np.asarray(large)[..., 0], 0.0)
 
 
-def smooth_grad(model: Differentiable, image: Floats, of_class: int, seed: int = 0) -> Floats:
+def smooth_grad(
+    model: Differentiable, image: Float32Array, of_class: int, seed: int = 0
+) -> Float32Array:
     """Return the mean squared gradient of noisy copies, summed over colours: (size, size)."""
     random = np.random.default_rng(seed)
     noise = random.normal(0, NOISE, (N_SAMPLES, *image.shape)).astype(np.float32)
@@ -182,8 +185,8 @@ def smooth_grad(model: Differentiable, image: Floats, of_class: int, seed: int =
 
 
 def integrated_gradients(
-    model: Differentiable, image: Floats, of_class: int, n_steps: int = N_STEPS
-) -> Floats:
+    model: Differentiable, image: Float32Array, of_class: int, n_steps: int = N_STEPS
+) -> Float32Array:
     """Return what each pixel adds to the score of a black image: float32 (size, size, 3).
 
     The values sum to the score of the image minus that of the black one, up to the error of the
