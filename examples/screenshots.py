@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECTIONS = ("", "chosen", "feature-map", "saliency", "mistakes", "training", "data-set")
+SECTIONS = ("", "chosen", "feature-map", "saliency", "errors", "training", "data-set")
 SCHEMES = {"light": 1, "dark": 0}
 MOVE = """<script>{
   const heading = document.getElementById("%s");

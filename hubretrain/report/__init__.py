@@ -1,9 +1,10 @@
 """The report stage: one page that shows why, not only how much.
 
-`report` is the stage; `run_data` reads the run folder; `curves`, `label_errors`, `feature_map`,
-`thumbnails`, `data_section` and `provenance` compute what is shown; `payload` and `charts`
-prepare it for the page, `figures` draws PNG files, `html` renders; `data_check_page` is the page
-of `data check`. A room of its own: `saliency`.
+`report` is the stage: it reads a run (`run_data`), computes each section and renders the page.
+`sections`, `data_section`, `provenance` and `saliency` return the template values of sections;
+`charts`, `curves`, `label_errors`, `feature_map` and `thumbnails` compute what they show;
+`payload` is the data of the page's script, `figures` draws PNG files, `html` renders;
+`data_check_page` is the page of `data check`. The room `saliency` also explains single images.
 """
 
 import lazy_loader as lazy

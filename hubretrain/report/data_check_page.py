@@ -1,4 +1,4 @@
-"""The page that `data check` writes: its summary, with thumbnails of what is worth a look."""
+"""The page of `data check`: the summary of a data set, with thumbnails of notable images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MAX_CLASSES_SHOWN = 40
 N_EXAMPLES = 6
 
 
-def write_check_page(file: Path, check: DataCheck, root: Path) -> None:
+def write_check_page(path: Path, check: DataCheck, root: Path) -> None:
     """Write `data_check.html`.
 
     Args:
-        file: The page.
-        check: What `hubretrain.data.check_dataset` returns.
+        path: The file to write.
+        check: Result of `hubretrain.data.check_dataset`.
         root: The folder that image paths are relative to.
 
     Raises:
@@ -34,7 +34,7 @@ def write_check_page(file: Path, check: DataCheck, root: Path) -> None:
     """
     thumbnails = _Thumbnails(root)
     summary = check.summary
-    duplicates = _most_telling_first(summary.duplicates)
+    duplicates = _conflicting_first(summary.duplicates)
     usable = check.images[check.images["unreadable"] == ""]
     values: dict[str, Any] = {
         "summary": summary,
@@ -45,7 +45,7 @@ def write_check_page(file: Path, check: DataCheck, root: Path) -> None:
             for images in duplicates[:MAX_PAIRS]
         ],
         "n_duplicates": len(duplicates),
-        "mixed": [
+        "mixed_groups": [
             (mixed, thumbnails.of_rows(usable[usable["group"] == mixed.group]))
             for mixed in summary.groups.mixed_classes[:MAX_GROUPS]
         ],
@@ -57,10 +57,10 @@ def write_check_page(file: Path, check: DataCheck, root: Path) -> None:
         },
         "listed": MAX_LISTED,
     }
-    write_page(file, "data_check.html", values)
+    write_page(path, "data_check.html", values)
 
 
-def _most_telling_first(duplicates: DuplicateSummary) -> list[DuplicateSet]:
+def _conflicting_first(duplicates: DuplicateSummary) -> list[DuplicateSet]:
     """Return different labels first, then near duplicates across groups, then the others."""
     across_groups = [pair for pair in duplicates.near if not pair.one_group]
     in_order = (*duplicates.conflicting, *across_groups, *duplicates.near, *duplicates.exact)
@@ -73,19 +73,19 @@ class _Thumbnails:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def of(self, paths: Sequence[str], labels: Sequence[str], at_most: int) -> list[dict[str, str]]:
+    def of(self, paths: Sequence[str], labels: Sequence[str], n_max: int) -> list[dict[str, str]]:
         """Return thumbnails of some images; where labels differ, of some with different ones."""
         order = sorted(range(len(paths)), key=lambda i: labels[:i].count(labels[i]))
         thumbnails = []
-        for i in sorted(order[:at_most]):
+        for i in sorted(order[:n_max]):
             try:
-                picture = thumbnail(read_image(self.root, paths[i]))
-            except DataError:  # gone since it was looked at
-                picture = ""
-            thumbnails.append({"path": paths[i], "label": labels[i], "picture": picture})
+                uri = thumbnail(read_image(self.root, paths[i]))
+            except DataError:  # the file has changed since the check
+                uri = ""
+            thumbnails.append({"path": paths[i], "label": labels[i], "uri": uri})
         return thumbnails
 
-    def of_rows(self, rows: pd.DataFrame, at_most: int = MAX_PER_GROUP) -> list[dict[str, str]]:
+    def of_rows(self, rows: pd.DataFrame, n_max: int = MAX_PER_GROUP) -> list[dict[str, str]]:
         """Return thumbnails of some images of the table, evenly spread over them."""
-        rows = rows.iloc[:: max(1, len(rows) // at_most)].head(at_most)
-        return self.of(rows["path"].tolist(), rows["label"].tolist(), at_most)
+        rows = rows.iloc[:: max(1, len(rows) // n_max)].head(n_max)
+        return self.of(rows["path"].tolist(), rows["label"].tolist(), n_max)

@@ -1,8 +1,8 @@
-"""The page's section on the data: parts, sizes, copies, quarantine, views."""
+"""The report's section on the data: splits, sizes, duplicates, quarantine, augmented views."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,92 +16,112 @@ from hubretrain.report import provenance
 from hubretrain.report.run_data import RunData, near_pairs
 from hubretrain.report.thumbnails import Thumbnails, as_uri
 
-N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW = 5, 6, 112
+N_SHEET_IMAGES, N_SHEET_VIEWS, SHEET_VIEW_SIDE = 5, 6, 112
+SHEET_QUALITY = 70
+MAX_QUARANTINED = 50
+MAX_PATHS = 6  # in a sentence
 
 
-def data_values_of(gathered: RunData, thumbnails: Thumbnails, root: Path) -> dict[str, Any]:
-    """What the page's section on the data shows.
+def data_section(run_data: RunData, thumbnails: Thumbnails, root: Path) -> dict[str, Any]:
+    """Return the template values of the section.
 
     Args:
-        gathered: The run.
-        thumbnails: Of all images, for their sizes.
+        run_data: The run.
+        thumbnails: Thumbnails of all images, which know the images' sizes.
         root: The folder that image paths are relative to.
     """
-    images = gathered.images
+    images = run_data.images
     parts = part_table(images["fold"], images["label"])
-    counts = [
-        (name, [int(n) for n in parts[name]] if name in parts else [0] * len(parts),
-         int((images["label"] == name).sum()))
-        for name in gathered.class_names
-    ]  # fmt: skip
-    facts = []
-    sizes = pd.DataFrame(thumbnails.sizes, columns=["w", "h"])
-    sizes = sizes[sizes["w"] > 0].value_counts().reset_index()
-    if len(sizes):
-        most = sizes.head(3).to_numpy().tolist()
-        shown = ", ".join(f"{width} x {height} ({n:,})" for width, height, n in most)
-        n = "1 size" if len(sizes) == 1 else f"{len(sizes):,} sizes"
-        facts.append(f"{n}, pixels; most often {shown}.")
-    n_copies = int(images["sha256"].duplicated().sum())
-    pairs = near_pairs(gathered)
-    here = set(images["sha256"])
-    near = "near duplicates are not known, for no search for them is in the cache"
-    if pairs is not None:
-        n_near = int((pairs["a"].isin(here) & pairs["b"].isin(here)).sum())
-        near = f"{n_near:,} pairs of near duplicates"
-    facts.append(f"{n_copies:,} exact copies; {near}.")
-    conflicting = images.groupby("sha256")["label"].transform("nunique") > 1
-    if int(conflicting.sum()):
-        shown = ", ".join(images.loc[conflicting, "path"].head(6))
-        facts.append(
-            f"{int(conflicting.sum()):,} files are copies under different classes: {shown}."
-        )
-    sizes_of = images.groupby("group").size()
-    n_leaked = leaked_images(images["fold"], images["group"])
-    facts.append(
-        f"{len(sizes_of):,} groups, {int((sizes_of > 1).sum()):,} with several images; images "
-        f"whose group stands on both sides of a split: {n_leaked:,}."
-    )
-    quarantine = Quarantine(gathered.fit.cache_folder / "quarantine.csv")
-    if gathered.fit.cache_folder.exists():
-        facts.append(f"{len(quarantine.reasons):,} contents cannot be decoded and are left out.")
-    else:
-        facts.append(f"What cannot be decoded is not known: {gathered.fit.cache_folder} is gone.")
-    if (gathered.run.folder / "data_check.html").exists():
-        facts.append("More is in data_check.html beside this page.")
-    sheet, note = _views(gathered, root)
+    no_images = [0] * len(parts)
+    quarantine = Quarantine(run_data.fit.cache_folder / "quarantine.csv")
+    sheet, note = _contact_sheet(run_data, root)
     return {
         "parts": list(parts.index),
-        "class_counts": counts,
-        "data_facts": facts,
-        "quarantined": quarantine.listed()[:50],
+        "class_counts": [
+            (
+                name,
+                parts[name].astype(int).tolist() if name in parts else no_images,
+                int((images["label"] == name).sum()),
+            )
+            for name in run_data.class_names
+        ],
+        "data_notes": list(_notes(run_data, thumbnails, len(quarantine.reasons))),
+        "quarantined": quarantine.listed()[:MAX_QUARANTINED],
         "views": sheet,
         "views_note": note,
     }
 
 
-def _views(gathered: RunData, root: Path) -> tuple[str, str]:
-    """The contact sheet: how augmentation changes a few images."""
-    cached = next(iter(gathered.fit.modules.values()))
-    facts: Mapping[str, Any] = cached.attributes
-    what, n_views = "augmented views as they are cached", N_SHEET_VIEWS
-    if gathered.finetune.modules:
-        module, record = next(iter(gathered.finetune.modules.items()))
-        facts, what = record.identity["augmentation"], f"views as {module} was fine-tuned on"
+def _notes(run_data: RunData, thumbnails: Thumbnails, n_quarantined: int) -> Iterator[str]:
+    """Describe the data, one sentence each."""
+    yield from _size_note(thumbnails)
+    yield from _duplicate_notes(run_data)
+    images, cache_folder = run_data.images, run_data.fit.cache_folder
+    group_sizes = images.groupby("group").size()
+    n_leaked = leaked_images(images["fold"], images["group"])
+    yield (
+        f"{len(group_sizes):,} groups, {int((group_sizes > 1).sum()):,} with several images; "
+        f"images whose group is on both sides of a split: {n_leaked:,}."
+    )
+    if cache_folder.exists():
+        yield f"{n_quarantined:,} distinct files cannot be decoded and are left out."
+    else:
+        yield f"How many files cannot be decoded is unknown: {cache_folder} does not exist."
+    if (run_data.run.folder / "data_check.html").exists():
+        yield "See data_check.html beside this page for more."
+
+
+def _size_note(thumbnails: Thumbnails) -> Iterator[str]:
+    sizes = pd.DataFrame(thumbnails.sizes, columns=["width", "height"])
+    counts = sizes[sizes["width"] > 0].value_counts().reset_index()
+    if len(counts):
+        most = counts.head(3).to_numpy().tolist()
+        common = ", ".join(f"{width} x {height} ({n:,})" for width, height, n in most)
+        n_sizes = "1 image size" if len(counts) == 1 else f"{len(counts):,} image sizes"
+        yield f"{n_sizes} in pixels, most often {common}."
+
+
+def _duplicate_notes(run_data: RunData) -> Iterator[str]:
+    images, pairs = run_data.images, near_pairs(run_data)
+    near = "near duplicates are unknown, because the cache records no search for them"
+    if pairs is not None:
+        present = set(images["sha256"])
+        n_near = int((pairs["a"].isin(present) & pairs["b"].isin(present)).sum())
+        near = f"{n_near:,} pairs of near duplicates"
+    yield f"{int(images['sha256'].duplicated().sum()):,} exact duplicates; {near}."
+    is_conflict = images.groupby("sha256")["label"].transform("nunique") > 1
+    if is_conflict.any():
+        n_conflicts, paths = int(is_conflict.sum()), images.loc[is_conflict, "path"]
+        shown = ", ".join(paths.head(MAX_PATHS))
+        yield f"{n_conflicts:,} files are exact duplicates with different labels: {shown}."
+
+
+def _contact_sheet(run_data: RunData, root: Path) -> tuple[str, str]:
+    """Return a picture of augmented views of a few images, and a note; blank without views."""
+    cached = next(iter(run_data.fit.modules.values()))
+    attributes: Mapping[str, Any] = cached.attributes
+    what, n_views = "augmented views as cached", N_SHEET_VIEWS
+    if run_data.finetune.modules:
+        module, record = next(iter(run_data.finetune.modules.items()))
+        attributes = record.identity["augmentation"]
+        what = f"augmented views as in the fine-tuning of {module}"
     else:
         n_views = min(n_views, max(cached.n_views or n_views, cached.minority_views or 1))
     if n_views < 2:
         return "", ""  # nothing is augmented
     try:
-        augmentation = provenance.augmentation_of(facts)
-        seed = int(facts.get("seed", 0))
         sheet, _ = draw_contact_sheet(
-            root, gathered.images, n_views, augmentation, seed, n_images=N_SHEET_IMAGES,
-            size=SHEET_VIEW,
-        )  # fmt: skip
-    except (DataError, ValueError, TypeError):  # facts of another version
+            root,
+            run_data.images,
+            n_views,
+            provenance.augmentation_of(attributes),
+            int(attributes.get("seed", 0)),
+            n_images=N_SHEET_IMAGES,
+            size=SHEET_VIEW_SIDE,
+        )
+    except (DataError, ValueError, TypeError):  # attributes of another version
         return "", ""
     if sheet is None:
         return "", ""
-    changed = " ".join(provenance.augmentation_words(facts)) or "the usual augmentation"
-    return as_uri(sheet, 70), f"On the left the image as it is, then {what}: {changed}."
+    options = " ".join(provenance.augmentation_words(attributes)) or "default augmentation"
+    return as_uri(sheet, SHEET_QUALITY), f"Left: the image itself, then {what}: {options}."

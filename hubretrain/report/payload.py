@@ -1,4 +1,4 @@
-"""What the page's script is given: every number that it draws, as plain JSON values."""
+"""The data of the page's script: every number that it draws, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -9,52 +9,67 @@ import numpy as np
 
 from hubretrain.evaluation import METRICS, roc_auc_per_class
 from hubretrain.report import curves
-from hubretrain.report.run_data import EvaluatedModel, RunData
+from hubretrain.report.charts import Chart
+from hubretrain.report.run_data import OUT_OF_FOLD, TEST_SPLIT, VALIDATION, EvaluatedModel, RunData
 from hubretrain.report.thumbnails import Thumbnails
 
-FIGURES = {
+METRIC_TILES = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
-    "plain_accuracy": "accuracy of the likeliest class",
+    "plain_accuracy": "unadjusted accuracy",
     "macro_f1": "macro F1",
-    "top_3": "top 3",
+    "top_3": "top-3 accuracy",
     "mean_average_precision": "mean average precision",
     "roc_auc": "ROC AUC, macro",
     "log_loss": "log loss, nats",
     "calibration_error": "calibration error",
 }
-ADDED = ("recall_low", "recall_high", "average_precision", "average_precision_low",
-         "average_precision_high")  # fmt: skip
+CLASS_COLUMNS = ("recall_low", "recall_high", "average_precision", "average_precision_low",
+                 "average_precision_high")  # fmt: skip
 
 
-def images_payload(
-    gathered: RunData,
+def page_payload(
+    run_data: RunData,
     thumbnails: Thumbnails,
     large: Thumbnails,
-    rows: list[int],
+    large_rows: list[int],
     hints: dict[int, str],
+    feature_map: dict[str, Any] | None,
+    charts: dict[str, Chart],
 ) -> dict[str, Any]:
-    """Paths, labels and thumbnails of all images.
+    """Return everything that the page's script is given.
 
     Args:
-        gathered: The run.
-        thumbnails: Of all images.
-        large: Larger ones of some.
-        rows: Which images those are.
-        hints: What to say of an image, by row.
+        run_data: The run.
+        thumbnails: Thumbnails of all images.
+        large: Larger thumbnails of some images.
+        large_rows: Rows of the images with a larger thumbnail, in the order of `large`.
+        hints: What is known of an image, by row.
+        feature_map: Rows and positions of the points of the feature map, or None.
+        charts: Charts that do not depend on the selected model, by id.
     """
-    places = dict(zip(rows, large.index.tolist(), strict=True))
+    images = run_data.images
+    index_of = dict(zip(large_rows, large.index.tolist(), strict=True))
     return {
-        "path": gathered.images["path"].tolist(),
-        "label": gathered.images["class_index"].tolist(),
-        "place": thumbnails.index.tolist(),
-        "large": [places.get(row, -1) for row in range(len(gathered.images))],
-        "hints": {str(row): text for row, text in hints.items()},
+        "classes": list(run_data.class_names),
+        "n_steps": curves.N_STEPS,
+        "images": {
+            "path": images["path"].tolist(),
+            "label": images["class_index"].tolist(),
+            "thumbnail": thumbnails.index.tolist(),
+            "large": [index_of.get(row, -1) for row in range(len(images))],
+            "hints": {str(row): hint for row, hint in hints.items()},
+        },
+        "thumbnails": _layout(thumbnails),
+        "large": _layout(large),
+        "models": [model_payload(model, run_data) for model in run_data.models],
+        "map": feature_map,
+        "charts": charts,
     }
 
 
-def sheet_payload(thumbnails: Thumbnails) -> dict[str, int]:
-    """How thumbnails lie in their sheets."""
+def _layout(thumbnails: Thumbnails) -> dict[str, int]:
+    """Return how thumbnails lie in their sheets."""
     return {
         "width": thumbnails.width,
         "height": thumbnails.height,
@@ -63,70 +78,74 @@ def sheet_payload(thumbnails: Thumbnails) -> dict[str, int]:
     }
 
 
-def model_payload(model: EvaluatedModel, gathered: RunData) -> dict[str, Any]:
-    """What one model comes to."""
-    labels = gathered.images["class_index"].to_numpy()[model.rows]
-    right, wrong = curves.counts_at_thresholds(model.probabilities, labels)
-    order, thousandths = curves.top_classes(model.probabilities)
+def model_payload(model: EvaluatedModel, run_data: RunData) -> dict[str, Any]:
+    """Return the predictions, metrics and curves of one model."""
+    labels = run_data.images["class_index"].to_numpy()[model.rows]
+    true_positives, false_positives = curves.counts_at_thresholds(model.probabilities, labels)
+    top_classes, top_thousandths = curves.top_classes(model.probabilities)
     return {
         "title": model.title,
         "about": [about(model), about(replace(model, adjust=0.0))],
         "adjust": model.adjust,
         "rows": model.rows.tolist(),
-        "decided": model.decided.tolist(),
-        "top": order.tolist(),
-        "p": thousandths.tolist(),
-        "figures": [
-            [
-                name,
-                curves.finite(model.figures[metric][0]),
-                curves.finite(model.figures[metric][1]),
-                curves.finite(model.figures[metric][2]),
-                "%" if METRICS[metric.removeprefix("plain_")].is_share else "",
-                metric,
-            ]
-            for metric, name in FIGURES.items()
-            if metric in model.figures and (model.adjust or metric != "plain_accuracy")
-        ],
-        "classes": _classes(model, labels, gathered.class_names),
-        "tp": right.tolist(),
-        "fp": wrong.tolist(),
-        "n_of": np.bincount(labels, minlength=len(gathered.class_names)).tolist(),
+        "decisions": model.decided.tolist(),
+        "top_classes": top_classes.tolist(),
+        "top_thousandths": top_thousandths.tolist(),
+        "metrics": _metrics(model),
+        "classes": _classes(model, labels, run_data.class_names),
+        "true_positives": true_positives.tolist(),
+        "false_positives": false_positives.tolist(),
+        "n_per_class": np.bincount(labels, minlength=len(run_data.class_names)).tolist(),
         "curves": curves.class_curves(model.probabilities, labels),
         "bins": curves.calibration(model.probabilities, labels),
-        "topk": curves.top_k_accuracies(model.probabilities, labels),
+        "top_k": curves.top_k_accuracies(model.probabilities, labels),
     }
 
 
 def about(model: EvaluatedModel) -> str:
-    """What a reader must know of a model's images and decisions."""
+    """Say which images a model was evaluated on, and how it decides."""
     images = {
-        "out of fold": "each judged by a head that saw neither it nor its group",
-        "test split": "kept out of every choice",
-        "validation fold": "which fine-tuning stopped by, so its figures are a little rosy",
+        OUT_OF_FOLD: "each predicted by a head that was fitted on neither it nor its group",
+        TEST_SPLIT: "held out from every choice",
+        VALIDATION: "used for early stopping, so its metrics are optimistic",
     }[model.part]
     rule = (
-        f"Decisions are by logit adjustment of strength {model.adjust:g}"
+        f"Decisions use logit adjustment of strength {model.adjust:g}; probabilities are not "
+        "adjusted."
         if model.adjust
-        else "Decisions are the likeliest class"
+        else "Decisions are the top-1 class, not adjusted."
     )
-    return (
-        f"{len(model.rows):,} images, {images}. {rule}; probabilities are as the model gives them."
-    )
+    return f"{len(model.rows):,} images, {images}. {rule}"
+
+
+def _metrics(model: EvaluatedModel) -> list[list[Any]]:
+    """Return name, estimate, interval, unit and key of each metric."""
+    return [
+        [
+            name,
+            *(curves.finite(number) for number in model.figures[metric]),
+            "%" if METRICS[metric.removeprefix("plain_")].is_share else "",
+            metric,
+        ]
+        for metric, name in METRIC_TILES.items()
+        if metric in model.figures and (model.adjust or metric != "plain_accuracy")
+    ]
 
 
 def _classes(model: EvaluatedModel, labels: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Of each class what the page does not count itself."""
-    areas = roc_auc_per_class(model.probabilities, labels)
+    """Return what the page does not count itself, per class."""
+    roc_auc = roc_auc_per_class(model.probabilities, labels)
     table = model.classes.set_index("class")
-    found = []
+    rows = []
     for c, name in enumerate(names):
-        kept: Any = table.loc[name] if name in table.index else {}
-        line: dict[str, Any] = {
+        of_class: Any = table.loc[name] if name in table.index else {}
+        row: dict[str, Any] = {
             "class": name,
-            "n_groups": int(kept["n_groups"]) if "n_groups" in kept else None,
-            "roc_auc": curves.finite(areas[c]),
+            "n_groups": int(of_class["n_groups"]) if "n_groups" in of_class else None,
+            "roc_auc": curves.finite(roc_auc[c]),
         }
-        line |= {key: curves.finite(kept[key]) if key in kept else None for key in ADDED}
-        found.append(line)
-    return found
+        row |= {
+            key: curves.finite(of_class[key]) if key in of_class else None for key in CLASS_COLUMNS
+        }
+        rows.append(row)
+    return rows

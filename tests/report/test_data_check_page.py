@@ -56,8 +56,8 @@ def test_what_is_wrong_is_on_the_page(page: Path) -> None:
     for sentence in (
         "too few for 2 folds",
         "2 images cannot be decoded",
-        "different classes",
-        "Images of validation and test that are leaked",
+        "different labels",
+        "Leaked images of the validation and test splits",
         "empty.jpg",
         "similarity 0.9",
     ):

@@ -52,5 +52,5 @@ def test_the_report_of_a_real_data_set_opens_and_shows_every_section(
     assert shown["maps"] == 2
     assert len(shown["titles"]) == 8
     assert [text for text in shown["missing"] if "fine-tuned" not in text] == [
-        "One module: nothing to compare."
+        "Only one module: nothing to compare."
     ]

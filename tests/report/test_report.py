@@ -154,8 +154,8 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
     script = """
       const choose = (id, value, event) => { const box = document.getElementById(id);
         box.value = value; box.dispatchEvent(new Event(event)); };
-      const read = () => Object.fromEntries([...document.querySelectorAll('#threshold-figures dd')]
-        .map(dd => [dd.dataset.figure, dd.textContent]));
+      const read = () => Object.fromEntries([...document.querySelectorAll('#threshold-metrics dd')]
+        .map(dd => [dd.dataset.metric, dd.textContent]));
       const found = {titles: DATA.models.map(m => m.title), shown: [], errors: []};
       for (const m of [0, DATA.models.length - 1]) {
         choose('model', m, 'change');
@@ -179,7 +179,7 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
       found.quoted = DATA.images.path.filter(path => path.includes('quoted'));
       found.sideways = document.documentElement.scrollWidth - innerWidth;
       found.map = document.getElementById('map').width > 0;
-      found.ticks = [2.5e-4, 5e-4, 7.5e-4, 0.3 * 1e-3, -2.5e-5, 0.001, 12500].map(shown);
+      found.ticks = [2.5e-4, 5e-4, 7.5e-4, 0.3 * 1e-3, -2.5e-5, 0.001, 12500].map(formatNumber);
       return found;"""
     found = asked(browser, page, tmp_path, script)
     gathered = gather(tuned)
@@ -238,8 +238,8 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     write_report(run, n_saliency=0)
     script = """
       const box = document.getElementById('rule'), read = () => ({
-        figures: Object.fromEntries([...document.querySelectorAll('#figures dd')].map(
-          dd => [dd.dataset.figure, [dd.firstChild.textContent, dd.children.length]])),
+        figures: Object.fromEntries([...document.querySelectorAll('#metrics dd')].map(
+          dd => [dd.dataset.metric, [dd.firstChild.textContent, dd.children.length]])),
         classes: [...document.querySelectorAll('#classes tbody tr')].map(
           tr => [3, 4, 5].map(k => tr.children[k].firstChild.textContent)),
         about: document.getElementById('about').textContent,
@@ -269,8 +269,8 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     assert ruled["figures"]["accuracy"][0] != plain["figures"]["accuracy"][0]
     assert ruled["figures"]["accuracy"][1] == 1  # with its interval
     assert plain["figures"]["accuracy"][1] == 0
-    assert "Decisions are by logit adjustment of strength 2;" in ruled["about"]
-    assert "Decisions are the likeliest class;" in plain["about"]
+    assert "Decisions use logit adjustment of strength 2;" in ruled["about"]
+    assert "Decisions are the top-1 class, not adjusted." in plain["about"]
     script = "return document.getElementById('rule').parentElement.getClientRects().length;"
     assert ruled["shown"] == 1
     assert asked(browser, page, tmp_path, script) == 0  # this one has no rule to switch off
@@ -288,13 +288,13 @@ def test_a_narrow_window_needs_no_sideways_scrolling(
         [...document.querySelectorAll('table.board th')].map(th => th.textContent)];"""
     too_wide, heads = asked(browser, page, tmp_path, script)
     assert too_wide <= 0  # the leaderboard at 1280 pixels
-    assert heads[3:6] == ["accuracy", "balanced accuracy", "top 3"]
-    found = charts.names("macro_f1")
-    assert [charts.column_name(one, "macro_f1") for one in found] == [
-        "macro f1",
+    assert heads[3:6] == ["accuracy", "balanced accuracy", "top-3 accuracy"]
+    metrics = charts.shown_metrics("macro_f1")
+    assert [charts.column_name(metric, "macro_f1") for metric in metrics] == [
+        "macro F1",
         "balanced accuracy",
-        "accuracy of the likeliest class",
-        "top 3",
+        "unadjusted accuracy",
+        "top-3 accuracy",
     ]
 
 
@@ -342,12 +342,15 @@ def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
     told = " ".join(found.missing)
     assert "No module of this run is fine-tuned; do it with: hubretrain finetune" in told
     assert "240 of 240 images have no thumbnail (240: cannot be read (No such file or dir" in told
-    assert "name the images with --data" in told
+    assert "write the report again with the folder of the images" in told
     assert "no such file" in told.lower()  # of bottlenecks, for the head on the test split
     text = found.page.read_text(encoding="utf-8")
-    assert "0 exact copies; near duplicates are not known, for no search" in text
-    assert f"What cannot be decoded is not known: {tmp_path / 'nowhere' / 'data'} is gone" in text
-    assert "No map: " in text
+    assert (
+        "0 exact duplicates; near duplicates are unknown, because the cache records no search"
+        in text
+    )
+    assert f"cannot be decoded is unknown: {tmp_path / 'nowhere' / 'data'} does not exist" in text
+    assert "No feature map: " in text
     assert "No saliency maps: none of the images can be read" in text
     shown = asked(
         browser, found.page, tmp_path, "return document.querySelectorAll('#pr svg').length;"
@@ -388,9 +391,9 @@ def test_few_and_many_classes_are_drawn(
     found = write_report(place, n_saliency=0)
     assert found.page.stat().st_size < 5_000_000
     text = found.page.read_text(encoding="utf-8")
-    assert "One module: nothing to compare." in text
+    assert "Only one module: nothing to compare." in text
     assert "<h3>Views</h3>" not in text  # one view is cached: nothing is augmented
-    assert "near duplicates are not known" in text  # none were sought
+    assert "near duplicates are unknown" in text  # none were sought
     script = """return {cells: document.querySelectorAll('#confusion td').length,
       never: document.getElementById('never').textContent,
       side: document.querySelector('#confusion td').offsetWidth,
@@ -419,12 +422,12 @@ def test_png_figures_are_written_and_matplotlib_is_asked_for_where_it_is_not(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     ran = CliRunner().invoke(main, ["report", str(tuned.folder), "--png", str(tmp_path / "no")])
     assert ran.exit_code == 1
-    assert "--png needs matplotlib" in ran.stderr
+    assert "matplotlib is not installed" in ran.stderr
     assert "pip install 'hubretrain[report]'" in ran.stderr
 
 
 def test_the_command_says_what_it_wrote_and_refuses_what_is_no_run(
-    tuned: Run, tmp_path: Path
+    tuned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.html"
     ran = CliRunner().invoke(
@@ -448,10 +451,10 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_run(
     table.to_csv(tmp_path / "half" / "out_of_fold.csv", index=False)
     ran = CliRunner().invoke(main, ["report", str(tmp_path / "half")])
     assert "has no column 'decision': another version wrote it" in ran.stderr
-    if "umap" not in sys.modules and shutil.which("umap") is None:
-        ran = CliRunner().invoke(main, ["report", str(tuned.folder), "--map", "umap"])
-        assert ran.exit_code == 1
-        assert "umap-learn is not installed" in ran.stderr
+    monkeypatch.setitem(sys.modules, "umap", None)
+    ran = CliRunner().invoke(main, ["report", str(tuned.folder), "--map", "umap"])
+    assert ran.exit_code == 1
+    assert "umap-learn is not installed" in ran.stderr
 
 
 def test_the_command_that_repeats_a_fine_tuning_names_its_options_that_are_not_the_usual(tuned):
@@ -531,7 +534,7 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
         Image.open(path).rotate(90).save(path)
     found = write_report(run, data=tmp_path / "changed", n_saliency=2)
     text = found.page.read_text(encoding="utf-8")
-    assert f"none of the images can be read in {tmp_path / 'changed'} as they were" in text
+    assert f"none of the images can be read in {tmp_path / 'changed'}, or all have changed" in text
     (run.folder / "export").mkdir()
     (run.folder / "export" / "export.json").write_text("{", encoding="utf-8")
     found = write_report(run, n_saliency=2)

@@ -1,7 +1,7 @@
-"""What in an image the model looks at: gradients, drawn over the image.
+"""Saliency maps: the pixels that a prediction rests on, drawn over the image.
 
-`gradients` differentiates a frozen graph, `model` says of which model, `overlay` draws, `section`
-chooses images for the report, `explain` is the stage of its own.
+`model` opens the model to explain, `gradients` differentiates its frozen graph, `overlay` draws;
+`section` chooses images for the report, `explain` is a stage of its own.
 """
 
 import lazy_loader as lazy

@@ -1,4 +1,4 @@
-"""The model that is explained: an export, or the head of a run on its module."""
+"""The model that is explained: an export, or the fitted head of a module of a run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ExplainedModel:
     """A model with the names of its classes.
 
     Attributes:
-        title: What it is, for people.
-        model: Its scores and gradients.
-        class_names: In class order.
+        title: Description of the model for people.
+        model: Scores and gradients of the model.
+        class_names: Class names in class order.
     """
 
     title: str
@@ -29,25 +29,25 @@ class ExplainedModel:
     class_names: tuple[str, ...]
 
 
-def open_explained(place: Path, module: str | None = None) -> ExplainedModel:
-    """Loads the model of an export folder or of a run.
+def open_explained(folder: Path, module: str | None = None) -> ExplainedModel:
+    """Load the model of an export folder or of a run.
 
     Args:
-        place: An export folder or a run folder. Of a run its export, where there is one.
-        module: The head on this module of the run instead.
+        folder: An export folder or a run folder. Of a run its export is loaded, if it has one.
+        module: The module of the run whose fitted head is loaded instead of the export.
 
     Raises:
-        RunError: There is neither an export nor a fitted run, or it cannot be explained.
+        RunError: The folder holds neither an export nor a fitted run, or it cannot be explained.
         HeadError: The head file is missing.
         ModuleError: The module cannot be loaded, or has no gradients.
     """
-    if (folder := export_of(place)) is not None and module is None:
-        return _of_export(folder)
-    return _of_head(Run(place), module)
+    if (export := export_of(folder)) is not None and module is None:
+        return _open_export(export)
+    return _open_head(Run(folder), module)
 
 
-def _of_export(folder: Path) -> ExplainedModel:
-    """The exported graph, from pixels of its largest size: an ensemble's members have several."""
+def _open_export(folder: Path) -> ExplainedModel:
+    """Load an exported graph, a function of pixels of the largest of its members' sizes."""
     export = Export.open(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
@@ -57,7 +57,7 @@ def _of_export(folder: Path) -> ExplainedModel:
     except KeyError as error:
         raise RunError(
             f"{folder} has no signature {error}: an earlier version wrote it; export again, or "
-            "explain a head of the run with --head MODULE."
+            "name a module of the run in `head`."
         ) from error
     sizes, largest = export.sizes, max(export.sizes)
 
@@ -67,16 +67,17 @@ def _of_export(folder: Path) -> ExplainedModel:
             for size in sizes
             if size != largest
         }
-        given = {pixels_name(size, sizes): resized.get(size, images) for size in sizes}
-        return pixels(**given)["probabilities"]
+        inputs = {pixels_name(size, sizes): resized.get(size, images) for size in sizes}
+        return pixels(**inputs)["probabilities"]
 
+    # A feature map of one member would not explain the ensemble.
     is_ensemble = export.facts.get("module") == ENSEMBLE_NAME
     model = Differentiable(probabilities, largest, str(folder), with_map=not is_ensemble)
     title = f"{export.facts.get('module', 'the model')} as exported"
     return ExplainedModel(title, model, tuple(export.class_names))
 
 
-def _of_head(run: Run, module: str | None) -> ExplainedModel:
+def _open_head(run: Run, module: str | None) -> ExplainedModel:
     fit = run.fit
     name = module or fit.shortlist[0]
     backbone = Backbone(restore_module(name, fit.module(name)))

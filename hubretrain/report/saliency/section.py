@@ -1,9 +1,10 @@
-"""Which images the page explains, and their saliency maps, kept beside the run."""
+"""The report's section on saliency: the images that it explains, and their maps, cached."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,190 +22,197 @@ from hubretrain.files import whole_file
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
+from hubretrain.report.thumbnails import as_uri
 
 FORMAT = "hubretrain saliency 1"
-METHODS = ("gradcam", "smoothgrad")
-WORDS = {"gradcam": "Grad-CAM", "smoothgrad": "squared SmoothGrad"}
+METHODS = {"gradcam": "Grad-CAM", "smoothgrad": "squared SmoothGrad"}
 SIDE = 176  # pixels of a picture on the page
-
-
-@dataclass(frozen=True)
-class SaliencyRow:
-    """One image with its maps.
-
-    Attributes:
-        path: Of the image.
-        label: Its class.
-        said: What the model decides, in words.
-        image: As the model sees it.
-        overlays: One map a method, over the image.
-    """
-
-    path: str
-    label: str
-    said: str
-    image: Image.Image
-    overlays: tuple[Image.Image, ...]
+WEBP_QUALITY = 70
 
 
 @dataclass(frozen=True, eq=False)
 class _Maps:
-    """What was computed: methods, and of each image the class, its probability and its maps."""
+    """The maps of one model: methods, and of each image the top-1 class and its maps."""
 
     title: str
     methods: tuple[str, ...]
     classes: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]  # of these classes
     maps: npt.NDArray[np.uint8]  # (image, method, height, width)
 
 
-def saliency_rows(gathered: RunData, root: Path, n_images: int) -> tuple[list[SaliencyRow], str]:
-    """Saliency of the most confident errors, and of an image of each class that is right.
+def saliency_section(run_data: RunData, root: Path, n_images: int) -> dict[str, Any]:
+    """Return saliency maps of the most confident errors, and of correct predictions per class.
 
     Args:
-        gathered: The run.
+        run_data: The run.
         root: The folder that image paths are relative to.
-        n_images: How many; 0 for none.
+        n_images: Number of images; 0 for no maps.
 
     Returns:
-        The rows, and a sentence: what they are of, or why there are none.
+        Template values: the rows, and a sentence: what they show, or why there are none.
     """
-    if n_images == 0 or not gathered.models:
-        return [], "No saliency maps were asked for (--saliency)."
-    place = gathered.run.folder
+    if n_images == 0 or not run_data.models:
+        return {"saliency": [], "saliency_note": "No saliency maps were requested."}
+    folder = run_data.run.folder
     try:
-        module, judged, notes = _target(gathered)
-        rows, images = _pictures(gathered, root, _chosen(judged, gathered, n_images))
+        module, model, notes = _explained(run_data)
+        rows, images = _images(run_data, root, _chosen_rows(model, run_data, n_images))
         if not rows:
-            where = f"none of the images can be read in {root} as they were; name it by --data."
-            return [], f"No saliency maps: {where}"
-        contents = gathered.images["sha256"].iloc[rows].tolist()
-        identity = _identity(identity_of(place, module), contents)
-        file = place / "report" / "saliency.h5"
-        maps = _load(file, identity)
+            reason = (
+                f"none of the images can be read in {root}, or all have changed; write the report "
+                "again with the folder of the images."
+            )
+            return {"saliency": [], "saliency_note": f"No saliency maps: {reason}"}
+        sha256s = run_data.images["sha256"].iloc[rows].tolist()
+        identity = _identity(identity_of(folder, module), sha256s)
+        path = folder / "report" / "saliency.h5"
+        maps = _load(path, identity)
         if maps is None:
-            maps = _explain(place, module, images)
-            _save(file, identity, contents, maps)
+            maps = _explain(folder, module, images)
+            _save(path, identity, sha256s, maps)
     except HubretrainError as error:
-        return [], f"No saliency maps: {error}"
-    found = []
-    for i, row in enumerate(rows):
-        size = maps.maps.shape[-1]
-        picture = view(images[i], size)
-        overlays = [overlaid(picture, maps.maps[i, m]) for m in range(len(maps.methods))]
-        said = f"{gathered.class_names[maps.classes[i]]} {100 * maps.probabilities[i]:.1f} %"
-        path, label = (str(gathered.images[c].iloc[row]) for c in ("path", "label"))
-        shown = [_small(one) for one in (Image.fromarray(picture), *overlays)]
-        found.append(SaliencyRow(path, label, said, shown[0], tuple(shown[1:])))
-    methods = " and ".join(WORDS[name] for name in maps.methods)
-    note = (
-        f"What {maps.title} looks at: the image as it sees it, then {methods}, bright where the "
-        "likeliest class rests on the pixel. First the most confident errors, then images that are "
-        "right. A map shows where, never why; hubretrain explain makes it for any image."
+        return {"saliency": [], "saliency_note": f"No saliency maps: {error}"}
+    is_of_other_head = module is not None and model.part == OUT_OF_FOLD
+    note = " ".join([*notes, *_note(maps, is_of_other_head)])
+    return {"saliency": _template_rows(run_data, rows, images, maps), "saliency_note": note}
+
+
+def _note(maps: _Maps, is_of_other_head: bool) -> Iterator[str]:
+    methods = " and ".join(METHODS[name] for name in maps.methods)
+    yield (
+        f"What {maps.title} looks at: its input, then {methods}, bright where the top-1 "
+        "prediction rests on the pixel. First the most confident errors, then correct "
+        "predictions. A map shows where, not why; hubretrain explain draws it for any image."
     )
-    if module is not None and judged.part == OUT_OF_FOLD:
-        note += (
-            " The errors are of heads that did not see the image; the map is of the head fitted on "
-            "all, so it may decide otherwise."
+    if is_of_other_head:
+        yield (
+            "The errors are those of heads that were not fitted on the image; the map is of the "
+            "head fitted on all folds, so its prediction may differ."
         )
-    return found, " ".join([*notes, note])
 
 
-def _target(gathered: RunData) -> tuple[str | None, EvaluatedModel, list[str]]:
-    """Which model to explain (None: the export), whose mistakes to show, and what to say of it."""
+def _template_rows(
+    run_data: RunData, rows: list[int], images: list[Image.Image], maps: _Maps
+) -> list[dict[str, Any]]:
+    template_rows = []
+    for i, row in enumerate(rows):
+        pixels = view(images[i], maps.maps.shape[-1])
+        overlays = [overlaid(pixels, levels) for levels in maps.maps[i]]
+        class_name = run_data.class_names[maps.classes[i]]
+        template_rows.append(
+            {
+                "path": str(run_data.images["path"].iloc[row]),
+                "label": str(run_data.images["label"].iloc[row]),
+                "prediction": f"{class_name} {100 * maps.probabilities[i]:.1f} %",
+                "image": _uri(Image.fromarray(pixels)),
+                "maps": [_uri(overlay) for overlay in overlays],
+            }
+        )
+    return template_rows
+
+
+def _explained(run_data: RunData) -> tuple[str | None, EvaluatedModel, list[str]]:
+    """Return what to explain (a module's head, or None: the export), its errors, and notes."""
     notes = []
-    first = gathered.models[0]
-    folder = export_of(gathered.run.folder)
+    first = run_data.models[0]
+    folder = export_of(run_data.run.folder)
     if first.kind == FINE_TUNED and folder is not None:
-        facts = read_facts(folder)
-        tuned = [one for one in gathered.models if one.kind == FINE_TUNED]
-        exported = [one for one in tuned if one.module == facts.get("module")]
-        is_current = "image_sizes" in facts
-        if exported and is_current and facts.get("fine_tuned", True):
+        manifest = read_facts(folder)
+        exported = [
+            model
+            for model in run_data.models
+            if model.kind == FINE_TUNED and model.module == manifest.get("module")
+        ]
+        is_current = "image_sizes" in manifest
+        if exported and is_current and manifest.get("fine_tuned", True):
             return None, exported[0], []
         why = "is not of a fine-tuned module" if is_current else "was written by an earlier version"
-        notes.append(f"The run's export {why}, so this is a head (export again to see that model).")
-    module = gathered.fit.shortlist[0]
-    heads = [one for one in gathered.models if one.module == module and one.kind == HEAD]
-    judged = min(heads, key=lambda one: one.part == OUT_OF_FOLD, default=first)
-    return module, judged, notes
+        notes.append(
+            f"The run's export {why}, so a head is explained (export again to explain that model)."
+        )
+    module = run_data.fit.shortlist[0]
+    heads = [m for m in run_data.models if m.module == module and m.kind == HEAD]
+    # Errors on the test split come before those out of fold.
+    model = min(heads, key=lambda head: head.part == OUT_OF_FOLD, default=first)
+    return module, model, notes
 
 
-def _pictures(
-    gathered: RunData, root: Path, rows: list[int]
-) -> tuple[list[int], list[Image.Image]]:
-    """Those of the images that can be read and still are what the run saw."""
-    found, pictures = [], []
+def _images(run_data: RunData, root: Path, rows: list[int]) -> tuple[list[int], list[Image.Image]]:
+    """Return those of the images that can be read and have not changed since the fit."""
+    readable, images = [], []
     for row in rows:
-        image = gathered.images.iloc[row]
+        path, sha256 = (str(run_data.images[c].iloc[row]) for c in ("path", "sha256"))
         with contextlib.suppress(DataError):
-            pictures.append(read_image(root, image["path"], image["sha256"]))
-            found.append(row)
-    return found, pictures
+            images.append(read_image(root, path, sha256))
+            readable.append(row)
+    return readable, images
 
 
-def _chosen(model: EvaluatedModel, gathered: RunData, n_images: int) -> list[int]:
-    """Rows: two thirds the most confident errors, the rest right ones, a class in turn."""
-    labels = gathered.images["class_index"].to_numpy()[model.rows]
-    sure = model.probabilities.max(axis=1)
-    said = model.probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(said != labels)
-    wrong = wrong[np.argsort(-sure[wrong], kind="stable")][: (2 * n_images + 2) // 3]
-    right = np.flatnonzero(said == labels)
-    right = right[np.argsort(-sure[right], kind="stable")]
-    turn = pd.Series(labels[right]).groupby(labels[right]).cumcount().to_numpy()
-    right = right[np.argsort(turn, kind="stable")]
-    return [int(row) for row in model.rows[np.concatenate([wrong, right])][:n_images]]
+def _chosen_rows(model: EvaluatedModel, run_data: RunData, n_images: int) -> list[int]:
+    """Return the rows to explain: the most confident errors, then correct ones per class in turn.
+
+    Two thirds are errors, where there are as many.
+    """
+    labels = run_data.images["class_index"].to_numpy()[model.rows]
+    confidence, top_1 = model.probabilities.max(axis=1), model.probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(top_1 != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: (2 * n_images + 2) // 3]
+    correct = np.flatnonzero(top_1 == labels)
+    correct = correct[np.argsort(-confidence[correct], kind="stable")]
+    rank_in_class = pd.Series(labels[correct]).groupby(labels[correct]).cumcount().to_numpy()
+    correct = correct[np.argsort(rank_in_class, kind="stable")]
+    return [int(row) for row in model.rows[np.concatenate([wrong, correct])][:n_images]]
 
 
-def _explain(place: Path, module: str | None, images: list[Image.Image]) -> _Maps:
+def _explain(folder: Path, module: str | None, images: list[Image.Image]) -> _Maps:
     from hubretrain.report.saliency.gradients import saliency
     from hubretrain.report.saliency.model import open_explained
 
-    explained = open_explained(place, module)
+    explained = open_explained(folder, module)
     model = explained.model
     methods = tuple(name for name in METHODS if name != "gradcam" or model.map_shape is not None)
-    seen = np.stack([view(one, model.size) for one in images])
-    pixels = to_unit(seen)
-    probabilities = model.probabilities(pixels)
-    classes = probabilities.argmax(axis=1)
+    pixels = to_unit(np.stack([view(image, model.size) for image in images]))
+    probs = model.probabilities(pixels)
+    classes = probs.argmax(axis=1)
     maps = []
     with Bar("saliency", len(images)) as bar:
         for image, c in zip(pixels, classes.tolist(), strict=True):
-            some = [eight_bits(saliency(model, image, c, name), name) for name in methods]
-            maps.append(np.stack(some))
+            levels = [eight_bits(saliency(model, image, c, name), name) for name in methods]
+            maps.append(np.stack(levels))
             bar.advance()
-    of_class = probabilities[np.arange(len(classes)), classes].astype(np.float64)
+    of_class = probs[np.arange(len(classes)), classes].astype(np.float64)
     return _Maps(explained.title, methods, classes, of_class, np.stack(maps))
 
 
-def _identity(model: str, contents: list[str]) -> str:
-    text = "\n".join([FORMAT, *METHODS, model, *contents])
+def _identity(model: str, sha256s: list[str]) -> str:
+    """Return a digest of everything that the maps depend on."""
+    text = "\n".join([FORMAT, *METHODS, model, *sha256s])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _save(file: Path, identity: str, contents: list[str], maps: _Maps) -> None:
-    with whole_file(file) as aside, h5py.File(aside, "w") as kept:
-        kept.attrs["identity"], kept.attrs["title"] = identity, maps.title
-        kept.attrs["methods"] = list(maps.methods)
-        kept["sha256"] = np.array(contents, dtype=h5py.string_dtype())
-        kept["class"], kept["probability"] = maps.classes, maps.probabilities
-        kept["map"] = maps.maps
+def _save(path: Path, identity: str, sha256s: list[str], maps: _Maps) -> None:
+    with whole_file(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["identity"], file.attrs["title"] = identity, maps.title
+        file.attrs["methods"] = list(maps.methods)
+        file["sha256"] = np.array(sha256s, dtype=h5py.string_dtype())
+        file["class"], file["probability"] = maps.classes, maps.probabilities
+        file["map"] = maps.maps
 
 
-def _load(file: Path, identity: str) -> _Maps | None:
-    with contextlib.suppress(OSError, KeyError), h5py.File(file, "r") as kept:
-        if kept.attrs["identity"] == identity:
-            methods: Any = kept.attrs["methods"]
+def _load(path: Path, identity: str) -> _Maps | None:
+    with contextlib.suppress(OSError, KeyError), h5py.File(path, "r") as file:
+        if file.attrs["identity"] == identity:
+            methods: Any = file.attrs["methods"]
             return _Maps(
-                str(kept.attrs["title"]),
+                str(file.attrs["title"]),
                 tuple(str(name) for name in methods),
-                kept["class"][:],
-                kept["probability"][:],
-                kept["map"][:],
+                file["class"][:],
+                file["probability"][:],
+                file["map"][:],
             )
-    return None  # missing or damaged: it is only a memory
+    return None  # missing or damaged: the maps are made again
 
 
-def _small(picture: Image.Image) -> Image.Image:
-    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+def _uri(picture: Image.Image) -> str:
+    return as_uri(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), WEBP_QUALITY)

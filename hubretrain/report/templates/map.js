@@ -1,75 +1,77 @@
-// The feature map: a canvas of thousands of points, with zoom, and pictures on hover.
+// The feature map: a canvas of thousands of points, with zoom, and images on hover.
 
-function beginMap() {
-  const map = DATA.map, canvas = at('map');
+function initMap() {
+  const map = DATA.map, canvas = byId('map');
   if (!map || !canvas) return;
-  const pen = canvas.getContext('2d'), hover = at('hover'), legend = at('map-key');
-  const view = {scale: 1, x: 0, y: 0}, hidden = new Set();
-  let drag = null, moved = false;
-  const colouring = () => at('map-colour').value;
-  const place = i => [view.x + view.scale * map.x[i] * canvas.clientWidth, view.y + view.scale * map.y[i] * canvas.clientHeight];
+  const context = canvas.getContext('2d'), hover = byId('hover'), legend = byId('map-key');
+  const view = {scale: 1, x: 0, y: 0}, hidden = new Set();  // classes or outcomes without points
+  let drag = null, hasMoved = false;
+  const isByError = () => byId('map-colour').value === 'error';
+  const position = i => [view.x + view.scale * map.x[i] * canvas.clientWidth, view.y + view.scale * map.y[i] * canvas.clientHeight];
 
-  function verdicts() {
-    const one = model(), said = decided(one), of = new Map();
-    one.rows.forEach((row, i) => of.set(row, [said[i] === IMAGES.label[row], i]));
-    return of;
+  // Outcomes of the selected model, by row: 1 correct, 2 wrong; absent rows are not evaluated.
+  function outcomes() {
+    const ofRow = new Map();
+    if (!DATA.models.length) return ofRow;
+    const model = currentModel(), decisions = decisionsOf(model);
+    model.rows.forEach((row, i) => ofRow.set(row, decisions[i] === IMAGES.label[row] ? 1 : 2));
+    return ofRow;
   }
 
   function draw() {
-    const sharp = devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight;
-    canvas.width = w * sharp; canvas.height = h * sharp;
-    pen.setTransform(sharp, 0, 0, sharp, 0, 0);
-    pen.clearRect(0, 0, w, h);
-    const ink = getComputedStyle(document.body), r = Math.max(1.6, Math.min(5, 3.2 * Math.sqrt(1500 / map.rows.length) * Math.sqrt(view.scale)));
-    const byError = colouring() === 'error', of = DATA.models.length ? verdicts() : new Map();
-    const order = map.rows.map((_, i) => i);
-    if (byError) order.sort((a, b) => rank(of.get(map.rows[a])) - rank(of.get(map.rows[b])) || a - b);
+    const density = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
+    canvas.width = width * density; canvas.height = height * density;
+    context.setTransform(density, 0, 0, density, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const style = getComputedStyle(document.body);
+    const radius = Math.max(1.6, Math.min(5, 3.2 * Math.sqrt(1500 / map.rows.length) * Math.sqrt(view.scale)));
+    const byError = isByError(), ofRow = outcomes(), order = map.rows.map((_, i) => i);
+    const outcome = i => ofRow.get(map.rows[i]) || 0;
+    if (byError) order.sort((a, b) => outcome(a) - outcome(b) || a - b);  // errors on top
     for (const i of order) {
-      const row = map.rows[i], c = IMAGES.label[row], verdict = of.get(row);
-      if (hidden.has(byError ? rank(verdict) : c)) continue;
-      const [x, y] = place(i);
-      if (x < -9 || y < -9 || x > w + 9 || y > h + 9) continue;
-      pen.fillStyle = byError ? ink.getPropertyValue(['--rest', '--good', '--error'][rank(verdict)]) : colour(c, N);
-      pen.globalAlpha = 0.8;
-      pen.beginPath(); pen.arc(x, y, byError && rank(verdict) === 2 ? r * 1.25 : r, 0, 7); pen.fill();
+      const c = IMAGES.label[map.rows[i]];
+      if (hidden.has(byError ? outcome(i) : c)) continue;
+      const [x, y] = position(i);
+      if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
+      context.fillStyle = byError ? style.getPropertyValue(['--rest', '--good', '--error'][outcome(i)]) : classColour(c, N_CLASSES);
+      context.globalAlpha = 0.8;
+      context.beginPath(); context.arc(x, y, byError && outcome(i) === 2 ? radius * 1.25 : radius, 0, 7); context.fill();
     }
-    pen.globalAlpha = 1;
-    drawKey(byError);
+    context.globalAlpha = 1;
+    drawLegend(byError);
   }
 
-  const rank = verdict => verdict ? verdict[0] ? 1 : 2 : 0;
-
-  function drawKey(byError) {
-    const names = byError ? [['not judged by this model', 'var(--rest)', 0], ['right', 'var(--good)', 1], ['wrong', 'var(--error)', 2]]
-      : DATA.classes.map((name, c) => [name, colour(c, N), c]);
-    legend.replaceChildren(...names.map(([name, paint, which]) => {
-      const item = el('button', {type: 'button', class: 'key', 'aria-pressed': String(!hidden.has(which)), onclick: () => {
-        if (hidden.has(which)) hidden.delete(which); else hidden.add(which);
+  function drawLegend(byError) {
+    const items = byError ? [['not evaluated', 'var(--rest)', 0], ['correct', 'var(--good)', 1], ['wrong', 'var(--error)', 2]]
+      : DATA.classes.map((name, c) => [name, classColour(c, N_CLASSES), c]);
+    legend.replaceChildren(...items.map(([name, colour, key]) => {
+      const item = element('button', {type: 'button', class: 'key', 'aria-pressed': String(!hidden.has(key)), onclick: () => {
+        if (hidden.has(key)) hidden.delete(key); else hidden.add(key);
         draw();
-      }}, el('i', {}), name);
-      item.firstChild.style.background = paint;
+      }}, element('i', {}), name);
+      item.firstChild.style.background = colour;
       return item;
     }));
   }
 
   function nearest(x, y) {
-    let best = -1, least = 14 ** 2;
-    const byError = colouring() === 'error', of = byError && DATA.models.length ? verdicts() : null;
+    let best = -1, least = 14 ** 2;  // square of the largest distance, pixels
+    const byError = isByError(), ofRow = byError ? outcomes() : null;
     map.rows.forEach((row, i) => {
-      if (hidden.has(byError ? rank(of && of.get(row)) : IMAGES.label[row])) return;
-      const [px, py] = place(i), d = (px - x) ** 2 + (py - y) ** 2;
-      if (d < least) { least = d; best = i; }
+      if (hidden.has(byError ? ofRow.get(row) || 0 : IMAGES.label[row])) return;
+      const [pointX, pointY] = position(i), distance = (pointX - x) ** 2 + (pointY - y) ** 2;
+      if (distance < least) { least = distance; best = i; }
     });
     return best;
   }
 
-  function point(event) {
+  function showImage(event) {
     const box = canvas.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
     const i = nearest(x, y);
     hover.hidden = i < 0;
     if (i < 0) return;
-    const row = map.rows[i], one = DATA.models.length ? model() : null, k = one ? one.rows.indexOf(row) : -1;
-    hover.replaceChildren(card(row, k >= 0 ? one : null, k, true));
+    const row = map.rows[i], model = DATA.models.length ? currentModel() : null, k = model ? model.rows.indexOf(row) : -1;
+    hover.replaceChildren(card(row, k >= 0 ? model : null, k, true));
     const left = Math.min(Math.max(0, x + 14), box.width - hover.offsetWidth - 4);
     hover.style.left = `${x + 14 > left ? Math.max(0, x - hover.offsetWidth - 14) : left}px`;
     hover.style.top = `${Math.min(Math.max(0, y - 30), Math.max(0, box.height - hover.offsetHeight))}px`;
@@ -89,30 +91,30 @@ function beginMap() {
     const box = canvas.getBoundingClientRect();
     zoom(event.deltaY < 0 ? 1.25 : 0.8, event.clientX - box.left, event.clientY - box.top);
   }, {passive: false});
-  canvas.addEventListener('pointerdown', event => { drag = [event.clientX - view.x, event.clientY - view.y]; moved = false; });
+  canvas.addEventListener('pointerdown', event => { drag = [event.clientX - view.x, event.clientY - view.y]; hasMoved = false; });
   for (const end of ['pointerup', 'pointercancel']) addEventListener(end, () => { drag = null; });
   canvas.addEventListener('pointermove', event => {
     if (drag && view.scale > 1) {
-      view.x = event.clientX - drag[0]; view.y = event.clientY - drag[1]; moved = true;
+      view.x = event.clientX - drag[0]; view.y = event.clientY - drag[1]; hasMoved = true;
       hover.hidden = true;
       draw();
-    } else point(event);
+    } else showImage(event);
   });
-  canvas.addEventListener('click', event => { if (!moved) point(event); });
+  canvas.addEventListener('click', event => { if (!hasMoved) showImage(event); });
   canvas.addEventListener('pointerleave', () => { hover.hidden = true; });
   canvas.addEventListener('dblclick', event => {
     const box = canvas.getBoundingClientRect();
     zoom(2, event.clientX - box.left, event.clientY - box.top);
   });
-  const middle = factor => () => zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2);
-  at('map-in').addEventListener('click', middle(1.6));
-  at('map-out').addEventListener('click', middle(1 / 1.6));
-  at('map-whole').addEventListener('click', middle(1e-9));
-  at('map-colour').addEventListener('change', () => { hidden.clear(); draw(); });
+  const zoomCentre = factor => () => zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2);
+  byId('map-in').addEventListener('click', zoomCentre(1.6));
+  byId('map-out').addEventListener('click', zoomCentre(1 / 1.6));
+  byId('map-reset').addEventListener('click', zoomCentre(1e-9));
+  byId('map-colour').addEventListener('change', () => { hidden.clear(); draw(); });
   document.addEventListener('model', draw);
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
   addEventListener('resize', draw);
   draw();
 }
 
-beginMap();
+initMap();

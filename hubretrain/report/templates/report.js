@@ -1,62 +1,73 @@
-// The report's parts that move. DATA is what hubretrain/report/payload.py made.
+// The interactive parts of the report. DATA is made by hubretrain/report/payload.py.
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
-const N = DATA.classes.length, IMAGES = DATA.images;
-const state = {model: 0, threshold: 100, focus: 'macro', rule: true, cell: null};
-const at = id => document.getElementById(id);
-const model = () => DATA.models[state.model];
-const byRule = one => state.rule || !one.adjust;
-const decided = one => byRule(one) ? one.decided : one.top.map(top => top[0]);
+const N_CLASSES = DATA.classes.length, IMAGES = DATA.images;
+const state = {model: 0, threshold: 100, focus: 'macro', isAdjusted: true, cell: null};
+const byId = id => document.getElementById(id);
+const currentModel = () => DATA.models[state.model];
+const isAdjusted = model => state.isAdjusted || !model.adjust;
+const decisionsOf = model => isAdjusted(model) ? model.decisions : model.top_classes.map(top => top[0]);
 const ratio = (a, b) => b > 0 ? a / b : null;
-const mean = values => { const some = values.filter(v => v != null); return some.length ? some.reduce((a, b) => a + b, 0) / some.length : null; };
+const mean = values => {
+  const known = values.filter(v => v != null);
+  return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+};
+const shareAxis = label => ({label, low: 0, high: 1, format: formatTick});
 
-function card(row, one, i, big) {
+// `i` is the index of the image among those of the model.
+function card(row, model, i, isLarge) {
   const large = IMAGES.large[row];
-  const picture = big && large >= 0 ? tile(large, DATA.large, 'large', 1)
-    : tile(IMAGES.place[row], DATA.thumbs, 'sheet', big ? DATA.large.width / DATA.thumbs.width : 1);
-  const lines = [el('b', {}, DATA.classes[IMAGES.label[row]])];
-  if (one) {
-    const d = decided(one)[i], where = one.top[i].indexOf(d);
-    lines.push(' → ', DATA.classes[d], where >= 0 ? ` ${(one.p[i][where] / 10).toFixed(1)} %` : '');
+  const picture = isLarge && large >= 0 ? tile(large, DATA.large, 'large', 1)
+    : tile(IMAGES.thumbnail[row], DATA.thumbnails, 'sheet', isLarge ? DATA.large.width / DATA.thumbnails.width : 1);
+  const caption = [element('b', {}, DATA.classes[IMAGES.label[row]])];
+  if (model) {
+    const decision = decisionsOf(model)[i], k = model.top_classes[i].indexOf(decision);
+    caption.push(' → ', DATA.classes[decision], k >= 0 ? ` ${(model.top_thousandths[i][k] / 10).toFixed(1)} %` : '');
   }
-  return el('figure', {class: 'card', title: IMAGES.path[row]}, picture, el('figcaption', {}, lines,
-    el('span', {class: 'path'}, IMAGES.path[row]), IMAGES.hints[row] ? el('span', {class: 'hint'}, IMAGES.hints[row]) : null));
+  return element('figure', {class: 'card', title: IMAGES.path[row]}, picture, element('figcaption', {}, caption,
+    element('span', {class: 'path'}, IMAGES.path[row]), IMAGES.hints[row] ? element('span', {class: 'hint'}, IMAGES.hints[row]) : null));
 }
 
-// -- the chosen model --------------------------------------------------------------------------
-// What the decisions come to, class by class; counted here, for they change with the rule.
-function byClass(one) {
-  const said = decided(one), found = one.n_of.map(n => ({n, decided: 0, hits: 0}));
-  one.rows.forEach((row, i) => { found[said[i]].decided++; if (said[i] === IMAGES.label[row]) found[said[i]].hits++; });
-  return found.map(of => ({...of, recall: ratio(of.hits, of.n), precision: ratio(of.hits, of.decided),
-    f1: of.n ? 2 * of.hits / (of.n + of.decided) : null}));
+// -- metrics of the model ----------------------------------------------------------------------
+// Counts of decisions per class; counted here because they change with the adjustment.
+function countsPerClass(model) {
+  const decisions = decisionsOf(model), counts = model.n_per_class.map(n => ({n, nDecided: 0, nCorrect: 0}));
+  model.rows.forEach((row, i) => {
+    counts[decisions[i]].nDecided++;
+    if (decisions[i] === IMAGES.label[row]) counts[decisions[i]].nCorrect++;
+  });
+  return counts.map(c => ({...c, recall: ratio(c.nCorrect, c.n), precision: ratio(c.nCorrect, c.nDecided),
+    f1: c.n ? 2 * c.nCorrect / (c.n + c.nDecided) : null}));
 }
 
-function drawFigures() {
-  const one = model(), classes = byClass(one);
-  const plain = byRule(one) ? {} : {balanced_accuracy: mean(classes.map(of => of.recall)), macro_f1: mean(classes.map(of => of.f1)),
-    accuracy: classes.reduce((n, of) => n + of.hits, 0) / one.rows.length};
-  at('figures').replaceChildren(...one.figures.map(([name, value, low, high, unit, metric]) => {
-    if (metric in plain) [value, low, high] = [plain[metric], null, null];
-    return el('div', {}, el('dt', {}, name), el('dd', {'data-figure': metric}, unit === '%' ? points(value) : value.toFixed(3),
-      low == null ? null : el('small', {}, unit === '%' ? `${points(low)}–${points(high)}` : `${low.toFixed(3)}–${high.toFixed(3)}`)));
+function drawMetrics() {
+  const model = currentModel(), classes = countsPerClass(model);
+  const unadjusted = isAdjusted(model) ? {} : {balanced_accuracy: mean(classes.map(c => c.recall)), macro_f1: mean(classes.map(c => c.f1)),
+    accuracy: classes.reduce((n, c) => n + c.nCorrect, 0) / model.rows.length};
+  byId('metrics').replaceChildren(...model.metrics.map(([name, value, low, high, unit, metric]) => {
+    if (metric in unadjusted) [value, low, high] = [unadjusted[metric], null, null];
+    const format = unit === '%' ? formatPoints : v => v.toFixed(3);
+    return element('div', {}, element('dt', {}, name), element('dd', {'data-metric': metric}, format(value),
+      low == null ? null : element('small', {}, `${format(low)}–${format(high)}`)));
   }));
-  at('about').textContent = one.about[byRule(one) ? 0 : 1];
-  at('rule').parentElement.hidden = !one.adjust;
+  byId('about').textContent = model.about[isAdjusted(model) ? 0 : 1];
+  byId('rule').parentElement.hidden = !model.adjust;
 }
 
 function drawConfusion() {
-  const one = model(), said = decided(one), counts = Array.from({length: N}, () => new Array(N).fill(0));
-  one.rows.forEach((row, i) => counts[IMAGES.label[row]][said[i]]++);
-  const byPercent = at('confusion-percent').checked, small = N > 40;
-  const head = el('tr', {}, el('th', {}), DATA.classes.map(name => el('th', {class: 'across', title: name}, el('span', {}, name))));
-  const body = counts.map((line, r) => {
-    const total = line.reduce((a, b) => a + b, 0);
-    return el('tr', {}, el('th', {title: DATA.classes[r]}, DATA.classes[r]), line.map((n, c) => {
+  const model = currentModel(), decisions = decisionsOf(model);
+  const counts = Array.from({length: N_CLASSES}, () => new Array(N_CLASSES).fill(0));
+  model.rows.forEach((row, i) => counts[IMAGES.label[row]][decisions[i]]++);
+  const inPercent = byId('confusion-percent').checked, isSmall = N_CLASSES > 40;
+  const text = (n, share) => isSmall ? '' : !n ? '·' : inPercent ? (100 * share).toFixed(share < 0.0995 ? 1 : 0) : formatCount(n);
+  const head = element('tr', {}, element('th', {}), DATA.classes.map(name => element('th', {class: 'across', title: name}, element('span', {}, name))));
+  const body = counts.map((ofRow, r) => {
+    const total = ofRow.reduce((a, b) => a + b, 0);
+    return element('tr', {}, element('th', {title: DATA.classes[r]}, DATA.classes[r]), ofRow.map((n, c) => {
       const share = total ? n / total : 0;
-      const cell = el('td', {class: r === c ? 'right' : n ? 'wrong' : 'zero', tabindex: n ? 0 : -1, role: 'button',
-        'data-label': r, 'data-decision': c, title: `${DATA.classes[r]} → ${DATA.classes[c]}: ${count(n)} of ${count(total)}, ${percent(share)}`},
-      small ? '' : byPercent ? (n ? (100 * share).toFixed(share < 0.0995 ? 1 : 0) : '·') : n ? count(n) : '·');
+      const cell = element('td', {class: r === c ? 'correct' : n ? 'wrong' : 'zero', tabindex: n ? 0 : -1, role: 'button',
+        'data-label': r, 'data-decision': c,
+        title: `${DATA.classes[r]} → ${DATA.classes[c]}: ${formatCount(n)} of ${formatCount(total)}, ${formatPercent(share)}`}, text(n, share));
       cell.style.setProperty('--share', Math.sqrt(share).toFixed(3));
       if (state.cell && state.cell[0] === r && state.cell[1] === c) cell.classList.add('chosen');
       const choose = () => { state.cell = [r, c]; drawConfusion(); };
@@ -65,171 +76,185 @@ function drawConfusion() {
       return cell;
     }));
   });
-  const table = el('table', {class: `confusion ${small ? 'small' : N > 15 ? 'many' : ''}`}, el('thead', {}, head), el('tbody', {}, body));
-  table.style.setProperty('--cell', `${Math.max(4, Math.min(20, Math.floor(900 / N)))}px`);
-  at('confusion').replaceChildren(table);
-  drawCell(said);
+  const size = isSmall ? 'small' : N_CLASSES > 15 ? 'many' : '';
+  const table = element('table', {class: `confusion ${size}`}, element('thead', {}, head), element('tbody', {}, body));
+  table.style.setProperty('--cell', `${Math.max(4, Math.min(20, Math.floor(900 / N_CLASSES)))}px`);
+  byId('confusion').replaceChildren(table);
+  drawCell(decisions);
 }
 
-function drawCell(said) {
-  const one = model(), box = at('cell');
-  if (!state.cell) { box.replaceChildren(el('p', {class: 'more'}, 'Choose a cell to see its images.')); return; }
-  const [r, c] = state.cell, most = 60;
-  const found = one.rows.map((row, i) => [row, i]).filter(([row, i]) => IMAGES.label[row] === r && said[i] === c);
-  found.sort(([, i], [, j]) => sure(one, j, c) - sure(one, i, c));
-  box.replaceChildren(el('h4', {}, `${DATA.classes[r]} → ${DATA.classes[c]}: ${count(found.length)} images`,
-    found.length > most ? `, the ${most} most confident` : ''),
-  el('div', {class: 'cards'}, found.slice(0, most).map(([row, i]) => card(row, one, i, false))));
+function drawCell(decisions) {
+  const model = currentModel(), box = byId('cell');
+  if (!state.cell) { box.replaceChildren(element('p', {class: 'more'}, 'Select a cell to see its images.')); return; }
+  const [r, c] = state.cell, nMax = 60;
+  const images = model.rows.map((row, i) => [row, i]).filter(([row, i]) => IMAGES.label[row] === r && decisions[i] === c);
+  images.sort(([, i], [, j]) => confidence(model, j, c) - confidence(model, i, c));
+  box.replaceChildren(element('h4', {}, `${DATA.classes[r]} → ${DATA.classes[c]}: ${formatCount(images.length)} images`,
+    images.length > nMax ? `, the ${nMax} most confident` : ''),
+  element('div', {class: 'cards'}, images.slice(0, nMax).map(([row, i]) => card(row, model, i, false))));
 }
 
-const sure = (one, i, c) => { const k = one.top[i].indexOf(c); return k < 0 ? 0 : one.p[i][k]; };
+// Probability of a class in thousandths, 0 for one that is not among the top classes.
+const confidence = (model, i, c) => { const k = model.top_classes[i].indexOf(c); return k < 0 ? 0 : model.top_thousandths[i][k]; };
 
 // -- thresholds --------------------------------------------------------------------------------
-function countsAt(one, c, k) {
-  const tp = one.tp[c][k], fp = one.fp[c][k], positive = one.n_of[c];
-  return {tp, fp, fn: positive - tp, tn: one.rows.length - positive - fp};
+function countsAt(model, c, step) {
+  const tp = model.true_positives[c][step], fp = model.false_positives[c][step], n = model.n_per_class[c];
+  return {tp, fp, fn: n - tp, tn: model.rows.length - n - fp};
 }
 
-function atThreshold(one, focus, k) {
-  const every = DATA.classes.map((_, c) => countsAt(one, c, k));
+function ratesAt(model, focus, step) {
+  const perClass = DATA.classes.map((_, c) => countsAt(model, c, step));
   const rates = n => ({precision: ratio(n.tp, n.tp + n.fp), recall: ratio(n.tp, n.tp + n.fn), fpr: ratio(n.fp, n.fp + n.tn),
     f1: ratio(2 * n.tp, 2 * n.tp + n.fp + n.fn)});
-  if (focus !== 'macro' && focus !== 'micro') return {...every[focus], ...rates(every[focus])};
-  const total = every.reduce((a, b) => ({tp: a.tp + b.tp, fp: a.fp + b.fp, fn: a.fn + b.fn, tn: a.tn + b.tn}));
+  if (focus !== 'macro' && focus !== 'micro') return {...perClass[focus], ...rates(perClass[focus])};
+  const total = perClass.reduce((a, b) => ({tp: a.tp + b.tp, fp: a.fp + b.fp, fn: a.fn + b.fn, tn: a.tn + b.tn}));
   if (focus === 'micro') return {...total, ...rates(total)};
-  const each = every.filter((_, c) => one.n_of[c]).map(rates);
-  return {...total, ...Object.fromEntries(Object.keys(rates(total)).map(name => [name, mean(each.map(e => e[name]))]))};
+  const ratesOfClasses = perClass.filter((_, c) => model.n_per_class[c]).map(rates);
+  return {...total, ...Object.fromEntries(Object.keys(rates(total)).map(name => [name, mean(ratesOfClasses.map(r => r[name]))]))};
 }
 
 function drawThreshold() {
-  const one = model(), k = state.threshold, now = atThreshold(one, state.focus, k);
-  at('threshold-value').textContent = (k / DATA.n_steps).toFixed(3);
-  const shownNow = {precision: percent(now.precision, 2), recall: percent(now.recall, 2), 'F1': percent(now.f1, 2),
-    'false positive rate': percent(now.fpr, 2), 'true positives': count(now.tp), 'false positives': count(now.fp),
-    'false negatives': count(now.fn), 'true negatives': count(now.tn)};
-  at('threshold-figures').replaceChildren(...Object.entries(shownNow).map(([name, value]) =>
-    el('div', {}, el('dt', {}, name), el('dd', {'data-figure': name}, value))));
-  const pr = [], roc = [];
-  if (typeof state.focus === 'number') {
-    const curves = one.curves[state.focus];
-    if (curves) {
-      pr.push({kind: 'line', x: curves.recall, y: curves.precision});
-      roc.push({kind: 'line', x: curves.fpr, y: curves.tpr});
-    }
-  } else {
-    const steps = Array.from({length: DATA.n_steps + 1}, (_, i) => atThreshold(one, state.focus, i));
-    if (N <= 12) one.curves.forEach((curves, c) => {
-      if (!curves) return;
-      pr.push({kind: 'line', class: 'thin', x: curves.recall, y: curves.precision, colour: colour(c, N), name: DATA.classes[c]});
-      roc.push({kind: 'line', class: 'thin', x: curves.fpr, y: curves.tpr, colour: colour(c, N), name: DATA.classes[c]});
-    });
-    const some = steps.filter(s => s.precision != null && s.recall != null);
-    pr.push({kind: 'line', x: some.map(s => s.recall), y: some.map(s => s.precision)});
-    roc.push({kind: 'line', x: steps.map(s => s.fpr), y: steps.map(s => s.recall)});
-  }
+  const model = currentModel(), now = ratesAt(model, state.focus, state.threshold);
+  byId('threshold-value').textContent = (state.threshold / DATA.n_steps).toFixed(3);
+  const texts = {precision: formatPercent(now.precision, 2), recall: formatPercent(now.recall, 2), 'F1': formatPercent(now.f1, 2),
+    'false positive rate': formatPercent(now.fpr, 2), 'true positives': formatCount(now.tp), 'false positives': formatCount(now.fp),
+    'false negatives': formatCount(now.fn), 'true negatives': formatCount(now.tn)};
+  byId('threshold-metrics').replaceChildren(...Object.entries(texts).map(([name, text]) =>
+    element('div', {}, element('dt', {}, name), element('dd', {'data-metric': name}, text))));
+  const [pr, roc] = curvesOf(model, state.focus);
   if (now.precision != null && now.recall != null) pr.push({kind: 'points', class: 'now', x: [now.recall], y: [now.precision], r: 6});
   if (now.fpr != null && now.recall != null) roc.push({kind: 'points', class: 'now', x: [now.fpr], y: [now.recall], r: 6});
-  const share = label => ({label, low: 0, high: 1, format: v => `${Math.round(100 * v)} %`});
-  chart(at('pr'), {title: 'Precision against recall', x: share('recall'), y: share('precision'), series: pr, square: true});
-  chart(at('roc'), {title: 'ROC', x: share('false positive rate'), y: share('true positive rate (recall)'), series: roc, square: true, diagonal: true});
-  const legend = typeof state.focus === 'number' || N > 12 ? [] : DATA.classes.map((name, c) => key(name, colour(c, N)));
-  at('curve-key').replaceChildren(...legend);
+  drawChart(byId('pr'), {title: 'Precision against recall', x: shareAxis('recall'), y: shareAxis('precision'), series: pr, square: true});
+  drawChart(byId('roc'), {title: 'ROC', x: shareAxis('false positive rate'), y: shareAxis('true positive rate (recall)'), series: roc, square: true, diagonal: true});
+  const legend = typeof state.focus === 'number' || N_CLASSES > 12 ? [] : DATA.classes.map((name, c) => legendItem(name, classColour(c, N_CLASSES)));
+  byId('curve-key').replaceChildren(...legend);
 }
 
-const key = (name, paint) => { const dot = el('i', {}); dot.style.background = paint; return el('span', {class: 'key'}, dot, name); };
+// The series of the precision-recall and the ROC chart.
+function curvesOf(model, focus) {
+  const pr = [], roc = [];
+  const add = (curve, more) => {
+    if (!curve) return;  // of a class with all or none of the images
+    pr.push({kind: 'line', x: curve.recall, y: curve.precision, ...more});
+    roc.push({kind: 'line', x: curve.fpr, y: curve.tpr, ...more});
+  };
+  if (typeof focus === 'number') {
+    add(model.curves[focus], {});
+    return [pr, roc];
+  }
+  if (N_CLASSES <= 12) model.curves.forEach((curve, c) => add(curve, {class: 'thin', colour: classColour(c, N_CLASSES), name: DATA.classes[c]}));
+  const steps = Array.from({length: DATA.n_steps + 1}, (_, step) => ratesAt(model, focus, step));
+  const known = steps.filter(s => s.precision != null && s.recall != null);
+  pr.push({kind: 'line', x: known.map(s => s.recall), y: known.map(s => s.precision)});
+  roc.push({kind: 'line', x: steps.map(s => s.fpr), y: steps.map(s => s.recall)});
+  return [pr, roc];
+}
 
-// -- calibration, classes, top k ----------------------------------------------------------------
+const legendItem = (name, colour) => {
+  const dot = element('i', {});
+  dot.style.background = colour;
+  return element('span', {class: 'key'}, dot, name);
+};
+
+// -- calibration, classes, top-k ----------------------------------------------------------------
 function drawCalibration() {
-  const one = model(), share = label => ({label, low: 0, high: 1, format: v => `${Math.round(100 * v)} %`});
-  chart(at('reliability'), {title: 'Reliability diagram', square: true, diagonal: true,
-    x: share('probability of the likeliest class'), y: share('share that is right'),
-    series: [{kind: 'bars', x: one.bins.map(b => b.low), to: one.bins.map(b => b.high), y: one.bins.map(b => b.accuracy), class: 'pale',
-      names: one.bins.map(b => `${count(b.n)} images: ${percent(b.confidence)} sure, ${percent(b.accuracy)} right`)},
-    {kind: 'points', x: one.bins.map(b => b.confidence), y: one.bins.map(b => b.accuracy), r: 4,
-      names: one.bins.map(b => `${count(b.n)} images: ${percent(b.confidence)} sure, ${percent(b.accuracy)} right`)}]});
-  const most = Math.max(...one.bins.map(b => b.n));
-  chart(at('confidence'), {title: 'Images by confidence', height: 150, x: share('probability of the likeliest class'),
-    y: {label: 'images', low: 0, high: most}, series: [{kind: 'bars', x: one.bins.map(b => b.low), to: one.bins.map(b => b.high),
-      y: one.bins.map(b => b.n), names: one.bins.map(b => `${count(b.n)} images`)}]});
+  const bins = currentModel().bins, xAxis = shareAxis('confidence (top-1 probability)');
+  const tooltips = bins.map(b => `${formatCount(b.n)} images: mean confidence ${formatPercent(b.confidence)}, accuracy ${formatPercent(b.accuracy)}`);
+  const bars = {kind: 'bars', x: bins.map(b => b.low), to: bins.map(b => b.high)};
+  drawChart(byId('reliability'), {title: 'Reliability diagram', square: true, diagonal: true, x: xAxis, y: shareAxis('accuracy'), series: [
+    {...bars, y: bins.map(b => b.accuracy), class: 'pale', names: tooltips},
+    {kind: 'points', x: bins.map(b => b.confidence), y: bins.map(b => b.accuracy), r: 4, names: tooltips}]});
+  drawChart(byId('confidence'), {title: 'Images per confidence', height: 150, x: xAxis,
+    y: {label: 'images', low: 0, high: Math.max(...bins.map(b => b.n))},
+    series: [{...bars, y: bins.map(b => b.n), names: bins.map(b => `${formatCount(b.n)} images`)}]});
 }
 
-function interval(value, low, high) {
-  if (value == null) return el('td', {}, '–');
-  return el('td', {}, points(value), low == null ? null : el('small', {}, ` ${points(low)}–${points(high)}`));
+function intervalCell(value, low, high) {
+  if (value == null) return element('td', {}, '–');
+  return element('td', {}, formatPoints(value), low == null ? null : element('small', {}, ` ${formatPoints(low)}–${formatPoints(high)}`));
 }
 
 function drawClasses() {
-  const one = model(), classes = byClass(one), ends = byRule(one);
+  const model = currentModel(), classes = countsPerClass(model), hasIntervals = isAdjusted(model);
   const head = ['class', 'images', 'groups', 'recall', 'precision', 'F1', 'average precision', 'ROC AUC'];
-  at('classes').replaceChildren(el('table', {}, el('thead', {}, el('tr', {}, head.map(name => el('th', {}, name)))),
-    el('tbody', {}, one.classes.map((line, c) => el('tr', {}, el('td', {}, line.class), el('td', {}, count(classes[c].n)),
-      el('td', {}, line.n_groups == null ? '–' : count(line.n_groups)),
-      interval(classes[c].recall, ends ? line.recall_low : null, line.recall_high),
-      el('td', {}, points(classes[c].precision)), el('td', {}, points(classes[c].f1)),
-      interval(line.average_precision, line.average_precision_low, line.average_precision_high), el('td', {}, points(line.roc_auc)))))));
-  const never = DATA.classes.filter((_, c) => classes[c].n && classes[c].decided === 0);
-  at('never').textContent = never.length ? `Never decided on by this model: ${never.join(', ')}.` : '';
-  at('topk').replaceChildren(el('table', {class: 'narrow'}, el('thead', {}, el('tr', {}, one.topk.map((_, k) => el('th', {}, `top ${k + 1}`)))),
-    el('tbody', {}, el('tr', {}, one.topk.map(share => el('td', {}, points(share)))))));
+  byId('classes').replaceChildren(element('table', {}, element('thead', {}, element('tr', {}, head.map(name => element('th', {}, name)))),
+    element('tbody', {}, model.classes.map((row, c) => element('tr', {}, element('td', {}, row.class), element('td', {}, formatCount(classes[c].n)),
+      element('td', {}, row.n_groups == null ? '–' : formatCount(row.n_groups)),
+      intervalCell(classes[c].recall, hasIntervals ? row.recall_low : null, row.recall_high),
+      element('td', {}, formatPoints(classes[c].precision)), element('td', {}, formatPoints(classes[c].f1)),
+      intervalCell(row.average_precision, row.average_precision_low, row.average_precision_high),
+      element('td', {}, formatPoints(row.roc_auc)))))));
+  const never = DATA.classes.filter((_, c) => classes[c].n && classes[c].nDecided === 0);
+  byId('never').textContent = never.length ? `Never predicted by this model: ${never.join(', ')}.` : '';
+  byId('topk').replaceChildren(element('table', {class: 'narrow'},
+    element('thead', {}, element('tr', {}, model.top_k.map((_, k) => element('th', {}, `top-${k + 1}`)))),
+    element('tbody', {}, element('tr', {}, model.top_k.map(share => element('td', {}, formatPoints(share)))))));
 }
 
 // -- errors --------------------------------------------------------------------------------------
 function drawErrors() {
-  const one = model(), said = decided(one), pairs = new Map();
-  one.rows.forEach((row, i) => {
-    const r = IMAGES.label[row], c = said[i];
+  const model = currentModel(), decisions = decisionsOf(model), imagesOfPair = new Map();
+  model.rows.forEach((row, i) => {
+    const r = IMAGES.label[row], c = decisions[i];
     if (r === c) return;
-    const name = `${r} ${c}`;
-    if (!pairs.has(name)) pairs.set(name, []);
-    pairs.get(name).push([row, i, sure(one, i, c)]);
+    const pair = `${r} ${c}`;
+    if (!imagesOfPair.has(pair)) imagesOfPair.set(pair, []);
+    imagesOfPair.get(pair).push([row, i, confidence(model, i, c)]);
   });
-  const order = [...pairs].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
-  const wrong = order.reduce((n, [, found]) => n + found.length, 0);
-  at('errors-count').textContent = wrong ? `${count(wrong)} of ${count(one.rows.length)} images are decided wrongly, in ${order.length} pairs of classes.`
-    : 'No image is decided wrongly.';
-  at('errors').replaceChildren(...order.slice(0, 12).map(([name, found]) => {
-    const [r, c] = name.split(' ').map(Number);
-    found.sort((a, b) => b[2] - a[2] || a[0] - b[0]);
-    return el('div', {class: 'pair'}, el('h4', {}, `${DATA.classes[r]} taken for ${DATA.classes[c]}: ${count(found.length)}`),
-      el('div', {class: 'cards'}, found.slice(0, 6).map(([row, i]) => card(row, one, i, true))));
-  }), order.length > 12 ? el('p', {class: 'more'}, `and ${order.length - 12} more pairs; the confusion matrix shows all.`) : '');
+  const pairs = [...imagesOfPair].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
+  const nWrong = pairs.reduce((n, [, images]) => n + images.length, 0), nMax = 12;
+  byId('errors-count').textContent = nWrong
+    ? `${formatCount(nWrong)} of ${formatCount(model.rows.length)} images are misclassified, in ${pairs.length} pairs of classes.`
+    : 'No image is misclassified.';
+  byId('error-pairs').replaceChildren(...pairs.slice(0, nMax).map(([pair, images]) => {
+    const [r, c] = pair.split(' ').map(Number);
+    images.sort((a, b) => b[2] - a[2] || a[0] - b[0]);
+    return element('div', {class: 'pair'}, element('h4', {}, `${DATA.classes[r]} misclassified as ${DATA.classes[c]}: ${formatCount(images.length)}`),
+      element('div', {class: 'cards'}, images.slice(0, 6).map(([row, i]) => card(row, model, i, true))));
+  }), pairs.length > nMax ? element('p', {class: 'more'}, `and ${pairs.length - nMax} more pairs; the confusion matrix shows all.`) : '');
 }
 
 function drawModel() {
-  drawFigures(); drawConfusion(); drawThreshold(); drawCalibration(); drawClasses(); drawErrors();
+  drawMetrics(); drawConfusion(); drawThreshold(); drawCalibration(); drawClasses(); drawErrors();
   document.dispatchEvent(new Event('model'));
 }
 
-function drawStill() {
-  for (const [id, spec] of Object.entries(DATA.charts)) if (at(id)) chart(at(id), spec);
+// Charts that do not depend on the selected model.
+function drawFixedCharts() {
+  for (const [id, chart] of Object.entries(DATA.charts)) if (byId(id)) drawChart(byId(id), chart);
 }
 
-function begin() {
-  const choice = at('model');
-  if (choice) {
-    choice.append(...DATA.models.map((one, i) => el('option', {value: i}, one.title)));
-    choice.addEventListener('change', () => { state.model = Number(choice.value); state.cell = null; drawModel(); });
-    at('rule').addEventListener('change', event => { state.rule = event.target.checked; drawModel(); });
-    at('confusion-percent').addEventListener('change', drawConfusion);
-    const slider = at('threshold');
-    slider.max = DATA.n_steps;
-    slider.value = state.threshold;
-    slider.addEventListener('input', () => { state.threshold = Number(slider.value); drawThreshold(); });
-    const focus = at('focus');
-    focus.append(el('option', {value: 'macro'}, 'all classes, each the same (macro)'), el('option', {value: 'micro'}, 'all images together (micro)'),
-      ...DATA.classes.map((name, c) => el('option', {value: c}, name)));
-    focus.addEventListener('change', () => { state.focus = /^\d+$/.test(focus.value) ? Number(focus.value) : focus.value; drawThreshold(); });
-    drawModel();
+function initModel(select) {
+  select.append(...DATA.models.map((model, i) => element('option', {value: i}, model.title)));
+  select.addEventListener('change', () => { state.model = Number(select.value); state.cell = null; drawModel(); });
+  byId('rule').addEventListener('change', event => { state.isAdjusted = event.target.checked; drawModel(); });
+  byId('confusion-percent').addEventListener('change', drawConfusion);
+  const slider = byId('threshold');
+  slider.max = DATA.n_steps;
+  slider.value = state.threshold;
+  slider.addEventListener('input', () => { state.threshold = Number(slider.value); drawThreshold(); });
+  const focus = byId('focus');
+  focus.append(element('option', {value: 'macro'}, 'all classes, macro average'), element('option', {value: 'micro'}, 'all classes, micro average'),
+    ...DATA.classes.map((name, c) => element('option', {value: c}, name)));
+  focus.addEventListener('change', () => { state.focus = /^\d+$/.test(focus.value) ? Number(focus.value) : focus.value; drawThreshold(); });
+  drawModel();
+}
+
+function initReport() {
+  const select = byId('model');
+  if (select) initModel(select);
+  drawFixedCharts();
+  for (const box of document.querySelectorAll('.doubtful')) {
+    box.append(tile(IMAGES.thumbnail[Number(box.dataset.row)], DATA.thumbnails, 'sheet', Math.min(1, 64 / DATA.thumbnails.width)));
   }
-  drawStill();
   let width = innerWidth;
   addEventListener('resize', () => {
     if (innerWidth === width) return;
     width = innerWidth;
-    drawStill();
-    if (choice) { drawThreshold(); drawCalibration(); }
+    drawFixedCharts();
+    if (select) { drawThreshold(); drawCalibration(); }
   });
 }
 
-for (const box of document.querySelectorAll(".doubtful")) box.append(tile(IMAGES.place[Number(box.dataset.row)], DATA.thumbs, "sheet", Math.min(1, 64 / DATA.thumbs.width)));
-begin();
+initReport();
