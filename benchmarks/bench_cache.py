@@ -118,6 +118,7 @@ class Contest:
         from hubretrain.data.dataset import ImageDataset
         from hubretrain.extraction.cache import cache_bottlenecks
         from hubretrain.extraction.ray import Cluster
+        from hubretrain.progress import progress_shown
 
         paths = [str(image) for image in self.images]
         table = pd.DataFrame({"path": paths, "group": paths, "split": ""})
@@ -135,15 +136,16 @@ class Contest:
 
         BottleneckWriter.write = written
         try:
-            cache_bottlenecks(
-                dataset,
-                self.modules,
-                n_views=self.n_views,
-                folder=cache,
-                engine=engine,
-                precision=precision,
-                cluster=Cluster(int(workers)) if workers else None,
-            )
+            with progress_shown(False):
+                cache_bottlenecks(
+                    dataset,
+                    self.modules,
+                    n_views=self.n_views,
+                    folder=cache,
+                    engine=engine,
+                    precision=precision,
+                    cluster=Cluster(int(workers)) if workers else None,
+                )
         finally:
             BottleneckWriter.write = write
         yield marks

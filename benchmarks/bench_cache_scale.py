@@ -55,12 +55,13 @@ def measure_run(workspace: Path, n: int) -> tuple[float, float, float]:
     from hubretrain.data.dataset import open_dataset
     from hubretrain.extraction.cache import cache_bottlenecks
     from hubretrain.modules import resolve
+    from hubretrain.progress import progress_shown
 
     whole = open_dataset(workspace / str(n))
     few = replace(whole, images=whole.images.iloc[:48].reset_index(drop=True))
     seconds = []
     for dataset in (few, few, whole):  # the first warms up
-        with tempfile.TemporaryDirectory(dir=workspace) as folder:
+        with tempfile.TemporaryDirectory(dir=workspace) as folder, progress_shown(False):
             started = np.array([time.monotonic(), time.process_time()])
             cache_bottlenecks(
                 dataset,
