@@ -28,7 +28,6 @@ from hubretrain.finetuning.devices import available_devices
 from hubretrain.finetuning.input_pipeline import (
     PixelSource,
     TrainingImages,
-    epoch_views,
     shuffled,
     split,
 )
@@ -90,14 +89,14 @@ def bench_step(options: argparse.Namespace) -> None:
         backbone = Backbone(resolve(options.module))
         tuning = FineTuneOptions(epochs=10_000, batch_size=options.batch_size, learning_rate=1e-6)
         loop = training(backbone, Path(folder) / "run", tuning)
-        loop._begin(n_images, None)
-        loop._trace(None)
-        bare = bare_step(loop.classifier, loop.optimizer.trained)
+        loop.begin(n_images)
+        loop.prepare(None)
+        bare = bare_step(loop.model.classifier, loop.model.trained_variables)
         order = shuffled(n_images, 0, 1)
         source = PixelSource(backbone.stored.image_size, tuning.augmentation, 0)
         batches = split(order, options.batch_size)
         ready = list(
-            source.batches(images, batches, split(epoch_views(order, 1), options.batch_size))
+            source.batches(images, batches, split(source.epoch_views(order, 1), options.batch_size))
         )
         ratios, speeds = [], []
         for round_number in range(options.rounds + 1):
@@ -106,7 +105,7 @@ def bench_step(options: argparse.Namespace) -> None:
                 float(bare(pixels, images.labels[batch]))
             between = time.monotonic()
             loop.state.batch, loop.state.loss_sum = 0, 0.0
-            loop._train_epoch(1, "all", images)
+            loop.epochs.train(1, "all", images, loop.state, loop.schedule)
             ended = time.monotonic()
             if round_number:  # the first one traces
                 ratios.append((between - started) / (ended - between))
@@ -134,17 +133,13 @@ def bench_trunk(options: argparse.Namespace) -> None:
                 trunk_views=views,
             )
             loop = training(backbone, Path(folder) / f"run{views}", tuning)
-            loop._begin(len(images), None)
-            cut = loop._cut()
-            if cut is not None:
-                from hubretrain.finetuning.activation_cache import ActivationCache
-
-                loop._source = ActivationCache(
-                    loop.folder, cut, loop.pixels, images, images, n_views=1, facts={}
-                )
+            loop.begin(len(images))
+            activations = loop._activations(images, images)
+            if activations is not None:
+                cut = activations.cut
                 n_bytes = 2 * int(np.prod(cut.shape))
                 print(f"cut at {cut.name}, {cut.shape}, {n_bytes:,} bytes per view")
-            loop._trace(cut)
+            loop.prepare(activations)
             loops.append(loop)
         ratios = []
         for round_number in range(options.rounds + 1):
@@ -152,7 +147,7 @@ def bench_trunk(options: argparse.Namespace) -> None:
             for loop in loops:
                 started = time.monotonic()
                 loop.state.batch, loop.state.loss_sum = 0, 0.0
-                loop._train_epoch(1, "all", images)
+                loop.epochs.train(1, "all", images, loop.state, loop.schedule)
                 seconds.append(time.monotonic() - started)
             if round_number:  # the first one traces, and computes the activations
                 ratios.append(seconds[0] / seconds[1])

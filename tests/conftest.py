@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,15 @@ def browser() -> str:
     return found
 
 
-@pytest.fixture(autouse=True)
-def own_store(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """No test reads or writes the user's module store; all tests share one of their own."""
-    store = tmp_path_factory.getbasetemp() / "module_store"
-    monkeypatch.setenv("HUBRETRAIN_STORE", str(store))
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's module store; all tests share one of their own.
+
+    Of the session, so that it is there before the fixtures of modules and of the session.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HUBRETRAIN_STORE", str(tmp_path_factory.getbasetemp() / "module_store"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 """The fine-tuning stage: the shortlisted backbone, trained from its fitted head.
 
-`finetune` is the stage, `module` trains one module with the options of `options`; `trainer` is
-the loop over `input_pipeline`, `steps`, `optimizers`, `schedule` and `devices`; `checkpoints`
-resumes, `activation_cache` keeps what frozen layers give, `tensorboard` logs, `result` is what it
-came to.
+`finetune` is the stage, and `module` trains one module with the options of `options`. `trainer` is
+the training, `epoch_loop` an epoch of it: batches of `input_pipeline`, graphs of `steps`, Adams of
+`optimizers`, the policy of `schedule`, on `devices`. `epoch_recorder` records an epoch, for
+TensorBoard too, and `checkpoints` lets training resume. `activation_cache` keeps the activations of
+frozen layers, `result` holds metrics and predictions.
 """
 
 import lazy_loader as lazy

@@ -1,13 +1,14 @@
-"""Where a training stands, on disk: weights, optimizer, counters; whole after kill -9.
-
-::
+"""Checkpoints of a training: weights, optimizers, counters; intact after kill -9.
 
     checkpoint/state.json                which checkpoint counts, and every counter
-    checkpoint/at_0003_0120.*            weights and optimizer after 3 epochs and 120 steps
+    checkpoint/at_0003_000120.*          weights and optimizers after 3 epochs and 120 steps
     checkpoint/best_0002.*               weights of the best epoch so far
 
 A checkpoint is written under a new name, then `state.json` points to it, then the former one is
 removed. So the last good one survives a kill and a full disk.
+
+TensorFlow finds variables in a checkpoint by attribute names: those of `Optimizer`, and `variables`
+and `optimizers` below, cannot be renamed without breaking older checkpoints.
 """
 
 from __future__ import annotations
@@ -29,25 +30,27 @@ from hubretrain.tensorflow import tf
 
 @dataclass
 class State:
-    """Where training stands; everything but the variables.
+    """Where training stands: everything but the variables.
+
+    The names of the attributes are those in `state.json`.
 
     Attributes:
-        base_epochs: Epochs that the policy is for, as begun.
-        epochs: Epochs after which training ends; more than `base_epochs` once extended.
-        extension: By how many epochs it was last extended.
-        concluded: Epochs after which the result was last judged and kept; -1 for never.
+        base_epochs: Epochs of the training policy that training began with.
+        epochs: Epochs after which training ends, more than `base_epochs` once extended.
+        extension: Epochs that were added last.
+        concluded: Finished epochs when the result was last evaluated and kept; -1 for never.
         epoch: Finished epochs.
-        batch: Finished steps of the epoch that is open.
-        loss_sum: Their losses, each times its images.
+        batch: Finished steps of the current epoch.
+        loss_sum: Sum of the losses of these steps, each times its number of images.
         step: Finished steps of all epochs.
-        best_epoch: The epoch of the least validation loss.
-        best_loss: That loss.
-        since_best: Epochs since, which early stopping counts.
-        since_reduced: Epochs without a better loss, which the plateau counts.
-        scale: What plateaus have left of the learning rate.
-        stopped: Whether it ended early.
-        diverged: What the loss became, if not a number, which ended it.
-        history: One row an epoch.
+        best_epoch: Epoch of the least validation loss.
+        best_loss: Least validation loss.
+        since_best: Epochs since then, which early stopping counts.
+        since_reduced: Epochs without a better loss, which the plateau schedule counts.
+        scale: Factor that plateaus have reduced the learning rate by.
+        stopped: Whether training ended early.
+        diverged: Loss that was not finite and ended training, such as `nan`; None for none.
+        history: One row per epoch.
     """
 
     base_epochs: int
@@ -69,14 +72,16 @@ class State:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether no epoch is left to train."""
         return bool(self.history) and (self.stopped or self.epoch >= self.epochs)
 
     def extend(self, more: int) -> bool:
-        """Adds epochs, unless these were added before and their result is still to be kept.
+        """Add epochs, unless these were added before and their result was not kept yet.
+
+        A call that was interrupted is repeated with the same arguments, and must not add twice.
 
         Returns:
-            Whether it did.
+            Whether epochs were added.
         """
         if self.extension == more and not (self.is_finished and self.concluded >= self.epoch):
             return False
@@ -85,7 +90,16 @@ class State:
         return True
 
     def count(self, loss: float, *, patience: int, reduce_after: int, factor: float) -> bool:
-        """Counts an epoch's validation loss for early stopping and for the plateau.
+        """Count an epoch's validation loss for early stopping and for the plateau schedule.
+
+        The counts are those of Keras' EarlyStopping and ReduceLROnPlateau, which forget theirs
+        when training resumes.
+
+        Args:
+            loss: Validation loss of the epoch.
+            patience: Epochs without a better loss after which training stops.
+            reduce_after: Epochs without a better loss after which the learning rate is reduced.
+            factor: Factor of the reduction.
 
         Returns:
             Whether the epoch is the best so far.
@@ -106,11 +120,11 @@ class Checkpoints:
     """The checkpoints of one fine-tuning.
 
     Args:
-        folder: Of the fine-tuning.
-        variables: What the model's predictions depend on.
-        optimizers: What else training depends on.
-        identity: The options and data; a checkpoint of others is not read.
-        is_chief: Whether this machine's checkpoints are the ones to keep.
+        folder: Folder of the fine-tuning.
+        variables: All variables that the model's predictions depend on.
+        optimizers: Optimizers, which training depends on besides.
+        identity: Options, module and data; checkpoints of others are refused.
+        is_chief: Whether this machine writes the checkpoints.
     """
 
     def __init__(
@@ -122,19 +136,20 @@ class Checkpoints:
         *,
         is_chief: bool = True,
     ) -> None:
-        self.folder, self.place = folder, folder / "checkpoint"
+        self.folder, self.checkpoint_folder = folder, folder / "checkpoint"
         self.identity = json.loads(json.dumps(identity))
         self._is_chief = is_chief
         self._all = tf.train.Checkpoint(variables=list(variables), optimizers=list(optimizers))
         self._weights = tf.train.Checkpoint(variables=list(variables))
 
     def save(self, state: State, *, is_best: bool = False) -> None:
-        """Writes a checkpoint, then points to it; a kill in between leaves the former one.
+        """Write a checkpoint, then point to it; a kill in between leaves the former one.
 
         Raises:
             RunError: The folder cannot be written.
         """
-        if not self._is_chief:  # every machine takes part in reading what is spread over them
+        if not self._is_chief:
+            # Every machine takes part in reading variables that are spread over them.
             with tempfile.TemporaryDirectory() as aside:
                 if is_best:
                     self._weights.write(str(Path(aside) / "best"))
@@ -142,95 +157,96 @@ class Checkpoints:
             return
         name, best = _names(state)
         try:
-            self.place.mkdir(parents=True, exist_ok=True)
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             if is_best:
-                self._weights.write(str(self.place / best))
-            self._all.write(str(self.place / name))
+                self._weights.write(str(self.checkpoint_folder / best))
+            self._all.write(str(self.checkpoint_folder / name))
             self.point_to(state)  # from here on this checkpoint counts
         except (OSError, WriteError, tf.errors.OpError) as error:
             reason = first_line(error)
             raise RunError(
-                f"{self.place}/ cannot be written ({reason}); make room and run the same command "
-                "again: it goes on from the last checkpoint."
+                f"{self.checkpoint_folder}/ cannot be written ({reason}); free disk space and "
+                "rerun the command to resume from the last checkpoint."
             ) from error
-        for path in self.place.iterdir():
+        for path in self.checkpoint_folder.iterdir():
             if path.name != "state.json" and path.name.split(".")[0] not in (name, best):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def point_to(self, state: State) -> None:
-        """Writes `state.json`, whose variables are there already."""
+        """Write `state.json`, once the checkpoints that it names are written."""
         if self._is_chief:
             name, best = _names(state)
-            facts = {"checkpoint": name, "best": best, "identity": self.identity, **asdict(state)}
-            write_json(self.place / "state.json", facts)
+            pointer = {"checkpoint": name, "best": best, "identity": self.identity}
+            write_json(self.checkpoint_folder / "state.json", {**pointer, **asdict(state)})
 
     def restore(self) -> State | None:
-        """Reads the checkpoint that counts into the variables; None where there is none.
+        """Read the checkpoint that counts into the variables; return None where there is none.
 
         Raises:
             RunError: It is another fine-tuning's, damaged, or of variables of other shapes.
         """
         try:
-            facts = json.loads((self.place / "state.json").read_text(encoding="utf-8"))
-            found = {name: facts.pop(name) for name in ("checkpoint", "best", "identity")}
-            state = _state(facts)
+            values = json.loads((self.checkpoint_folder / "state.json").read_text(encoding="utf-8"))
+            pointer = {name: values.pop(name) for name in ("checkpoint", "best", "identity")}
+            state = _state(values)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{self.place}/state.json is damaged ({type(error).__name__}: {error}); begin "
-                "anew with --restart."
+                f"{self.checkpoint_folder}/state.json is damaged ({type(error).__name__}: "
+                f"{error}); start again with `restart=True`."
             ) from error
-        self._check(found["identity"])
-        self._read(self._all, found["checkpoint"])
+        self._check(pointer["identity"])
+        self._read(self._all, pointer["checkpoint"])
         return state
 
-    def _check(self, known: dict[str, Any]) -> None:
-        """Raises where a checkpoint's options, data or module are not these."""
-        options = {one.name for one in fields(FineTuneOptions)}
+    def _check(self, saved: dict[str, Any]) -> None:
+        """Raise where a checkpoint's options, data or module are others."""
+        options = {field.name for field in fields(FineTuneOptions)}
         for name, value in self.identity.items():
-            if name not in known:
+            if name not in saved:
                 raise RunError(
                     f"{self.folder} holds a fine-tuning of an earlier hubretrain, which did not "
-                    f"note its {name}; begin anew with --restart."
+                    f"record its {name}; start again with `restart=True`."
                 )
-            if known[name] != value and name in options:
+            if saved[name] != value and name in options:
                 raise RunError(
-                    f"{self.folder} holds a fine-tuning with {name} = {known[name]}, now {value} "
-                    "is asked for; go on with --resume, or use the same options, another run, or "
-                    "--restart."
+                    f"{self.folder} holds a fine-tuning with {name} = {saved[name]}, but `{name}` "
+                    f"is {value}; continue it with `resume=True`, use the same options or another "
+                    "run, or start again with `restart=True`."
                 )
-            if known[name] != value:
+            if saved[name] != value:
                 raise RunError(
                     f"{self.folder} holds a fine-tuning on other data or another module: its "
-                    f"{name} was {known[name]} and is {value}; bring back what it was, or begin "
-                    "anew with --restart."
+                    f"{name} was {saved[name]} and is {value}; restore what it was, or start again "
+                    "with `restart=True`."
                 )
 
     def read_best(self, state: State) -> None:
-        """Puts the best epoch's weights into the variables."""
+        """Read the best epoch's weights into the variables."""
         self._read(self._weights, f"best_{state.best_epoch:04d}")
 
     def _read(self, checkpoint: Any, name: str) -> None:
         try:
-            checkpoint.read(str(self.place / name)).assert_existing_objects_matched()
+            checkpoint.read(str(self.checkpoint_folder / name)).assert_existing_objects_matched()
         except Exception as error:  # TensorFlow raises nearly every type on damaged files
             reason = first_line(error)
             raise RunError(
-                f"{self.place}/{name} does not fit this model ({reason}); begin anew with "
-                "--restart."
+                f"{self.checkpoint_folder}/{name} does not fit this model ({reason}); start again "
+                "with `restart=True`."
             ) from error
 
 
 def _names(state: State) -> tuple[str, str]:
-    """Of the last checkpoint, and of the best one."""
+    """Return the names of the last checkpoint and of the best one."""
     return f"at_{state.epoch:04d}_{state.batch:06d}", f"best_{state.best_epoch:04d}"
 
 
-def _state(facts: dict[str, Any]) -> State:
-    if facts["best_loss"] is None:  # JSON has no infinity
-        facts["best_loss"] = float("inf")
-    facts["history"] = [
-        {k: float("nan") if v is None else v for k, v in row.items()} for row in facts["history"]
+def _state(values: dict[str, Any]) -> State:
+    """Return a state from JSON, in which infinity and NaN are null."""
+    if values["best_loss"] is None:
+        values["best_loss"] = float("inf")
+    values["history"] = [
+        {k: float("nan") if v is None else v for k, v in row.items()} for row in values["history"]
     ]
-    return State(**facts)
+    return State(**values)

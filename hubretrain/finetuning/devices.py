@@ -1,4 +1,4 @@
-"""Where training runs: on one device, on all GPUs, on several machines, in float16."""
+"""Devices to train on: one, all GPUs of a machine, several machines; float16."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import numpy.typing as npt
 from hubretrain.errors import RunError
 from hubretrain.tensorflow import tf
 
-LOSS_SCALE = 1024.0  # keeps small gradients above float16's least number
+# Gradients below 6e-8, the least number of float16, would become 0; the loss, and with it every
+# gradient, is multiplied by this and divided again before the step.
+LOSS_SCALE = 1024.0
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices of a training; every machine of several makes its own, alike.
+    """The devices of a training, as one machine sees them.
 
     Attributes:
-        strategy: TensorFlow's.
-        n_replicas: Devices over all machines: a batch is divided among them.
-        local: Which of the replicas are on this machine.
+        strategy: Distribution strategy of TensorFlow.
+        n_replicas: Number of devices over all machines: a batch is divided among them.
+        local: Indices of the devices of this machine.
         is_chief: Whether this machine writes the run.
-        loss_scale: What gradients are multiplied by on the way.
+        loss_scale: Factor of the loss in training.
     """
 
     strategy: Any
@@ -36,11 +38,11 @@ class Devices:
     loss_scale: float = 1.0
 
     def share(self, batch: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """The images of a batch for each local replica: every n-th of them."""
+        """Return the images of a batch for each local device: every n-th of them."""
         return [batch[replica :: self.n_replicas] for replica in self.local]
 
     def traced(self, step: Callable[..., Any], signature: list[Any]) -> Any:
-        """A step as a graph that runs on every replica."""
+        """Return a step as a graph that runs on every device."""
         if self.n_replicas == 1:
             return tf.function(step, input_signature=signature)
 
@@ -51,7 +53,7 @@ class Devices:
         return on_each
 
     def run(self, function: Any, parts: list[tuple[Any, ...]]) -> float:
-        """Runs a function on each replica's part and gives the sum of its results."""
+        """Run a function on each device's part, and return the sum of its results."""
         if self.n_replicas == 1:
             return float(function(*parts[0]))
         first = self.local[0]
@@ -67,7 +69,7 @@ class Devices:
         return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None))
 
     def agreed(self, values: list[float]) -> list[float]:
-        """The mean of each value over the machines, so that all decide alike."""
+        """Return the mean of each value over the machines, so that all decide alike."""
         if len(self.local) == self.n_replicas:
             return values
 
@@ -80,18 +82,18 @@ class Devices:
 
 
 def available_devices(*, mixed_precision: bool = False) -> Devices:
-    """All GPUs of this machine, or of the machines that `TF_CONFIG` names; else the processor.
+    """Return all GPUs of this machine, or of the machines that `TF_CONFIG` names; else the CPU.
 
     `TF_CONFIG` is TensorFlow's: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
 
     Raises:
-        RunError: `TF_CONFIG` is no such description, or mixed precision is asked of a processor.
+        RunError: `TF_CONFIG` is malformed, or mixed precision is asked for without a GPU.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if mixed_precision and not gpus:
         raise RunError(
-            "--mixed-precision computes in float16, which only a GPU gains by, and TensorFlow "
-            "finds none here; leave it out, or go on where there is one."
+            "`mixed_precision` is True, but TensorFlow finds no GPU, and only a GPU gains by "
+            "float16; leave it out, or continue on a machine with a GPU."
         )
     scale = LOSS_SCALE if mixed_precision else 1.0
     if mixed_precision:
@@ -111,7 +113,7 @@ def available_devices(*, mixed_precision: bool = False) -> Devices:
 
 
 def _task() -> tuple[int, int] | None:
-    """(number of workers, which of them this is), or None on one machine."""
+    """Return (number of workers, index of this one), or None for one machine."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         return None

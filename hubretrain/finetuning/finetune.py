@@ -1,4 +1,4 @@
-"""The fine-tuning stage: shortlisted backbones of a run, trained, judged once, exported."""
+"""The fine-tuning stage: shortlisted backbones of a run, trained, evaluated once, exported."""
 
 from __future__ import annotations
 
@@ -56,45 +56,69 @@ def finetune_module(
     options: FineTuneOptions | None = None,
     resumption: Resumption | None = None,
 ) -> FineTuneResult:
-    """Fine-tune one module of a run, by default the first of its shortlist; see below."""
+    """Fine-tune one module of a run, by default the first of its shortlist.
+
+    It is trained on all folds but the first, stopped by the first, and evaluated once on the test
+    split. Calling it again resumes what was interrupted.
+
+    Args:
+        dataset: The data set that the run was fitted on.
+        run: A fitted run.
+        module: Name of the module; None for the first of the shortlist.
+        cache: The cache folder, which holds the data set's digests.
+        options: How to train; by default as the size of the data set suggests.
+        resumption: How to continue what the run holds already.
+
+    Raises:
+        RunError: The run is not fitted, holds another fine-tuning, or has no such module, or
+            training cannot continue.
+        ModuleError: The module cannot be loaded or trained.
+    """
     name = module or _fitted(run, dataset).shortlist[0]
     return finetune_modules(
         dataset, run, [name], cache=cache, options=options, resumption=resumption
     )[0]
 
 
-def best_modules(run: Run, n: int) -> list[str]:
-    """The first modules of a run's leaderboard: the shortlist, then the others by rank.
+def best_modules(run: Run, top: int) -> list[str]:
+    """Return the best modules of a run: its shortlist, then the others by rank.
+
+    Args:
+        run: A fitted run.
+        top: Number of modules.
 
     Raises:
         RunError: The run is not fitted, or compares fewer modules.
     """
     fit = run.fit
     board = LEADERBOARD.read(run.folder)
-    ranked = board.loc[board["kind"] == MODULE, "module"].tolist()  # no twin of random weights
+    ranked = board.loc[
+        board["kind"] == MODULE, "module"
+    ].tolist()  # no randomly initialised control
     names = list(dict.fromkeys([*fit.shortlist, *ranked]))
-    if len(names) < n:
+    if len(names) < top:
         raise RunError(
-            f"--top is {n} and {run.folder} compares {len(names)} modules ({', '.join(names)}); "
-            "ask for fewer, or cache more and fit again."
+            f"`top` is {top}, but {run.folder} compares {len(names)} modules "
+            f"({', '.join(names)}); choose fewer, or cache more and fit again."
         )
-    return names[:n]
+    return names[:top]
 
 
 def latest_finetuning(run: Run) -> str:
-    """The module of the run that was fine-tuned last.
+    """Return the module of the run that was fine-tuned last.
 
     Raises:
         RunError: There is none.
     """
-    found = list((run.folder / "finetune").glob(f"*/{OPTIONS}"))
-    if not found:
-        raise RunError(f"{run.folder} holds no fine-tuning to resume; begin one without --resume.")
-    states = [(path.parent / "checkpoint" / "state.json", path) for path in found]
-    newest = max(
-        states, key=lambda pair: (pair[0] if pair[0].exists() else pair[1]).stat().st_mtime_ns
-    )
-    return newest[1].parent.name
+    folders = [path.parent for path in (run.folder / "finetune").glob(f"*/{OPTIONS}")]
+    if not folders:
+        raise RunError(f"{run.folder} holds no fine-tuning to resume; leave out `resume`.")
+
+    def modified(folder: Path) -> int:
+        state = folder / "checkpoint" / "state.json"
+        return (state if state.exists() else folder / OPTIONS).stat().st_mtime_ns
+
+    return max(folders, key=modified).name
 
 
 def finetune_modules(
@@ -108,26 +132,20 @@ def finetune_modules(
 ) -> list[FineTuneResult]:
     """Fine-tune modules in turn; the one that is best on the validation fold is exported.
 
-    Each is trained on all folds but the first, stopped by the first, and evaluated once on the
-    test split. `run.json` records whether the order of the screening held among all modules that
-    were fine-tuned in the run. Calling it again resumes what was interrupted.
+    `run.json` records whether the order of the screening held among all modules that were
+    fine-tuned in the run. Arguments and errors as of `finetune_module`.
 
     Args:
         dataset: The data set that the run was fitted on.
         run: A fitted run.
         modules: Names of modules of the run.
         cache: The cache folder, which holds the data set's digests.
-        options: How to train; by default as the size of the data set suggests.
+        options: How to train each of them.
         resumption: How to continue what the run holds already.
-
-    Raises:
-        RunError: The run is not fitted, holds another fine-tuning, or has no such module, or
-            training cannot continue.
-        ModuleError: A module cannot be loaded or trained.
     """
     fit = _fitted(run, dataset)
     for name in modules:
-        fit.module(name)  # refuses one that was not fitted before anything is trained
+        fit.module(name)  # refuses one that was not fitted, before anything is trained
     resumption = resumption or Resumption()
     options_of = _options_of(run, modules, options or FineTuneOptions(), resumption)
     where = available_devices(
@@ -146,9 +164,7 @@ def finetune_modules(
             if where.is_chief:
                 _prepare(folder, chosen, restart=resumption.restart)
             result, record = module.run_with(
-                chosen,
-                resumption.more_epochs,
-                resumption.seconds_between_checkpoints,
+                chosen, resumption.more_epochs, resumption.seconds_between_checkpoints
             )
             results.append(result)
             if where.is_chief:
@@ -167,15 +183,18 @@ def _options_of(
     """
     more_epochs = resumption.more_epochs
     if more_epochs is not None and len(modules) > 1:
-        raise RunError(f"--epochs +{more_epochs} goes on with one module; name it with --module.")
+        raise RunError(
+            f"`more_epochs={more_epochs}` continues one module, but {len(modules)} are named; name "
+            "one with `modules`."
+        )
     options_of = {
         name: saved_options(run.finetune_folder(name)) if resumption.resume else options
         for name in modules
     }
     if len({chosen.mixed_precision for chosen in options_of.values()}) > 1:
         raise RunError(
-            f"some of {', '.join(modules)} were begun with --mixed-precision and others without; "
-            "go on with one at a time: --module."
+            f"some of {', '.join(modules)} were trained with `mixed_precision` and others without; "
+            "continue one at a time with `modules`."
         )
     return options_of
 
@@ -191,13 +210,13 @@ def _prepare(folder: Path, options: FineTuneOptions, *, restart: bool) -> None:
 def _keep(
     run: Run,
     fit: FitRecord,
-    one: ModuleFineTuning,
-    found: FineTuneResult,
+    module: ModuleFineTuning,
+    result: FineTuneResult,
     record: FineTunedModuleRecord,
 ) -> None:
-    """Puts a module into `run.json`, and exports it unless the run's export is a better one."""
-    # Read anew, for another process may have added a module while this one trained.
-    records = {**run.finetune.modules, found.module: record}
+    """Put a module into `run.json`, and export it unless the run's export is a better one."""
+    # Read again, as another process may have added a module while this one trained.
+    records = {**run.finetune.modules, result.module: record}
     metric = fit.metric
     on_validation = {
         name: other.validation[metric][0]
@@ -207,18 +226,18 @@ def _keep(
     board = LEADERBOARD.read(run.folder)
     board = board[board["module"].isin(fit.modules)]
     screening = dict(zip(board["module"], board[metric].astype(float), strict=True))
-    judged = {name: score for name, score in on_validation.items() if name in screening}
-    order = order_of(screening, judged, metric) if len(judged) > 1 else None
-    best = order.finetuned[0] if order else found.module
+    finetuned = {name: score for name, score in on_validation.items() if name in screening}
+    order = order_of(screening, finetuned, metric) if len(finetuned) > 1 else None
+    best = order.finetuned[0] if order else result.module
     chosen = _exported(run)
-    if best == found.module or best != chosen:
-        one.export(found)
-        chosen = found.module
+    if best == result.module or best != chosen:
+        module.export(result)
+        chosen = result.module
     run.write_finetune(FineTuneRecord(records, chosen, order))
 
 
 def _exported(run: Run) -> str | None:
-    """The module whose fine-tuned model the run's export is."""
+    """Return the module whose fine-tuned model the run's export is, None for a head's export."""
     try:
         facts = Export.open(run.export_folder).facts
     except RunError:
@@ -227,16 +246,18 @@ def _exported(run: Run) -> str | None:
 
 
 def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:
+    """Return what the fit recorded, its classes checked against the data set's."""
     fit = run.fit
     if fit.class_names != dataset.class_names:
         raise RunError(
-            f"{run.folder} was fitted on the classes {', '.join(fit.class_names)}, the data "
-            f"set has {', '.join(dataset.class_names)}; fit again, or name the run's data set."
+            f"{run.folder} was fitted on the classes {', '.join(fit.class_names)}, but the data "
+            f"set has {', '.join(dataset.class_names)}; fit again, or choose the run's data set."
         )
     return fit
 
 
 def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Return the images that the run split, with their `fold`."""
     parts = previous_parts(
         read_folds(run.folds_file), images["path"].tolist(), images["sha256"].tolist()
     )

@@ -1,4 +1,4 @@
-"""Batches for training: which images, in which order, and what the model is given of them."""
+"""Batches for training: which images, in which order, and their pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,11 @@ from hubretrain.storage import located
 
 Pixels = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
-FIRST_EPOCH_VIEW = 1_000  # views of the cache are numbered below, those of epochs from here
-_VIEWS_AN_AGAIN = 1_000_000  # an image that an epoch shows again is drawn anew
+EVALUATION_BATCH_SIZE = 48
+# Views of the bottleneck cache have lower numbers, so an epoch never repeats one of them.
+FIRST_EPOCH_VIEW = 1_000
+# An image that an epoch shows more than once gets another view each time.
+_VIEWS_PER_REPETITION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ class TrainingImages:
     """Some images of a data set, with what training needs of each.
 
     Attributes:
-        root: The folder that paths are relative to.
-        paths: The image files.
-        sha256s: Their contents.
+        root: Folder that the paths are relative to.
+        paths: Paths of the image files.
+        sha256s: SHA-256 of each image's content.
         labels: int64 of shape (n_images,), class indices.
-        weights: float32 of shape (n_images,), the weight of each image in the loss.
+        weights: float32 of shape (n_images,), weight of each image in the loss.
     """
 
     root: Path
@@ -44,66 +47,96 @@ class TrainingImages:
         return len(self.paths)
 
     def digest(self) -> bytes:
-        """A digest of the contents and labels, in their order."""
+        """Return the SHA-256 of contents and labels in their order."""
         table = "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, self.labels, strict=True))
         return hashlib.sha256(table.encode()).digest()
 
 
+class InputSource(Protocol):
+    """Gives the model its inputs: pixels, or activations of its frozen part."""
+
+    def epoch_views(self, order: Index, epoch: int) -> Index:
+        """Return the number of the view that an epoch shows at each position of its order."""
+
+    def fill(self, views: Index) -> None:
+        """Compute what batches of these views need and what takes a progress bar of its own."""
+
+    def batches(
+        self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Yield the inputs of each batch; view 0 is the unaugmented image."""
+
+
+def epoch_order(images: TrainingImages, seed: int, epoch: int, *, is_balanced: bool) -> Index:
+    """Return the order in which an epoch shows the images.
+
+    Args:
+        images: Images to train on.
+        seed: Random seed of the orders.
+        epoch: Number of the epoch; each has an order of its own.
+        is_balanced: Show every class equally often, instead of every image once.
+    """
+    if is_balanced:
+        return balanced(images.labels, seed, epoch)
+    return shuffled(len(images), seed, epoch)
+
+
 def shuffled(n_images: int, seed: int, epoch: int) -> Index:
-    """The order of an epoch: each image once."""
+    """Return an order that shows each image once."""
     return np.random.default_rng([seed, epoch]).permutation(n_images).astype(np.int64)
 
 
 def balanced(labels: npt.NDArray[np.int64], seed: int, epoch: int) -> Index:
-    """The order of an epoch that shows every class equally often, in as many images as there are.
+    """Return an order of as many images that shows every class equally often, give or take one.
 
-    Within a class each image comes as often as any other, to one.
+    Images of one class come equally often, give or take one.
 
     Args:
-        labels: int64 of shape (n_images,).
-        seed: Any integer.
-        epoch: Each has an order of its own.
+        labels: int64 of shape (n_images,), class indices.
+        seed: Random seed of the orders.
+        epoch: Number of the epoch; each has an order of its own.
     """
     random = np.random.default_rng([seed, epoch, 1])
     classes = np.unique(labels)
     share, rest = divmod(len(labels), len(classes))
-    more = set(random.permutation(classes)[:rest].tolist())
+    one_more = set(random.permutation(classes)[:rest].tolist())
     chosen = []
     for c in classes.tolist():
         members = np.flatnonzero(labels == c)
-        n = share + (c in more)
-        rounds = [random.permutation(members) for _ in range(-(-n // len(members)))]
+        n = share + (c in one_more)
+        n_rounds = -(-n // len(members))  # rounded up
+        rounds = [random.permutation(members) for _ in range(n_rounds)]
         chosen.append(np.concatenate([*rounds, members[:0]])[:n])
     return random.permutation(np.concatenate(chosen)).astype(np.int64)
 
 
-def agains(order: Index) -> Index:
-    """How often each place's image came before in the order: 0, 1, ..."""
-    places = np.argsort(order, kind="stable")
-    ordered = order[places]
+def repetitions(order: Index) -> Index:
+    """Return how often the image at each position came before in the order: 0, 1, ..."""
+    positions = np.argsort(order, kind="stable")  # equal images in a run, in their order
+    ordered = order[positions]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    counts = np.diff(np.r_[starts, len(ordered)])
-    found = np.empty(len(order), dtype=np.int64)
-    found[places] = np.arange(len(ordered)) - np.repeat(starts, counts)
-    return found
+    lengths = np.diff(np.r_[starts, len(ordered)])
+    counts = np.empty(len(order), dtype=np.int64)
+    counts[positions] = np.arange(len(ordered)) - np.repeat(starts, lengths)
+    return counts
 
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Gives a model pixels, decoded and cut by threads ahead of their use.
+    """Gives the model pixels; threads decode and cut them before they are needed.
 
     Attributes:
         size: Height and width, pixels.
-        augmentation: How an epoch's view of an image differs from it.
-        seed: Of the augmentation.
+        augmentation: How an epoch's view of an image differs from the image.
+        seed: Random seed of the augmentation.
     """
 
     size: int
     augmentation: Augmentation
     seed: int
 
-    def one(self, images: TrainingImages, i: int, view_number: int) -> Pixels:
-        """One view of one image: uint8 of shape (size, size, 3); view 0 is the image as it is.
+    def read(self, images: TrainingImages, i: int, view_number: int) -> Pixels:
+        """Return one view of one image: uint8 (size, size, 3); view 0 is not augmented.
 
         Raises:
             RunError: The image cannot be read or decoded.
@@ -120,37 +153,39 @@ class PixelSource:
             ) from error
         return view(image, self.size, draw)
 
+    def epoch_views(self, order: Index, epoch: int) -> Index:
+        """Return the number of the view that an epoch shows at each position of its order."""
+        return FIRST_EPOCH_VIEW + epoch + _VIEWS_PER_REPETITION * repetitions(order)
+
+    def fill(self, views: Index) -> None:
+        """Do nothing: pixels are read when a batch needs them."""
+
     def batches(
         self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
     ) -> Iterator[npt.NDArray[Any]]:
-        """Pixels of each batch: uint8 of shape (n_images, size, size, 3).
+        """Yield the pixels of each batch: uint8 of shape (n_images, size, size, 3).
 
         Args:
-            images: Where from.
-            batches: The images of each batch.
-            views: The view of each image.
+            images: Images to read from.
+            batches: Indices of the images of each batch.
+            views: Number of the view of each image.
         """
-        wanted = [
-            (int(i), int(v))
+        items = [
+            (int(i), int(number))
             for batch, numbers in zip(batches, views, strict=True)
-            for i, v in zip(batch, numbers, strict=True)
+            for i, number in zip(batch, numbers, strict=True)
         ]
         n_ahead = 2 * max((len(batch) for batch in batches), default=1)
 
         def pixels_of(item: tuple[int, int]) -> Pixels:
-            return self.one(images, *item)
+            return self.read(images, *item)
 
-        found = ahead(pixels_of, wanted, n_ahead)
+        results = ahead(pixels_of, items, n_ahead)
         for batch in batches:
-            pixels = [next(found)[1] for _ in range(len(batch))]
+            pixels = [next(results)[1] for _ in range(len(batch))]
             yield np.stack(pixels) if pixels else np.zeros((0, self.size, self.size, 3), np.uint8)
 
 
-def epoch_views(order: Index, epoch: int) -> Index:
-    """The number of the view that an epoch shows at each place of its order."""
-    return FIRST_EPOCH_VIEW + epoch + _VIEWS_AN_AGAIN * agains(order)
-
-
 def split(order: Index, batch_size: int) -> list[Index]:
-    """An order in batches; the last may be smaller."""
+    """Return an order in batches; the last may be smaller."""
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

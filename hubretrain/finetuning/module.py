@@ -160,7 +160,7 @@ class ModuleFineTuning:
             "test": found.test,
             "adjust": self.rule.strength,
             "priors": list(self.rule.priors),
-            "augmentation": asdict(self.training.tuning.augmentation),
+            "augmentation": asdict(self.training.options.augmentation),
         }
         write_export(
             [Member(self.classifier)],

@@ -1,4 +1,4 @@
-"""Adam, at one learning rate for all or at rates that grow with depth. A door to tf-keras."""
+"""Adam, with one learning rate for all layers or with rates that grow with depth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from hubretrain.tensorflow import tf
 
 import tf_keras  # isort: skip  (behind the door: it imports TensorFlow)
 
-N_RATES = 8  # rates by depth are rounded to so many: each is an optimizer of its own
+# Rates by depth are rounded to this many, because each is an optimizer of its own: scaled
+# gradients would not do, as Adam divides a scale out again.
+N_RATES = 8
 
 
 class Optimizer(tf.Module):  # type: ignore[misc]
     """One Adam for each learning rate (Kingma and Ba 2015, https://arxiv.org/abs/1412.6980).
+
+    Checkpoints find the state of the Adams by the names of these attributes.
 
     Args:
         groups: Variables, and their learning rate as a share of the schedule's.
@@ -23,41 +27,42 @@ class Optimizer(tf.Module):  # type: ignore[misc]
         super().__init__(name="optimizer")
         self.shares = [share for _, share in groups]
         self.variables_of = [list(variables) for variables, _ in groups]
-        # XLA would be chosen on a GPU, and sums in another order from build to build.
+        # Without this, Keras uses XLA on a GPU, which may sum in another order in each build.
         self.adams = [tf_keras.optimizers.Adam(jit_compile=False) for _ in groups]
         for adam, variables in zip(self.adams, self.variables_of, strict=True):
             adam.build(variables)
 
     @property
     def trained(self) -> list[tf.Variable]:
-        """What it changes."""
+        """All variables that a step changes."""
         return [v for variables in self.variables_of for v in variables]
 
     def set_rate(self, rate: float) -> None:
-        """Sets the schedule's learning rate for the steps to come."""
+        """Set the schedule's learning rate for the next steps."""
         for adam, share in zip(self.adams, self.shares, strict=True):
             adam.learning_rate.assign(rate * share)
 
     def apply(self, gradients: Sequence[Any]) -> None:
-        """Makes a step; where several devices train, their gradients are summed.
+        """Make a step; the gradients of several devices are summed.
 
         Args:
-            gradients: One for each variable of `trained`, in its order.
+            gradients: Gradients of the variables of `trained`, in their order.
         """
         rest = list(gradients)
         for adam, variables in zip(self.adams, self.variables_of, strict=True):
-            mine, rest = rest[: len(variables)], rest[len(variables) :]
-            adam.apply_gradients(zip(mine, variables, strict=True))
+            own, rest = rest[: len(variables)], rest[len(variables) :]
+            adam.apply_gradients(zip(own, variables, strict=True))
 
 
 def depth_groups(
     layers: Sequence[Sequence[tf.Variable]], first_share: float
 ) -> list[tuple[list[tf.Variable], float]]:
-    """Groups layers by depth; the last one learns at the full rate, the first at a share of it.
+    """Return the variables in groups by depth, each with its share of the learning rate.
 
     Args:
         layers: Variables by layer, in network order, the head last.
-        first_share: The first layer's share, (0, 1]; those between follow geometrically.
+        first_share: Share of the first layer, (0, 1]. The last layer has 1, and the shares of
+            those in between rise geometrically.
     """
     if first_share == 1.0 or len(layers) < 2:
         return [([v for variables in layers for v in variables], 1.0)]

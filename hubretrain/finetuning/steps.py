@@ -1,86 +1,189 @@
-"""What a training runs in each step, and to evaluate, as graphs."""
+"""The model that is trained, and the graphs of its steps and of its evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.finetuning.devices import Devices
-from hubretrain.finetuning.optimizers import Optimizer
+from hubretrain.finetuning.input_pipeline import (
+    EVALUATION_BATCH_SIZE,
+    InputSource,
+    PixelSource,
+    TrainingImages,
+    split,
+)
+from hubretrain.finetuning.optimizers import Optimizer, depth_groups
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.modules import Classifier, Cut
+from hubretrain.progress import Bar
 from hubretrain.tensorflow import tf
+
+
+class TrainedModel:
+    """A classifier, and what training changes of it.
+
+    On several devices a copy that is spread over them is trained, because variables belong to the
+    distribution strategy that they were made in; `synchronize` brings its values to the
+    classifier.
+
+    Args:
+        classifier: The model, with its fitted head.
+        options: How to train it.
+        devices: Where it is trained.
+
+    Attributes:
+        classifier: The model that is evaluated and exported.
+        copy: The model that is trained: on one device the classifier itself.
+        variables: All variables of `copy`, in the order of the classifier's.
+        optimizers: Phase to the optimizer of what it trains: `head`, and `all` that is trained.
+        start: Values that the variables of `all` are pulled to; [] without `l2_sp`.
+
+    Raises:
+        ModuleError: The backbone cannot be trained as the options say.
+    """
+
+    def __init__(self, classifier: Classifier, options: FineTuneOptions, devices: Devices) -> None:
+        self.classifier = classifier
+        with devices.strategy.scope():
+            self.copy = classifier if devices.n_replicas == 1 else classifier.replica()
+            # BatchNorm's statistics are no trainable variables, so all of the backbone is kept.
+            self.variables = self.copy.all_variables
+            pairs = zip(classifier.all_variables, self.variables, strict=True)
+            copy_of = {id(variable): copied for variable, copied in pairs}
+            layers = [
+                [copy_of[id(variable)] for variable in layer]
+                for layer in classifier.trained_layers(options.unfreeze_last)
+            ]
+            self.optimizers = {
+                "all": Optimizer(depth_groups(layers, options.depth_decay)),
+                "head": Optimizer([(self.copy.head_variables, 1.0)]),
+            }
+        self.start = [tf.identity(v) for v in self.trained_variables] if options.l2_sp else []
+        self._predict = tf.function(
+            lambda pixels: classifier.probabilities(to_unit_tensor(pixels)),
+            input_signature=[pixels_spec(classifier.backbone.stored.image_size)],
+        )
+
+    @property
+    def trained_variables(self) -> list[tf.Variable]:
+        """Every variable that training changes."""
+        return self.optimizers["all"].trained
+
+    @property
+    def trained_backbone_variables(self) -> list[tf.Variable]:
+        """Variables of the backbone that training changes."""
+        head = {id(variable) for variable in self.copy.head_variables}
+        return [variable for variable in self.trained_variables if id(variable) not in head]
+
+    def synchronize(self) -> None:
+        """Give the classifier the values of the copy that is trained."""
+        if self.copy is not self.classifier:
+            pairs = zip(self.classifier.all_variables, self.variables, strict=True)
+            for variable, copied in pairs:
+                variable.assign(copied.numpy())
+
+    def probabilities(
+        self, source: PixelSource, images: TrainingImages, *, what: str
+    ) -> npt.NDArray[np.float32]:
+        """Return the classifier's probabilities of unaugmented images.
+
+        Args:
+            source: Source of pixels.
+            images: Images to predict.
+            what: Name of the progress bar.
+
+        Returns:
+            float32 of shape (n_images, n_classes); rows sum to 1.
+        """
+        if not len(images):
+            return np.zeros((0, int(self.classifier.bias.shape[0])), np.float32)
+        batches = split(np.arange(len(images)), EVALUATION_BATCH_SIZE)
+        probs = []
+        with Bar(what, len(images)) as bar:
+            for pixels in source.batches(images, batches, [0 * batch for batch in batches]):
+                probs.append(self._predict(pixels).numpy())
+                bar.advance(len(pixels))
+        return np.concatenate(probs)
 
 
 class Steps:
     """The graphs of a training.
 
     Args:
-        classifier: What is evaluated.
-        trained: What is trained: itself, or its copy on several devices.
-        optimizers: Phase to what a step of it changes; `all` changes everything that is trained.
-        start: Where the variables of `all` are pulled to; [] for no pull.
-        devices: Where it runs.
-        tuning: How.
-        cut: Where the frozen part ends, if activations are given instead of pixels.
+        model: The model that is trained.
+        options: How to train it.
+        devices: Where it is trained.
+        cut: Where the frozen part ends, if inputs are activations instead of pixels.
 
     Attributes:
-        evaluate: (inputs, labels, weights) to the weighted sum of losses and the number of hits.
+        evaluate: (inputs, labels, weights) to (weighted sum of losses, number of hits).
         train: Phase to a step: (inputs, labels, weights) to the loss.
     """
 
     def __init__(
-        self,
-        classifier: Classifier,
-        trained: Classifier,
-        optimizers: Mapping[str, Optimizer],
-        start: Sequence[tf.Tensor],
-        devices: Devices,
-        tuning: FineTuneOptions,
-        cut: Cut | None,
+        self, model: TrainedModel, options: FineTuneOptions, devices: Devices, cut: Cut | None
     ) -> None:
-        self._trained, self._cut, self._devices, self._tuning = trained, cut, devices, tuning
-        self._pulls = list(zip(optimizers["all"].trained, start, strict=True)) if start else []
-        given = pixels_spec(classifier.backbone.stored.image_size)
+        self._model, self._options, self._devices, self._cut = model, options, devices, cut
+        inputs = pixels_spec(model.classifier.backbone.stored.image_size)
         if cut is not None:
-            given = tf.TensorSpec((None, *cut.shape), tf.float16)
-        of_batch = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
+            inputs = tf.TensorSpec((None, *cut.shape), tf.float16)
+        per_image = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
+        signature = [inputs, *per_image]
 
-        @tf.function(input_signature=[given, *of_batch])  # type: ignore[untyped-decorator]
-        def evaluate(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Any:
-            said = self._logits(classifier, given)
-            hits = tf.reduce_sum(tf.cast(tf.argmax(said, axis=1) == labels, tf.float32))
-            return classifier.loss(said, labels, weights), hits
+        @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+        def evaluate(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Any:
+            logits = self._logits(model.classifier, inputs)
+            hits = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32))
+            return model.classifier.loss(logits, labels, weights), hits
 
         self.evaluate = evaluate
         self.train = {
-            phase: devices.traced(self._step_of(optimizer), [given, *of_batch])
-            for phase, optimizer in optimizers.items()
+            phase: devices.traced(self._step_of(optimizer), signature)
+            for phase, optimizer in model.optimizers.items()
         }
 
-    def _logits(self, model: Classifier, given: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def validate(self, source: InputSource, images: TrainingImages) -> list[float]:
+        """Return mean loss, weighted by class, and top-1 accuracy on the validation images."""
+        batches = split(np.arange(len(images)), EVALUATION_BATCH_SIZE)
+        sums = np.zeros(2)
+        arrays = source.batches(images, batches, [0 * batch for batch in batches])
+        for batch, inputs in zip(batches, arrays, strict=True):
+            results = self.evaluate(inputs, images.labels[batch], images.weights[batch])
+            sums += [float(value) for value in results]
+        return [sums[0] / float(images.weights.sum()), sums[1] / len(images)]
+
+    def _logits(self, model: Classifier, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self._cut is None:
-            return model.logits(to_unit_tensor(given), training)
-        return model.head_logits(self._cut.top(tf.cast(given, tf.float32)))
+            return model.logits(to_unit_tensor(inputs), training)
+        return model.head_logits(self._cut.top(tf.cast(inputs, tf.float32)))
 
     def _step_of(self, optimizer: Optimizer) -> Callable[..., Any]:
-        """One step of some variables. Weights sum to 1 over the batch of all devices.
+        """Return a step of an optimizer; weights sum to 1 over the batch of all devices.
 
-        Without BatchNorm in training mode dropout is off too: the few modules that have any have
-        it behind their features.
+        Dropout and BatchNorm share one flag in TF-Hub's format, so dropout is off unless BatchNorm
+        is trained. Few modules have any, and those have it behind their features.
         """
-        tuning, pulls, scale = self._tuning, self._pulls, self._devices.loss_scale
+        model, options, scale = self._model, self._options, self._devices.loss_scale
+        n_replicas = self._devices.n_replicas
+        start = model.start
+        pulls = list(zip(model.trained_variables, start, strict=True)) if start else []
 
-        def step(given: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        def step(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                said = self._logits(self._trained, given, tuning.train_batchnorm)
-                loss = self._trained.loss(said, labels, weights, tuning.label_smoothing)
+                logits = self._logits(model.copy, inputs, options.train_batchnorm)
+                loss = model.copy.loss(logits, labels, weights, options.label_smoothing)
                 # Half the squared distance from the start: equation 4 of Li et al. 2018.
-                pull = tf.add_n([tf.nn.l2_loss(v - start) for v, start in pulls]) if pulls else 0.0
-                aim = loss + tuning.l2_sp * pull / self._devices.n_replicas
-                aim = scale * aim
-            gradients = tape.gradient(aim, optimizer.trained)
+                pull = (
+                    tf.add_n([tf.nn.l2_loss(v - origin) for v, origin in pulls]) if pulls else 0.0
+                )
+                # The optimizer sums the gradients of the devices, so each adds its share.
+                objective = scale * (loss + options.l2_sp * pull / n_replicas)
+            gradients = tape.gradient(objective, optimizer.trained)
             optimizer.apply([None if g is None else g / scale for g in gradients])
             return loss
 
@@ -88,5 +191,5 @@ class Steps:
 
 
 def pixels_spec(size: int) -> tf.TensorSpec:
-    """Of a batch of pixels: uint8 of shape (n_images, size, size, 3)."""
+    """Return the signature of a batch of pixels: uint8 of shape (n_images, size, size, 3)."""
     return tf.TensorSpec((None, size, size, 3), tf.uint8)

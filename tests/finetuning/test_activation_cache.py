@@ -6,11 +6,7 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.extraction.cache import cache_bottlenecks
-from hubretrain.modules import resolve
-from hubretrain.runs import Run
-from hubretrain.screening.fit import screen_modules
-from tests.finetuning.test_trainer import copied, tune
+from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import write_digits, write_module, write_residual
 
 
@@ -29,10 +25,7 @@ def fitted(tmp_path_factory):
     spec = tf.TensorSpec((None, 16, 16, 3), tf.float32)
     outer.__call__ = tf.function(lambda images: inner(images, False), input_signature=[spec])
     tf.saved_model.save(outer, str(place / "nested"))
-    data = open_dataset(place / "digits")
-    modules = [resolve(str(place / name)) for name in ("residual", "nested")]
-    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1)
-    screen_modules(data, Run(place / "run"), cache=place / "cache")
+    write_run(place, place / "residual", place / "nested")
     return place
 
 
@@ -119,7 +112,7 @@ def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     folder = run.finetune_folder("residual")
     (folder / "trunk.h5").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"trunk.h5 cannot be written .*--restart --trunk-views 0"):
+    with pytest.raises(RunError, match=r"trunk.h5 cannot be written .*`trunk_views=0`"):
         tune(fitted, run, module="residual", unfreeze_last=2, epochs=1)
 
 
@@ -130,7 +123,7 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     names = best_modules(run, 2)
     assert sorted(names) == ["nested", "residual"]
-    with pytest.raises(RunError, match=r"--top is 3 and .* compares 2 modules \(.*ask for fewer"):
+    with pytest.raises(RunError, match=r"`top` is 3, but .* compares 2 modules \(.*choose fewer"):
         best_modules(run, 3)
     data = open_dataset(fitted / "digits")
     tuning = FineTuneOptions(epochs=1, batch_size=16)

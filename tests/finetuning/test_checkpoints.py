@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     from hubretrain.finetuning.checkpoints import State
 
     made(tmp_path)[1].save(State(1, 1, best_epoch=0), is_best=True)
-    with pytest.raises(RunError, match=r"at_0000_000000 does not fit this model .*--restart"):
+    with pytest.raises(RunError, match=r"at_0000_000000 does not fit this model .*`restart=True`"):
         made(tmp_path, shape=(4,))[1].restore()
 
 
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"at_0000_000000 does not fit this model"):
         checkpoints.restore()
     (tmp_path / "checkpoint" / "state.json").write_text("{}")
-    with pytest.raises(RunError, match=r"state.json is damaged \(KeyError.*--restart"):
+    with pytest.raises(RunError, match=r"state.json is damaged \(KeyError.*`restart=True`"):
         checkpoints.restore()
 
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_other_options_is_refused(tmp_path):
     from hubretrain.finetuning.checkpoints import State
 
     made(tmp_path)[1].save(State(1, 1, best_epoch=0), is_best=True)
-    expected = r"holds a fine-tuning with seed = 0, now 1 is asked for; go on with --resume"
+    expected = r"holds a fine-tuning with seed = 0, but `seed` is 1; continue it with `resume=True`"
     with pytest.raises(RunError, match=expected):
         made(tmp_path, identity={"seed": 1})[1].restore()
 
@@ -133,7 +133,7 @@ def test_on_a_full_disk_the_last_good_checkpoint_survives(tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "checkpoint/ cannot be written (" in ran.stdout
-    assert "make room and run the same command again" in ran.stdout
+    assert "free disk space and rerun the command" in ran.stdout
     variable, checkpoints = made(tmp_path, shape=(100_000,))
     state = checkpoints.restore()
     assert state.epoch == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import RunError
-from tests.finetuning.test_trainer import copied, fitted, tune  # noqa: F401
+from tests.finetuning.runs import copied, tune
 from tests.samples import REPOSITORY
 
 
@@ -36,7 +36,7 @@ def test_float16_is_for_a_gpu():
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is one")
-    with pytest.raises(RunError, match=r"--mixed-precision .* only a GPU gains by.*leave it out"):
+    with pytest.raises(RunError, match=r"`mixed_precision` is True, .*; leave it out"):
         available_devices(mixed_precision=True)
 
 
@@ -58,11 +58,11 @@ def free_ports(n):
     return ports
 
 
-def test_two_machines_train_as_one_does(fitted, tmp_path):  # noqa: F811
+def test_two_machines_train_as_one_does(fitted, tmp_path):
     run, alone = copied(fitted, tmp_path, "two"), copied(fitted, tmp_path, "one")
     code = (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from pathlib import Path; from tests.finetuning.test_trainer import *\n"
+        "from pathlib import Path; from tests.finetuning.runs import *\n"
         f"found = tune(Path({str(fitted)!r}), Run(Path({str(run.folder)!r})), epochs=2)\n"
         "print(found.history.to_json())\n"
     )
@@ -101,7 +101,7 @@ import hubretrain.finetuning.finetune
 from hubretrain.finetuning.devices import Devices
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 hubretrain.finetuning.finetune.available_devices = lambda **_: Devices(strategy, 2, (0, 1))
-from tests.finetuning.test_trainer import Run, tune
+from tests.finetuning.runs import Run, tune
 found = tune(Path(sys.argv[2]), Run(Path(sys.argv[3])), epochs=2)
 found = tune(Path(sys.argv[2]), Run(Path(sys.argv[3])), resume=True, more_epochs=1)
 print(found.history.to_json())
@@ -109,7 +109,7 @@ print(found.history.to_json())
 
 
 @pytest.mark.slow
-def test_two_devices_of_one_machine_train_as_one_does(fitted, tmp_path):  # noqa: F811
+def test_two_devices_of_one_machine_train_as_one_does(fitted, tmp_path):
     run, alone = copied(fitted, tmp_path, "two"), copied(fitted, tmp_path, "one")
     folders = [str(REPOSITORY), str(fitted), str(run.folder)]
     command = [sys.executable, "-c", TWO_DEVICES, *folders]

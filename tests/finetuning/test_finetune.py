@@ -5,7 +5,6 @@ import shutil
 import threading
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,22 +12,12 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import LockedError, RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
-from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.locks import only_writer
-from hubretrain.modules import resolve
 from hubretrain.run_tables import LEADERBOARD
 from hubretrain.runs import FineTuneRecord, Run
-from hubretrain.screening.fit import screen_modules
-from tests.finetuning.test_trainer import copied, tune
+from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import write_digits, write_module
-
-
-def screened(place, *folders):
-    data = open_dataset(place / "digits")
-    modules = [resolve(str(folder)) for folder in folders]
-    cache_bottlenecks(data, modules, folder=place / "cache", n_views=1)
-    screen_modules(data, Run(place / "run"), cache=place / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +26,7 @@ def fitted(tmp_path_factory):
     place = tmp_path_factory.mktemp("fitted")
     write_digits(place / "digits", 150)
     seeds = {"small5": 5, "small6": 6, "small5_random": 7}
-    screened(place, *(write_module(place / n, n_features=12, seed=s) for n, s in seeds.items()))
+    write_run(place, *(write_module(place / n, n_features=12, seed=s) for n, s in seeds.items()))
     return place
 
 
@@ -70,7 +59,7 @@ def test_images_of_a_given_training_split_are_trained_on(tmp_path):
         place = tmp_path / "digits" / split / path.parent.name
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
-    screened(tmp_path, write_module(tmp_path / "small"))
+    write_run(tmp_path, write_module(tmp_path / "small"))
     run = Run(tmp_path / "run")
     tune(tmp_path, run, epochs=1)
     identity = run.finetune.modules["small"].identity
@@ -114,7 +103,7 @@ def test_a_twin_is_not_among_the_best_modules(fitted):
 
     run = Run(fitted / "run")
     assert sorted(best_modules(run, 2)) == ["small5", "small6"]
-    with pytest.raises(RunError, match=r"--top is 3 and .* compares 2 modules"):
+    with pytest.raises(RunError, match=r"`top` is 3, but .* compares 2 modules"):
         best_modules(run, 3)
 
 
@@ -127,7 +116,7 @@ def test_a_resume_computes_as_its_own_options_say(fitted, tmp_path):
     tune(fitted, run, module="small5", epochs=1)
     options = run.finetune_folder("small5") / "options.json"
     options.write_text(options.read_text().replace('precision": false', 'precision": true'))
-    with pytest.raises(RunError, match=r"--mixed-precision computes in float16"):
+    with pytest.raises(RunError, match=r"`mixed_precision` is True, but TensorFlow finds no GPU"):
         tune(fitted, run, module="small5", resume=True)
 
 
@@ -173,7 +162,7 @@ def test_more_epochs_are_added_once_though_what_they_came_to_was_not_kept(fitted
     ]
     assert n_epochs == [3, 5]
     data, names = open_dataset(fitted / "digits"), ["small5", "small6"]
-    with pytest.raises(RunError, match=r"--epochs \+2 goes on with one module; name it with --mod"):
+    with pytest.raises(RunError, match=r"`more_epochs=2` continues one module, but 2 are named"):
         finetune_modules(
             data, run, names, cache=fitted / "cache", resumption=Resumption(True, more_epochs=2)
         )
@@ -194,23 +183,5 @@ def test_other_images_or_labels_are_no_resume(fitted, tmp_path):
     assert state["identity"]["image_size"] == 8
     del state["identity"]["images"]
     path.write_text(json.dumps(state))
-    with pytest.raises(RunError, match=r"of an earlier hubretrain, which did not note its images"):
+    with pytest.raises(RunError, match=r"which did not record its images"):
         tune(fitted, run, module="small5", resume=True)
-
-
-def test_a_history_whose_last_row_a_kill_took_is_whole_again(fitted, tmp_path):
-    run = copied(fitted, tmp_path)
-    tune(fitted, run, module="small5", epochs=2)
-    path = run.finetune_folder("small5") / "history.csv"
-    whole = path.read_bytes()
-    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    tune(fitted, run, module="small5", resume=True)
-    assert path.read_bytes() == whole
-
-
-def test_a_warm_up_of_the_head_takes_no_patience_from_the_training(fitted, tmp_path):
-    run = copied(fitted, tmp_path)
-    options = {"epochs": 2, "warmup_head": 4, "learning_rate": 3.0, "unfreeze_last": 0}
-    history = tune(fitted, run, module="small5", **options).history
-    assert np.argmin(history["validation_loss"][:5]) == 0  # nothing was better for 4 epochs
-    assert history["phase"].tolist() == ["head"] * 5 + ["all"] * 2

@@ -10,9 +10,8 @@ from hubretrain.errors import RunError
 from hubretrain.finetuning.input_pipeline import (
     PixelSource,
     TrainingImages,
-    agains,
     balanced,
-    epoch_views,
+    repetitions,
     shuffled,
     split,
 )
@@ -41,8 +40,8 @@ def test_balanced_sampling_shows_classes_alike_and_images_of_a_class_alike(seed)
 
 def test_an_image_that_comes_again_is_drawn_anew():
     order = np.array([4, 2, 4, 4, 2, 7])
-    assert agains(order).tolist() == [0, 0, 1, 2, 1, 0]
-    views = epoch_views(order, epoch=5)
+    assert repetitions(order).tolist() == [0, 0, 1, 2, 1, 0]
+    views = PixelSource(8, Augmentation(), 0).epoch_views(order, epoch=5)
     assert len(set(zip(order.tolist(), views.tolist(), strict=True))) == len(order)
     assert views[[0, 1, 5]].tolist() == [1005] * 3
 
@@ -58,6 +57,6 @@ def test_an_image_that_cannot_be_read_any_more_is_named(tmp_path):
     )
     source = PixelSource(8, Augmentation(), 0)
     with pytest.raises(RunError, match=r"gone.png: cannot be read \(No such file.*resume"):
-        source.one(images, 0, 1)
+        source.read(images, 0, 1)
     with pytest.raises(RunError, match=r"torn.png: no image of a know"):
         next(source.batches(images, [np.array([1])], [np.array([0])]))

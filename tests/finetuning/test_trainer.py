@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -15,49 +14,10 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import RunError
-from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import resolve
-from hubretrain.runs import Run
-from hubretrain.screening.fit import screen_modules
-from tests.samples import REPOSITORY, write_digits, write_module
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """A data set, its cache and a fitted run, shared by the tests; none of them writes there."""
-    place = tmp_path_factory.mktemp("fitted")
-    write_digits(place / "digits", 150)
-    module = write_module(place / "small", n_features=12, seed=5)
-    data = open_dataset(place / "digits")
-    cache_bottlenecks(data, [resolve(str(module))], folder=place / "cache", n_views=1)
-    screen_modules(data, Run(place / "run"), cache=place / "cache")
-    return place
-
-
-def copied(fitted, tmp_path, name="run"):
-    import shutil
-
-    shutil.copytree(fitted / "run", tmp_path / name)
-    return Run(tmp_path / name)
-
-
-def tune(fitted, run, **options):
-    from hubretrain.finetuning.finetune import Resumption, finetune_module
-    from hubretrain.finetuning.options import FineTuneOptions
-
-    asked = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, **options}
-    module = asked.pop("module", None)
-    names = [f.name for f in fields(Resumption) if f.name in asked]
-    resumption = Resumption(**{name: asked.pop(name) for name in names})
-    return finetune_module(
-        open_dataset(fitted / "digits"),
-        run,
-        module=module,
-        cache=fitted / "cache",
-        options=FineTuneOptions(**asked),
-        resumption=resumption,
-    )
+from tests.finetuning.runs import copied, tune, weights_of
+from tests.samples import REPOSITORY
 
 
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
@@ -112,7 +72,7 @@ def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp
 def script(fitted, *runs):
     return (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from pathlib import Path; from tests.finetuning.test_trainer import *\n"
+        "from pathlib import Path; from tests.finetuning.runs import *\n"
         f"for run in {[str(run.folder) for run in runs]!r}:\n"
         f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1,\n"
         "         depth_decay=0.5, schedule='plateau', seconds_between_checkpoints=0.0)\n"
@@ -151,26 +111,12 @@ def test_killed_at_any_step_it_goes_on_exactly(fitted, tmp_path):
     assert weights_of(straight) == weights_of(killed)
 
 
-def weights_of(run):
-    """The bytes of every variable and counter of the last checkpoint and of the best."""
-    from hubretrain.tensorflow import tf
-
-    found = {}
-    for index in sorted((run.finetune_folder("small") / "checkpoint").glob("*.index")):
-        reader = tf.train.load_checkpoint(str(index.with_suffix("")))
-        for name in reader.get_variable_to_shape_map():
-            if name != "_CHECKPOINTABLE_OBJECT_GRAPH":
-                found[index.name, name] = np.asarray(reader.get_tensor(name)).tobytes()
-    assert len(found) > 8
-    return found
-
-
 def test_other_options_do_not_go_on_with_an_earlier_training(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1)
-    with pytest.raises(RunError, match=r"holds a fine-tuning with batch_size = 16, .*--restart"):
+    with pytest.raises(RunError, match=r"with batch_size = 16, .*`restart=True`"):
         tune(fitted, run, epochs=1, batch_size=8)
-    with pytest.raises(RunError, match=r"of 1 epochs, now 2 are asked for; .*--epochs \+N"):
+    with pytest.raises(RunError, match=r"of 1 epochs, but `epochs` is 2; .* `more_epochs`"):
         tune(fitted, run, epochs=2)
     tune(fitted, run, epochs=2, restart=True)
 
@@ -202,8 +148,8 @@ def test_a_loss_that_becomes_nan_ends_training_and_the_best_epoch_is_judged_and_
     run = copied(fitted, tmp_path)
     found = tune(fitted, run, learning_rate=1e35, epochs=30)
     assert re.search(
-        r"small: the loss became (nan|inf) in epoch 1; .* epoch 0, the best before, "
-        r".*--restart and a --learning-rate below 1e\+35",
+        r"small: the loss became (nan|inf) in epoch 1, .* the best epoch before, 0, "
+        r".*`restart=True` and a `learning_rate` below 1e\+35",
         str(found.diverged),
     )
     assert found.history["epoch"].tolist()[-1] == found.kept_epoch == 0
@@ -211,7 +157,7 @@ def test_a_loss_that_becomes_nan_ends_training_and_the_best_epoch_is_judged_and_
     assert (run.export_folder / "saved_model.pb").exists()
     again = tune(fitted, run, resume=True)  # not trained further, and said again
     assert again.diverged == found.diverged
-    with pytest.raises(RunError, match=r"the loss became .*; begin anew with --restart"):
+    with pytest.raises(RunError, match=r"whose loss became .*; start again with `restart=True`"):
         tune(fitted, run, resume=True, more_epochs=2)
 
 
@@ -225,7 +171,7 @@ def test_more_epochs_go_on_with_a_finished_training(fitted, tmp_path):
     assert more["learning_rate"].iloc[3] > 0
     again = tune(fitted, run, resume=True).history  # and is finished then
     assert again.equals(more)
-    with pytest.raises(RunError, match=r"holds no fine-tuning to resume; begin one without"):
+    with pytest.raises(RunError, match=r"holds no fine-tuning to resume"):
         tune(fitted, copied(fitted, tmp_path, "other"), resume=True)
 
 
@@ -280,22 +226,6 @@ def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
     assert record.modules["small"].validation["plain_accuracy"][0] == pytest.approx(
         hits.mean(), abs=1e-6
     )
-
-
-def test_tensorboard_gets_every_epoch(fitted, tmp_path):
-    from hubretrain.tensorflow import tf
-
-    run = copied(fitted, tmp_path)
-    history = tune(fitted, run, epochs=2).history
-    logged = {}
-    for path in sorted((run.finetune_folder("small") / "tensorboard").iterdir()):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                logged[value.tag, event.step] = value.simple_value
-    for epoch in range(3):
-        expected = history["validation_loss"][epoch]
-        assert logged["epoch/validation_loss", epoch] == pytest.approx(expected, rel=1e-6)
-    assert ("epoch/loss", 0) not in logged
 
 
 def test_a_class_that_no_training_fold_holds_is_an_error(fitted, tmp_path):

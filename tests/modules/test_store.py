@@ -200,4 +200,5 @@ def test_a_changed_module_under_the_same_handle_is_refused_by_a_resumed_cache(hu
     after = resolve(handle)
     with pytest.raises(CacheError) as caught:
         cache_bottlenecks(data, [after], **options)
-    assert f"module_sha256 = {before.sha256}, now {after.sha256} is asked for" in str(caught.value)
+    assert f"module_sha256 = {before.sha256}" in str(caught.value)
+    assert after.sha256 in str(caught.value)
