@@ -1,4 +1,4 @@
-"""The prepare stage: a published data set, as it is downloaded, becomes a folder to work on.
+"""The prepare stage: HAM10000, as it is downloaded, becomes a folder to work on.
 
 Names within an archive are never used as paths: an image is written under the identifier that the
 table gives it, so no archive can write outside the folder.
@@ -37,19 +37,19 @@ HAM10000_CLASSES = {
 HAM10000_LESIONS = 7470
 TABLE_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 IMAGE_NAME = re.compile(r"(ISIC_\d{7})\.jpg", re.IGNORECASE)
-MAX_IMAGE_BYTES = 64 * 2**20  # an image of HAM10000 has 300 kB; this bounds a bomb
-MAX_DEPTH = 3  # of archives within archives
+MAX_IMAGE_BYTES = 64 * 2**20  # an image of HAM10000 has 300 kB; this bounds a decompression bomb
+MAX_DEPTH = 3  # archives within archives
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What was laid out.
+    """The data set that was laid out.
 
     Attributes:
-        folder: Where.
-        n_images: Images in it.
-        n_lesions: Lesions that they show.
-        n_copied: Images that were copied now.
+        folder: Its folder.
+        n_images: Number of images in it.
+        n_lesions: Number of lesions that they show.
+        n_copied: Number of images that were copied now.
     """
 
     folder: Path
@@ -69,7 +69,11 @@ class _File:
     member: zipfile.ZipInfo | None = None
 
     def read(self, at_most: int) -> bytes:
-        """The bytes; an archive's checksum is looked at."""
+        """Return the bytes, after an archive's checksum was verified.
+
+        Raises:
+            DataError: They are more than `at_most`, or damaged.
+        """
         if self.size > at_most:
             raise DataError(f"{self.name} has {self.size:,} bytes; expected {at_most:,} at most.")
         try:
@@ -83,13 +87,13 @@ class _File:
 
 
 def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> PreparedData:
-    """Lays out HAM10000: `HAM10000_metadata.csv` and `images/<image_id>.jpg`.
+    """Lay out HAM10000: `HAM10000_metadata.csv` and `images/<image_id>.jpg`.
 
     Args:
-        source: What was downloaded, from Harvard Dataverse or Kaggle: a folder or a zip, with
-            the images and the table at any depth, in zips within it too.
-        folder: Where to; images that are there already with the same size are left alone.
-        partial: Lay out what is there, whatever the published counts say.
+        source: The download from Harvard Dataverse or Kaggle: a folder or a zip, with the images
+            and the table at any depth, in zips within it too.
+        folder: Folder to write; images that it has already with the same size are left alone.
+        partial: Accept other counts than the published ones.
 
     Raises:
         DataError: There is no table, the counts are not the published ones, images are missing,
@@ -103,8 +107,8 @@ def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> Pr
             base = PurePosixPath(file.name.replace("\\", "/")).name
             if base in TABLE_NAMES:
                 tables.setdefault(base, file)
-            elif found := IMAGE_NAME.fullmatch(base):
-                images.setdefault(found[1].upper(), file)  # Kaggle's archive has each image twice
+            elif match := IMAGE_NAME.fullmatch(base):
+                images.setdefault(match[1].upper(), file)  # Kaggle's archive has each image twice
         rows = _metadata(source, tables)
         _check_counts(source, rows, images, partial)
         n_copied = 0
@@ -119,7 +123,7 @@ def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> Pr
 
 
 def _files(source: Path, stack: ExitStack) -> Iterator[_File]:
-    """Every file of a folder or a zip, and of the zips in it."""
+    """Yield every file of a folder or a zip, and of the zips in it."""
     if source.is_dir():
         for folder, folders, names in os.walk(source):
             folders.sort()
@@ -146,7 +150,7 @@ def _members(file: Path | IO[bytes], name: str, stack: ExitStack, depth: int) ->
             continue
         if member.filename.lower().endswith(".zip"):
             if depth < MAX_DEPTH:
-                # Seeking in a compressed member reads it anew; on disk it costs nothing.
+                # Seeking back in a compressed member decompresses it anew; on disk it is free.
                 yield from _members(
                     _unpacked(archive, member, inner, stack), inner, stack, depth + 1
                 )
@@ -157,7 +161,7 @@ def _members(file: Path | IO[bytes], name: str, stack: ExitStack, depth: int) ->
 def _unpacked(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, stack: ExitStack
 ) -> IO[bytes]:
-    """An archive within an archive, seekable: as it lies there where it is only stored."""
+    """Return an archive within an archive as a seekable file, in place if it is only stored."""
     if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
         return stack.enter_context(archive.open(member))
     aside = tempfile.TemporaryFile()  # noqa: SIM115 - the stack closes it
@@ -172,7 +176,11 @@ def _unpacked(
 
 
 def _metadata(source: Path, tables: dict[str, _File]) -> pd.DataFrame:
-    """The table of the published data set, as text."""
+    """Return the table of the published data set, as text, one row per image.
+
+    Raises:
+        DataError: There is none, a column is missing, or a name is no image of HAM10000.
+    """
     name = next((name for name in TABLE_NAMES if name in tables), None)
     if name is None:
         raise DataError(
@@ -189,10 +197,10 @@ def _metadata(source: Path, tables: dict[str, _File]) -> pd.DataFrame:
             f"{tables[name].name} has no column {missing[0]!r}; its columns are: "
             f"{', '.join(rows.columns)}."
         )
-    odd = rows[~rows["image_id"].str.fullmatch(r"ISIC_\d{7}")]
-    if len(odd):
+    foreign = rows[~rows["image_id"].str.fullmatch(r"ISIC_\d{7}")]
+    if len(foreign):
         raise DataError(
-            f"{tables[name].name}: {odd['image_id'].iloc[0]!r} is no image of HAM10000; "
+            f"{tables[name].name}: {foreign['image_id'].iloc[0]!r} is no image of HAM10000; "
             "expected ISIC_ and seven digits."
         )
     return rows.drop_duplicates("image_id")
@@ -201,9 +209,13 @@ def _metadata(source: Path, tables: dict[str, _File]) -> pd.DataFrame:
 def _check_counts(
     source: Path, rows: pd.DataFrame, images: dict[str, _File], partial: bool
 ) -> None:
-    """Compares with the published counts: classes, lesions, and an image for each row."""
-    there = rows["image_id"].isin(images)
-    if not there.any():
+    """Compare with the published counts: classes, lesions, and an image for each row.
+
+    Raises:
+        DataError: They differ, or there is no image at all.
+    """
+    has_file = rows["image_id"].isin(images)
+    if not has_file.any():
         raise DataError(
             f"{source} holds no image of the {len(rows):,} in the table; expected files such as "
             f"{rows['image_id'].iloc[0]}.jpg, or the zips that hold them."
@@ -211,27 +223,29 @@ def _check_counts(
     if partial:
         return
     counts = {str(name): int(n) for name, n in rows["dx"].value_counts().items()}
-    off = [
+    differences = [
         f"{counts.get(name, 0):,} images of {name} instead of {HAM10000_CLASSES.get(name, 0):,}"
         for name in sorted(counts.keys() | HAM10000_CLASSES.keys())
         if counts.get(name, 0) != HAM10000_CLASSES.get(name, 0)
     ]
     if (n := rows["lesion_id"].nunique()) != HAM10000_LESIONS:
-        off.append(f"{n:,} lesions instead of {HAM10000_LESIONS:,}")
-    if n := int((~there).sum()):
-        off.append(f"no file for {n:,} images (first: {rows.loc[~there, 'image_id'].iloc[0]})")
-    if off:
+        differences.append(f"{n:,} lesions instead of {HAM10000_LESIONS:,}")
+    if n := int((~has_file).sum()):
+        differences.append(
+            f"no file for {n:,} images (first: {rows.loc[~has_file, 'image_id'].iloc[0]})"
+        )
+    if differences:
         raise DataError(
-            f"{source} is not HAM10000 as published: {'; '.join(off)}; download what is missing, "
-            "or lay out what is there with --partial."
+            f"{source} is not HAM10000 as published: {'; '.join(differences)}; download what is "
+            "missing, or accept it as it is: `partial`."
         )
 
 
-def _copy(image: _File, place: Path) -> bool:
-    """Copies an image unless it is there already; returns whether it did."""
-    if place.exists() and place.stat().st_size == image.size:
+def _copy(image: _File, path: Path) -> bool:
+    """Copy an image unless it is there already; return whether it was copied."""
+    if path.exists() and path.stat().st_size == image.size:
         return False
     data = image.read(MAX_IMAGE_BYTES)
-    with whole_file(place) as aside:
+    with whole_file(path) as aside:
         aside.write_bytes(data)
     return True

@@ -157,7 +157,7 @@ def bad(tmp_path: Path, case: str) -> Path:
             False,
             (
                 r"not HAM10000 as published: 6,704 images of nv instead of 6,705; no file for "
-                r"10,009 images \(first: ISIC_0024309\); download what is missing, or .* --partial"
+                r"10,009 images \(first: ISIC_0024309\); download what is missing, or .* `partial`"
             ),
         ),
         ("cut", True, r"z.zip cannot be opened as a zip: File is not a zip file; download it"),

@@ -1,4 +1,4 @@
-"""How augmented views differ from their image: the ranges, and one view's draw from them."""
+"""How augmented views differ from their image: the ranges, and the random draw of one view."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class Augmentation:
     Attributes:
         horizontal_flip: Mirror left and right in half of the views.
         vertical_flip: Mirror top and bottom in half of the views.
-        rotate90: Turn by 0, 90, 180 or 270 degrees (skin, satellites: no side is up).
+        rotate90: Turn by 0, 90, 180 or 270 degrees, for images without an upright side (skin,
+            satellites).
         crop: Smallest share of the image's area that a random resized crop keeps, (0, 1];
             1 keeps all (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842).
-        crop_ratio: Largest stretch of the crop's width against its height, at least 1.
+        crop_ratio: Largest ratio of the crop's width to its height, and of height to width,
+            relative to the image, [1, 10].
         scale: Largest enlargement before the crop, as a share of the size, [0, 4]; as random_scale
-            of TF-Hub's retrain.py, where `crop` alone leaves the crop's place to chance.
+            of TF-Hub's retrain.py.
         brightness: Largest shift, as a share of the full range, [0, 1].
         contrast: Largest relative change of the distance to mid-grey, [0, 1].
         saturation: Largest relative change of the distance to grey, [0, 1].
@@ -59,10 +61,10 @@ class Augmentation:
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise DataError(f"augmentation: {name} is {value}; expected {low} to {high}.")
+                raise DataError(f"`{name}` is {value}; expected {low} to {high}.")
 
     def draw(self, sha256: str, view: int, seed: int) -> Draw:
-        """What happens to one view: a pure function of the image's content, view and seed.
+        """Draw the random changes of one view: a pure function of content, view and seed.
 
         The random numbers are the bytes of SHAKE-256 over the three, so they depend on no
         generator's state, on no other image and on no library version.
@@ -70,8 +72,9 @@ class Augmentation:
         Args:
             sha256: Hex digest of the image file's bytes.
             view: Number of the view, at least 1; view 0 is never augmented.
-            seed: Any integer.
+            seed: Random seed, any integer.
         """
+        # 16 uniform numbers in [0, 1), of which 12 are used, so that more changes find their own.
         bits = hashlib.shake_256(f"{sha256}/{view}/{seed}".encode()).digest(4 * 16)
         u = np.frombuffer(bits, dtype="<u4").astype(np.float64) / 2**32
         width, height = self._crop_size(u[0], u[1], u[11])
@@ -88,6 +91,7 @@ class Augmentation:
         )
 
     def _crop_size(self, u_area: float, u_ratio: float, u_scale: float) -> tuple[float, float]:
+        """Return width and height as shares of the sides; the ratio is uniform in its logarithm."""
         area = self.crop + (1 - self.crop) * u_area
         ratio = math.exp((2 * u_ratio - 1) * math.log(self.crop_ratio))
         enlarged = 1 + self.scale * u_scale
@@ -97,7 +101,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draw:
-    """What happens to one view, in the order of the attributes.
+    """The random changes of one view, made in the order of the attributes.
 
     Attributes:
         box: Crop as left, top, right, bottom, each a share of the side, [0, 1].
@@ -129,18 +133,23 @@ class Draw:
         return (self.brightness, self.contrast, self.saturation, self.hue) == (0.0, 1.0, 1.0, 0.0)
 
     def levels(self) -> list[int]:
-        """What brightness and contrast make of each level: 256 integers in [0, 255]."""
+        """Return each level after brightness and contrast: 256 integers in [0, 255]."""
         shift = 255 * self.brightness + 127.5 * (1 - self.contrast)
         return [min(max(int(self.contrast * x + shift + 0.5), 0), 255) for x in range(256)]
 
     def colour_matrix(self) -> tuple[float, ...] | None:
-        """Rows of the affine map of (red, green, blue, 1) in [0, 255]; None for the identity."""
+        """Return the affine colour map, None for the identity.
+
+        Returns:
+            12 numbers, the rows of a 3 x 4 matrix that takes (red, green, blue, 1), levels in
+            [0, 255], to (red, green, blue). Saturation and hue scale and turn the chroma plane of
+            YIQ; contrast scales about mid-grey, x -> c (x - 127.5) + 127.5.
+        """
         if self._keeps_colour:
             return None
         cos, sin = math.cos(2 * math.pi * self.hue), math.sin(2 * math.pi * self.hue)
-        chroma = self.saturation * np.array([[cos, -sin], [sin, cos]])
         yiq = np.eye(3)
-        yiq[1:, 1:] = chroma
+        yiq[1:, 1:] = self.saturation * np.array([[cos, -sin], [sin, cos]])
         linear = self.contrast * (_RGB @ yiq @ _YIQ)
         shift = 255 * self.brightness + 127.5 * (1 - self.contrast)
         return tuple(float(x) for row in linear for x in (*row, shift))

@@ -1,9 +1,9 @@
 """Resizing: antialiased triangle filter in 8 bits, rows first, then columns.
 
-`fast_image_resize <https://crates.io/crates/fast_image_resize>`_ does it with the processor's
-vector instructions, the same bytes with any of them, four to six times as fast as Pillow. Where
-it has no wheel, Pillow sums the same filter in the same order; of its pixels, one in some
-hundreds differs, by one level.
+[fast_image_resize](https://crates.io/crates/fast_image_resize) uses the CPU's vector instructions,
+gives the same bytes with any of them, and is four to six times as fast as Pillow. Where it has no
+wheel, Pillow sums the same filter in the same order; one of some hundred pixels differs, by one
+level.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Box = tuple[float, float, float, float]
 
 
 def resized(image: Image.Image, size: int, box: Box | None = None) -> Image.Image:
-    """One part of an image at a module's size; the aspect ratio is not kept.
+    """Return one part of an image at a module's size; the aspect ratio is not kept.
 
     The filter's support grows with the reduction, so that nothing aliases.
 
     Args:
         image: 8-bit RGB.
         size: Height and width of the result, pixels.
-        box: Left, top, right and bottom of the part, pixels; by default the whole image.
+        box: Left, top, right and bottom of the part, pixels; None: the whole image.
 
     Returns:
         8-bit RGB of `size` x `size` pixels.
@@ -49,8 +49,9 @@ def _fast(image: Image.Image, size: int, box: Box) -> Image.Image:
 
 
 def _with_pillow(image: Image.Image, size: int, box: Box) -> Image.Image:
-    # Pillow does columns first: turning the image over its diagonal makes them its rows.
+    # Pillow resizes columns first: transposing the image makes them its rows.
     left, top, right, bottom = box
-    turned = image.transpose(Image.Transpose.TRANSPOSE)
-    small = turned.resize((size, size), Image.Resampling.BILINEAR, box=(top, left, bottom, right))
+    transposed = image.transpose(Image.Transpose.TRANSPOSE)
+    box = (top, left, bottom, right)
+    small = transposed.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return small.transpose(Image.Transpose.TRANSPOSE)

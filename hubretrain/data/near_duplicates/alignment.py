@@ -5,7 +5,14 @@ and 1 at its edges, shows the point (scale_x x + shift_x, scale_y y + shift_y) o
 together with a gain and an offset of the brightness by Gauss-Newton steps on the squared
 difference: Lucas & Kanade 1981, "An iterative image registration technique", with the gain and
 offset of Baker & Matthews 2004, "Lucas-Kanade 20 years on", part 3. Without rotation, sampling b
-is two small matrix products, so a thousand pairs go at once.
+is two small matrix products, so a thousand pairs are aligned at once.
+
+Linearised at the current placement, with b' and its derivatives b'_x, b'_y sampled there,
+
+    a ~ g b' + o + g (b'_x (x dsx + dtx) + b'_y (y dsy + dty)),
+
+where g is the gain, o the offset and ds, dt the step of scale and shift. That is linear least
+squares in (g dsx, g dtx, g dsy, g dty, g, o); the step is the first four divided by the gain.
 """
 
 from __future__ import annotations
@@ -16,40 +23,45 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 IDENTITY = np.array([1, 0, 1, 0], np.float32)
-LARGEST_STEP = 0.1
-SCALES = (0.7, 1.4)  # placements stay within these, and within a shift of 0.3: a slight crop
+LARGEST_STEP = 0.1  # of a scale or a shift, per iteration
+SCALES = (0.7, 1.4)  # placements stay within these and `LARGEST_SHIFT`: a slight crop
 LARGEST_SHIFT = 0.3
+MIN_GAIN = 0.2  # below, dividing by the gain would throw the step far off
+RIDGE = np.float32(1e-4)  # relative, for flat images whose normal equations are singular
 
 
 def align(a: Floats, b: Floats, placements: Floats, steps: int) -> Floats:
     """Improve the placements of b on a.
 
     Args:
-        a: thumbnails, float32 `(n_pairs, size, size)`, any range.
-        b: as a.
-        placements: to start from, float32 `(n_pairs, 4)`; off by 10 % of the size at most.
-        steps: of Gauss-Newton.
+        a: Thumbnails, float32 of shape (n_pairs, size, size), any range.
+        b: Thumbnails to place, as `a`.
+        placements: Placements to start from, float32 of shape (n_pairs, 4); off by at most 10 %
+            of the size.
+        steps: Number of Gauss-Newton steps.
 
     Returns:
-        float32 `(n_pairs, 4)`.
+        float32 of shape (n_pairs, 4).
     """
     n_pairs, size = a.shape[:2]
     x = _coordinates(size)
+    # Pixels become units of the coordinates, of which the side has 2.
     b_y, b_x = (slope * np.float32(size / 2) for slope in np.gradient(b, axis=(1, 2)))
     placements = placements.astype(np.float32)
     for _ in range(steps):
         rows, columns, seen = _samplers(placements, size)
         image, d_x, d_y = (rows @ part @ columns for part in (b, b_x, b_y))
         # The columns of the least-squares problem: four of the placement, the gain, the offset.
+        # Scaled to unit length, so that one ridge suits all.
         terms = (d_x * x, d_x, d_y * x[:, None], d_y, image, np.ones_like(image))
         design = np.stack([term * seen for term in terms], axis=1).reshape(n_pairs, 6, size**2)
         scales = np.sqrt((design**2).sum(axis=2, keepdims=True)) + 1e-9
         design /= scales
-        normal = design @ design.transpose(0, 2, 1) + 1e-4 * np.eye(6, dtype=np.float32)
+        normal = design @ design.transpose(0, 2, 1) + RIDGE * np.eye(6, dtype=np.float32)
         solution = (
             np.linalg.solve(normal, design @ (a * seen).reshape(n_pairs, size**2, 1)) / scales
         )
-        gain = np.maximum(solution[:, 4], 0.2)
+        gain = np.maximum(solution[:, 4], MIN_GAIN)
         step = solution[:, :4, 0] / gain
         placements = placements + np.clip(step, -LARGEST_STEP, LARGEST_STEP)
         placements[:, ::2] = np.clip(placements[:, ::2], *SCALES)
@@ -58,15 +70,15 @@ def align(a: Floats, b: Floats, placements: Floats, steps: int) -> Floats:
 
 
 def correlation(a: Floats, b: Floats, placements: Floats) -> Floats:
-    """Pearson's correlation of a with b as placed on it, over what both show: -1 to 1, 0 if flat.
+    """Return Pearson's correlation of a with b as placed on it, over the part that both show.
 
     Args:
-        a: thumbnails, float32 `(n_pairs, size, size)`.
-        b: as a.
-        placements: of b on a, float32 `(n_pairs, 4)`.
+        a: Thumbnails, float32 of shape (n_pairs, size, size).
+        b: Thumbnails that are placed, as `a`.
+        placements: Placements of b on a, float32 of shape (n_pairs, 4).
 
     Returns:
-        float32 `(n_pairs,)`.
+        float32 of shape (n_pairs,), [-1, 1]; 0 where one is flat.
     """
     rows, columns, seen = _samplers(placements, a.shape[1])
     seen = seen / np.maximum(seen.sum(axis=(1, 2), keepdims=True), 1)
@@ -78,10 +90,13 @@ def correlation(a: Floats, b: Floats, placements: Floats) -> Floats:
 
 
 def windows(placements: Floats) -> tuple[Floats, Floats]:
-    """The parts of a and of b that show the same: left, top, right, bottom in [0, 1].
+    """Return the windows of a and of b that show the same part.
+
+    Args:
+        placements: Placements of b on a, float32 of shape (n_pairs, 4).
 
     Returns:
-        Two arrays float32 `(n_pairs, 4)`.
+        Two arrays of float32 of shape (n_pairs, 4): left, top, right, bottom in [0, 1].
     """
     scale, shift = placements[:, ::2], placements[:, 1::2]
     low = np.clip((-1 - shift) / scale, -1, 1)
@@ -92,7 +107,19 @@ def windows(placements: Floats) -> tuple[Floats, Floats]:
 
 
 def compose(placements: Floats, inner: Floats) -> Floats:
-    """The placements of b on a, from earlier ones and those found within their windows."""
+    """Return the placements of b on a, refined by placements of their windows on each other.
+
+    With centre c and half width h of the windows of a and b, inner coordinates are
+    u = (x - c_a) / h_a and v = (y - c_b) / h_b. From v = s u + t follows
+    y = (s h_b / h_a) x + c_b + h_b (t - s c_a / h_a).
+
+    Args:
+        placements: Earlier placements, float32 of shape (n_pairs, 4).
+        inner: Placements of the windows, float32 of shape (n_pairs, 4).
+
+    Returns:
+        float32 of shape (n_pairs, 4).
+    """
     of_a, of_b = (2 * window - 1 for window in windows(placements))
     result = np.empty_like(placements)
     for axis in (0, 1):
@@ -114,7 +141,7 @@ def _coordinates(size: int) -> Floats:
 
 
 def _samplers(placements: Floats, size: int) -> tuple[Floats, Floats, Floats]:
-    """Matrices that sample the rows and the columns of b linearly, and 1 where b has pixels."""
+    """Return matrices that sample the rows and columns of b linearly, and 1 where b has pixels."""
     columns, in_columns = _sampler(placements[:, :2], size)
     rows, in_rows = _sampler(placements[:, 2:], size)
     return rows, columns.transpose(0, 2, 1), in_rows[:, :, None] * in_columns[:, None]

@@ -34,41 +34,42 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Source = str | os.PathLike[str] | bytes
 Progress = Callable[[str, int, int], object]
-"""Called with what is going on, how many are done, and of how many."""
+"""Called with the name of the step, the number done, and the number of all."""
 
-THUMBNAIL = 32  # pixels a side, as in pHash
-MIDWAY = 100  # pixels a side, that views are cut from: their edges are whole pixels
-N_FREQUENCIES = 8  # along each axis, that tell how to turn
-N_UNTURNED = 6  # along each axis, of the light, that find neighbours
-N_COLOURS = 3  # along each axis, of two differences of colours, that do too
+THUMBNAIL = 32  # pixels per side, as in pHash
+MIDWAY = 100  # pixels per side of the image that views are cut from: their edges are whole pixels
+N_FREQUENCIES = 8  # per axis, that decide how an image is turned
+N_UNTURNED = 6  # per axis, of the lightness, that find neighbours
+N_COLOURS = 3  # per axis, of two colour differences, that find neighbours too
 # Left, top, right, bottom: the whole, and what a cropped copy may show. A crop of up to 10 % at
-# each side is off by 5 % from one of them.
+# each side is off by at most 5 % from one of them.
 VIEWS = np.array(
     [[0, 0, 1, 1], [0.05, 0.05, 0.95, 0.95]]
     + [[x, y, x + 0.9, y + 0.9] for x in (0, 0.1) for y in (0, 0.1)],
     np.float32,
 )
-MIN_TEXTURE = 4.0  # standard deviation of the light, in grey levels: below, all look alike
+MIN_TEXTURE = 4.0  # standard deviation of the lightness, grey levels: below, all look alike
 COSINES = dct(np.eye(THUMBNAIL, dtype=np.float32), axis=0, norm="ortho")[:N_FREQUENCIES]
 NO_PIXELS = np.zeros((0, len(VIEWS), THUMBNAIL, THUMBNAIL, 3), np.float32)
 N_NEIGHBOURS = 24
 N_COMPONENTS = 24
-N_TRIED = 4  # neighbours of an image that go on to be aligned
-MIN_LIKENESS = 0.85
-BATCH = 256
-SOURCE_PIXELS = 160  # a side, at least: larger images are shrunk as they are read
+N_TRIED = 4  # neighbours of an image that are aligned
+MIN_LIKENESS = 0.85  # correlation of the low frequencies
+BATCH = 256  # images, or pairs, that a thread computes at once
+SOURCE_PIXELS = 160  # per side, at least: larger images are shrunk as they are read
 
 
 @dataclass(frozen=True)
 class Sketches:
-    """Of the readable images with texture, all in the same order.
+    """Sketches of the readable images with texture, all in the same order.
 
     Attributes:
-        rows: of the images, `(n,)`.
-        grey: thumbnails of mean 0 and variance 1, a little blurred, float16 `(n, 32, 32)`.
-        waves: low frequencies of each of the views, of length 1, float32 `(n, n_views, 8, 8)`.
-        unturned: the same and the colours, as no turning or mirroring changes them,
-            float32 `(n, n_views, n_values)`.
+        rows: Row of each image, int64 of shape (n,).
+        grey: Thumbnails of mean 0 and variance 1, slightly blurred, float16 of shape (n, 32, 32).
+        waves: Low frequencies of each of the views, scaled to length 1, float32 of shape
+            (n, n_views, 8, 8).
+        unturned: Low frequencies and colours in a form that no turning or mirroring changes,
+            float32 of shape (n, n_views, n_values).
     """
 
     rows: Ints
@@ -82,10 +83,12 @@ class Pairs:
     """Pairs of sketches: the second, turned, lies on the first.
 
     Attributes:
-        images: `(n, 2)`.
-        turn: 0 to 7; 1 mirrors left and right, 2 top and bottom, then 4 swaps the axes.
-        placement: of the turned second on the first, see `alignment`, `(n, 4)`.
-        similarity: so far, `(n,)`.
+        images: Sketches of each pair, int64 of shape (n, 2).
+        turn: How the second is turned, int64 of shape (n,), 0 to 7; bit 1 mirrors left and
+            right, bit 2 top and bottom, then bit 4 swaps the axes.
+        placement: Placement of the turned second on the first, see `alignment`, float32 of shape
+            (n, 4).
+        similarity: Similarity as far as it is known, float32 of shape (n,).
     """
 
     images: Ints
@@ -100,7 +103,13 @@ class Pairs:
 
 
 def open_image(source: Source) -> Image.Image:
-    """An image in RGB, not much larger than is looked at. Turns that EXIF tells do not matter."""
+    """Open an image in RGB, shrunk to about `SOURCE_PIXELS`.
+
+    Its EXIF orientation is ignored: the search compares all turns anyway.
+
+    Raises:
+        Exception: Pillow's decoders raise nearly every type on damaged files.
+    """
     if isinstance(source, str) and is_remote(source):
         source = read_bytes(source)
     image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -111,10 +120,10 @@ def open_image(source: Source) -> Image.Image:
 
 
 def _thumbnails(source: Source) -> npt.NDArray[np.uint8] | str:
-    """The views of an image, uint8 `(n_views, 32, 32, 3)`, or why it cannot be read."""
+    """Return the views of an image, uint8 (n_views, 32, 32, 3), or why it cannot be read."""
     try:
         image = open_image(source)
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+    except Exception as error:
         return f"{type(error).__name__}: {error}"
     # All views from one small image: resizing takes a third of the time, and is off by a fifth
     # of a grey level.
@@ -131,41 +140,54 @@ def sketch_images(
     rows: Ints,
     progress: Progress | None,
 ) -> tuple[Sketches, dict[int, str]]:
-    """Read and sketch some rows of the images; what cannot be read is returned with the reason."""
+    """Read and sketch some of the images.
+
+    Args:
+        pool: Threads.
+        images: A path or an encoded file's bytes for each image.
+        rows: The images to sketch.
+        progress: Called with the name of the step, the number done, and the number of all.
+
+    Returns:
+        The sketches, and why an image cannot be read, by its row.
+    """
 
     def sketch(batch: Ints) -> tuple[Sketches, dict[int, str]]:
-        read = {int(row): _thumbnails(images[row]) for row in batch}
-        unreadable = {row: reason for row, reason in read.items() if isinstance(reason, str)}
-        good = {row: pixels for row, pixels in read.items() if not isinstance(pixels, str)}
-        pixels = np.array(list(good.values()), np.float32).reshape(-1, *NO_PIXELS.shape[1:])
-        return _sketch(np.array(list(good), np.int64), pixels), unreadable
+        thumbnails = {int(row): _thumbnails(images[row]) for row in batch}
+        unreadable = {row: reason for row, reason in thumbnails.items() if isinstance(reason, str)}
+        views = {row: pixels for row, pixels in thumbnails.items() if not isinstance(pixels, str)}
+        pixels = np.array(list(views.values()), np.float32).reshape(-1, *NO_PIXELS.shape[1:])
+        return _sketch(np.array(list(views), np.int64), pixels), unreadable
 
     batches = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
-    found = []
+    results = []
     for result in pool.map(sketch, batches):
-        found.append(result)
+        results.append(result)
         if progress is not None:
-            progress("looking at images", min(BATCH * len(found), len(rows)), len(rows))
-    parts = [_sketch(np.zeros(0, np.int64), NO_PIXELS), *(part for part, _ in found)]
+            progress("looking at images", min(BATCH * len(results), len(rows)), len(rows))
+    # An empty one first, so that no images give empty arrays of the right shapes.
+    parts = [_sketch(np.zeros(0, np.int64), NO_PIXELS), *(part for part, _ in results)]
     sketches = Sketches(
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.grey for part in parts]),
         np.concatenate([part.waves for part in parts]),
         np.concatenate([part.unturned for part in parts]),
     )
-    return sketches, {row: reason for _, reasons in found for row, reason in reasons.items()}
+    return sketches, {row: reason for _, reasons in results for row, reason in reasons.items()}
 
 
 def _sketch(rows: Ints, pixels: Floats) -> Sketches:
-    """Of views, float32 `(n, n_views, 32, 32, 3)`; images without texture are left out."""
-    texture = pixels[:, 0].mean(axis=-1).std(axis=(1, 2)) > MIN_TEXTURE
-    rows, pixels = rows[texture], pixels[texture]
+    """Sketch images, float32 (n, n_views, 32, 32, 3); those without texture are left out."""
+    has_texture = pixels[:, 0].mean(axis=-1).std(axis=(1, 2)) > MIN_TEXTURE
+    rows, pixels = rows[has_texture], pixels[has_texture]
+    # Divided by their mean, images do not depend on a gain of the brightness.
     pixels = pixels / np.maximum(pixels.mean(axis=(2, 3, 4), keepdims=True), 1)
     red, green, blue = np.moveaxis(pixels, -1, 0)
+    # Lightness and two opponent colours, red-green and yellow-blue.
     planes = np.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue])
     low = COSINES @ planes @ COSINES.T
     waves = low[0].copy()
-    waves[..., 0, 0] = 0
+    waves[..., 0, 0] = 0  # the mean, so that an offset of the brightness does not matter either
     waves /= np.linalg.norm(waves, axis=(2, 3), keepdims=True) + 1e-9
     colours = low[1:, ..., :N_COLOURS, :N_COLOURS] / (2 * THUMBNAIL)
     unturned = [_unturned(waves[..., :N_UNTURNED, :N_UNTURNED])]
@@ -177,9 +199,13 @@ def _sketch(rows: Ints, pixels: Floats) -> Sketches:
 
 
 def _unturned(waves: Floats) -> Floats:
-    """Values of frequencies `(..., n, n)` that mirroring and swapping the axes leave alone."""
+    """Return values of frequencies (..., n, n) that mirroring and swapping the axes leave alone.
+
+    Mirroring an axis changes the sign of its odd frequencies, so absolute values stay. Swapping
+    the axes transposes them, so of each pair (i, j), (j, i) the larger and the smaller stay.
+    """
     size = np.abs(waves)
-    size[..., 0, 0] = waves[..., 0, 0]
+    size[..., 0, 0] = waves[..., 0, 0]  # the mean keeps its sign
     above, swapped = np.triu_indices(size.shape[-1], 1), np.swapaxes(size, -1, -2)
     larger = np.maximum(size, swapped)[..., above[0], above[1]]
     smaller = np.minimum(size, swapped)[..., above[0], above[1]]
@@ -192,23 +218,31 @@ def candidate_pairs(
     known: npt.NDArray[np.bool_],
     workers: int,
 ) -> Pairs:
-    """Each image's nearest neighbours, the few that look most like it, placed roughly.
+    """Return each image's nearest neighbours, the few that look most like it, placed roughly.
 
-    Pairs of two sketches that are `known`, bool `(n,)`, are left out.
+    Args:
+        sketches: The images.
+        features: Bottlenecks of all images, of shape (n_images, n_features), or None: neighbours
+            by their cosine similarity are candidates too.
+        known: Whether each sketch was searched before, bool of shape (n,); pairs of two such
+            sketches are left out.
+        workers: Number of threads.
     """
     n = len(sketches.rows)
     if n < 2:
-        none = np.zeros((0, 2), np.int64)
-        return Pairs(none, none[:, 0], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        empty = np.zeros((0, 2), np.int64)
+        return Pairs(empty, empty[:, 0], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    # The views of all images stand one below the other: row v n + i is view v of image i.
     near = _neighbours(np.concatenate(list(np.swapaxes(sketches.unturned, 0, 1))), n, workers)
     a, b, view = np.repeat(np.arange(n), near.shape[1]), near.ravel() % n, near.ravel() // n
     if features is not None:
         vectors = features[sketches.rows].astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
         near = _neighbours(vectors, n, workers)
-        one, other = np.repeat(np.arange(n), near.shape[1]), near.ravel()
-        a, b = np.concatenate([a, one, one, other]), np.concatenate([b, other, other, one])
-        view = np.concatenate([view, np.repeat([0, 1, 1], len(one))])
+        # Features do not say what was cropped: the whole is tried, and the central view of each.
+        first, second = np.repeat(np.arange(n), near.shape[1]), near.ravel()
+        a, b = np.concatenate([a, first, first, second]), np.concatenate([b, second, second, first])
+        view = np.concatenate([view, np.repeat([0, 1, 1], len(first))])
     apart = (a != b) & ~(known[a] & known[b])
     a, b, view = a[apart], b[apart], view[apart]
     likeness, turn = _likeness(sketches.waves, a, b, view)
@@ -224,22 +258,34 @@ def candidate_pairs(
     return Pairs(np.stack([a, b], axis=1)[order], turn[order], placement, likeness[order])
 
 
-def _neighbours(vectors: Floats, n_asking: int, workers: int) -> Ints:
-    """Rows of the nearest vectors of each of the first ones, itself left out where it is first."""
+def _neighbours(vectors: Floats, n_queries: int, workers: int) -> Ints:
+    """Return the nearest vectors, by number, of each of the first `n_queries`, itself included."""
+    # Distances within the leading principal components: a k-d tree needs few dimensions.
     centred = vectors - vectors.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     points = centred @ axes[:, ::-1][:, :N_COMPONENTS]
     k = min(N_NEIGHBOURS + 1, len(points))
     # eps: a neighbour may be missed for one at most twice as far, which lost no planted copy of
     # HAM10000 and is 4 to 8 times as fast.
-    _, rows = cKDTree(points).query(points[:n_asking], k=k, eps=1.0, workers=workers)
+    _, rows = cKDTree(points).query(points[:n_queries], k=k, eps=1.0, workers=workers)
     return np.asarray(rows, np.int64)
 
 
 def _likeness(waves: Floats, a: Ints, b: Ints, view: Ints) -> tuple[Floats, Ints]:
-    """Correlation of the low frequencies of a with those of b, and how b must be turned for it."""
+    """Return the correlation of a's low frequencies with b's, and the best turn of b.
+
+    Args:
+        waves: Low frequencies of all views of the images.
+        a: First image of each pair, by its view 0.
+        b: Second image of each pair.
+        view: View of the second.
+
+    Returns:
+        float32 of shape (n_pairs,), and the turn as in `Pairs`, int64 of shape (n_pairs,).
+    """
     best, turns = np.empty(len(a), np.float32), np.empty(len(a), np.int64)
-    # Turning changes the sign of odd frequencies: sums over even and odd ones give all four.
+    # Mirroring changes the sign of odd frequencies along its axis, so four sums, over even and odd
+    # frequencies of both axes, give the correlations with all four mirrored images.
     signs = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32)
     for first in range(0, len(a), 64 * BATCH):
         rows = slice(first, first + 64 * BATCH)
@@ -255,7 +301,7 @@ def _likeness(waves: Floats, a: Ints, b: Ints, view: Ints) -> tuple[Floats, Ints
 
 
 def _turn_windows(windows: Floats, turn: Ints) -> Floats:
-    """Left, top, right, bottom once the image is turned."""
+    """Return left, top, right, bottom of windows once the image is turned."""
     left, top, right, bottom = windows.T
     mirrored, upturned, swapped = ((turn & bit > 0) for bit in (1, 2, 4))
     left, right = np.where(mirrored, (1 - right, 1 - left), (left, right))

@@ -252,7 +252,7 @@ def _check_clusters(images: pd.DataFrame, previous: Parts, folds_file: Path) -> 
 
 
 def codes(values: Column, what: str) -> tuple[IntArray, list[str]]:
-    """Number values 0, 1, ... in the order of their names; the order of rows plays no part."""
+    """Return the number of each value, in the order of names, not of rows; and the names."""
     numbers, uniques = pd.factorize(np.asarray(values))
     if (numbers < 0).any():
         raise SplitError(f"Image {int(np.argmax(numbers < 0))} (from 0) has no {what}.")

@@ -273,7 +273,7 @@ def test_a_given_validation_split_can_be_carried_on() -> None:
         (
             {"previous": [300] * 8},
             (
-                "The earlier parts run from 300 to 300: "
+                "The earlier parts run from 300 to 300; "
                 "expected -2 (train), -1 (test), or a fold from 0 to 99."
             ),
         ),
