@@ -179,6 +179,7 @@ class FineTunedModuleRecord:
         validation: Metrics on the validation fold.
         head_validation: The same of the head that training started from.
         adjust: Strength of the decision rule's logit adjustment.
+        priors: Share of each class that the decision rule adjusts by.
         identity: What the training followed from, such as its options and its images.
         kept_epoch: Epoch whose weights were kept; 0 is the head that training started from.
     """
@@ -188,6 +189,7 @@ class FineTunedModuleRecord:
     validation: Figures
     head_validation: Figures
     adjust: float
+    priors: tuple[float, ...]
     identity: Mapping[str, Any]
     kept_epoch: int
 
@@ -200,6 +202,7 @@ class FineTunedModuleRecord:
             validation=_figures(module["validation"]),
             head_validation=_figures(module["head_validation"]),
             adjust=float(module["adjust"]),
+            priors=tuple(map(float, module["priors"])),
             identity=dict(module["identity"]),
             kept_epoch=int(module["kept_epoch"]),
         )

@@ -30,7 +30,12 @@ def module_record(**changes):
 def tuned_record(**changes):
     figures = {"accuracy": (0.5, 0.25, 0.75)}
     values = {"test": {}, "head_test": {}, "validation": figures, "head_validation": figures}
-    values |= {"adjust": 0.5, "identity": {"images": "abc"}, "kept_epoch": 3}
+    values |= {
+        "adjust": 0.5,
+        "priors": (0.75, 0.25),
+        "identity": {"images": "abc"},
+        "kept_epoch": 3,
+    }
     return FineTunedModuleRecord(**(values | changes))
 
 

@@ -1,5 +1,9 @@
 from . import intervals as intervals
+from .evaluator import TOP_1 as TOP_1
+from .evaluator import Evaluator as Evaluator
+from .evaluator import Predictions as Predictions
 from .intervals import Difference as Difference
+from .intervals import Interval as Interval
 from .intervals import Resampled as Resampled
 from .logit_adjustment import STRENGTHS as STRENGTHS
 from .logit_adjustment import DecisionRule as DecisionRule

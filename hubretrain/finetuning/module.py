@@ -18,12 +18,12 @@ from hubretrain.export import Member, write_export
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import FineTuneResult, judged, predictions_table
+from hubretrain.finetuning.result import FineTuneResult, predictions_table, rounded_metrics
 from hubretrain.finetuning.trainer import Trainer
 from hubretrain.heads import ModuleHeads
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.run_tables import PREDICTIONS, VALIDATION_PREDICTIONS
-from hubretrain.runs import VALIDATION_FOLD, FineTunedModuleRecord, FitRecord, Run
+from hubretrain.runs import VALIDATION_FOLD, Figures, FineTunedModuleRecord, FitRecord, Run
 
 
 class ModuleFineTuning:
@@ -141,16 +141,15 @@ class ModuleFineTuning:
             validation=found["validation"],
             head_validation=heads["validation"],
             adjust=self.rule.strength,
+            priors=self.rule.priors,
             identity=training.identity,
             kept_epoch=result.kept_epoch,
         )
         return result, record
 
-    def _figures(
-        self, said: npt.NDArray[np.float32], table: pd.DataFrame, seed: int
-    ) -> dict[str, tuple[float, float, float]]:
+    def _figures(self, said: npt.NDArray[np.float32], table: pd.DataFrame, seed: int) -> Figures:
         labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
-        return judged(said, labels, groups, seed, self.rule)
+        return rounded_metrics(said, labels, groups, seed, self.rule)
 
     def export(self, found: FineTuneResult) -> None:
         """Writes `export/`."""

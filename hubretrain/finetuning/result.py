@@ -1,38 +1,33 @@
-"""What fine-tuning came to: its figures, its predictions, and whether screening was right."""
+"""Fine-tuning results: metrics, predictions, and whether the order of the screening held."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.stats import kendalltau
 
-from hubretrain.errors import DataError
-from hubretrain.evaluation import METRICS, DecisionRule, intervals
-from hubretrain.runs import OrderRecord
-
-N_RESAMPLES = 1000
-Figures = dict[str, tuple[float, float, float]]
+from hubretrain.arrays import AnyArray, Float32Array, IntArray
+from hubretrain.evaluation import METRICS, DecisionRule, Evaluator, Predictions
+from hubretrain.runs import Figures, OrderRecord
 
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """What fine-tuning one module came to.
+    """The result of fine-tuning one module.
 
     Attributes:
-        module: The module's name.
-        history: One row an epoch.
-        test: Metric name to (estimate, low, high) on the test split; {} without one.
-        head_test: The same for the head that training started from.
-        validation: The same as `test` on the validation fold.
-        head_validation: The same as `head_test` on the validation fold.
-        export: Where the run's export is: of the module that is best on the validation fold.
-        notes: What one should know.
+        module: Name of the module.
+        history: One row per epoch.
+        test: Metrics on the test split, {} without one.
+        head_test: The same of the head that training started from.
+        validation: Metrics on the validation fold.
+        head_validation: The same of the head that training started from.
+        export: Folder of the run's export: of the module that is best on the validation fold.
+        notes: Sentences that a reader of the result should know.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
     """
 
@@ -48,41 +43,31 @@ class FineTuneResult:
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose weights were kept; 0 is the head that training started from."""
+        """Epoch whose weights were kept; 0 is the head that training started from."""
         return int(self.history.loc[self.history["kept"], "epoch"].iloc[0])
 
 
-def judged(
-    probabilities: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[Any],
-    seed: int,
-    rule: DecisionRule,
+def rounded_metrics(
+    probs: Float32Array, labels: IntArray, groups: AnyArray, seed: int, rule: DecisionRule
 ) -> Figures:
-    """Every metric on some images, with its interval; one that is undefined there is absent.
+    """Return every metric on some images with its interval, rounded for `run.json`.
 
-    Metrics of decisions are those of the head's decision rule, as on the leaderboard;
-    `plain_accuracy` is that of the likeliest class.
+    Metrics of decisions are those of the decision rule, as on the leaderboard; `plain_*` are
+    those of the top-1 class. One that is undefined there is absent, all of them for fewer than
+    two groups.
     """
-    if len(set(groups.tolist())) < 2:
+    evaluator = Evaluator.if_grouped(labels, groups, seed)
+    if evaluator is None:
         return {}
-    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
-    decided = rule.adjust(probabilities)
-    said = {name: decided if METRICS[name].is_of_decision else probabilities for name in METRICS}
-    found: Figures = {}
-    for name, model in {**said, "plain_accuracy": probabilities}.items():
-        try:
-            metric = name.removeprefix("plain_")
-            result = intervals.resample(metric, model, labels, groups, weights)
-        except DataError:  # such as ROC AUC of a test split with one class
-            continue
-        estimate, low, high = intervals.interval(result)
-        found[name] = (round(estimate, 6), round(low, 6), round(high, 6))
-    return found
+    metrics = evaluator.metrics(Predictions(probs, rule.adjust(probs)))
+    return {
+        name: (round(estimate, 6), round(low, 6), round(high, 6))
+        for name, (estimate, low, high) in metrics.items()
+    }
 
 
 def predictions_table(
-    images: pd.DataFrame, probs: npt.NDArray[np.float32], class_names: Sequence[str]
+    images: pd.DataFrame, probs: Float32Array, class_names: Sequence[str]
 ) -> pd.DataFrame:
     """Return path, sha256, label and the probability of each class, one row per image."""
     table = images[["path", "sha256", "label"]].copy()

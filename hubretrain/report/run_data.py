@@ -1,4 +1,4 @@
-"""Everything that a report tells of, read from the run folder: no image, no TensorFlow."""
+"""Everything that a report shows, read from the run folder alone: no image, no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,75 +8,71 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from hubretrain import run_tables
-from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.arrays import FloatArray, IntArray
 from hubretrain.data.near_duplicates import read_near_duplicates
-from hubretrain.data.splitting import TEST, read_folds
-from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import METRICS, DecisionRule, intervals
-from hubretrain.heads import ENSEMBLE_NAME, ModuleHeads
-from hubretrain.run_tables import ENSEMBLE, MODULE
+from hubretrain.data.splitting import read_folds
+from hubretrain.errors import RunError
+from hubretrain.evaluation import METRICS, TOP_1, DecisionRule, Evaluator, Interval, Predictions
+from hubretrain.heads import ENSEMBLE_NAME
+from hubretrain.run_tables import ENSEMBLE, MODULE, RunTable
 from hubretrain.runs import FineTuneRecord, FitRecord, Run
-from hubretrain.screening import Evaluator, per_class
 
-N_RESAMPLES = 1000
 HEAD, FINE_TUNED = "head", "fine-tuned"
 OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
-Figure = tuple[float, float, float]
-"""Estimate, low and high end of the 95 % interval; the ends are NaN where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedModel:
-    """What one model says of some images that it was not trained on.
+    """Predictions by one model of images that it was not trained on, evaluated.
 
     Attributes:
-        module: The module's name, or `ensemble`.
+        module: Name of the module, or `ensemble`.
         kind: `head`, `fine-tuned` or `ensemble`.
         part: Which images: `out of fold`, `test split` or `validation fold`.
         rows: int64 (n_images,), rows of the image table.
         probabilities: float64 (n_images, n_classes).
         decided: int64 (n_images,), the class that the decision rule decides on.
-        adjust: Strength of the rule's logit adjustment; 0: the likeliest class.
-        figures: Metric name to its figure.
-        classes: A row a class, as in `per_class.csv`.
+        adjust: Strength of the rule's logit adjustment; 0 is top-1.
+        figures: Name of a metric to its estimate and interval; the ends of the interval are NaN
+            where there is none.
+        classes: One row per class, as in `per_class.csv`.
     """
 
     module: str
     kind: str
     part: str
-    rows: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64]
-    decided: npt.NDArray[np.int64]
+    rows: IntArray
+    probabilities: FloatArray
+    decided: IntArray
     adjust: float
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, Interval]
     classes: pd.DataFrame
 
     @property
     def title(self) -> str:
-        """What the page calls it."""
+        """Title of the model on the page."""
         name = self.module if self.kind == ENSEMBLE else f"{self.module}, {self.kind}"
         return f"{name}: {self.part}"
 
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """A run, read.
+    """What a run folder holds.
 
     Attributes:
-        run: Where it is.
+        run: The run.
         fit: What the fit recorded.
         finetune: What fine-tuning recorded.
-        class_names: In class order.
-        images: A row an image: path, sha256, label, group (its cluster), fold, class_index.
+        class_names: Class names in class order.
+        images: One row per image: path, sha256, label, group (its cluster), fold, class_index.
         board: The leaderboard.
-        effects: What each ingredient was worth.
-        models: The one to begin with first.
-        histories: Of fine-tuned modules, a row an epoch.
-        missing: What the run does not hold, a sentence each.
+        effects: The ablation.
+        models: The evaluated models; the page opens on the first.
+        histories: Fine-tuned module to its history, one row per epoch.
+        missing: What the run does not hold, one sentence each.
     """
 
     run: Run
@@ -92,7 +88,7 @@ class RunData:
 
 
 def gather(run: Run) -> RunData:
-    """Reads a run folder.
+    """Read a run folder.
 
     Raises:
         RunError: The run is not fitted, or a file of it is missing or damaged.
@@ -102,16 +98,19 @@ def gather(run: Run) -> RunData:
     images = read_folds(run.folds_file)
     images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
     if images["class_index"].isna().any():
-        raise RunError(f"{run.folds_file} holds classes that the fit does not know; fit again.")
+        raise RunError(
+            f"{run.folds_file} names classes that the fit does not have; run `hubretrain fit` "
+            "again."
+        )
     images["class_index"] = images["class_index"].astype(np.int64)
     board, effects = run_tables.LEADERBOARD.read(run.folder), run_tables.EFFECTS.read(run.folder)
     reader = _Reader(run, fit, finetune, images, board)
     models = [*reader.fine_tuned(), *reader.out_of_fold(), *reader.heads_on_test()]
     models.sort(
-        key=lambda one: (
-            one.kind != FINE_TUNED,
-            one.kind == FINE_TUNED and one.module != finetune.chosen,
-            one.kind == FINE_TUNED and one.part != TEST_SPLIT,
+        key=lambda model: (
+            model.kind != FINE_TUNED,
+            model.kind == FINE_TUNED and model.module != finetune.chosen,
+            model.kind == FINE_TUNED and model.part != TEST_SPLIT,
         )
     )
     histories = {
@@ -121,8 +120,8 @@ def gather(run: Run) -> RunData:
     }
     if not histories:
         reader.missing.append(
-            "No module of this run is fine-tuned; do it with: hubretrain finetune "
-            f"{run.folder.as_posix()}"
+            "No module of this run is fine-tuned; run `hubretrain finetune "
+            f"{run.folder.as_posix()}`."
         )
     return RunData(
         run,
@@ -139,7 +138,7 @@ def gather(run: Run) -> RunData:
 
 
 class _Reader:
-    """Reads predictions of one run and judges those that no file judges."""
+    """Reads the predictions of one run and evaluates those that no table evaluates."""
 
     def __init__(
         self,
@@ -149,153 +148,152 @@ class _Reader:
         images: pd.DataFrame,
         board: pd.DataFrame,
     ) -> None:
-        self.run, self.fit, self.finetune, self.images, self.board = (
-            run,
-            fit,
-            finetune,
-            images,
-            board,
-        )
-        self.names = fit.class_names
+        self.run, self.fit, self.finetune = run, fit, finetune
+        self.images, self.board = images, board
         self.missing: list[str] = []
         self._row_of = {path: row for row, path in enumerate(images["path"])}
+        self._index_of = {name: c for c, name in enumerate(fit.class_names)}
 
     def out_of_fold(self) -> Iterator[EvaluatedModel]:
-        """The heads of the shortlist, the best module and the ensemble, out of fold."""
-        said = run_tables.OUT_OF_FOLD.read(self.run.folder)
-        file = run_tables.OUT_OF_FOLD.path(self.run.folder)
+        """Yield the heads of the shortlist, the best module and the ensemble, out of fold."""
+        predictions = run_tables.OUT_OF_FOLD.read(self.run.folder)
         classes = run_tables.PER_CLASS.read(self.run.folder)
-        board = self.board[self.board["kind"] == MODULE]
-        wanted = [*self.fit.shortlist, *board["module"].head(1), ENSEMBLE_NAME]
-        index = {name: c for c, name in enumerate(self.names)}
-        for name in dict.fromkeys(wanted):
-            table = said[said["module"] == name]
+        best = self.board.loc[self.board["kind"] == MODULE, "module"].head(1)
+        for name in dict.fromkeys([*self.fit.shortlist, *best, ENSEMBLE_NAME]):
+            table = predictions[predictions["module"] == name]
             if table.empty:
                 continue
             kind = ENSEMBLE if name == ENSEMBLE_NAME else HEAD
-            row = self.board[self.board["kind" if kind == ENSEMBLE else "module"] == name].iloc[0]
-            figures = {
-                metric: _figure(row, metric)
-                for metric in (*METRICS, "plain_accuracy", "plain_balanced_accuracy")
+            row = self._board_row(name)
+            metrics = {
+                metric: _interval(row, metric)
+                for metric in (*METRICS, *TOP_1)
                 if metric in row and pd.notna(row[metric])
             }
+            rows, probs, decisions = self._decided(table, run_tables.OUT_OF_FOLD)
+            of_module = classes[classes["module"] == name].drop(columns="module")
+            adjust = self._adjust(row)
             yield EvaluatedModel(
                 name,
                 kind,
                 OUT_OF_FOLD,
-                self._rows(table, file),
-                self._probabilities(table, file),
-                table["decision"].map(index).to_numpy(np.int64),
-                float(row["adjust"]) if pd.notna(row.get("adjust")) else 0.0,
-                figures,
-                classes[classes["module"] == name].drop(columns="module").reset_index(drop=True),
+                rows,
+                probs,
+                decisions,
+                adjust,
+                metrics,
+                of_module.reset_index(drop=True),
             )
 
     def heads_on_test(self) -> Iterator[EvaluatedModel]:
-        """The shortlist's heads on the test split, from the cached bottlenecks."""
-        test = self.images[self.images["fold"] == TEST]
-        for name in self.fit.shortlist if len(test) else ():
-            try:
-                head = ModuleHeads.load(self.run.heads_file(name)).deployed
-                with Bottlenecks(self.fit.cache_folder / f"{name}.h5") as bottlenecks:
-                    features = bottlenecks.rows(test["sha256"].tolist())
-            except (CacheError, HeadError) as error:
-                self.missing.append(f"The head of {name} on the test split: {error}")
+        """Yield the heads of the shortlist on the test split."""
+        predictions = run_tables.TEST_PREDICTIONS.read(self.run.folder)
+        for name in self.fit.shortlist:
+            table = predictions[predictions["module"] == name]
+            if table.empty:
                 continue
-            probabilities = head.probabilities(features).astype(np.float64)
-            rows = test.index.to_numpy(np.int64)
-            yield self._judged(name, HEAD, TEST_SPLIT, rows, probabilities, head.rule)
+            row = self._board_row(name)
+            rows, probs, decisions = self._decided(table, run_tables.TEST_PREDICTIONS)
+            adjust = self._adjust(row)
+            yield self._evaluated(name, HEAD, TEST_SPLIT, rows, probs, decisions, adjust)
 
     def fine_tuned(self) -> Iterator[EvaluatedModel]:
-        """Fine-tuned modules on the test split and on the fold that stopped them."""
+        """Yield the fine-tuned modules on the test split and on the validation fold."""
         tables = {TEST_SPLIT: run_tables.PREDICTIONS, VALIDATION: run_tables.VALIDATION_PREDICTIONS}
         for folder in _fine_tuned_folders(self.run):
-            there = {part: t for part, t in tables.items() if t.path(folder).exists()}
-            rule = self._rule(folder.name) if there else None
-            for part, file in there.items():
-                table = self._still_there(file.read(folder), folder)
-                if table.empty or rule is None:
+            present = {part: t for part, t in tables.items() if t.path(folder).exists()}
+            rule = self._rule(folder.name) if present else DecisionRule(0.0, ())
+            for part, table_of in present.items():
+                table = self._still_in_run(table_of.read(folder), folder.name)
+                if table.empty:
                     continue
-                probabilities = self._probabilities(table, file.path(folder))
-                rows = self._rows(table, file.path(folder))
-                yield self._judged(folder.name, FINE_TUNED, part, rows, probabilities, rule)
+                file = table_of.path(folder)
+                rows, probs = self._rows(table, file), self._probs(table, file)
+                decisions = rule.decide(probs)
+                yield self._evaluated(
+                    folder.name, FINE_TUNED, part, rows, probs, decisions, rule.strength
+                )
 
-    def _still_there(self, table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-        """What fine-tuning said of the images that a later fit still holds."""
-        known = table["path"].isin(self._row_of)
-        if not known.all():
+    def _still_in_run(self, table: pd.DataFrame, module: str) -> pd.DataFrame:
+        """Return the rows of images that a later fit still holds."""
+        is_held = table["path"].isin(self._row_of)
+        if not is_held.all():
             self.missing.append(
-                f"{int((~known).sum()):,} of {len(table):,} images that {folder.name} was judged "
-                f"on are not in {self.run.folds_file} any more and left out of its figures; "
-                "fine-tune it again to judge it on the others too."
+                f"{int((~is_held).sum()):,} of {len(table):,} images that {module} was evaluated "
+                f"on are no longer in {self.run.folds_file} and are left out of its metrics; "
+                "fine-tune it again to evaluate it on the images that were added."
             )
-        return table[known]
+        return table[is_held]
 
-    def _judged(
+    def _evaluated(
         self,
         name: str,
         kind: str,
         part: str,
-        rows: npt.NDArray[np.int64],
-        probabilities: npt.NDArray[np.float64],
-        rule: DecisionRule,
+        rows: IntArray,
+        probs: FloatArray,
+        decisions: IntArray,
+        adjust: float,
     ) -> EvaluatedModel:
-        decided = rule.adjust(probabilities)
+        names = self.fit.class_names
         labels = self.images["class_index"].to_numpy()[rows]
         groups = self.images["group"].to_numpy()[rows]
-        figures: dict[str, Figure] = {}
-        classes = pd.DataFrame(
-            {"class": self.names, "n_images": np.bincount(labels, minlength=len(self.names))}
-        )
-        if len(set(groups.tolist())) > 1:
-            weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=self.fit.seed)
-            judge = Evaluator(labels, groups, weights, "accuracy")
-            columns = judge.all_columns(probabilities, decided)
-            figures = {
-                metric: (columns[metric], columns[f"{metric}_low"], columns[f"{metric}_high"])
-                for metric in (*METRICS, "plain_accuracy", "plain_balanced_accuracy")
-                if metric in columns
-            }
-            classes = per_class(self.names, {name: (probabilities, decided)}, judge)
-        return EvaluatedModel(
-            name,
-            kind,
-            part,
-            rows,
-            probabilities,
-            decided.argmax(axis=1),
-            rule.strength,
-            figures,
-            classes,
-        )
+        metrics: dict[str, Interval] = {}
+        n_images = np.bincount(labels, minlength=len(names))
+        classes = pd.DataFrame({"class": names, "n_images": n_images})
+        evaluator = Evaluator.if_grouped(labels, groups, self.fit.seed)
+        if evaluator is not None:
+            # Metrics of decisions depend on the class that is the largest alone.
+            predictions = Predictions(probs, np.eye(len(names))[decisions])
+            metrics = evaluator.metrics(predictions)
+            classes = evaluator.per_class(names, name, predictions)
+        return EvaluatedModel(name, kind, part, rows, probs, decisions, adjust, metrics, classes)
 
     def _rule(self, module: str) -> DecisionRule:
-        """The decision rule that fine-tuning was judged by: that of the head it started from."""
+        """Return the decision rule that a fine-tuned module was evaluated with."""
         record = self.finetune.modules.get(module)
-        try:
-            rule = ModuleHeads.load(self.run.heads_file(module)).warm_start.rule
-            return DecisionRule(record.adjust if record else rule.strength, rule.priors)
-        except HeadError:
+        if record is None:
             self.missing.append(
-                f"The decision rule of {module}: its head file is missing, so fine-tuned "
-                "decisions are the likeliest class."
+                f"The decision rule of {module} is not recorded, so its decisions are top-1; "
+                "run `hubretrain finetune` again to finish it."
             )
             return DecisionRule(0.0, ())
+        return DecisionRule(record.adjust, record.priors)
 
-    def _rows(self, table: pd.DataFrame, file: Path) -> npt.NDArray[np.int64]:
+    def _board_row(self, name: str) -> pd.Series[Any]:
+        """Return a row of the leaderboard; an ensemble of one member has its module's name."""
+        is_ensemble = self.board["kind"] == ENSEMBLE
+        if name == ENSEMBLE_NAME:
+            return self.board[is_ensemble].iloc[0]
+        return self.board[(self.board["module"] == name) & ~is_ensemble].iloc[0]
+
+    def _adjust(self, row: Any) -> float:
+        return float(row["adjust"]) if pd.notna(row["adjust"]) else 0.0
+
+    def _decided(
+        self, table: pd.DataFrame, table_of: RunTable
+    ) -> tuple[IntArray, FloatArray, IntArray]:
+        """Return image rows, probabilities and decisions of a table of `fit`."""
+        file = table_of.path(self.run.folder)
+        decisions = np.array([self._index_of[name] for name in table["decision"]], np.int64)
+        return self._rows(table, file), self._probs(table, file), decisions
+
+    def _rows(self, table: pd.DataFrame, file: Path) -> IntArray:
         try:
             return np.array([self._row_of[path] for path in table["path"]], np.int64)
         except KeyError as error:
             raise RunError(
-                f"{file} names {error}, which {self.run.folds_file} does not hold; fit "
-                "again, and then fine-tune."
+                f"{file} names {error}, which {self.run.folds_file} does not hold; run "
+                "`hubretrain fit` again, and then `hubretrain finetune`."
             ) from None
 
-    def _probabilities(self, table: pd.DataFrame, file: Path) -> npt.NDArray[np.float64]:
+    def _probs(self, table: pd.DataFrame, file: Path) -> FloatArray:
         try:
-            return table[[f"p({name})" for name in self.names]].to_numpy(np.float64)
+            return table[[f"p({name})" for name in self.fit.class_names]].to_numpy(np.float64)
         except (KeyError, ValueError) as error:
-            raise RunError(f"{file} is damaged ({error}); make it again.") from error
+            raise RunError(
+                f"{file} cannot be read ({error}); run the command that wrote it again."
+            ) from error
 
 
 def near_pairs(gathered: RunData) -> pd.DataFrame | None:
@@ -312,5 +310,5 @@ def _fine_tuned_folders(run: Run) -> list[Path]:
     return sorted(path for path in (run.folder / "finetune").glob("*") if path.is_dir())
 
 
-def _figure(row: Any, metric: str) -> Figure:
-    return tuple(float(row.get(f"{metric}{end}", np.nan)) for end in ("", "_low", "_high"))  # type: ignore[return-value]
+def _interval(row: Any, metric: str) -> Interval:
+    return Interval(*(float(row.get(f"{metric}{end}", np.nan)) for end in ("", "_low", "_high")))

@@ -15,7 +15,7 @@ from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.errors import CacheError
 from hubretrain.report import charts, feature_map
 from hubretrain.report.charts import Chart
-from hubretrain.report.run_data import OUT_OF_FOLD, Figure, RunData
+from hubretrain.report.run_data import OUT_OF_FOLD, RunData
 from hubretrain.report.thumbnails import Thumbnails
 from hubretrain.runs import OrderRecord
 
@@ -162,7 +162,7 @@ def missing_thumbnails(thumbnails: Thumbnails, root: Path) -> list[str]:
     return [f"{n_missing:,} of {n_images:,} images have no thumbnail ({counts}).{advice}"]
 
 
-def _estimate_text(figure: Figure | None, metric: str) -> dict[str, str] | None:
+def _estimate_text(figure: tuple[float, float, float] | None, metric: str) -> dict[str, str] | None:
     if figure is None:
         return None
     columns = (metric, f"{metric}_low", f"{metric}_high")

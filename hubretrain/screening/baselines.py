@@ -1,4 +1,4 @@
-"""What a head must beat: answers that need no fitting."""
+"""Baselines: predictions that need no fitting."""
 
 from __future__ import annotations
 
@@ -7,49 +7,47 @@ import numpy as np
 from hubretrain.arrays import AnyArray
 from hubretrain.heads import FeatureBlocks
 
-MOST_IMAGES = 30_000  # every pair is compared; beyond this it takes longer than the heads
+MAX_IMAGES = 30_000  # all pairs are compared; with more it takes longer than fitting the heads
 BLOCK = 1024
 
 
 def majority_class(labels: AnyArray, folds: AnyArray, n_classes: int) -> AnyArray:
-    """Probabilities of always saying the class shares of the other folds.
+    """Return the class shares of the other folds as each image's probabilities.
 
     Returns:
         float64 (n_images, n_classes); 0 for images of folds below 0.
     """
-    said = np.zeros((len(labels), n_classes))
+    probs = np.zeros((len(labels), n_classes))
     for fold in np.unique(folds[folds >= 0]):
-        said[folds == fold] = _shares(labels[folds != fold], n_classes)
-    return said
-
-
-def _shares(labels: AnyArray, n_classes: int) -> AnyArray:
-    return np.asarray(np.bincount(labels, minlength=n_classes) / len(labels))
+        others = labels[folds != fold]
+        probs[folds == fold] = np.bincount(others, minlength=n_classes) / len(others)
+    return probs
 
 
 def nearest_neighbour(
-    rows: FeatureBlocks, labels: AnyArray, folds: AnyArray, n_classes: int
+    features: FeatureBlocks, labels: AnyArray, folds: AnyArray, n_classes: int
 ) -> AnyArray | None:
-    """The class of the image in another fold whose standardised features point most alike.
+    """Return the class of the image in another fold with the highest cosine similarity.
 
     Args:
-        rows: One row an image, in order.
+        features: Standardised features, one row per image, in order.
         labels: int (n_images,).
         folds: int (n_images,); images of a fold below 0 are neighbours to all.
-        n_classes: How many.
+        n_classes: Number of classes.
 
     Returns:
-        float64 (n_images, n_classes), 1 for that class; None for more than 30,000 images.
+        float64 (n_images, n_classes), 1 for that class; None for more than `MAX_IMAGES` images.
     """
-    if rows.n_rows > MOST_IMAGES or rows.n_rows != len(labels):
+    if features.n_rows > MAX_IMAGES or features.n_rows != len(labels):
         return None
-    unit = np.concatenate([block for _, block in rows.blocks()])
+    unit = np.concatenate([block for _, block in features.blocks()])
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     nearest = np.empty(len(labels), dtype=np.int64)
     for start in range(0, len(labels), BLOCK):
         here = slice(start, start + BLOCK)
-        alike = unit[here] @ unit.T
-        alike[(folds[here, None] == folds) & (folds[here, None] >= 0)] = -np.inf
-        alike[np.arange(len(alike)), np.arange(start, start + len(alike))] = -np.inf
-        nearest[here] = alike.argmax(axis=1)
+        similarity = unit[here] @ unit.T
+        similarity[(folds[here, None] == folds) & (folds[here, None] >= 0)] = -np.inf
+        n_rows = len(similarity)
+        similarity[np.arange(n_rows), np.arange(start, start + n_rows)] = -np.inf  # itself
+        nearest[here] = similarity.argmax(axis=1)
     return np.eye(n_classes)[labels[nearest]]

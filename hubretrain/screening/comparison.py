@@ -1,14 +1,16 @@
-"""All screened modules side by side: leaderboard, ensemble, effects, and what choosing costs."""
+"""Comparison of the screened modules: leaderboard, ensemble, effects, selection optimism."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.evaluation import (
     METRICS,
+    Evaluator,
+    Predictions,
     candidate_values,
     choice_parts,
     choose,
@@ -16,183 +18,188 @@ from hubretrain.evaluation import (
     intervals,
 )
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
+from hubretrain.run_tables import EFFECTS as EFFECTS_TABLE
 from hubretrain.run_tables import MODULE
 from hubretrain.screening.baselines import majority_class
 from hubretrain.screening.leaderboard import (
-    Evaluator,
-    effect_of,
+    baseline_rows,
     ensemble_row,
-    is_twin,
+    is_random_control,
     module_row,
+    pretrained_of,
     ranked,
-    reference_rows,
-    twinned_by,
 )
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.screen import EFFECTS, Sweep
 
-N_RESAMPLES = 1000
-EFFECT_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "n_modules", "sentence"]
+Pair = tuple[AnyArray, AnyArray]
 
 
 class ModuleComparison:
-    """All modules judged on the images that some fold validates.
+    """All modules, evaluated on the images that some fold validates.
 
     Args:
         development: The images outside of the test split.
-        screened: The modules; ones named `*_random` are the twins with random weights of others.
-        sweep: What was compared.
-        seed: Of the resamples.
+        results: Screenings of the modules; those named `*_random` are randomly initialised
+            controls of others.
+        sweep: What was compared on each module.
+        seed: Random seed of the resamples.
 
     Attributes:
-        images: Those that are judged on.
-        judge: Their labels, groups and resamples.
-        modules: Those that may be chosen.
-        ensemble: Of their heads; None for one module.
+        results: Screenings of all modules.
+        images: The images that are evaluated on.
+        evaluator: Their labels, groups and resamples.
+        modules: Screenings of the modules that may be chosen.
+        ensemble: Ensemble of their heads; None for one module.
     """
 
     def __init__(
-        self, development: pd.DataFrame, screened: Sequence[ScreenResult], sweep: Sweep, seed: int
+        self, development: pd.DataFrame, results: Sequence[ScreenResult], sweep: Sweep, seed: int
     ) -> None:
-        self.screened, self.sweep = screened, sweep
+        self.results, self.sweep = results, sweep
         self.images = development[development["fold"] >= 0].reset_index(drop=True)
         labels, groups = self.images["class_index"].to_numpy(), self.images["cluster"].to_numpy()
-        weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
-        self.judge = Evaluator(labels, groups, weights, sweep.metric)
+        self.evaluator = Evaluator(labels, groups, seed)
         self._parts = choice_parts(labels, groups)
-        n_classes = len(sweep.class_names)
         folds = development["fold"].to_numpy()
-        said = majority_class(development["class_index"].to_numpy(), folds, n_classes)
-        self._majority = said[folds >= 0]
-        self.modules = [one for one in screened if not is_twin(one.module)] or list(screened)
+        every_label = development["class_index"].to_numpy()
+        self._majority = majority_class(every_label, folds, len(sweep.class_names))[folds >= 0]
+        # With nothing but controls, they are the modules.
+        self.modules = [r for r in results if not is_random_control(r.module)] or list(results)
         self.ensemble: Ensemble | None = None
+        self._ensemble_averaged: Predictions | None = None
         if len(self.modules) > 1:
             self._fit_ensemble()
 
     def _fit_ensemble(self) -> None:
-        labels, metric, rules = self.judge.labels, self.sweep.metric, self.sweep.strengths
-        library = {one.module: one.predictions["likeliest"] for one in self.modules}
-        self.ensemble = greedy_ensemble(library, labels, metric, rules)
-        options = (library, labels, self._parts, metric, rules)
-        self._ensemble_said = crossfitted_ensemble(*options)
-        self._ensemble_averaged = None
-        if any("likeliest_averaged" in one.predictions for one in self.modules):
+        labels, metric, strengths = self.evaluator.labels, self.sweep.metric, self.sweep.strengths
+        members = {result.module: result.predictions["member"] for result in self.modules}
+        self.ensemble = greedy_ensemble(members, labels, metric, strengths)
+        options = (members, labels, self._parts, metric, strengths)
+        self._ensemble_predictions = Predictions(*crossfitted_ensemble(*options))
+        if any("member_averaged" in result.predictions for result in self.modules):
             averaged = {
-                one.module: one.predictions.get("likeliest_averaged", one.predictions["likeliest"])
-                for one in self.modules
+                result.module: result.predictions.get("member_averaged", members[result.module])
+                for result in self.modules
             }
-            self._ensemble_averaged = crossfitted_ensemble(*options, averaged=averaged)
+            self._ensemble_averaged = Predictions(
+                *crossfitted_ensemble(*options, averaged=averaged)
+            )
 
     def leaderboard(self, top: int) -> pd.DataFrame:
-        """All rows, ranked."""
-        rows = [module_row(one, self.judge) for one in self.screened]
+        """Return all rows, ranked, with at most `top` modules on the shortlist."""
+        evaluator, metric = self.evaluator, self.sweep.metric
+        rows = [module_row(result, evaluator, metric) for result in self.results]
+        if len(self.modules) == len(self.results):
+            rows = [row | {"kind": MODULE} for row in rows]
         if self.ensemble is not None:
             rows.append(
                 ensemble_row(
-                    self.ensemble.weights,
-                    self.ensemble.rule.strength,
-                    *self._ensemble_said,
+                    self.ensemble,
+                    self._ensemble_predictions,
                     self._ensemble_averaged,
                     self.modules,
-                    self.judge,
+                    evaluator,
                 )
             )
-        rows += reference_rows(self._majority, self.modules, self.judge)
-        of_choice = {
-            one.module: self.judge.of_choice(one.predictions["plain"], one.predictions["decided"])
-            for one in self.modules
+        rows += baseline_rows(self._majority, self.modules, evaluator)
+        resampled = {
+            result.module: evaluator.resample(metric, result.chosen.of(metric))
+            for result in self.modules
         }
-        if len(self.modules) == len(self.screened):  # with nothing but twins, they are the modules
-            for row in rows[: len(self.modules)]:
-                row["kind"] = MODULE
-        return ranked(rows, of_choice, self.sweep.metric, top)
+        return ranked(rows, resampled, metric, top)
 
     def effects(self) -> pd.DataFrame:
-        """What views, averaging, class weights and so on were worth, a row each."""
-        pairs: dict[str, list[tuple[Any, Any]]] = {}
-        sentences = {name: effect.sentence for name, effect in EFFECTS.items()}
-        sentences["averaging"] = "averaging over views when scoring"
-        for name, sentence in sentences.items():
-            for one in self.modules:
-                said = one.predictions
-                if f"with_{name}" in said:
-                    pair = said[f"with_{name}"], said[f"without_{name}"]
-                    pairs.setdefault(sentence, []).append(pair)
-        of = {one.module: one.predictions for one in self.screened}
-        for name in filter(is_twin, of):
-            if (module := twinned_by(name, of)) is None:
-                continue
-            pair = of[module]["decided"], of[name]["decided"]
-            pairs.setdefault("pretrained instead of random weights", []).append(pair)
-        if METRICS[self.sweep.metric].is_of_decision:
-            nearest = [o.predictions for o in self.modules if "nearest" in o.predictions]
-            if nearest:
-                pairs["fitted heads instead of the nearest neighbour"] = [
-                    (said["decided"], said["nearest"]) for said in nearest
-                ]
-        if self.ensemble is not None:
-            pairs["the ensemble instead of the best module"] = [
-                (self._ensemble_said[1], self._best()["decided"])
-            ]
+        """Return the ablation: what views, averaging, class weights and so on are worth."""
         rows = []
-        for sentence, some in pairs.items():
-            change = effect_of(some, self.judge)
-            over = f" (mean of {len(some)} modules)" if len(some) > 1 else ""
+        for name, pairs in self._pairs().items():
+            change = self.evaluator.effect(pairs, self.sweep.metric)
+            over = f" (mean of {len(pairs)} modules)" if len(pairs) > 1 else ""
             rows.append(
                 {
-                    "effect": sentence,
+                    "effect": name,
                     "metric": change.metric,
                     "estimate": change.estimate,
                     "low": change.low,
                     "high": change.high,
                     "p": change.p,
-                    "n_modules": len(some),
-                    "sentence": intervals.effect(sentence, change) + over,
+                    "n_modules": len(pairs),
+                    "sentence": intervals.effect(name, change) + over,
                 }
             )
-        return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+        return pd.DataFrame(rows, columns=list(EFFECTS_TABLE.columns))
 
-    def _best(self) -> dict[str, Any]:
-        """The best module's predictions, the module chosen without the images it is judged on."""
-        is_of_decision = METRICS[self.sweep.metric].is_of_decision
-        of_choice = "decided" if is_of_decision else "plain"
-        every = [one.predictions for one in self.modules]
-        candidates = [said[of_choice] for said in every]
-        values = candidate_values(self.sweep.metric, candidates, self.judge.labels, self._parts)
-        choice = choose(values, self.sweep.metric)
+    def _pairs(self) -> dict[str, list[Pair]]:
+        """Return each effect's predictions with and without it, one pair per module."""
+        pairs: dict[str, list[Pair]] = {}
+        names = {key: effect.name for key, effect in EFFECTS.items()}
+        names["averaging"] = "averaging over views when scoring"
+        for key, name in names.items():
+            of_effect = [
+                (result.predictions[f"with_{key}"], result.predictions[f"without_{key}"])
+                for result in self.modules
+                if f"with_{key}" in result.predictions
+            ]
+            pairs |= {name: of_effect} if of_effect else {}
+        pairs |= self._pairs_with_controls()
+        if METRICS[self.sweep.metric].is_of_decision:
+            nearest = [
+                (result.predictions["adjusted"], result.predictions["nearest"])
+                for result in self.modules
+                if "nearest" in result.predictions
+            ]
+            pairs |= {"fitted heads instead of the nearest neighbour": nearest} if nearest else {}
+        if self.ensemble is not None:
+            pairs["the ensemble instead of the best module"] = [
+                (self._ensemble_predictions.adjusted, self._best().adjusted)
+            ]
+        return pairs
 
-        def crossed(name: str) -> Any:
-            return crossfitted(choice, self._parts, lambda i: every[i][name])
+    def _pairs_with_controls(self) -> dict[str, list[Pair]]:
+        adjusted = {result.module: result.predictions["adjusted"] for result in self.results}
+        controls = {
+            name: module
+            for name in adjusted
+            if is_random_control(name) and (module := pretrained_of(name, adjusted)) is not None
+        }
+        pairs = [(adjusted[module], adjusted[name]) for name, module in controls.items()]
+        return {"pretrained instead of random weights": pairs} if pairs else {}
 
-        return {name: crossed(name) for name in ("decided", "plain")}
+    def _best(self) -> Predictions:
+        """Return predictions of the best module, chosen for each image without the image."""
+        metric = self.sweep.metric
+        probs = [result.chosen.of(metric) for result in self.modules]
+        values = candidate_values(metric, probs, self.evaluator.labels, self._parts)
+        choice = choose(values, metric)
+        return Predictions(
+            crossfitted(choice, self._parts, lambda i: self.modules[i].chosen.unadjusted),
+            crossfitted(choice, self._parts, lambda i: self.modules[i].chosen.adjusted),
+        )
 
     def notes(self) -> tuple[str, ...]:
-        """What choosing the best of many adds by luck, said aloud."""
-        n_candidates = sum(len(one.candidates) for one in self.modules)
-        best = self._best()
+        """Return sentences on the selection optimism: what choosing the best of many adds."""
+        metric = self.sweep.metric
+        n_candidates = sum(len(result.candidates) for result in self.modules)
         estimate, low, high = intervals.interval(
-            self.judge.of_choice(best["plain"], best["decided"])
+            self.evaluator.resample(metric, self._best().of(metric))
         )
-        naive = [float(one.about["naive"]) for one in self.modules]
-        top = max(naive) if METRICS[self.sweep.metric].higher_is_better else min(naive)
-        scale, digits = (100, 1) if METRICS[self.sweep.metric].is_share else (1, 3)
-        name = self.sweep.metric.replace("_", " ")
-        worth = (
-            f"{scale * estimate:.{digits}f} ({scale * low:.{digits}f}-{scale * high:.{digits}f})"
+        naive = [float(result.about["naive"]) for result in self.modules]
+        top = max(naive) if METRICS[metric].higher_is_better else min(naive)
+        scale, digits = (100, 1) if METRICS[metric].is_share else (1, 3)
+        naive_text, estimate_text, low_text, high_text = (
+            f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
         sentence = (
-            f"The best of {n_candidates:,} candidates shows {scale * top:.{digits}f} by its own "
-            f"{name}; chosen without the images that it is judged on, it is "
-            f"worth {worth}. The table is of such choices within each module."
+            f"The best of {n_candidates:,} candidates has a {metric.replace('_', ' ')} of "
+            f"{naive_text} on the images that it was chosen on, and {estimate_text} "
+            f"({low_text}-{high_text}) in nested cross-validation, without selection bias; the "
+            "leaderboard is nested within each module."
         )
         return (sentence,)
 
-    def said(self) -> dict[str, tuple[Any, Any]]:
-        """Row name to its probabilities, plain and decided."""
-        found = {
-            one.module: (one.predictions["plain"], one.predictions["decided"])
-            for one in self.screened
-        }
+    def predictions(self) -> dict[str, Predictions]:
+        """Return the predictions of every module, and of the ensemble."""
+        predictions = {result.module: result.chosen for result in self.results}
         if self.ensemble is not None:
-            found[ENSEMBLE_NAME] = self._ensemble_said
-        return found
+            predictions[ENSEMBLE_NAME] = self._ensemble_predictions
+        return predictions

@@ -28,15 +28,23 @@ from hubretrain.data.splitting import (
     write_folds,
 )
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import METRICS, STRENGTHS, intervals
+from hubretrain.evaluation import METRICS, STRENGTHS, Evaluator, Predictions
 from hubretrain.heads import ClassWeight, ModuleHeads
-from hubretrain.run_tables import CANDIDATES, EFFECTS, LEADERBOARD, OUT_OF_FOLD, PER_CLASS
+from hubretrain.run_tables import (
+    CANDIDATES,
+    EFFECTS,
+    LEADERBOARD,
+    OUT_OF_FOLD,
+    PER_CLASS,
+    TEST_PREDICTIONS,
+)
 from hubretrain.runs import FitRecord, ModuleRecord, Run
-from hubretrain.screening.comparison import N_RESAMPLES, ModuleComparison
-from hubretrain.screening.leaderboard import Evaluator, per_class
+from hubretrain.screening.comparison import ModuleComparison
+from hubretrain.screening.leaderboard import columns
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.screen import L2, Sweep, identity_of, screen
 
+TEST_METRICS = ("top_3", "plain_accuracy", "balanced_accuracy", "accuracy")
 UNBALANCED = 1.5  # the largest class has this many times an equal share
 ClassWeightByName = str | dict[str, float] | None
 
@@ -129,14 +137,15 @@ def screen_modules(
         views,
     )
     screened = [_screened(file, development, sweep, run) for file in files]
-    judged = ModuleComparison(development, screened, sweep, seed)
-    board, effects = judged.leaderboard(top), judged.effects()
-    board = _with_test(board, run, files, test, seed)
+    comparison = ModuleComparison(development, screened, sweep, seed)
+    board, effects = comparison.leaderboard(top), comparison.effects()
     shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
-    _write(run, board, effects, judged, dataset)
+    test_predictions = _test_predictions(run, files, shortlist, test)
+    board = _with_test(board, test_predictions, test, seed)
+    _write(run, board, effects, comparison, test, test_predictions)
     notes = (
         *_notes(images, dataset, board, sweep.metric, keep_duplicates_together),
-        *judged.notes(),
+        *comparison.notes(),
         *notes,
     )
     run.write_fit(
@@ -237,46 +246,60 @@ def _class_weights(
 
 
 def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run) -> ScreenResult:
-    """What the module comes to: read where an earlier fit left it, else fitted and kept."""
-    place, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
-    known = ScreenResult.load(place, identity) if run.heads_file(file.stem).exists() else None
-    if known is None:
-        known, heads = screen(file, images, sweep)
-        heads.save(run.heads_file(file.stem), known.about["module"])
-        known.save(place)
-    passes = ForwardPassLog(file.parent)
-    mine = passes.table[passes.table["module"] == known.about["module"]["module"]]
+    """Return the screening of a module: kept by an earlier fit, else made now and kept."""
+    path, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
+    result = ScreenResult.load(path, identity) if _has_heads(run, file.stem) else None
+    if result is None:
+        result, heads = screen(file, images, sweep)
+        heads.save(run.heads_file(file.stem), result.about["module"])
+        result.save(path)
+    log, name = ForwardPassLog(file.parent), str(result.about["module"]["module"])
+    seconds = log.table.loc[log.table["module"] == name, "seconds"]
     costs = {
-        "images_per_second": passes.images_per_second(str(known.about["module"]["module"])),
-        "seconds_to_cache": float(mine["seconds"].sum()),
+        "images_per_second": log.images_per_second(name),
+        "seconds_to_cache": float(seconds.sum()),
     }
-    return replace(known, about={**known.about, **costs})
+    return replace(result, about={**result.about, **costs})
+
+
+def _has_heads(run: Run, module: str) -> bool:
+    try:
+        ModuleHeads.load(run.heads_file(module))
+    except HeadError:
+        return False
+    return True
+
+
+def _test_predictions(
+    run: Run, files: Sequence[Path], shortlist: Sequence[str], test: pd.DataFrame
+) -> dict[str, Predictions]:
+    """Return the predictions of the test split by the shortlist, and by nothing else."""
+    file_of = {file.stem: file for file in files}
+    predictions = {}
+    for name in shortlist if len(test) else ():
+        head = ModuleHeads.load(run.heads_file(name)).deployed
+        with Bottlenecks(file_of[name]) as bottlenecks:
+            features = bottlenecks.rows(test["sha256"].tolist())
+        probs = head.probabilities(features)
+        predictions[name] = Predictions(probs, head.rule.adjust(probs))
+    return predictions
 
 
 def _with_test(
-    board: pd.DataFrame, run: Run, files: Sequence[Path], test: pd.DataFrame, seed: int
+    board: pd.DataFrame, predictions: Mapping[str, Predictions], test: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
-    """Adds the test split's figures of the shortlist, and of nothing else."""
-    if test["cluster"].nunique() < 2:
-        return board
+    """Return the leaderboard with the metrics of the shortlist on the test split."""
     labels, groups = test["class_index"].to_numpy(), test["cluster"].to_numpy()
-    weights = intervals.group_resamples(groups, n_resamples=N_RESAMPLES, seed=seed)
-    judge = Evaluator(labels, groups, weights, "accuracy")
-    of = {file.stem: file for file in files}
-    for index in board.index[board["shortlist"].notna()]:
-        module = str(board.loc[index, "module"])
-        head = ModuleHeads.load(run.heads_file(module)).deployed
-        with Bottlenecks(of[module]) as bottlenecks:
-            features = bottlenecks.rows(test["sha256"].tolist())
-        plain = head.probabilities(features)
-        decided = head.rule.adjust(plain)
-        found = judge.columns("top_3", plain, "test_") | judge.columns(
-            "accuracy", plain, "test_plain_"
-        )
-        for name in ("balanced_accuracy", "accuracy"):
-            found |= judge.columns(name, decided, "test_")
-        for column, value in found.items():
-            board.loc[index, column] = value
+    evaluator = Evaluator.if_grouped(labels, groups, seed)
+    if evaluator is None:
+        return board
+    for name, of_module in predictions.items():
+        metrics = evaluator.metrics(of_module)
+        shown = {metric: metrics.get(metric) for metric in TEST_METRICS}
+        for column, value in columns(shown, "test_").items():
+            # An ensemble of one member has its module's name, and no place on the shortlist.
+            is_module = (board["module"] == name) & board["shortlist"].notna()
+            board.loc[is_module, column] = value
     return board
 
 
@@ -294,26 +317,50 @@ def _write(
     run: Run,
     board: pd.DataFrame,
     effects: pd.DataFrame,
-    judged: ModuleComparison,
-    dataset: ImageDataset,
+    comparison: ModuleComparison,
+    test: pd.DataFrame,
+    test_predictions: Mapping[str, Predictions],
 ) -> None:
+    names = comparison.sweep.class_names
+    candidates = pd.concat([result.candidates for result in comparison.results])
+    per_class = [
+        comparison.evaluator.per_class(names, module, of_module)
+        for module, of_module in comparison.predictions().items()
+    ]
+    out_of_fold = [
+        predictions_table(comparison.images, names, module, of_module, decimals=6)
+        for module, of_module in comparison.predictions().items()
+    ]
+    test = test.drop(columns="fold")
+    on_test = [
+        predictions_table(test, names, module, of_module)
+        for module, of_module in test_predictions.items()
+    ] or [predictions_table(test[:0], names, "", Predictions(*np.zeros((2, 0, len(names)))))]
     LEADERBOARD.write(run.folder, board)
     EFFECTS.write(run.folder, effects)
-    CANDIDATES.write(run.folder, pd.concat([one.candidates for one in judged.screened]))
-    said = judged.said()
-    PER_CLASS.write(run.folder, per_class(dataset.class_names, said, judged.judge))
-    tables = []
-    names = np.array(dataset.class_names)
-    for module, (plain, decided) in said.items():
-        table = judged.images[["path", "sha256", "label", "fold"]].copy()
-        table.insert(0, "module", module)
-        table["decision"] = names[decided.argmax(axis=1)]
-        for c, name in enumerate(dataset.class_names):
-            table[f"p({name})"] = plain[:, c].round(6)
-        tables.append(table)
-    OUT_OF_FOLD.write(run.folder, pd.concat(tables, ignore_index=True))
-    if judged.ensemble is not None:
-        judged.ensemble.save(run.ensemble_file, dataset.class_names)
+    CANDIDATES.write(run.folder, candidates)
+    PER_CLASS.write(run.folder, pd.concat(per_class, ignore_index=True))
+    OUT_OF_FOLD.write(run.folder, pd.concat(out_of_fold, ignore_index=True))
+    TEST_PREDICTIONS.write(run.folder, pd.concat(on_test, ignore_index=True))
+    if comparison.ensemble is not None:
+        comparison.ensemble.save(run.ensemble_file, names)
+
+
+def predictions_table(
+    images: pd.DataFrame,
+    class_names: Sequence[str],
+    module: str,
+    predictions: Predictions,
+    decimals: int | None = None,
+) -> pd.DataFrame:
+    """Return the predictions of one module: one row per image."""
+    table = images[[c for c in ("path", "sha256", "label", "fold") if c in images]].copy()
+    table.insert(0, "module", module)
+    table["decision"] = np.array(class_names)[predictions.adjusted.argmax(axis=1)]
+    for c, name in enumerate(class_names):
+        probs = predictions.unadjusted[:, c]
+        table[f"p({name})"] = probs if decimals is None else probs.round(decimals)
+    return table
 
 
 def _notes(

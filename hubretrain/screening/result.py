@@ -1,7 +1,7 @@
-"""What fitting one module found, and the file that keeps it: `screened/<module>.h5`.
+"""The result of screening one module, and the file that keeps it: `screened/<module>.h5`.
 
-A fit that is stopped, or that later modules join, reads what is there instead of fitting anew.
-On disk: `about` (JSON: what was chosen, costs, hints) and `identity` as attributes,
+A fit that was interrupted, or that later modules join, reads what is there instead of fitting
+anew. On disk: `about` (JSON: choices, costs, transferability) and `identity` as attributes,
 `predictions/<name>` float32 (n_validated, n_classes), and `candidates/<column>`.
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import Float32Array
+from hubretrain.evaluation import Predictions
 from hubretrain.files import whole_file
 
 FORMAT = "hubretrain screened module"
@@ -26,36 +27,51 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, eq=False)
 class ScreenResult:
-    """The heads of one module, compared on images that they never saw.
+    """The screening of one module: its heads, compared on images that they never saw.
 
     Attributes:
-        module: Its name.
+        module: Name of the module.
         identity: Digest of all that the result depends on.
-        about: Facts: `chosen` and `likeliest` (trained_on, head, class_weight, l2, adjust),
-            `naive`, `n_heads`, `seconds_to_fit`, `module` (of the cache), `hints`.
-        predictions: Name to probabilities float32 (n_validated, n_classes), each image's from
-            heads that were neither fitted nor chosen on it; see `screening`.
-        candidates: One row a candidate, with its metrics before any correction.
+        about: `chosen` and `ensemble_member` (settings of the best candidate by the metric of
+            choice and by log loss), `naive` (metric of choice of the first, optimistic),
+            `n_heads`, `n_features`, `seconds_to_fit`, `hints` (transferability scores), `module`
+            (attributes of the bottleneck file); later also `images_per_second` and
+            `seconds_to_cache`.
+        predictions: Name to probabilities; see `hubretrain.screening.screen`.
+        candidates: One row per candidate, with its metrics before any correction.
     """
 
     module: str
     identity: str
     about: Mapping[str, Any]
-    predictions: Mapping[str, npt.NDArray[np.float32]]
+    predictions: Mapping[str, Float32Array]
     candidates: pd.DataFrame
 
+    @property
+    def chosen(self) -> Predictions:
+        """Predictions of the chosen head."""
+        return Predictions(self.predictions["unadjusted"], self.predictions["adjusted"])
+
+    @property
+    def averaged(self) -> Predictions | None:
+        """Predictions with logits averaged over the views; None where there is one view."""
+        if "averaged_adjusted" not in self.predictions:
+            return None
+        names = ("averaged_unadjusted", "averaged_adjusted")
+        return Predictions(*(self.predictions[name] for name in names))
+
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all.
+        """Write the file, whole or not at all.
 
         Raises:
-            WriteError: It cannot be written.
+            WriteError: The file cannot be written.
         """
         with whole_file(path) as aside, h5py.File(aside, "w") as file:
             file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
             file.attrs["module"], file.attrs["identity"] = self.module, self.identity
             file.attrs["about"] = json.dumps(self.about)
-            for name, said in self.predictions.items():
-                file[f"predictions/{name}"] = said.astype(np.float32)
+            for name, probs in self.predictions.items():
+                file[f"predictions/{name}"] = probs.astype(np.float32)
             for name in self.candidates.columns:
                 values = self.candidates[name].to_numpy()
                 is_text = values.dtype.kind not in "fiub"
@@ -66,11 +82,11 @@ class ScreenResult:
 
     @classmethod
     def load(cls, path: Path, identity: str) -> ScreenResult | None:
-        """Reads the file where it is there and of this identity; else None: fit anew."""
+        """Return the result in the file; None where there is none, or one of another identity."""
         try:
             with h5py.File(path, "r") as file:
-                known = file.attrs.get("format"), file.attrs.get("format_version")
-                if known != (FORMAT, FORMAT_VERSION) or file.attrs["identity"] != identity:
+                written = file.attrs.get("format"), file.attrs.get("format_version")
+                if written != (FORMAT, FORMAT_VERSION) or file.attrs["identity"] != identity:
                     return None
                 table = {}
                 for name in file["candidates"].attrs["columns"]:

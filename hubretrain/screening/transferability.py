@@ -1,4 +1,4 @@
-"""Transfer scores: how suitable features look without fitting a head. Hints, not measurements.
+"""Transferability scores: how suitable features look without fitting a head.
 
 Both come from the eigenbasis that the heads are fitted in, at the cost of one pass. They rank
 modules unreliably (Agostinelli et al. 2022, How stable are transferability metrics evaluations?,
@@ -12,12 +12,14 @@ import numpy as np
 from hubretrain.arrays import AnyArray
 from hubretrain.heads import FeatureBlocks
 
+MAX_ITERATIONS = 200
 
-def transfer_scores(rows: FeatureBlocks, labels: AnyArray, n_classes: int) -> dict[str, float]:
-    """LogME and the shrinkage H-score of standardised features; the higher the better.
+
+def transfer_scores(features: FeatureBlocks, labels: AnyArray, n_classes: int) -> dict[str, float]:
+    """Return LogME and the shrinkage H-score of standardised features; the higher the better.
 
     - `log_me`: You, Liu, Wang and Long (2021), LogME, https://arxiv.org/abs/2102.11005: the log
-      evidence of a Bayesian linear regression on each class's centred 0/1 labels, a row, mean
+      evidence per row of a Bayesian linear regression on each class's centred 0/1 labels, mean
       over the classes.
     - `h_score`: Ibrahim, Ponomareva and Mazumder (2021), Newer is not always better,
       https://arxiv.org/abs/2110.06893: the trace of (class means' covariance) x (shrunk
@@ -25,52 +27,55 @@ def transfer_scores(rows: FeatureBlocks, labels: AnyArray, n_classes: int) -> di
       https://doi.org/10.1016/S0047-259X(03)00096-4.
 
     Args:
-        rows: Standardised.
+        features: Standardised features.
         labels: int (n_images,).
-        n_classes: How many.
+        n_classes: Number of classes.
     """
-    basis, spectrum = rows.eigenbasis()
-    label = labels[rows.row_image]
-    sums, fourth = np.zeros((n_classes, rows.n_features)), 0.0
-    for which, block in rows.blocks():
-        one_hot = np.eye(n_classes, dtype=block.dtype)[label[which]]
+    basis, spectrum = features.eigenbasis()
+    label = labels[features.row_image]
+    sums, fourth = np.zeros((n_classes, features.n_features)), 0.0
+    for rows, block in features.blocks():
+        one_hot = np.eye(n_classes, dtype=block.dtype)[label[rows]]
         sums += one_hot.T @ block
         fourth += float((np.einsum("ij,ij->i", block, block, dtype=np.float64) ** 2).sum())
     turned = sums @ basis.astype(np.float64)
     counts = np.bincount(label, minlength=n_classes).astype(np.float64)
-    present = (counts > 0) & (counts < rows.n_rows)
+    present = (counts > 0) & (counts < features.n_rows)
     evidence = [
-        _evidence(rows.n_rows, spectrum * rows.n_rows, turned[k], counts[k])
+        _log_evidence(features.n_rows, spectrum * features.n_rows, turned[k], counts[k])
         for k in np.flatnonzero(present)
     ]
     return {
         "log_me": float(np.mean(evidence)) if evidence else np.nan,
-        "h_score": _h_score(rows, spectrum, turned[counts > 0], counts[counts > 0], fourth),
+        "h_score": _h_score(features, spectrum, turned[counts > 0], counts[counts > 0], fourth),
     }
 
 
-def _evidence(n_rows: int, spectrum: AnyArray, inner: AnyArray, count: float) -> float:
-    """Log evidence a row of one class's labels, at its maximum (LogME, algorithm 3).
+def _log_evidence(n_rows: int, spectrum: AnyArray, inner: AnyArray, count: float) -> float:
+    """Return the log evidence per row of one class's labels, at its maximum.
+
+    LogME, algorithm 3, in the eigenbasis: alpha there is the `precision` of the weights' prior,
+    beta the inverse `noise` variance, gamma the `freedom` (effective number of parameters).
 
     Args:
-        n_rows: How many.
+        n_rows: Number of rows.
         spectrum: Eigenvalues of F'F, float64 (rank,).
         inner: F'y in the eigenbasis; features are centred, so y need not be.
-        count: Rows of the class.
+        count: Number of rows of the class.
     """
-    energy = count - count**2 / n_rows  # of the centred labels
+    energy = count - count**2 / n_rows  # squared norm of the centred labels
     kept = spectrum > 1e-9 * max(float(spectrum.max()), 1e-30)
     size, spectrum, inner = int(kept.sum()), spectrum[kept], inner[kept]
     if not size:  # constant features explain nothing
         return np.nan
     explained = inner**2 / spectrum
     outside = max(energy - float(explained.sum()), 0.0)
-    ratio = 1.0  # of the weights' precision to the noise's
-    for _ in range(200):
-        known = spectrum / (spectrum + ratio)
-        weights = float((explained * known / (spectrum + ratio)).sum())
-        error = float((explained * (1 - known) ** 2).sum()) + outside
-        freedom = float(known.sum())
+    ratio = 1.0  # of the weights' precision to the noise's: alpha / beta
+    for _ in range(MAX_ITERATIONS):
+        shrunk = spectrum / (spectrum + ratio)
+        weights = float((explained * shrunk / (spectrum + ratio)).sum())
+        error = float((explained * (1 - shrunk) ** 2).sum()) + outside
+        freedom = float(shrunk.sum())
         before, ratio = ratio, freedom / max(weights, 1e-30) * error / max(n_rows - freedom, 1e-9)
         # As many features as images explain all, and the evidence would have no bound.
         ratio = max(ratio, 1e-6 * float(spectrum.max()))
@@ -91,13 +96,22 @@ def _evidence(n_rows: int, spectrum: AnyArray, inner: AnyArray, count: float) ->
 
 
 def _h_score(
-    rows: FeatureBlocks, spectrum: AnyArray, turned: AnyArray, counts: AnyArray, fourth: float
+    features: FeatureBlocks, spectrum: AnyArray, turned: AnyArray, counts: AnyArray, fourth: float
 ) -> float:
-    n_rows, level = rows.n_rows, float(spectrum.sum()) / rows.n_features
+    """Return the H-score with the Ledoit-Wolf shrinkage of the covariance to its mean variance.
+
+    Args:
+        features: Standardised features.
+        spectrum: Eigenvalues of their covariance, float64 (rank,).
+        turned: Sum of the features of each class, in the eigenbasis.
+        counts: Number of rows of each class.
+        fourth: Sum over the rows of the fourth power of their norm.
+    """
+    n_rows, level = features.n_rows, float(spectrum.sum()) / features.n_features
     squares = float((spectrum**2).sum())
-    spread = squares - rows.n_features * level**2
-    luck = (fourth / n_rows - squares) / n_rows
-    shrinkage = 1.0 if spread <= 0 else float(np.clip(luck / spread, 0, 1))
+    spread = squares - features.n_features * level**2
+    sampling_error = (fourth / n_rows - squares) / n_rows
+    shrinkage = 1.0 if spread <= 0 else float(np.clip(sampling_error / spread, 0, 1))
     means = turned / counts[:, None]
     between = (counts / n_rows) @ means**2
     within = (1 - shrinkage) * spectrum + shrinkage * level + 1e-30

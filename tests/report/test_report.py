@@ -30,13 +30,11 @@ from hubretrain.cli import main
 from hubretrain.cli.cache import fill
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST
-from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.heads.heads import ModuleHeads
 from hubretrain.report import charts, provenance
 from hubretrain.report.report import write_report
 from hubretrain.report.run_data import gather
-from hubretrain.run_tables import OUT_OF_FOLD
+from hubretrain.run_tables import OUT_OF_FOLD, TEST_PREDICTIONS
 from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
 from hubretrain.screening.fit import screen_modules
 from tests.browsing import asked, run
@@ -92,7 +90,9 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     figures = {"accuracy": (0.9, 0.8, 0.95)}
     tuning = FineTuneOptions(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
     tuning.save(folder)
-    record = FineTunedModuleRecord(figures, figures, {}, {}, 0.0, tuning.identity(), 1)
+    record = FineTunedModuleRecord(
+        figures, figures, {}, {}, 0.0, (0.4, 0.3, 0.3), tuning.identity(), 1
+    )
     order = OrderRecord(("pixels", "half"), ("half", "pixels"), -1.0, 0.02, "accuracy")
     run.write_finetune(FineTuneRecord({module: record}, module, order))
 
@@ -229,12 +229,9 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     browser: str, tuned: Run, page: Path, tmp_path: Path
 ) -> None:
     run = copied(tuned, tmp_path / "run")
-    record = replace(run.finetune.modules["pixels"], adjust=2.0)
+    priors = (0.8, 0.15, 0.05)  # as if the classes were not balanced
+    record = replace(run.finetune.modules["pixels"], adjust=2.0, priors=priors)
     run.write_finetune(replace(run.finetune, modules={"pixels": record}))
-    heads = ModuleHeads.load(run.heads_file("pixels"))  # as if the classes were not balanced
-    rule = DecisionRule(1.0, (0.8, 0.15, 0.05))
-    skewed = replace(heads, warm_start=replace(heads.warm_start, rule=rule))
-    skewed.save(run.heads_file("pixels"), {})
     write_report(run, n_saliency=0)
     script = """
       const box = document.getElementById('rule'), read = () => ({
@@ -340,10 +337,10 @@ def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
     alone.write_fit(replace(alone.fit, data=moved, cache=nowhere))
     found = write_report(alone)
     told = " ".join(found.missing)
-    assert "No module of this run is fine-tuned; do it with: hubretrain finetune" in told
+    assert "No module of this run is fine-tuned; run `hubretrain finetune " in told
     assert "240 of 240 images have no thumbnail (240: cannot be read (No such file or dir" in told
     assert "write the report again with the folder of the images" in told
-    assert "no such file" in told.lower()  # of bottlenecks, for the head on the test split
+    assert "head" not in told  # its predictions of the test split are in the run
     text = found.page.read_text(encoding="utf-8")
     assert (
         "0 exact duplicates; near duplicates are unknown, because the cache records no search"
@@ -484,8 +481,9 @@ def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
     folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
     gone = folds[folds["fold"].isin(["test", "0"])].groupby("fold")["path"].first()
     folds[~folds["path"].isin(gone)].to_csv(run.folds_file, index=False)
-    said = OUT_OF_FOLD.read(run.folder)
-    OUT_OF_FOLD.write(run.folder, said[~said["path"].isin(gone)])
+    for table in (OUT_OF_FOLD, TEST_PREDICTIONS):
+        predictions = table.read(run.folder)
+        table.write(run.folder, predictions[~predictions["path"].isin(gone)])
     gathered = gather(run)
     before = gather(tuned)
     for part, n_before in ((0, len(before.models[0].rows)), (1, len(before.models[1].rows))):
@@ -493,7 +491,8 @@ def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
         assert model.kind == "fine-tuned"
         assert len(model.rows) == n_before - 1
         assert not set(gathered.images["path"].iloc[model.rows]) & set(gone)
-        told = f"1 of {n_before} images that pixels was judged on are not in {run.folds_file} any"
+        told = f"1 of {n_before} images that pixels was evaluated on are no longer in "
+        told += str(run.folds_file)
         assert any(sentence.startswith(told) for sentence in gathered.missing)
 
 

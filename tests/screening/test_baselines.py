@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from hubretrain.heads.features import FeatureBlocks
-from hubretrain.screening import baselines as references
+from hubretrain.screening import baselines
 from hubretrain.screening.baselines import majority_class, nearest_neighbour
 
 
@@ -23,7 +23,7 @@ def rows_of(raw):
 
 
 def test_the_nearest_neighbour_is_that_of_scikit_learn_among_the_other_folds(monkeypatch):
-    monkeypatch.setattr(references, "BLOCK", 50)
+    monkeypatch.setattr(baselines, "BLOCK", 50)
     raw, labels, folds = blobs()
     said = nearest_neighbour(rows_of(raw), labels, folds, 3)
     scaled = StandardScaler().fit_transform(raw)
@@ -43,7 +43,7 @@ def test_an_image_that_every_fold_trains_on_is_no_neighbour_of_itself():
 
 
 def test_too_many_images_to_compare_all_pairs_get_no_neighbours(monkeypatch):
-    monkeypatch.setattr(references, "MOST_IMAGES", 100)
+    monkeypatch.setattr(baselines, "MAX_IMAGES", 100)
     raw, labels, folds = blobs()
     assert nearest_neighbour(rows_of(raw), labels, folds, 3) is None
 

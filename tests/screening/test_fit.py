@@ -22,7 +22,7 @@ from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
-from hubretrain.run_tables import CANDIDATES, OUT_OF_FOLD, PER_CLASS
+from hubretrain.run_tables import CANDIDATES, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS
 from hubretrain.runs import Run
 from hubretrain.screening.fit import screen_modules
 from tests.samples import write_digits
@@ -152,6 +152,43 @@ def test_the_kept_head_and_the_ensemble_say_of_the_cache_what_they_are_worth(pla
     together = Ensemble.load(run.ensemble_file).mean(members)
     np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-5)
     assert (together.argmax(axis=1) == test["label"].astype(int)).mean() > 0.9
+
+
+def test_the_predictions_of_the_test_split_are_kept_of_the_shortlist_alone(place):
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    found = fit(place)
+    run = found.run
+    folds = read_folds(run.folds_file)
+    test = folds[folds["fold"] == TEST]
+    table = TEST_PREDICTIONS.read(run.folder)
+    assert set(table["module"]) == set(run.fit.shortlist)
+    board = found.leaderboard[found.leaderboard["kind"] == "module"].set_index("module")
+    for name in run.fit.shortlist:
+        of_module = table[table["module"] == name]
+        assert of_module["path"].tolist() == test["path"].tolist()
+        assert of_module["label"].tolist() == test["label"].tolist()
+        probs = of_module[["p(0)", "p(1)", "p(2)"]].to_numpy()
+        np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
+        row = board.loc[name]
+        recall = balanced_accuracy_score(of_module["label"], of_module["decision"])
+        assert row["test_balanced_accuracy"] == pytest.approx(recall)
+        top_1 = probs.argmax(axis=1).astype(str) == of_module["label"]
+        assert row["test_plain_accuracy"] == pytest.approx(top_1.mean())
+
+
+def test_without_a_test_split_its_table_has_no_row(place):
+    found = fit(place, test_fraction=0.0)
+    assert TEST_PREDICTIONS.read(found.run.folder).empty
+    assert found.run.fit.test_looked_at == ()
+
+
+def test_heads_that_another_version_wrote_are_fitted_anew(place):
+    first = fit(place)
+    first.run.heads_file("pixels").write_bytes(b"of another version")
+    again = fit(place)
+    columns = ["module", "balanced_accuracy", "l2", "adjust"]
+    pd.testing.assert_frame_equal(first.leaderboard[columns], again.leaderboard[columns])
+    ModuleHeads.load(again.run.heads_file("pixels"))
 
 
 def test_fitting_again_fits_nothing_and_says_the_same(place):

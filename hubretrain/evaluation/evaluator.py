@@ -1,0 +1,156 @@
+"""Metrics with confidence intervals of any predictions of the same images.
+
+    evaluator = Evaluator(labels, groups, seed)
+    predictions = Predictions(probs, rule.adjust(probs))
+    evaluator.metrics(predictions)                       metric -> estimate, low, high
+    evaluator.per_class(class_names, "a", predictions)   recall, average precision per class
+    evaluator.effect(pairs, "accuracy")                  paired difference, mean over the pairs
+
+All predictions share one draw of resamples, so their differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from hubretrain.arrays import AnyArray
+from hubretrain.errors import DataError
+from hubretrain.evaluation import intervals
+from hubretrain.evaluation.intervals import Difference, Interval, Resampled
+from hubretrain.evaluation.metrics import METRICS, recall_per_class
+from hubretrain.evaluation.ranking_metrics import average_precision_per_class
+
+N_RESAMPLES = 1000
+TOP_1 = {f"plain_{metric}": metric for metric in ("accuracy", "balanced_accuracy")}
+"""Metrics of the top-1 class whatever the decision rule: name to the metric it is."""
+
+
+class Predictions(NamedTuple):
+    """Predictions of some images by one model, before and after its decision rule.
+
+    Attributes:
+        unadjusted: Probabilities, float (n_images, n_classes).
+        adjusted: The same after logit adjustment: the largest is the decision.
+    """
+
+    unadjusted: AnyArray
+    adjusted: AnyArray
+
+    def of(self, metric: str) -> AnyArray:
+        """Return what a metric evaluates: the adjusted probabilities if it is of decisions."""
+        return self.adjusted if METRICS[metric].is_of_decision else self.unadjusted
+
+
+class Evaluator:
+    """The images that predictions are evaluated on, and one draw of resamples for all.
+
+    Args:
+        labels: int (n_images,).
+        groups: Group of each image, (n_images,).
+        seed: Random seed of the resamples.
+        n_resamples: Number of resamples.
+
+    Attributes:
+        labels: int (n_images,).
+        groups: Group of each image, (n_images,).
+        weights: uint8 (n_resamples, n_images), how often each resample holds each image.
+
+    Raises:
+        DataError: There are fewer than two groups.
+    """
+
+    def __init__(
+        self, labels: AnyArray, groups: AnyArray, seed: int = 0, n_resamples: int = N_RESAMPLES
+    ) -> None:
+        self.labels, self.groups = labels, groups
+        self.weights = intervals.group_resamples(groups, n_resamples=n_resamples, seed=seed)
+
+    @classmethod
+    def if_grouped(cls, labels: AnyArray, groups: AnyArray, seed: int) -> Evaluator | None:
+        """Return an evaluator, or None for fewer than two groups, which have no intervals."""
+        return cls(labels, groups, seed) if len(set(groups.tolist())) > 1 else None
+
+    def resample(self, metric: str, probs: AnyArray) -> Resampled:
+        """Return a metric on the images and on every resample.
+
+        Raises:
+            DataError: The metric is undefined for these labels.
+        """
+        return intervals.resample(metric, probs, self.labels, self.groups, self.weights)
+
+    def interval(self, metric: str, probs: AnyArray) -> Interval | None:
+        """Return a metric with its interval; None where it is undefined for these labels."""
+        try:
+            return intervals.interval(self.resample(metric, probs))
+        except DataError:  # such as ROC AUC with one class
+            return None
+
+    def metrics(self, predictions: Predictions) -> dict[str, Interval]:
+        """Return every metric and those of `TOP_1`, with intervals; undefined ones are absent."""
+        probs = {name: (name, predictions.of(name)) for name in METRICS}
+        probs |= {name: (metric, predictions.unadjusted) for name, metric in TOP_1.items()}
+        values = {name: self.interval(*of) for name, of in probs.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def per_class(
+        self, class_names: Sequence[str], module: str, predictions: Predictions
+    ) -> pd.DataFrame:
+        """Return recall and average precision with intervals, one row per class.
+
+        Args:
+            class_names: Class names in class order.
+            module: Name of the model, for the column `module`.
+            predictions: Its predictions of the images.
+        """
+        functions = {
+            "recall": (recall_per_class, predictions.adjusted),
+            "average_precision": (average_precision_per_class, predictions.unadjusted),
+        }
+        values = {
+            metric: (
+                function(probs, self.labels, None),
+                function(probs, self.labels, self.weights),
+            )
+            for metric, (function, probs) in functions.items()
+        }
+        rows = []
+        for c, name in enumerate(class_names):
+            is_class = self.labels == c
+            n_groups = len(set(self.groups[is_class].tolist()))
+            row: dict[str, Any] = {"module": module, "class": name}
+            row |= {"n_images": int(is_class.sum()), "n_groups": n_groups}
+            for metric, (estimates, resampled) in values.items():
+                ends = _class_interval(float(estimates[c]), resampled[:, c], n_groups)
+                row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def effect(self, pairs: Sequence[tuple[AnyArray, AnyArray]], metric: str) -> Difference:
+        """Return the difference of a metric, mean over the pairs, on the same resamples.
+
+        Args:
+            pairs: Probabilities with and without what is tested, one pair per model.
+            metric: Name of the metric.
+        """
+        with_it, without_it = (
+            _mean([self.resample(metric, pair[side]) for pair in pairs]) for side in (0, 1)
+        )
+        return intervals.difference(with_it, without_it)
+
+
+def _class_interval(estimate: float, resampled: AnyArray, n_groups: int) -> Interval:
+    if np.isnan(estimate):
+        return Interval(np.nan, np.nan, np.nan)
+    filled = np.where(np.isnan(resampled), estimate, resampled)
+    # Any share has the interval of an accuracy.
+    return intervals.interval(Resampled("accuracy", estimate, filled, float(max(2, n_groups))))
+
+
+def _mean(rows: Sequence[Resampled]) -> Resampled:
+    values = np.mean([row.per_resample for row in rows], axis=0)
+    estimate = float(np.mean([row.estimate for row in rows]))
+    return Resampled(rows[0].metric, estimate, values, min(row.n_groups for row in rows))
