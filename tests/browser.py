@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.samples import PATIENCE
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -59,7 +61,7 @@ class Browser:
 
     def _message(self) -> dict:
         while b"\0" not in self._read:
-            assert select.select([self._in], [], [], 60)[0], "the browser does not answer"
+            assert select.select([self._in], [], [], PATIENCE)[0], "the browser does not answer"
             self._read += os.read(self._in, 1 << 20)
         first, _, self._read = self._read.partition(b"\0")
         return json.loads(first)
@@ -69,7 +71,7 @@ class Browser:
         result = self("Runtime.evaluate", expression=expression, returnByValue=True)["result"]
         return result.get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> object:
+    def wait(self, expression: str, seconds: float = PATIENCE) -> object:
         """Waits until an expression is true, and returns it."""
         deadline = time.monotonic() + seconds
         while not (found := self.value(expression)):

@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tests.samples import PATIENCE
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -22,7 +24,7 @@ def run(browser: str, profile: Path, *arguments: str) -> subprocess.CompletedPro
     # Nothing can be looked up, so a page that asks for anything says so in the console.
     usual += ("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr")
     return subprocess.run(
-        [browser, *usual, *arguments], capture_output=True, text=True, timeout=120, check=True
+        [browser, *usual, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
 
 

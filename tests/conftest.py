@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.browsing import find_browser
 from tests.samples import REPOSITORY, small_head, write_module, write_pooled
 
 LONGEST = ("test_readme.py", "test_cache.py")  # begun first, so that no processor waits at the end
+
+# On a busy machine every example may be slow.
+settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_speed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: what the
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests start would never hear Ctrl-C

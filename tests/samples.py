@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from hubretrain.runs import FitRecord
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PATIENCE = 300.0  # seconds until a test calls something hung; none passes or fails by less
 
 
 def encoded(pixels: np.ndarray, form: str = "PNG", **options: object) -> bytes:

@@ -26,7 +26,7 @@ from tests.samples import encoded
         )
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_clusters_are_what_groups_contents_and_pairs_join_step_by_step(
     made: tuple[list[str], list[str], list[tuple[int, int]]],
 ) -> None:

@@ -18,7 +18,7 @@ from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.export.manifest import MODEL_OF, Export
 from hubretrain.export.runtimes import FORMATS, open_runtime
 from hubretrain.heads.heads import probabilities as of_logits
-from tests.samples import encoded, photo_crops, small_head
+from tests.samples import PATIENCE, encoded, photo_crops, small_head
 
 PHOTOS = load_sample_images().images
 
@@ -97,7 +97,7 @@ def test_saved_model_cli_shows_what_tensorflow_serving_expects(small_export):
         pytest.skip("no saved_model_cli")
     asked = ["show", "--dir", small_export, "--tag_set", "serve", "--signature_def"]
     shown = subprocess.run(
-        [tool, *asked, "serving_default"], capture_output=True, text=True, timeout=200
+        [tool, *asked, "serving_default"], capture_output=True, text=True, timeout=PATIENCE
     ).stdout
     assert "inputs['image_bytes'] tensor_info:\n      dtype: DT_STRING\n      shape: (-1)" in shown
     assert "outputs['probabilities'] tensor_info:\n      dtype: DT_FLOAT" in shown

@@ -19,7 +19,7 @@ from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import open_runtime
-from tests.samples import REPOSITORY, encoded
+from tests.samples import PATIENCE, REPOSITORY, encoded
 
 PHOTOS = load_sample_images().images
 
@@ -161,7 +161,7 @@ def test_a_file_name_of_no_encoding_is_read_and_shown(place, small_export):
     shared = {
         "env": {"PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"},
         "capture_output": True,
-        "timeout": 100,
+        "timeout": PATIENCE,
     }
     as_text = subprocess.run([*command, name], **shared)
     assert (as_text.returncode, as_text.stderr) == (0, b"")
@@ -216,7 +216,7 @@ def test_a_process_that_predicts_imports_nothing_heavy_and_is_quiet(place, small
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(REPOSITORY)},
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert ran.stdout.startswith("images/00.jpg: ")
     assert ran.stdout.endswith("\n[]\n")

@@ -12,7 +12,7 @@ from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import open_runtime
-from tests.samples import REPOSITORY
+from tests.samples import PATIENCE, REPOSITORY
 
 N_TRAIN, N_TEST = 120, 60
 
@@ -83,7 +83,7 @@ def test_a_cold_process_answers_without_tensorflow(export, photographs):
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(REPOSITORY)},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert ran.stdout.startswith(f"{photographs[1][0]}: ")
     imported = {

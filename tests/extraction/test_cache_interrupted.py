@@ -33,7 +33,7 @@ def forkserver():
     return context
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20, database=None)
 @given(
     kills=st.lists(st.integers(1, 700), min_size=1, max_size=4),
     seeds=st.integers(0, 2**16),
@@ -76,7 +76,6 @@ def images(tmp_path_factory):
 
 @settings(
     max_examples=30,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

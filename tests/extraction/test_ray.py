@@ -15,7 +15,7 @@ from hubretrain.errors import HeadError, WorkerError
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.extraction.ray import Cluster, map_on_ray
 from hubretrain.modules import resolve
-from tests.samples import REPOSITORY, write_digits
+from tests.samples import PATIENCE, REPOSITORY, write_digits
 
 
 def squares():
@@ -160,7 +160,7 @@ def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_
             if begun and (workers := processes_named("ray::_Worker")):
                 killed = workers[0]
                 os.kill(killed, signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert killed is not None
     assert file.read_bytes() == serial.file.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 
 from hubretrain.errors import RunError
 from tests.finetuning.runs import copied, tune
-from tests.samples import REPOSITORY
+from tests.samples import PATIENCE, REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_two_machines_train_as_one_does(fitted, tmp_path):
         processes.append(subprocess.Popen(command, env=environment, **pipes))
     expected = tune(fitted, alone, epochs=2)
     try:
-        said = [process.communicate(timeout=400) for process in processes]
+        said = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()

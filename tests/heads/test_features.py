@@ -42,7 +42,7 @@ def test_streamed_rows_can_be_chosen_and_reordered(tmp_path):
     np.testing.assert_allclose(reordered.out_of_fold, expected.out_of_fold, atol=5e-2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 10_000),
     st.lists(st.floats(-3, 3), min_size=5, max_size=5),

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from hubretrain.cli import main
 from hubretrain.data.images.decoding import MOST_PIXELS, decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.runtimes import open_runtime
-from tests.samples import REPOSITORY, encoded
+from tests.samples import PATIENCE, REPOSITORY, encoded
 
 pytest.importorskip("fastapi")
 PHOTOS = load_sample_images().images
@@ -47,7 +48,7 @@ class Server:
 
     def ask(self, method, path, body=None, headers=None):
         """Status, headers and parsed answer of one request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -243,7 +244,7 @@ def test_a_gigabyte_is_refused_and_not_read(server, is_chunked):
     before = psutil.Process(server.process.pid).memory_info().rss
     block, n_sent = b"\0" * 65536, 0
     length = "Transfer-Encoding: chunked" if is_chunked else "Content-Length: 1000000000"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
         client.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
         part = b"%x\r\n" % len(block) + block + b"\r\n" if is_chunked else block
         client.settimeout(0.2)
@@ -254,7 +255,7 @@ def test_a_gigabyte_is_refused_and_not_read(server, is_chunked):
                 n_sent += len(block)
             except OSError:
                 break
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         answer = client.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert n_sent < 1e9
@@ -265,7 +266,7 @@ def test_a_gigabyte_is_refused_and_not_read(server, is_chunked):
 def test_slow_clients_are_let_go(small_export):
     with serving(small_export, "--timeout", "1") as server:
         places = [("127.0.0.1", server.port)] * 3
-        clients = [socket.create_connection(place, timeout=60) for place in places]
+        clients = [socket.create_connection(place, timeout=PATIENCE) for place in places]
         slow_body, slow_head, silent = clients
         slow_body.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
         slow_head.sendall(b"POST /predict HT")
@@ -274,7 +275,7 @@ def test_slow_clients_are_let_go(small_export):
         assert silent.recv(4096) == b""
         for client in clients:
             client.close()
-        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         for _ in range(2):  # a connection that is kept serves more than one request
             kept.request("GET", "/healthz")
             assert kept.getresponse().read() == b'{"status":"ok"}'
@@ -286,24 +287,29 @@ def test_slow_clients_are_let_go(small_export):
 def test_more_than_there_is_room_for_come_again_and_nothing_is_lost(server, truth):
     images = [picture(i) for i in range(24)]
     expected = [truth(data) for data in images]
+    place = ("127.0.0.1", server.port)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    holding = [socket.create_connection(place, timeout=PATIENCE) for _ in range(6)]
+    for client in holding:
+        client.sendall(head + b"abc")
+    while (refused := server.predict(images[0]))[0] == 200:
+        pass  # not all of the six are in yet
+    status, headers, answer = refused
+    assert status == 503
+    assert headers["retry-after"] == "1"
+    assert "again in a moment" in answer["error"]
+    for client in holding:
+        client.close()
 
     def ask(i):
-        for n_asked in range(1, 400):
-            status, headers, said = server.predict(images[i])
-            if status == 200:
-                return n_asked, said["predictions"][0]["probabilities"]
-            assert status == 503
-            assert headers["retry-after"] == "1"
-            assert "again in a moment" in said["error"]
+        while (answered := server.predict(images[i]))[0] == 503:
             time.sleep(0.02)
-        raise AssertionError("never answered")
+        return answered[2]["predictions"][0]["probabilities"]
 
     with ThreadPoolExecutor(24) as pool:
-        found = list(pool.map(ask, range(24)))
-    assert np.abs(np.array([row for _, row in found]) - expected).max() < 1e-4
-    assert max(n_asked for n_asked, _ in found) > 1
-    text = server.ask("GET", "/metrics")[2]
-    assert "hubretrain_images_inside 0.0" in text
+        probs = list(pool.map(ask, range(24)))
+    assert np.abs(np.array(probs) - expected).max() < 1e-4
+    assert "hubretrain_images_inside 0.0" in server.ask("GET", "/metrics")[2]
 
 
 def test_a_client_that_leaves_keeps_nobody_waiting(server):
@@ -312,9 +318,7 @@ def test_a_client_that_leaves_keeps_nobody_waiting(server):
             data = picture(1)
             head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
             client.sendall(head.encode() + data)
-    deadline = time.monotonic() + 60
     while "hubretrain_images_inside 0.0" not in server.ask("GET", "/metrics")[2]:
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     assert server.ask("POST", "/predict", picture(0))[0] == 200
 
@@ -328,43 +332,26 @@ def metric(server, name, labels):
 def test_a_client_that_breaks_off_is_no_failure_of_the_server(server):
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-        time.sleep(0.2)
-    deadline = time.monotonic() + 60
     while not metric(server, "hubretrain_requests_total", 'route="/predict",status="499"'):
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not metric(server, "hubretrain_requests_total", 'route="/predict",status="500"')
-
-
-def test_the_time_of_an_answer_is_not_that_of_lingering(server):
-    def seconds():
-        return metric(server, "hubretrain_request_seconds_sum", 'route="/predict"')
-
-    before = seconds()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\nabc")
-        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
-        while client.recv(4096):  # it lingers for two seconds
-            pass
-    time.sleep(0.2)
-    assert seconds() - before < 2
 
 
 def test_the_bytes_of_all_bodies_have_a_bound_and_idle_connections_take_no_room(small_export):
     with serving(small_export, "--max-bytes", "100000", "--queue", "20") as server:
         place = ("127.0.0.1", server.port)
-        idle = [socket.create_connection(place, timeout=60) for _ in range(200)]
+        idle = [socket.create_connection(place, timeout=PATIENCE) for _ in range(200)]
         assert server.ask("GET", "/healthz")[0] == 200
-        clients = [socket.create_connection(place, timeout=60) for _ in range(9)]
+        clients = [socket.create_connection(place, timeout=PATIENCE) for _ in range(9)]
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
-        for client in clients[:8]:
+        for client in clients:
             client.sendall(head + b"x" * 99_990)
-        time.sleep(1)
-        clients[8].sendall(head + b"x" * 99_990)
-        assert clients[8].recv(4096).startswith(b"HTTP/1.1 503 ")
-        for client in clients[:8]:
-            client.sendall(b"x" * 10)
-            assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+        (refused,), _, _ = select.select(clients, [], [], PATIENCE)  # whichever came last
+        assert refused.recv(4096).startswith(b"HTTP/1.1 503 ")
+        for client in clients:
+            if client is not refused:
+                client.sendall(b"x" * 10)
+                assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
         assert server.ask("POST", "/predict", picture(0))[0] == 200
         for client in idle + clients:
             client.close()
@@ -390,7 +377,7 @@ def test_interrupting_it_is_how_it_ends(small_export):
     with serving(small_export) as running:
         running.ask("GET", "/healthz")  # it listens before it serves
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(timeout=100) == 0
+        assert running.process.wait(timeout=PATIENCE) == 0
         assert running.process.stderr.read() == ""
 
 
@@ -401,15 +388,15 @@ def test_it_stops_when_told_and_a_taken_port_is_one_sentence(small_export):
             [*command, "--port", str(running.port)],
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )
         assert taken.returncode == 1
         assert taken.stderr == (
             f"hubretrain: cannot listen on 127.0.0.1:{running.port} (Address already in use); "
-            "choose another `port` or `host`.\n"
+            "choose another --port or --host.\n"
         )
         assert running.ask("POST", "/predict", picture(0))[0] == 200
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(timeout=100) in (0, -signal.SIGTERM)
+        assert running.process.wait(timeout=PATIENCE) in (0, -signal.SIGTERM)
         assert running.process.stderr.read() == ""

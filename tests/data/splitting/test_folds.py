@@ -22,7 +22,7 @@ NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters
 
 
 @given(st.lists(st.tuples(NAMES, NAMES, st.integers(TRAIN, 99)), max_size=8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_folds_read_back_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int]]
 ) -> None:

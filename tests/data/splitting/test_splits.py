@@ -48,7 +48,7 @@ def parts_of_groups(table: pd.DataFrame, parts: np.ndarray) -> pd.Series:
 
 
 @given(GROUPS, st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_group_straddles_two_parts_and_every_class_is_in_every_part(
     groups: list[tuple[str, int]], seed: int
 ) -> None:
@@ -63,7 +63,7 @@ def test_no_group_straddles_two_parts_and_every_class_is_in_every_part(
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), min_size=8, max_size=40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_groups_that_mix_classes_stay_whole_too(groups: list[list[str]]) -> None:
     table = pd.DataFrame(
         [(c, i) for i, g in enumerate(groups) for c in g], columns=["label", "group"]
@@ -78,7 +78,7 @@ def test_groups_that_mix_classes_stay_whole_too(groups: list[list[str]]) -> None
 
 
 @given(GROUPS, st.integers(0, 9), st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_order_of_the_rows_gives_the_same_split(
     groups: list[tuple[str, int]], seed: int, random: object
 ) -> None:
@@ -92,7 +92,7 @@ def test_any_order_of_the_rows_gives_the_same_split(
 
 
 @given(GROUPS, GROUPS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_adding_images_moves_no_old_image_and_new_images_join_their_group(
     groups: list[tuple[str, int]], more: list[tuple[str, int]]
 ) -> None:
@@ -111,7 +111,7 @@ def test_adding_images_moves_no_old_image_and_new_images_join_their_group(
 
 
 @given(GROUPS, st.integers(2, 4), st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_folds_are_no_less_even_than_scikit_learns_give_or_take_an_image(
     groups: list[tuple[str, int]], n_folds: int, seed: int
 ) -> None:
@@ -306,7 +306,7 @@ def images_with_copies(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 @given(images_with_copies(), st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_group_and_no_duplicate_straddles_two_parts(
     tmp_path_factory: pytest.TempPathFactory,
     made: tuple[pd.DataFrame, pd.DataFrame],
