@@ -291,11 +291,11 @@ def test_a_model_does_not_differ_from_itself():
 @pytest.mark.parametrize("n_groups", [5.0, 30.0, 1000.0])
 def test_p_is_below_five_percent_exactly_when_the_interval_leaves_out_0(n_groups):
     rng = np.random.default_rng(3)
-    luck = rng.normal(0, 1, 20_000) + 0.2 * rng.exponential(1, 20_000)
+    noise = rng.normal(0, 1, 20_000) + 0.2 * rng.exponential(1, 20_000)
     zero = Resampled("accuracy", 0.0, np.zeros(20_000), n_groups)
     seen = set()
     for shift in np.linspace(-6, 6, 61):
-        change = difference(Resampled("accuracy", shift + 0.1, luck + shift, n_groups), zero)
+        change = difference(Resampled("accuracy", shift + 0.1, noise + shift, n_groups), zero)
         leaves_out = change.low > 0 or change.high < 0
         assert (change.p < 0.05) == leaves_out
         assert 0 <= change.p <= 1
@@ -317,8 +317,8 @@ def test_models_of_different_metrics_or_draws_are_not_compared():
 def rows_around(truth, seed, n_groups=200, n_resamples=300, metric="accuracy"):
     """Return models of that true accuracy, on groups whose difficulty they share."""
     rng = np.random.default_rng(seed)
-    luck = rng.normal(0, 1, (n_groups, 1)) + rng.normal(0, 1, (n_groups, len(truth)))
-    right = luck / np.sqrt(2) < stats.norm.ppf(truth)
+    noise = rng.normal(0, 1, (n_groups, 1)) + rng.normal(0, 1, (n_groups, len(truth)))
+    right = noise / np.sqrt(2) < stats.norm.ppf(truth)
     weights = group_resamples(np.arange(n_groups), n_resamples=n_resamples, seed=seed)
     values = (weights.astype(float) @ right / n_groups).T
     return [
@@ -340,7 +340,7 @@ def test_clearly_worse_models_leave_the_set_and_the_best_does_not():
     assert not sets[:, 2:].any()
 
 
-def test_luck_among_many_models_does_not_throw_out_one_that_ties():
+def test_chance_among_many_models_does_not_exclude_one_that_ties():
     # One model against 40 equals: each of them alone would throw it out 5 times in 200.
     rows = [rows_around(np.full(41, 0.7), seed, n_resamples=200) for seed in range(60)]
     kept = np.mean([tied_with_best(models)[0] for models in rows])
@@ -388,7 +388,7 @@ def test_an_effect_is_told_in_points_or_nats_with_its_interval(change, sentence)
     assert effect("views", Difference(*change, p=0.01, confidence=0.95)) == sentence
 
 
-def test_the_sentence_tells_the_confidence_that_was_asked_for():
+def test_the_sentence_names_the_confidence():
     change = Difference("accuracy", 0.01, 0, 0.02, 0.1, 0.9)
     assert effect("more images", change) == "more images: +1.0 points (90 % +0.0 to +2.0)"
 

@@ -51,10 +51,10 @@ def test_streamed_rows_can_be_chosen_and_reordered(tmp_path):
 def test_units_and_offsets_of_the_features_do_not_matter(seed, exponents, offsets):
     features, labels, folds = blobs(seed=seed)
     options = {"kind": "softmax", "n_classes": 3, "l2": [10.0], "folds": folds, "tol": 1e-13}
-    plain = fitted(features, labels, **options)
-    other = fitted(features * 10.0 ** np.array(exponents) + offsets, labels, **options)
-    np.testing.assert_allclose(other.objective, plain.objective, rtol=1e-8)
-    np.testing.assert_allclose(other.out_of_fold, plain.out_of_fold, atol=1e-4)
+    expected = fitted(features, labels, **options)
+    rescaled = fitted(features * 10.0 ** np.array(exponents) + offsets, labels, **options)
+    np.testing.assert_allclose(rescaled.objective, expected.objective, rtol=1e-8)
+    np.testing.assert_allclose(rescaled.out_of_fold, expected.out_of_fold, atol=1e-4)
 
 
 def test_constant_features_get_no_weight():
