@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array
 from hubretrain.data.images.augmentation import Draw
 from hubretrain.data.images.decoding import Pixels
 from hubretrain.tensorflow import tf
 
-Floats = npt.NDArray[np.float32]
 _WHOLE = Draw((0.0, 0.0, 1.0, 1.0))
 _KEEP = np.eye(3, 4, dtype=np.float32)
 _FLOATS_AT_ONCE = 2**27  # 512 MiB
 
 
-def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Floats:
+def triangle_weights(n_in: int, n_out: int, low: float, high: float) -> Float32Array:
     """Return the weights of an antialiased triangle filter from `n_in` pixels to `n_out`.
 
     Args:

@@ -18,9 +18,8 @@ squares in (g dsx, g dtx, g dsy, g dty, g, o); the step is the first four divide
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from hubretrain.arrays import Float32Array
 
 IDENTITY = np.array([1, 0, 1, 0], np.float32)
 LARGEST_STEP = 0.1  # of a scale or a shift, per iteration
@@ -30,7 +29,7 @@ MIN_GAIN = 0.2  # below, dividing by the gain would throw the step far off
 RIDGE = np.float32(1e-4)  # relative, for flat images whose normal equations are singular
 
 
-def align(a: Floats, b: Floats, placements: Floats, steps: int) -> Floats:
+def align(a: Float32Array, b: Float32Array, placements: Float32Array, steps: int) -> Float32Array:
     """Improve the placements of b on a.
 
     Args:
@@ -69,7 +68,7 @@ def align(a: Floats, b: Floats, placements: Floats, steps: int) -> Floats:
     return placements
 
 
-def correlation(a: Floats, b: Floats, placements: Floats) -> Floats:
+def correlation(a: Float32Array, b: Float32Array, placements: Float32Array) -> Float32Array:
     """Return Pearson's correlation of a with b as placed on it, over the part that both show.
 
     Args:
@@ -89,7 +88,7 @@ def correlation(a: Floats, b: Floats, placements: Floats) -> Floats:
     return np.asarray((a * image * seen).sum(axis=(1, 2)) / np.sqrt(spread + 1e-12))
 
 
-def windows(placements: Floats) -> tuple[Floats, Floats]:
+def windows(placements: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Return the windows of a and of b that show the same part.
 
     Args:
@@ -106,7 +105,7 @@ def windows(placements: Floats) -> tuple[Floats, Floats]:
     return np.asarray((of_a + 1) / 2, np.float32), np.asarray((of_b + 1) / 2, np.float32)
 
 
-def compose(placements: Floats, inner: Floats) -> Floats:
+def compose(placements: Float32Array, inner: Float32Array) -> Float32Array:
     """Return the placements of b on a, refined by placements of their windows on each other.
 
     With centre c and half width h of the windows of a and b, inner coordinates are
@@ -131,23 +130,25 @@ def compose(placements: Floats, inner: Floats) -> Floats:
     return result
 
 
-def _centre_and_half(ends: Floats) -> tuple[Floats, Floats]:
+def _centre_and_half(ends: Float32Array) -> tuple[Float32Array, Float32Array]:
     half = np.float32(0.5)
     return (ends[:, 0] + ends[:, 1]) * half, (ends[:, 1] - ends[:, 0]) * half
 
 
-def _coordinates(size: int) -> Floats:
+def _coordinates(size: int) -> Float32Array:
     return ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1).astype(np.float32)
 
 
-def _samplers(placements: Floats, size: int) -> tuple[Floats, Floats, Floats]:
+def _samplers(
+    placements: Float32Array, size: int
+) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Return matrices that sample the rows and columns of b linearly, and 1 where b has pixels."""
     columns, in_columns = _sampler(placements[:, :2], size)
     rows, in_rows = _sampler(placements[:, 2:], size)
     return rows, columns.transpose(0, 2, 1), in_rows[:, :, None] * in_columns[:, None]
 
 
-def _sampler(scale_and_shift: Floats, size: int) -> tuple[Floats, Floats]:
+def _sampler(scale_and_shift: Float32Array, size: int) -> tuple[Float32Array, Float32Array]:
     x = scale_and_shift[:, :1] * _coordinates(size) + scale_and_shift[:, 1:]
     pixel = (x + 1) * (size / 2) - 0.5
     inside = (pixel > -0.5) & (pixel < size - 0.5)

@@ -21,6 +21,7 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
+from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.data.near_duplicates.alignment import IDENTITY, align, compose, correlation, windows
 from hubretrain.data.near_duplicates.sketches import (
     BATCH,
@@ -31,9 +32,6 @@ from hubretrain.data.near_duplicates.sketches import (
     open_image,
     sketch_images,
 )
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 PIXELS = 64  # per side, of the windows that are compared
 MIN_THUMBNAIL_CORRELATION = 0.98
@@ -140,7 +138,7 @@ def _filter(
     )
 
 
-def _exact_pairs(sha256s: Sequence[str]) -> Ints:
+def _exact_pairs(sha256s: Sequence[str]) -> IntArray:
     first: dict[str, int] = {}
     pairs = [
         (first[sha256], row)
@@ -150,7 +148,7 @@ def _exact_pairs(sha256s: Sequence[str]) -> Ints:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _cosine(features: npt.NDArray[np.floating[Any]], a: Ints, b: Ints) -> Floats:
+def _cosine(features: npt.NDArray[np.floating[Any]], a: IntArray, b: IntArray) -> Float32Array:
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     return np.asarray((unit[a] * unit[b]).sum(axis=1), np.float32)
 
@@ -170,7 +168,7 @@ def _fit_thumbnails(grey: npt.NDArray[np.float16], pairs: Pairs) -> Pairs:
     return pairs
 
 
-def _turn(images: Floats, turn: Ints) -> Floats:
+def _turn(images: Float32Array, turn: IntArray) -> Float32Array:
     """Turn images, each by its turn as in `Pairs`."""
     images = images.copy()
     images[turn & 1 > 0] = images[turn & 1 > 0][:, :, ::-1]
@@ -218,7 +216,7 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
     return image
 
 
-def _cut(images: list[Image.Image], of_images: Floats) -> Floats:
+def _cut(images: list[Image.Image], of_images: Float32Array) -> Float32Array:
     """Return windows of images, float32 (n, 64, 64, 3), 0 to 255."""
     cut = np.empty((len(images), PIXELS, PIXELS, 3), np.float32)
     for i, (image, window) in enumerate(zip(images, of_images, strict=True)):
@@ -227,13 +225,13 @@ def _cut(images: list[Image.Image], of_images: Floats) -> Floats:
     return cut
 
 
-def _details(images: Floats) -> Floats:
+def _details(images: Float32Array) -> Float32Array:
     """Return the difference of two blurs of the lightness: neither noise nor shading."""
     lightness = images.mean(axis=-1)
     return uniform_filter(lightness, (0, 3, 3)) - uniform_filter(lightness, (0, 9, 9))
 
 
-def _compare(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
+def _compare(a: Float32Array, b: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Compare windows, float32 (n, 64, 64, 3), 0 to 255, up to a gain and an offset.
 
     Both directions are tried, a explained by b and b by a, and the better one counts: a copy that
@@ -270,7 +268,7 @@ def _compare(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
     return details, errors[0], errors[1]
 
 
-def _levels(residual: Floats, weights: Floats, *, together: bool) -> Floats:
+def _levels(residual: Float32Array, weights: Float32Array, *, together: bool) -> Float32Array:
     """Return the root mean square over sixteenths of the image, in grey levels, of shape (n,).
 
     Errors of compression have both signs, so over a sixteenth they cancel out; another
@@ -289,7 +287,7 @@ def _levels(residual: Floats, weights: Floats, *, together: bool) -> Floats:
     return np.asarray(np.sqrt((total**2 / weight).sum(axis=rest) / weight.sum(axis=rest)))
 
 
-def _same_details(x: Floats, y: Floats) -> Floats:
+def _same_details(x: Float32Array, y: Float32Array) -> Float32Array:
     """Return Pearson's correlation, as if both had one grey level of detail more in common.
 
     So a clear sky, whose details are all noise, is the same as its copy.
@@ -306,7 +304,9 @@ def _blocks(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return images.reshape(n, height // size, size, width // size, size, 3)
 
 
-def _brightness(x: Floats, y: Floats, inner: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _brightness(
+    x: Float32Array, y: Float32Array, inner: npt.NDArray[np.bool_]
+) -> tuple[Float32Array, Float32Array]:
     """Return the gain and the offset that take x to y, by least squares over inner blocks."""
     axes = (1, 2, 3)
     weight = inner / np.maximum(inner.sum(axis=axes, keepdims=True), 1).astype(np.float32)

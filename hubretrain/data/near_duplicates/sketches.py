@@ -28,10 +28,9 @@ from scipy.fft import dct
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
+from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.storage import is_remote, read_bytes
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 Source = str | os.PathLike[str] | bytes
 Progress = Callable[[str, int, int], object]
 """Called with the name of the step, the number done, and the number of all."""
@@ -72,10 +71,10 @@ class Sketches:
             float32 of shape (n, n_views, n_values).
     """
 
-    rows: Ints
+    rows: IntArray
     grey: npt.NDArray[np.float16]
-    waves: Floats
-    unturned: Floats
+    waves: Float32Array
+    unturned: Float32Array
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ class Pairs:
         similarity: Similarity as far as it is known, float32 of shape (n,).
     """
 
-    images: Ints
-    turn: Ints
-    placement: Floats
-    similarity: Floats
+    images: IntArray
+    turn: IntArray
+    placement: Float32Array
+    similarity: Float32Array
 
-    def __getitem__(self, rows: slice | Ints | npt.NDArray[np.bool_]) -> Pairs:
+    def __getitem__(self, rows: slice | IntArray | npt.NDArray[np.bool_]) -> Pairs:
         return Pairs(
             self.images[rows], self.turn[rows], self.placement[rows], self.similarity[rows]
         )
@@ -137,7 +136,7 @@ def _thumbnails(source: Source) -> npt.NDArray[np.uint8] | str:
 def sketch_images(
     pool: ThreadPoolExecutor,
     images: Sequence[Source],
-    rows: Ints,
+    rows: IntArray,
     progress: Progress | None,
 ) -> tuple[Sketches, dict[int, str]]:
     """Read and sketch some of the images.
@@ -152,7 +151,7 @@ def sketch_images(
         The sketches, and why an image cannot be read, by its row.
     """
 
-    def sketch(batch: Ints) -> tuple[Sketches, dict[int, str]]:
+    def sketch(batch: IntArray) -> tuple[Sketches, dict[int, str]]:
         thumbnails = {int(row): _thumbnails(images[row]) for row in batch}
         unreadable = {row: reason for row, reason in thumbnails.items() if isinstance(reason, str)}
         views = {row: pixels for row, pixels in thumbnails.items() if not isinstance(pixels, str)}
@@ -176,7 +175,7 @@ def sketch_images(
     return sketches, {row: reason for _, reasons in results for row, reason in reasons.items()}
 
 
-def _sketch(rows: Ints, pixels: Floats) -> Sketches:
+def _sketch(rows: IntArray, pixels: Float32Array) -> Sketches:
     """Sketch images, float32 (n, n_views, 32, 32, 3); those without texture are left out."""
     has_texture = pixels[:, 0].mean(axis=-1).std(axis=(1, 2)) > MIN_TEXTURE
     rows, pixels = rows[has_texture], pixels[has_texture]
@@ -198,7 +197,7 @@ def _sketch(rows: Ints, pixels: Floats) -> Sketches:
     return Sketches(rows, grey.astype(np.float16), waves, np.concatenate(unturned, axis=-1))
 
 
-def _unturned(waves: Floats) -> Floats:
+def _unturned(waves: Float32Array) -> Float32Array:
     """Return values of frequencies (..., n, n) that mirroring and swapping the axes leave alone.
 
     Mirroring an axis changes the sign of its odd frequencies, so absolute values stay. Swapping
@@ -258,7 +257,7 @@ def candidate_pairs(
     return Pairs(np.stack([a, b], axis=1)[order], turn[order], placement, likeness[order])
 
 
-def _neighbours(vectors: Floats, n_queries: int, workers: int) -> Ints:
+def _neighbours(vectors: Float32Array, n_queries: int, workers: int) -> IntArray:
     """Return the nearest vectors, by number, of each of the first `n_queries`, itself included."""
     # Distances within the leading principal components: a k-d tree needs few dimensions.
     centred = vectors - vectors.mean(axis=0)
@@ -271,7 +270,9 @@ def _neighbours(vectors: Floats, n_queries: int, workers: int) -> Ints:
     return np.asarray(rows, np.int64)
 
 
-def _likeness(waves: Floats, a: Ints, b: Ints, view: Ints) -> tuple[Floats, Ints]:
+def _likeness(
+    waves: Float32Array, a: IntArray, b: IntArray, view: IntArray
+) -> tuple[Float32Array, IntArray]:
     """Return the correlation of a's low frequencies with b's, and the best turn of b.
 
     Args:
@@ -300,7 +301,7 @@ def _likeness(waves: Floats, a: Ints, b: Ints, view: Ints) -> tuple[Floats, Ints
     return best, turns
 
 
-def _turn_windows(windows: Floats, turn: Ints) -> Floats:
+def _turn_windows(windows: Float32Array, turn: IntArray) -> Float32Array:
     """Return left, top, right, bottom of windows once the image is turned."""
     left, top, right, bottom = windows.T
     mirrored, upturned, swapped = ((turn & bit > 0) for bit in (1, 2, 4))
