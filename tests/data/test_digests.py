@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 
 import pandas as pd
 import pytest
 
+from hubretrain.data import digests
 from hubretrain.data.digests import image_digests
 from hubretrain.errors import DataError
 
@@ -60,3 +62,12 @@ def test_digesting_holds_few_files_at_a_time(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak / n_files < 1400  # a future for every file would alone be as much
+
+
+def test_a_file_of_any_name_is_not_read_again(tmp_path, strange_name):
+    (tmp_path / strange_name).write_bytes(b"1")
+    os.utime(tmp_path / strange_name, (LONG_AGO, LONG_AGO))
+    table_file = tmp_path / "digests.csv"
+    stamps = digests._stamps([str(tmp_path / strange_name)])
+    digests._write(table_file, [strange_name], stamps, ["ab"], time.time_ns() + 10**10)
+    assert image_digests(tmp_path, [strange_name], table_file) == ["ab"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset, reopen_dataset
+from hubretrain.data.layouts import find_images
 from hubretrain.data.options import TableOptions
+from hubretrain.data.splitting import read_folds, write_folds
 from hubretrain.data.tables import read_table
 from hubretrain.errors import DataError
 from tests.samples import encoded
@@ -158,3 +161,31 @@ def test_a_column_of_measurements_is_no_label(tmp_path: Path) -> None:
         open_dataset(root, labels=labels)
     table.assign(label=np.arange(50) % 25).to_csv(labels, index=False)
     assert len(open_dataset(root, labels=labels).class_names) == 25
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_classes_and_groups_of_any_name_stay_what_they_are(
+    tmp_path: Path, strange_name: str, suffix: str
+) -> None:
+    root, file = folder(tmp_path, 4), tmp_path / f"l.{suffix}"
+    table = pd.DataFrame(
+        {
+            "path": sorted(find_images(root)),
+            "label": [strange_name, "q", strange_name, "q"],
+            "group": ["g", strange_name, "g", "h"],
+        }
+    )
+    if suffix == "jsonl":
+        table.to_json(file, orient="records", lines=True)
+    else:
+        table.to_csv(
+            file, sep={"csv": ",", "tsv": "\t"}[suffix], index=False, quoting=csv.QUOTE_ALL
+        )
+    data = open_dataset(root, labels=file)
+    assert data.images["label"].tolist() == table["label"].tolist()
+    assert data.images["group"].tolist() == table["group"].tolist()
+    images = data.images.assign(fold=0, sha256="1" * 64)
+    write_folds(tmp_path / "folds.csv", images)
+    again = read_folds(tmp_path / "folds.csv")
+    for column in ("path", "label", "group", "sha256"):
+        assert again[column].tolist() == images[column].tolist()

@@ -12,8 +12,11 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.data.near_duplicates.table import (
     COLUMNS,
+    SEARCH,
     find_near_duplicates,
+    read_near_duplicates,
 )
+from hubretrain.files import write_table
 from tests.samples import encoded
 
 
@@ -124,3 +127,26 @@ def test_features_are_asked_for_in_a_search_only(place: Place) -> None:
     for _ in range(2):
         assert place.search(features=features) == {frozenset(("a", "a_again"))}
     assert asked == [4]
+
+
+def test_the_table_reads_back_whatever_digests_and_reasons_look_like(
+    tmp_path: Path, strange_name: str
+) -> None:
+    numbers = ("1" * 64, "2e5" + "0" * 61, "0" * 64)
+    rows = [
+        (numbers[0], "", None, "", SEARCH),
+        (numbers[0], numbers[1], 0.95, "", SEARCH),
+        (numbers[1], "", None, "", SEARCH),
+        (numbers[2], "", None, strange_name, SEARCH),
+    ]
+    write_table(tmp_path / "copies.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
+    near = read_near_duplicates(tmp_path / "copies.csv")
+    assert near is not None
+    assert near.pairs.to_dict("records") == [{"a": numbers[0], "b": numbers[1], "similarity": 0.95}]
+    assert near.unreadable == {numbers[2]: strange_name}
+
+
+def test_there_are_no_near_duplicates_to_read_before_a_search(tmp_path: Path) -> None:
+    assert read_near_duplicates(tmp_path / "copies.csv") is None
+    (tmp_path / "copies.csv").write_text("sha256,near\na,b\n")
+    assert read_near_duplicates(tmp_path / "copies.csv") is None
