@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hubretrain.arrays import Pixels
 from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import RESIZER, Augmentation, Pixels, read_image, view
+from hubretrain.data.images import RESIZER, Augmentation, read_image, view
 from hubretrain.errors import CacheError, DataError, EngineError
 from hubretrain.extraction.engines import (
     BATCH_SIZE,

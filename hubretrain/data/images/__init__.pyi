@@ -7,7 +7,6 @@ from .contact_sheet import draw_preview as draw_preview
 from .decoding import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .decoding import MAX_PIXELS as MAX_PIXELS
 from .decoding import SUFFIXES_OF as SUFFIXES_OF
-from .decoding import Pixels as Pixels
 from .decoding import TooManyPixelsError as TooManyPixelsError
 from .decoding import UnreadableImageError as UnreadableImageError
 from .decoding import decode as decode

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hubretrain.arrays import Float32Array
+from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.data.images.augmentation import Draw
-from hubretrain.data.images.decoding import Pixels
 from hubretrain.tensorflow import tf
 
 _WHOLE = Draw((0.0, 0.0, 1.0, 1.0))

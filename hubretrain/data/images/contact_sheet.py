@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from hubretrain.arrays import Pixels
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.decoding import Pixels, decode, read_image_bytes, view
+from hubretrain.data.images.decoding import decode, read_image_bytes, view
 from hubretrain.errors import DataError
 
 N_IMAGES = 8

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hubretrain.arrays import Pixels
 from hubretrain.data.images.augmentation import Draw
 from hubretrain.data.images.resize import resized
 from hubretrain.errors import DataError
@@ -43,7 +44,6 @@ SUFFIXES_OF = {
 """File name suffixes of each format, lower case."""
 IMAGE_SUFFIXES = frozenset(suffix for names in SUFFIXES_OF.values() for suffix in names)
 HEADER_COLUMNS = ("n_bytes", "format", "mode", "width", "height")
-Pixels = npt.NDArray[np.uint8]
 
 _QUARTER_TURNS = (
     Image.Transpose.ROTATE_90,
