@@ -45,14 +45,14 @@ def export(
         raise click.UsageError("--head and --ensemble are two different exports; ask for one.")
     run = chosen_run(run_folder)
     found = export_run(run, head=head, ensemble=ensemble, formats=formats, output=output)
-    facts = found.facts
-    what = "fine-tuned" if facts.get("fine_tuned") else "fitted head"
-    click.echo(f"{facts['module']} ({what}), temperature {facts['temperature']:.2f}:")
-    names = [n for n in facts["files"] if not n.startswith(("variables/", "assets/"))]
+    manifest = found.manifest
+    what = "fine-tuned" if manifest.get("fine_tuned") else "fitted head"
+    click.echo(f"{manifest['module']} ({what}), temperature {manifest['temperature']:.2f}:")
+    names = [n for n in manifest["files"] if not n.startswith(("variables/", "assets/"))]
     for name in names:
         click.echo(f"  {found.folder / name}: {_size(found.folder, name)}")
-    if facts["not_converted"]:
-        click.echo(f"  no LiteRT: {facts['not_converted']}; TensorFlow runs it.")
+    if manifest["not_converted"]:
+        click.echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
     click.echo(f"Next: hubretrain predict {found.folder} IMAGE")
 
 

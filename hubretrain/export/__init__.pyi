@@ -4,7 +4,7 @@ from .manifest import export_of as export_of
 from .manifest import identity_of as identity_of
 from .manifest import is_current as is_current
 from .manifest import pixels_name as pixels_name
-from .manifest import read_facts as read_facts
+from .manifest import read_manifest as read_manifest
 from .predict import Prediction as Prediction
 from .predict import predict_images as predict_images
 from .runtimes import Runtime as Runtime

@@ -1,16 +1,16 @@
-"""What stands beside an exported model: `export.json`. Reading it imports no TensorFlow.
+"""The manifest of an exported model, `export.json`, read and checked without TensorFlow.
 
 An export folder holds the SavedModel (`saved_model.pb`, `variables/`), what was converted from
 it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `export.json`:
 
-- `class_names`: in the order of the probabilities; `labels.txt` has one a line.
+- `class_names`: in the order of the probabilities; `labels.txt` has one per line.
 - `image_sizes`: heights and widths of the inputs: `pixels`, or `pixels_<size>` of several.
   Each is float32 (n, size, size, 3), RGB in [0, 1]: decoded upright, resized with an antialiased
   triangle filter in 8 bits, the aspect ratio not kept, divided by 255.
-- `temperature`: of the calibration; it is in the graph already.
+- `temperature`: temperature of the calibration; the graph applies it already.
 - `adjust`, `priors`: the decision is the largest of probability / prior ** adjust.
-- `augmentation`: how the views differed that it was trained on.
-- `heads_sha256`: of the head file that a fitted head came from; none of a fine-tuned model.
+- `augmentation`: augmentation of the views that it was trained on.
+- `heads_sha256`: sha256 of the head file of a fitted head; absent for a fine-tuned model.
 - `files`: sha256 of each model file.
 """
 
@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.errors import RunError
 from hubretrain.evaluation import DecisionRule
 from hubretrain.files import file_sha256
 from hubretrain.runs import Run
 
-FACTS, LABELS = "export.json", "labels.txt"
-MODEL_OF = {  # format: the file that is run
+MANIFEST, LABELS = "export.json", "labels.txt"
+MODEL_OF = {  # name of a format: the file that is run
     "litert": "model.tflite",
     "litert_int8": "model_int8.tflite",
     "onnx": "model.onnx",
@@ -41,108 +41,115 @@ MODEL_OF = {  # format: the file that is run
 }
 
 
+_AGAIN = "copy the whole export folder again, or run `hubretrain export` again."
+
+
 @dataclass(frozen=True)
 class Export:
     """An export folder, checked.
 
     Attributes:
-        folder: The folder.
-        facts: What `export.json` holds.
+        folder: Export folder.
+        manifest: Contents of `export.json`.
     """
 
     folder: Path
-    facts: dict[str, Any]
+    manifest: dict[str, Any]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Export:
-        """Reads and checks the facts.
+        """Read and check the manifest.
 
         Args:
-            folder: The export folder, or a run folder that holds one.
+            folder: Export folder, or a run folder that holds one.
 
         Raises:
             RunError: The folder holds no export, or half of one, or another model's labels.
         """
         folder = export_of(Path(folder)) or Path(folder)
-        facts = read_facts(folder)
-        if not isinstance(facts.get("image_sizes"), list) or "files" not in facts:
-            raise RunError(f"{folder / FACTS} is of another version; export again.")
+        manifest = read_manifest(folder)
+        if not isinstance(manifest.get("image_sizes"), list) or "files" not in manifest:
+            raise RunError(
+                f"{folder / MANIFEST} was written by another version; run `hubretrain export` "
+                "again."
+            )
         try:
             labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise RunError(f"{folder / LABELS} cannot be read ({error}); {_COPY}") from error
-        if labels != facts["class_names"]:
-            raise RunError(f"{folder / LABELS} names other classes than {FACTS}; {_COPY}")
-        return cls(folder, facts)
+            raise RunError(f"{folder / LABELS} cannot be read ({error}); {_AGAIN}") from error
+        if labels != manifest["class_names"]:
+            raise RunError(f"{folder / LABELS} names other classes than {MANIFEST}; {_AGAIN}")
+        return cls(folder, manifest)
 
     @property
     def class_names(self) -> list[str]:
-        """In the order of the probabilities."""
-        return [str(name) for name in self.facts["class_names"]]
+        """Class names in the order of the probabilities."""
+        return [str(name) for name in self.manifest["class_names"]]
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Heights and widths of the inputs, pixels, ascending."""
-        return tuple(int(size) for size in self.facts["image_sizes"])
+        return tuple(int(size) for size in self.manifest["image_sizes"])
 
     @property
     def name(self) -> str:
-        """What to call the model: its run, or its folder."""
-        return str(self.facts.get("run") or self.folder.resolve().name)
+        """Name of the model: that of its run, or of its folder."""
+        return str(self.manifest.get("run") or self.folder.resolve().name)
 
-    def has(self, form: str) -> bool:
-        """Whether the model is there in a format, a key of `MODEL_OF`."""
-        return MODEL_OF[form] in self.facts["files"]
+    @property
+    def rule(self) -> DecisionRule:
+        """Decision rule of the model."""
+        strength, priors = self.manifest.get("adjust") or 0.0, self.manifest.get("priors") or ()
+        return DecisionRule(float(strength), tuple(map(float, priors)))
 
-    def model(self, form: str) -> Path:
-        """The model file of a format, a key of `MODEL_OF`: the very bytes that were exported.
+    def has(self, format: str) -> bool:
+        """Return whether the model is there in a format, a key of `MODEL_OF`."""
+        return MODEL_OF[format] in self.manifest["files"]
+
+    def model(self, format: str) -> Path:
+        """Return the model file of a format, a key of `MODEL_OF`, with its bytes checked.
 
         Raises:
-            RunError: It is not there, or not those bytes.
+            RunError: It is missing, or has other bytes than were exported.
         """
-        name = self._name(form)
-        # Of a SavedModel, all files but the one with a random number in it are looked at.
-        for one in (n for n in self.facts["files"] if _belongs(n, name)):
-            self._checked(one)
+        name = self._file_name(format)
+        # Of a SavedModel, all files are checked but the one with a random number in it.
+        for file in (file for file in self.manifest["files"] if _belongs(file, name)):
+            self._checked(file)
         return self.folder / name
 
-    def content(self, form: str) -> bytes:
-        """The bytes of a model that is one file: what is run is then what was checked.
+    def content(self, format: str) -> bytes:
+        """Return the bytes of a model that is one file, so that what runs is what was checked.
 
         Raises:
-            RunError: It is not there, or not the bytes that were exported.
+            RunError: It is missing, or has other bytes than were exported.
         """
-        return self._checked(self._name(form))
+        return self._checked(self._file_name(format))
 
-    def _name(self, form: str) -> str:
-        if not self.has(form):
+    def _file_name(self, format: str) -> str:
+        if not self.has(format):
             raise RunError(
-                f"{self.folder} holds no {MODEL_OF[form]}; make it with the hubretrain export that "
-                f"made the folder, and --format {form.partition('_')[0]}."
+                f"{self.folder} holds no {MODEL_OF[format]}; run the `hubretrain export` that "
+                f"wrote the folder again, with the format {format.partition('_')[0]}."
             )
-        return MODEL_OF[form]
+        return MODEL_OF[format]
 
     def _checked(self, name: str) -> bytes:
         try:
-            data = (self.folder / name).read_bytes()
+            content = (self.folder / name).read_bytes()
         except OSError as error:
             raise RunError(
-                f"{self.folder / name} cannot be read ({error.strerror}); {_COPY}"
+                f"{self.folder / name} cannot be read ({error.strerror}); {_AGAIN}"
             ) from error
-        if hashlib.sha256(data).hexdigest() != self.facts["files"][name]:
+        if hashlib.sha256(content).hexdigest() != self.manifest["files"][name]:
             raise RunError(
-                f"{self.folder / name} is not the file that {FACTS} was written for; {_COPY}"
+                f"{self.folder / name} is not the file that {MANIFEST} was written for; {_AGAIN}"
             )
-        return data
+        return content
 
-    def decisions(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """The class that the decision rule takes for each row of (n_images, n_classes)."""
-        strength, priors = self.facts.get("adjust") or 0.0, self.facts.get("priors") or ()
-        rule = DecisionRule(float(strength), tuple(map(float, priors)))
-        return rule.decide(probabilities.astype(np.float64))
-
-
-_COPY = "copy the whole export folder again, or export again."
+    def decisions(self, probs: Float32Array) -> IntArray:
+        """Return the class decided on for each row of (n_images, n_classes)."""
+        return self.rule.decide(probs.astype(np.float64))
 
 
 def _belongs(name: str, model: str) -> bool:
@@ -150,42 +157,44 @@ def _belongs(name: str, model: str) -> bool:
     return name == model or (is_saved_model and name.startswith(("variables/", "assets/")))
 
 
-def export_of(place: Path) -> Path | None:
-    """The export folder that a place is, or that a run folder holds."""
-    places = (place, Run(place).export_folder)
-    return next((p for p in places if os.path.exists(p / FACTS)), None)  # Path's raises
+def export_of(path: Path) -> Path | None:
+    """Return the export folder that a path is, or that it holds as a run folder; else None."""
+    folders = (path, Run(path).export_folder)
+    # os.path.exists, because Path.exists raises for a path that is too long.
+    return next((folder for folder in folders if os.path.exists(folder / MANIFEST)), None)
 
 
 def is_current(run: Run) -> bool:
-    """Whether a run's export is there, and of what the run found last.
+    """Return whether a run's export is there, and is of its latest fit or fine-tuning.
 
-    What was fine-tuned stays until another fine-tuning; a head's export is outdated by a fit that
-    found another head, or put another module first.
+    A fine-tuned model stays until another fine-tuning; a head's export is outdated by a fit that
+    chose another head, or put another module first.
 
     Raises:
         RunError: The run was fine-tuned on other classes than it was fitted on since.
     """
-    if not (run.export_folder / FACTS).exists():
+    if not (run.export_folder / MANIFEST).exists():
         return False
-    facts = read_facts(run.export_folder)
+    manifest = read_manifest(run.export_folder)
     if not run.is_fitted:
         return True
     fit = run.fit
-    if facts.get("fine_tuned"):
-        if facts["class_names"] != list(fit.class_names):
+    if manifest.get("fine_tuned"):
+        if manifest["class_names"] != list(fit.class_names):
             raise RunError(
                 f"{run.export_folder} was fine-tuned on the classes "
-                f"{', '.join(facts['class_names'])}, the fit has {', '.join(fit.class_names)}; "
+                f"{', '.join(manifest['class_names'])}, the fit has {', '.join(fit.class_names)}; "
                 "fine-tune again, or move that folder away."
             )
         return True
     module = fit.shortlist[0]
-    known = ("", facts.get("heads_sha256"))  # '': the export was copied without the heads
-    return facts.get("module") == module and heads_sha256(run, module) in known
+    # '': the export was copied without the heads.
+    is_of_head = heads_sha256(run, module) in ("", manifest.get("heads_sha256"))
+    return manifest.get("module") == module and is_of_head
 
 
 def identity_of(path: Path, module: str | None) -> str:
-    """Return what an explanation follows from besides the images, without loading a model.
+    """Return the identity of what is explained, without loading a model.
 
     Args:
         path: Export folder or run folder.
@@ -203,45 +212,44 @@ def identity_of(path: Path, module: str | None) -> str:
 
 
 def heads_sha256(run: Run, module: str) -> str:
-    """The digest of a module's head file, '' where there is none."""
+    """Return the digest of a module's head file, '' where there is none."""
     try:
         return file_sha256(run.heads_file(module))
     except OSError:
         return ""
 
 
-def refuse_other(folder: Path) -> None:
-    """Raises where an export would take the place of something else.
+def check_replaceable(folder: Path) -> None:
+    """Check that an export to a folder replaces nothing but an export.
 
     Raises:
         RunError: The folder is there, and is neither empty nor an export.
     """
-    if folder.is_dir() and ((folder / FACTS).is_file() or not any(folder.iterdir())):
+    if folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())):
         return
     if folder.exists() or folder.is_symlink():
         raise RunError(
-            f"{folder} holds something else than an export; move it away, or choose another "
-            "--output."
+            f"{folder} exists and is no export; move it away, or choose another `output`."
         )
 
 
 def pixels_name(size: int, sizes: Sequence[int]) -> str:
-    """The name of the input of one size."""
+    """Return the name of the input of one size."""
     return "pixels" if len(sizes) == 1 else f"pixels_{size}"
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What `export.json` says.
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the contents of `export.json`.
 
     Raises:
         RunError: The folder holds no export, or half of one.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{folder} is no export ({FACTS}: {error}); make one with: hubretrain export RUN"
+            f"{folder} is no export ({MANIFEST}: {error}); run `hubretrain export` first."
         ) from error
-    if not isinstance(facts, dict) or not isinstance(facts.get("class_names"), list):
-        raise RunError(f"{folder / FACTS} names no classes; export again.")
-    return facts
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("class_names"), list):
+        raise RunError(f"{folder / MANIFEST} names no classes; run `hubretrain export` again.")
+    return manifest

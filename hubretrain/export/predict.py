@@ -111,7 +111,7 @@ def image_files(images: Iterable[str | Path]) -> Iterator[str]:
 
 def _reader(export: Export, tta: int) -> Callable[[str], _ViewsOrError]:
     """Return a function from a path to the pixels of its views, or to a sentence on the error."""
-    augmentation = Augmentation(**(export.facts.get("augmentation") or {}))
+    augmentation = Augmentation(**(export.manifest.get("augmentation") or {}))
 
     def read(path: str) -> _ViewsOrError:
         try:

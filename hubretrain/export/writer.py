@@ -17,7 +17,7 @@ from typing import Any
 from hubretrain.errors import EngineError, WriteError
 from hubretrain.export import litert, onnx
 from hubretrain.export.graph import Member, ServingGraph
-from hubretrain.export.manifest import FACTS, LABELS, MODEL_OF, Export, refuse_other
+from hubretrain.export.manifest import LABELS, MANIFEST, MODEL_OF, Export, check_replaceable
 from hubretrain.files import file_sha256, folder_aside, replace_folder, write_json
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.tensorflow import tf
@@ -55,7 +55,7 @@ def write_export(
         WriteError: The folder cannot be written.
         EngineError: The model cannot be converted to one of `formats`.
     """
-    refuse_other(folder)
+    check_replaceable(folder)
     graph = ServingGraph(members, class_names, temperature)
     # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
     strength = float(metadata.get("adjust") or 0.0) / temperature
@@ -87,7 +87,7 @@ def write_export(
             "not_converted": not_converted,
             "files": files,
         }
-        write_json(new / FACTS, manifest)
+        write_json(new / MANIFEST, manifest)
         replace_folder(new, folder)
 
 
@@ -111,10 +111,10 @@ def add_formats(folder: Path, formats: Sequence[str]) -> Export:
             files = _convert(folder, aside, missing)
             for name in files:
                 os.replace(aside / name, folder / name)
-        manifest = {**export.facts, "files": export.facts["files"] | files}
+        manifest = {**export.manifest, "files": export.manifest["files"] | files}
         if "litert" in missing:
             manifest["not_converted"] = ""
-        write_json(folder / FACTS, manifest)
+        write_json(folder / MANIFEST, manifest)
     return Export.open(folder)
 
 
@@ -131,7 +131,7 @@ def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Export:
         WriteError: `folder` cannot be written.
         EngineError: The model cannot be converted.
     """
-    refuse_other(folder)
+    check_replaceable(folder)
     with _aside(folder) as aside:
         shutil.copytree(source, aside / "new")
         add_formats(aside / "new", formats)

@@ -239,10 +239,10 @@ def _keep(
 def _exported(run: Run) -> str | None:
     """Return the module whose fine-tuned model the run's export is, None for a head's export."""
     try:
-        facts = Export.open(run.export_folder).facts
+        manifest = Export.open(run.export_folder).manifest
     except RunError:
         return None
-    return str(facts["module"]) if facts.get("fine_tuned") else None
+    return str(manifest["module"]) if manifest.get("fine_tuned") else None
 
 
 def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:

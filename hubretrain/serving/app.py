@@ -141,7 +141,7 @@ def _model_routes(export: Export, name: str) -> APIRouter:
         return {
             "model_spec": {"name": name, "signature_name": "", "version": "1"},
             "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
-            "export": {key: export.facts.get(key) for key in keys},
+            "export": {key: export.manifest.get(key) for key in keys},
         }
 
     return router

@@ -95,7 +95,7 @@ def test_modules_lists_the_catalogue(place):
         (["cache", "-m", "mobilnet_v2"], "Did you mean mobilenet_v2"),
         (["cache", "-m", "data"], "holds no saved_model.pb"),
         (["fit"], "holds no bottlenecks; run `hubretrain cache` first."),
-        (["finetune"], "runs/ holds no run; make one with: hubretrain fit"),
+        (["finetune"], "runs/ holds no run; run `hubretrain fit` first"),
         (["finetune", "runs/none"], "holds no finished fit; run `hubretrain fit` first"),
         (["predict", "data", "x.png"], "data is no export"),
     ],

@@ -88,7 +88,7 @@ def test_decisions_are_those_of_the_rule_without_the_temperature(small_export, p
     decided = DecisionRule(1.0, (0.6, 0.3, 0.1)).decide(plain)
     assert (exported.decisions(calibrated) == decided).all()
     assert (decided != calibrated.argmax(axis=1)).any()
-    assert exported.facts["adjust"] == pytest.approx(1 / 1.6)
+    assert exported.manifest["adjust"] == pytest.approx(1 / 1.6)
 
 
 def test_saved_model_cli_shows_what_tensorflow_serving_expects(small_export):
@@ -219,7 +219,7 @@ def test_half_a_copy_and_another_models_labels_are_refused(small_export, tmp_pat
     facts = json.loads((copy / "export.json").read_text())
     del facts["files"]["model.onnx"]
     (copy / "export.json").write_text(json.dumps(facts))
-    with pytest.raises(RunError, match=r"holds no model\.onnx; make it with the hubretrain exp"):
+    with pytest.raises(RunError, match=r"holds no model\.onnx; run the `hubretrain export` that"):
         open_runtime(Export.open(copy), "onnx")
 
 
@@ -236,8 +236,8 @@ def test_formats_are_added_to_an_export_without_training(small_export, tmp_path)
     (copy / "export.json").write_text(json.dumps(facts))
     pixels = to_unit(photo_crops(4))
     added = add_formats(copy, ["onnx"])
-    assert added.facts["not_converted"] == "it could not then"
-    assert add_formats(copy, ["litert"]).facts["not_converted"] == ""
+    assert added.manifest["not_converted"] == "it could not then"
+    assert add_formats(copy, ["litert"]).manifest["not_converted"] == ""
     said = open_runtime(added, "onnx")({8: pixels})
     assert np.allclose(said, open_runtime(Export.open(small_export), "onnx")({8: pixels}))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
@@ -253,7 +253,7 @@ def test_what_cannot_be_converted_is_served_by_tensorflow(small_module, tmp_path
     classifier = Classifier(Backbone(resolve(str(small_module))), "softmax", *zeros)
     write_export([Member(classifier)], ["a", "b"], tmp_path / "export", {})
     exported = Export.open(tmp_path / "export")
-    assert "cannot be converted to LiteRT" in exported.facts["not_converted"]
+    assert "cannot be converted to LiteRT" in exported.manifest["not_converted"]
     runner = open_runtime(exported)
     assert runner.name == "TensorFlow"
     assert np.allclose(runner({8: to_unit(photo_crops(2))}), 0.5)

@@ -193,7 +193,7 @@ def test_files_are_read_a_bounded_number_of_views_ahead(place, small_export, tta
         (["images", "images/00.jpg"], "images is no export (export.json: "),
         (["--json", "--csv", "x", "y"], "two forms of output; ask for one"),
         (["x" * 300, "images/00.jpg"], "File name too long"),
-        (["nowhere", "images/00.jpg"], "make one with: hubretrain export RUN"),
+        (["nowhere", "images/00.jpg"], "run `hubretrain export` first"),
     ],
 )
 def test_foreseen_errors_are_one_sentence(place, arguments, sentence):

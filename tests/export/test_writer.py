@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.errors import RunError
-from hubretrain.export.manifest import read_facts
+from hubretrain.export.manifest import read_manifest
 from hubretrain.modules import resolve
 from tests.samples import encoded
 
@@ -84,11 +84,11 @@ def test_the_labels_and_facts_stand_beside_the_model(exported):
 
 
 def test_half_an_export_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"is no export .*make one with: hubretrain export RUN"):
-        read_facts(tmp_path)
+    with pytest.raises(RunError, match=r"is no export .*run `hubretrain export` first"):
+        read_manifest(tmp_path)
     (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(RunError, match=r"names no classes; export again"):
-        read_facts(tmp_path)
+    with pytest.raises(RunError, match=r"names no classes; run `hubretrain export` again"):
+        read_manifest(tmp_path)
 
 
 def test_an_ensemble_is_exported_as_one_model_of_bytes(tmp_path):
@@ -113,7 +113,7 @@ def test_an_ensemble_is_exported_as_one_model_of_bytes(tmp_path):
     serve = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
     said = serve(image_bytes=tf.constant(pictures()))["probabilities"].numpy()
     assert np.abs(said - expected.numpy()).max() < 0.005
-    facts = read_facts(tmp_path / "export")
+    facts = read_manifest(tmp_path / "export")
     assert [one["weight"] for one in facts["members"]] == [0.25, 0.75]
     (tmp_path / "photo.jpg").write_bytes(pictures()[0])
     (found,) = predict_images(tmp_path / "export", [tmp_path / "photo.jpg"])

@@ -71,9 +71,9 @@ def _open_export(folder: Path) -> ExplainedModel:
         return pixels(**inputs)["probabilities"]
 
     # A feature map of one member would not explain the ensemble.
-    is_ensemble = export.facts.get("module") == ENSEMBLE_NAME
+    is_ensemble = export.manifest.get("module") == ENSEMBLE_NAME
     model = Differentiable(probabilities, largest, str(folder), with_map=not is_ensemble)
-    title = f"{export.facts.get('module', 'the model')} as exported"
+    title = f"{export.manifest.get('module', 'the model')} as exported"
     return ExplainedModel(title, model, tuple(export.class_names))
 
 

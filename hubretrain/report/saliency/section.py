@@ -17,7 +17,7 @@ from PIL import Image
 
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
-from hubretrain.export import export_of, identity_of, read_facts
+from hubretrain.export import export_of, identity_of, read_manifest
 from hubretrain.files import whole_file
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
@@ -118,7 +118,7 @@ def _explained(run_data: RunData) -> tuple[str | None, EvaluatedModel, list[str]
     first = run_data.models[0]
     folder = export_of(run_data.run.folder)
     if first.kind == FINE_TUNED and folder is not None:
-        manifest = read_facts(folder)
+        manifest = read_manifest(folder)
         exported = [
             model
             for model in run_data.models
