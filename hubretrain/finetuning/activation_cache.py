@@ -17,16 +17,15 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 from rich.filesize import decimal
 
+from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import reserve
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import (
     FIRST_EPOCH_VIEW,
-    Index,
     PixelSource,
     TrainingImages,
     repetitions,
@@ -129,18 +128,18 @@ class ActivationCache:
             f"({decimal(self.path.stat().st_size)}) for further epochs; the file may be deleted."
         )
 
-    def epoch_views(self, order: Index, epoch: int) -> Index:
+    def epoch_views(self, order: IntArray, epoch: int) -> IntArray:
         """Return the number of the view that an epoch shows at each position of its order."""
         return FIRST_EPOCH_VIEW + 1 + (epoch - 1 + repetitions(order)) % self.n_views
 
-    def fill(self, views: Index) -> None:
+    def fill(self, views: IntArray) -> None:
         """Compute the activations of some views that are still missing."""
         for number in np.unique(views):
             self._filled(int(number))
 
     def batches(
-        self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
-    ) -> Iterator[npt.NDArray[Any]]:
+        self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray]
+    ) -> Iterator[AnyArray]:
         """Yield the activations of each batch: float16 of shape (n_images, *cut.shape).
 
         Args:
@@ -179,7 +178,7 @@ class ActivationCache:
             raise self._unwritable(error) from error
         return dataset
 
-    def _compute(self, dataset: h5py.Dataset, number: int, batches: list[Index]) -> None:
+    def _compute(self, dataset: h5py.Dataset, number: int, batches: list[IntArray]) -> None:
         """Compute and write batches of a view."""
         name = _name(number)
         views = [np.full(len(batch), number) for batch in batches]
@@ -243,5 +242,5 @@ def _name(number: int) -> str:
     return f"view_{number - FIRST_EPOCH_VIEW:03d}" if number else VALIDATION
 
 
-def _has_nan(rows: npt.NDArray[Any]) -> bool:
+def _has_nan(rows: AnyArray) -> bool:
     return bool(np.isnan(rows).any())

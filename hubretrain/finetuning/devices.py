@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from hubretrain.arrays import IntArray
 from hubretrain.errors import RunError
 from hubretrain.tensorflow import tf
 
@@ -37,7 +35,7 @@ class Devices:
     is_chief: bool = True
     loss_scale: float = 1.0
 
-    def share(self, batch: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    def share(self, batch: IntArray) -> list[IntArray]:
         """Return the images of a batch for each local device: every n-th of them."""
         return [batch[replica :: self.n_replicas] for replica in self.local]
 
@@ -87,7 +85,7 @@ def available_devices(*, mixed_precision: bool = False) -> Devices:
     `TF_CONFIG` is TensorFlow's: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
 
     Raises:
-        RunError: `TF_CONFIG` is malformed, or mixed precision is asked for without a GPU.
+        RunError: `TF_CONFIG` is malformed, or mixed precision is requested without a GPU.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if mixed_precision and not gpus:

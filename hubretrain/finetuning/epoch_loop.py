@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from hubretrain.arrays import IntArray
 from hubretrain.finetuning.checkpoints import Checkpoints, State
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import (
-    Index,
     InputSource,
     TrainingImages,
     epoch_order,
@@ -98,7 +98,7 @@ class EpochLoop:
         return state.loss_sum / len(images), learning_rate
 
     def _parts(
-        self, images: TrainingImages, steps: list[tuple[Index, Index]]
+        self, images: TrainingImages, steps: list[tuple[IntArray, IntArray]]
     ) -> Iterator[list[tuple[Any, ...]]]:
         """Yield, for each step, the inputs, labels and weights of each local replica."""
         batches = [self.devices.share(batch) for batch, _ in steps]

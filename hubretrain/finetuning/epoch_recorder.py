@@ -41,7 +41,7 @@ class Epoch(NamedTuple):
 
 
 class EpochRecorder:
-    """Counts finished epochs, and makes what they came to durable.
+    """Counts finished epochs and writes them to disk.
 
     Args:
         folder: Folder of the fine-tuning.

@@ -6,18 +6,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray, Float32Array, IntArray, Pixels
 from hubretrain.data.images import Augmentation, read_image, view
 from hubretrain.errors import DataError, RunError
 from hubretrain.parallel import ahead
 from hubretrain.storage import located
 
-Pixels = npt.NDArray[np.uint8]
-Index = npt.NDArray[np.int64]
 EVALUATION_BATCH_SIZE = 48
 # Views of the bottleneck cache have lower numbers, so an epoch never repeats one of them.
 FIRST_EPOCH_VIEW = 1_000
@@ -40,8 +38,8 @@ class TrainingImages:
     root: Path
     paths: Sequence[str]
     sha256s: Sequence[str]
-    labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
+    labels: IntArray
+    weights: Float32Array
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,19 +53,19 @@ class TrainingImages:
 class InputSource(Protocol):
     """Gives the model its inputs: pixels, or activations of its frozen part."""
 
-    def epoch_views(self, order: Index, epoch: int) -> Index:
+    def epoch_views(self, order: IntArray, epoch: int) -> IntArray:
         """Return the number of the view that an epoch shows at each position of its order."""
 
-    def fill(self, views: Index) -> None:
+    def fill(self, views: IntArray) -> None:
         """Compute what batches of these views need and what takes a progress bar of its own."""
 
     def batches(
-        self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
-    ) -> Iterator[npt.NDArray[Any]]:
+        self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray]
+    ) -> Iterator[AnyArray]:
         """Yield the inputs of each batch; view 0 is the unaugmented image."""
 
 
-def epoch_order(images: TrainingImages, seed: int, epoch: int, *, is_balanced: bool) -> Index:
+def epoch_order(images: TrainingImages, seed: int, epoch: int, *, is_balanced: bool) -> IntArray:
     """Return the order in which an epoch shows the images.
 
     Args:
@@ -81,12 +79,12 @@ def epoch_order(images: TrainingImages, seed: int, epoch: int, *, is_balanced: b
     return shuffled(len(images), seed, epoch)
 
 
-def shuffled(n_images: int, seed: int, epoch: int) -> Index:
+def shuffled(n_images: int, seed: int, epoch: int) -> IntArray:
     """Return an order that shows each image once."""
     return np.random.default_rng([seed, epoch]).permutation(n_images).astype(np.int64)
 
 
-def balanced(labels: npt.NDArray[np.int64], seed: int, epoch: int) -> Index:
+def balanced(labels: IntArray, seed: int, epoch: int) -> IntArray:
     """Return an order of as many images that shows every class equally often, give or take one.
 
     Images of one class come equally often, give or take one.
@@ -110,7 +108,7 @@ def balanced(labels: npt.NDArray[np.int64], seed: int, epoch: int) -> Index:
     return random.permutation(np.concatenate(chosen)).astype(np.int64)
 
 
-def repetitions(order: Index) -> Index:
+def repetitions(order: IntArray) -> IntArray:
     """Return how often the image at each position came before in the order: 0, 1, ..."""
     positions = np.argsort(order, kind="stable")  # equal images in a run, in their order
     ordered = order[positions]
@@ -153,16 +151,16 @@ class PixelSource:
             ) from error
         return view(image, self.size, draw)
 
-    def epoch_views(self, order: Index, epoch: int) -> Index:
+    def epoch_views(self, order: IntArray, epoch: int) -> IntArray:
         """Return the number of the view that an epoch shows at each position of its order."""
         return FIRST_EPOCH_VIEW + epoch + _VIEWS_PER_REPETITION * repetitions(order)
 
-    def fill(self, views: Index) -> None:
+    def fill(self, views: IntArray) -> None:
         """Do nothing: pixels are read when a batch needs them."""
 
     def batches(
-        self, images: TrainingImages, batches: Sequence[Index], views: Sequence[Index]
-    ) -> Iterator[npt.NDArray[Any]]:
+        self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray]
+    ) -> Iterator[AnyArray]:
         """Yield the pixels of each batch: uint8 of shape (n_images, size, size, 3).
 
         Args:
@@ -186,6 +184,6 @@ class PixelSource:
             yield np.stack(pixels) if pixels else np.zeros((0, self.size, self.size, 3), np.uint8)
 
 
-def split(order: Index, batch_size: int) -> list[Index]:
+def split(order: IntArray, batch_size: int) -> list[IntArray]:
     """Return an order in batches; the last may be smaller."""
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import (
@@ -89,7 +89,7 @@ class TrainedModel:
 
     def probabilities(
         self, source: PixelSource, images: TrainingImages, *, what: str
-    ) -> npt.NDArray[np.float32]:
+    ) -> Float32Array:
         """Return the classifier's probabilities of unaugmented images.
 
         Args:

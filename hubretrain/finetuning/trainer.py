@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.finetuning.activation_cache import ActivationCache, cacheable_cut
 from hubretrain.finetuning.checkpoints import Checkpoints, State
@@ -238,9 +238,7 @@ class Trainer:
         self.state.concluded = self.state.epoch
         self.checkpoints.point_to(self.state)
 
-    def probabilities(
-        self, images: TrainingImages, *, what: str = "predicting"
-    ) -> npt.NDArray[np.float32]:
+    def probabilities(self, images: TrainingImages, *, what: str = "predicting") -> Float32Array:
         """Return class probabilities of unaugmented images: float32 (n_images, n_classes).
 
         Args:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, first_line
 from hubretrain.modules.complexity import complexity
 from hubretrain.modules.store import StoredModule, remember
@@ -130,7 +130,7 @@ class Backbone:
             gflops=counted.gflops,
         )
 
-    def _probe_features(self, size: int) -> npt.NDArray[np.float32]:
+    def _probe_features(self, size: int) -> Float32Array:
         """Return the bottlenecks of two images of noise, their shape checked."""
         handle = self.stored.handle
         noise = np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32)
@@ -214,7 +214,7 @@ def _non_image_inputs(loaded: Any) -> str:
 def _class_output(loaded: Any, module: str, n_outputs: int) -> str:
     """Return what a classifier's output is called; empty where the module is no classifier.
 
-    Many feature vectors have about 1,000 numbers, so their length alone does not tell.
+    Many feature vectors have about 1,000 numbers, so their length alone decides nothing.
     """
     names = {
         name

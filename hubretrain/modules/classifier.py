@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError
 from hubretrain.tensorflow import tf
 
@@ -29,8 +27,8 @@ class Classifier(tf.Module):  # type: ignore[misc]
         self,
         backbone: Backbone,
         kind: str,
-        weight: npt.NDArray[np.float32],
-        bias: npt.NDArray[np.float32],
+        weight: Float32Array,
+        bias: Float32Array,
     ) -> None:
         super().__init__(name="classifier")
         self.backbone, self.kind = backbone, kind

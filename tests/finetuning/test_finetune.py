@@ -22,7 +22,7 @@ from tests.samples import write_digits, write_module
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A fitted run of two modules and a twin; no test writes there."""
+    """A fitted run of two modules and a randomly initialised control; no test writes there."""
     place = tmp_path_factory.mktemp("fitted")
     write_digits(place / "digits", 150)
     seeds = {"small5": 5, "small6": 6, "small5_random": 7}
@@ -98,7 +98,7 @@ def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
     assert run.finetune.chosen == other == exported(run)["module"]
 
 
-def test_a_twin_is_not_among_the_best_modules(fitted):
+def test_a_random_control_is_not_among_the_best_modules(fitted):
     from hubretrain.finetuning.finetune import best_modules
 
     run = Run(fitted / "run")
