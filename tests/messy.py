@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from hubretrain.data.check import DataCheck
 from tests.samples import encoded
 
 SCRIPT = "<script>document.title='run'</script>"  # a class name
@@ -54,3 +55,8 @@ def write_messy(root: Path) -> Path:
     table["label"] = table["label"].replace({"Temple ": "Temple!"})
     table.to_csv(root.parent / "labels.csv", index=False)
     return root
+
+
+def sentences(checked: DataCheck, level: str) -> list[str]:
+    """What the findings of a level say."""
+    return [finding.what for finding in checked.findings if finding.level == level]

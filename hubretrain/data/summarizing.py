@@ -1,6 +1,6 @@
 """The parts of a data set's summary, each computed from its image table.
 
-The table has one row per image: the columns of `image_table.usable_images` and of
+The table has one row per image: the columns of `ImageDataset.usable_images` and of
 `images.read_headers`, and `unreadable`: why an image cannot be decoded, or blank.
 """
 

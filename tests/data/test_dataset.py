@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset, sorted_classes
-from hubretrain.data.layouts import default_folder
 from hubretrain.data.options import TableOptions
 from hubretrain.data.splitting.folds import write_folds
 from hubretrain.errors import DataError
@@ -116,21 +115,6 @@ def test_a_link_that_loops_ends(tmp_path):
     write(tmp_path, "a/1.png", "b/2.png")
     os.symlink(tmp_path, tmp_path / "a" / "up")
     assert len(open_dataset(tmp_path).images) == 2
-
-
-def test_the_default_is_the_one_data_set_in_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_digits(tmp_path / "data" / "digits", 9)
-    (tmp_path / "data" / "README.md").write_text("about")
-    assert open_dataset().name == "digits"
-    write(tmp_path, "data/pets/cat/1.png")
-    with pytest.raises(DataError, match=r"data/ holds 2 data sets \(digits, pets\); name one"):
-        open_dataset()
-
-
-def test_data_itself_may_be_the_data_set(tmp_path):
-    write_digits(tmp_path / "data", 9)
-    assert default_folder(tmp_path / "data") == tmp_path / "data"
 
 
 def bad(tmp_path, case):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset, reopen_dataset
-from hubretrain.data.layouts import find_images
+from hubretrain.data.layouts import default_folder, find_images
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
-from tests.samples import encoded
+from tests.samples import encoded, write_digits
 
 PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
 
@@ -188,3 +188,20 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             open_dataset(tmp_path)
     finally:
         (tmp_path / "a").chmod(0o700)
+
+
+def test_the_default_is_the_one_data_set_in_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "data" / "digits", 9)
+    (tmp_path / "data" / "README.md").write_text("about")
+    assert open_dataset().name == "digits"
+    write(tmp_path, "data/pets/cat/1.png")
+    with pytest.raises(DataError, match=r"data/ holds 2 data sets \(digits, pets\); name one"):
+        open_dataset()
+
+
+def test_data_itself_may_be_the_data_set(tmp_path: Path) -> None:
+    write_digits(tmp_path / "data", 9)
+    assert default_folder(tmp_path / "data") == tmp_path / "data"

@@ -5,14 +5,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.data.images.contact_sheet import draw_preview
-from hubretrain.data.images.decoding import decode, view
-from hubretrain.errors import CacheError, DataError
+from hubretrain.errors import CacheError
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.extraction.plan import Part, views_of_classes
 from hubretrain.modules import resolve
@@ -138,31 +135,3 @@ def test_two_modules_of_one_name_are_refused(small_module, tmp_path):
 @given(n_parts=st.integers(1, 40), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
 def test_every_content_is_in_exactly_one_part(n_parts, sha256):
     assert sum(Part(i, n_parts).holds(sha256) for i in range(1, n_parts + 1)) == 1
-
-
-def test_the_preview_shows_the_very_views_that_are_cached(tmp_path):
-    import hashlib
-
-    data = unbalanced(tmp_path / "data")
-    augmentation = Augmentation(vertical_flip=True, rotate90=True, scale=0.3, hue=0.1)
-    n = draw_preview(data.root, data.images, tmp_path / "sheet.png", 3, augmentation, seed=5)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert n == 8
-    assert sheet.shape == (8 * 166 + 6, 3 * 166 + 6, 3)
-    content = (data.root / "few" / "0.png").read_bytes()
-    draw = augmentation.draw(hashlib.sha256(content).hexdigest(), 2, 5)
-    shown = sheet[6 : 6 + 160, 6 + 2 * 166 : 6 + 2 * 166 + 160]
-    assert np.array_equal(shown, view(decode(content), 160, draw))
-
-
-def test_a_preview_that_cannot_be_drawn_says_why(tmp_path):
-    data = unbalanced(tmp_path / "data")
-    with pytest.raises(DataError, match=r"sheet.xyz cannot be written \(unknown file extension"):
-        draw_preview(data.root, data.images, tmp_path / "sheet.xyz", 3, Augmentation(), 0)
-    for n_views in (-3, 0, 13):
-        with pytest.raises(DataError, match=rf"`n_views` is {n_views}; a preview shows 1 to 12"):
-            draw_preview(data.root, data.images, tmp_path / "sheet.png", n_views, Augmentation(), 0)
-    for file in (tmp_path / "data").rglob("*.png"):
-        file.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"no image can be decoded, so there are no views"):
-        draw_preview(data.root, data.images, tmp_path / "sheet.png", 3, Augmentation(), 0)

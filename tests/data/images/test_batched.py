@@ -25,9 +25,9 @@ def test_a_batch_of_views_has_the_pixels_of_each_view_to_one_level(size):
     images = [PHOTOS[0], PHOTOS[1][:100, :317], PHOTOS[0][200:259, 100:171], PHOTOS[1]] * 4
     draws = [None, *(EVERYTHING.draw("ab" * 32, v, 0) for v in range(1, 16))]
     together = in_batch(images, draws, size).astype(int)
-    for found, image, draw in zip(together, images, draws, strict=True):
+    for pixels, image, draw in zip(together, images, draws, strict=True):
         alone = view(Image.fromarray(image), size, draw).astype(int)
-        difference = np.abs(found - alone)
+        difference = np.abs(pixels - alone)
         # One level in the resize becomes up to two where contrast is raised and rounded again.
         assert difference.max() <= 2
         assert (difference > 0).mean() < 0.03
@@ -63,8 +63,8 @@ def test_mirrors_and_quarter_turns_in_a_batch_are_those_of_one_view():
         for turns in range(4)
     ]
     together = in_batch([image] * len(draws), draws, 64).astype(int)
-    for found, draw in zip(together, draws, strict=True):
-        assert np.abs(found - view(Image.fromarray(image), 64, draw)).max() <= 1
+    for pixels, draw in zip(together, draws, strict=True):
+        assert np.abs(pixels - view(Image.fromarray(image), 64, draw)).max() <= 1
 
 
 def test_a_view_does_not_depend_on_the_sizes_of_the_others():

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -27,16 +25,6 @@ from hubretrain.errors import DataError
 from tests.samples import encoded
 
 PHOTOS = load_sample_images().images
-SHA = "ab" * 32
-EVERYTHING = Augmentation(
-    vertical_flip=True,
-    rotate90=True,
-    crop=0.3,
-    brightness=0.2,
-    contrast=0.3,
-    saturation=0.3,
-    hue=0.1,
-)
 
 
 def test_view_0_is_the_whole_image_resized_by_the_area_that_each_pixel_covers():
@@ -55,42 +43,10 @@ def test_a_fine_checkerboard_shrinks_to_grey_so_nothing_aliases():
     assert np.abs(small.astype(int) - 127.5).max() < 3
 
 
-@given(view_number=st.integers(1, 50), seed=st.integers(-3, 2**40))
-def test_a_draw_depends_on_content_view_and_seed_alone(view_number, seed):
-    one = EVERYTHING.draw(SHA, view_number, seed)
-    for other in range(5):
-        EVERYTHING.draw(SHA, other, seed + 1)
-    assert EVERYTHING.draw(SHA, view_number, seed) == one
-    assert EVERYTHING.draw("cd" * 32, view_number, seed) != one
-    assert EVERYTHING.draw(SHA, view_number + 1, seed) != one
-    assert EVERYTHING.draw(SHA, view_number, seed + 1) != one
-
-
-@given(view_number=st.integers(1, 10_000))
-def test_a_draw_stays_within_the_augmentation(view_number):
-    draw = EVERYTHING.draw(SHA, view_number, 0)
-    left, top, right, bottom = draw.box
-    assert 0 <= left < right <= 1
-    assert 0 <= top < bottom <= 1
-    assert 0.3 / (4 / 3) - 1e-9 <= (right - left) * (bottom - top) <= 1
-    assert draw.quarter_turns in (0, 1, 2, 3)
-    assert abs(draw.brightness) <= 0.2
-    assert 0.7 <= draw.contrast <= 1.3
-    assert abs(draw.hue) <= 0.1
-
-
-def test_draws_are_uniform_over_their_range():
-    draws = [EVERYTHING.draw(SHA, v, 0) for v in range(1, 4001)]
-    assert abs(np.mean([d.mirror for d in draws]) - 0.5) < 0.04
-    assert np.bincount([d.quarter_turns for d in draws], minlength=4).min() > 900
-    deciles = np.quantile([d.brightness for d in draws], np.arange(1, 10) / 10)
-    assert np.abs(deciles - (np.arange(1, 10) / 10 * 0.4 - 0.2)).max() < 0.02
-
-
 def test_without_any_augmentation_a_view_is_view_0():
     nothing = Augmentation(horizontal_flip=False, crop=1, crop_ratio=1, brightness=0, contrast=0)
     image = Image.fromarray(PHOTOS[0])
-    draw = nothing.draw(SHA, 3, 7)
+    draw = nothing.draw("ab" * 32, 3, 7)
     assert draw.colour_matrix() is None
     assert np.array_equal(view(image, 64, draw), view(image, 64))
 
@@ -135,9 +91,9 @@ def test_colour_follows_its_formula_to_one_level():
 )
 def test_every_format_decodes_to_the_picture(form, options):
     pixels = PHOTOS[0][:200, :300]
-    found = np.asarray(decode(encoded(pixels, form, **options)))
-    assert found.shape == pixels.shape
-    assert np.abs(found.astype(int) - pixels).mean() < (3 if form == "JPEG" else 0.01)
+    decoded = np.asarray(decode(encoded(pixels, form, **options)))
+    assert decoded.shape == pixels.shape
+    assert np.abs(decoded.astype(int) - pixels).mean() < (3 if form == "JPEG" else 0.01)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP"])
@@ -219,17 +175,10 @@ def test_a_decompression_bomb_is_refused_before_its_pixels_are_made():
 def test_a_larger_bomb_has_too_many_pixels_too():
     buffer = io.BytesIO()
     Image.new("1", (19_000, 19_000)).save(buffer, "PNG")
-    for asked, most in ((1000, 1000), (10**9, 178956970)):
+    for max_pixels, most in ((1000, 1000), (10**9, 178956970)):
         sentence = f"more than 178956970 pixels; at most {most} are read"
         with pytest.raises(TooManyPixelsError, match=sentence):
-            decode(buffer.getvalue(), asked)
-
-
-def test_an_augmentation_out_of_bounds_is_refused():
-    with pytest.raises(DataError, match=r"`crop` is 0; expected 0.001 to 1.0"):
-        Augmentation(crop=0)
-    with pytest.raises(DataError, match=r"`hue` is 0.7; expected 0.0 to 0.5"):
-        Augmentation(hue=0.7)
+            decode(buffer.getvalue(), max_pixels)
 
 
 def test_an_image_that_cannot_be_read_is_told_from_one_that_cannot_be_decoded(tmp_path):

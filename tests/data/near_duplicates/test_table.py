@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from hubretrain.data.near_duplicates.table import (
     COLUMNS,
@@ -17,16 +14,7 @@ from hubretrain.data.near_duplicates.table import (
     read_near_duplicates,
 )
 from hubretrain.files import write_table
-from tests.samples import encoded
-
-
-def photograph(which: int, left: int, quality: int = 90) -> bytes:
-    pixels = load_sample_images().images[which]
-    return encoded(pixels[100:300, left : left + 240], "JPEG", quality=quality)
-
-
-def recompressed(image: bytes) -> bytes:
-    return encoded(np.asarray(Image.open(io.BytesIO(image))), "JPEG", quality=60)
+from tests.messy import photograph, recompressed
 
 
 class Place:
