@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hubretrain.extraction import CacheOptions
+
 Marks = Iterator[int]  # yields the number of forward passes just done
 
 
@@ -140,10 +142,8 @@ class Contest:
                 cache_bottlenecks(
                     dataset,
                     self.modules,
-                    n_views=self.n_views,
-                    folder=cache,
-                    engine=engine,
-                    precision=precision,
+                    CacheOptions(n_views=self.n_views, engine=engine, precision=precision),
+                    cache=cache,
                     cluster=Cluster(int(workers)) if workers else None,
                 )
         finally:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hubretrain.extraction import CacheOptions
+
 
 def write_images(folder: Path, n: int) -> None:
     """Write `n` small noisy BMP files, all different, in two class folders."""
@@ -66,9 +68,8 @@ def measure_run(workspace: Path, n: int) -> tuple[float, float, float]:
             cache_bottlenecks(
                 dataset,
                 [resolve(str(workspace / "module"))],
-                n_views=1,
-                engine="tensorflow",
-                folder=Path(folder),
+                CacheOptions(n_views=1, engine="tensorflow"),
+                cache=Path(folder),
             )
             seconds.append(np.array([time.monotonic(), time.process_time()]) - started)
     wall, cpu = 1e6 * (seconds[2] - seconds[1]) / (n - 48)

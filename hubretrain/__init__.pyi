@@ -1,13 +1,17 @@
 from ._version import __version__ as __version__
 from .bottlenecks import Bottlenecks as Bottlenecks
 from .data import ImageDataset as ImageDataset
+from .data import SplitOptions as SplitOptions
+from .data import TableOptions as TableOptions
 from .data import check_dataset as check_dataset
 from .data import open_dataset as open_dataset
 from .data.images import Augmentation as Augmentation
 from .errors import HubretrainError as HubretrainError
 from .export import export_run as export_run
 from .export import predict_images as predict_images
+from .extraction import CacheOptions as CacheOptions
 from .extraction import cache_bottlenecks as cache_bottlenecks
+from .finetuning import FineTuneOptions as FineTuneOptions
 from .finetuning import finetune_module as finetune_module
 from .heads import LogisticHead as LogisticHead
 from .heads import ModuleHeads as ModuleHeads
@@ -18,5 +22,7 @@ from .modules import resolve as resolve
 from .report import write_report as write_report
 from .report.saliency import explain_images as explain_images
 from .runs import Run as Run
+from .screening import ScreenOptions as ScreenOptions
 from .screening import screen_modules as screen_modules
+from .serving import ServeLimits as ServeLimits
 from .serving import serve_export as serve_export

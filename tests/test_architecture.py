@@ -27,8 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "finetuning": {"data", "evaluation", "export", "heads", "modules"},
     "serving": {"data", "export"},
     "report": {
-        *("bottlenecks", "data", "evaluation", "export", "finetuning", "heads", "modules"),
-        "screening",
+        *("bottlenecks", "data", "evaluation", "export", "extraction", "finetuning", "heads"),
+        *("modules", "screening"),
     },
     "cli": EVERY_ROOM - {"cli"},
 }

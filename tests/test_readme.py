@@ -48,7 +48,7 @@ def test_every_command_runs_in_the_order_in_which_it_is_shown(place):
     for line in COMMANDS:
         ran = CliRunner().invoke(main, shlex.split(line)[1:])
         if "mobilenet_v2" in line and ran.exit_code == 1:  # nothing answers on this network
-            assert "mobilenet_v2_100 cannot be had here; tried" in ran.stderr
+            assert "mobilenet_v2_100 could not be downloaded; tried" in ran.stderr
         else:
             assert ran.exit_code == 0, f"{line}: {ran.output}"
         shown += ran.stdout

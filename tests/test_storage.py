@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from hubretrain.errors import CacheError, DataError
+from hubretrain.extraction import CacheOptions
 from hubretrain.storage import is_remote, located, read_bytes, stamp_of
 from tests.samples import encoded, write_digits
 
@@ -113,16 +114,16 @@ def test_images_at_urls_are_cached_and_cost_nothing_the_second_time(
     home = tmp_path / "home"
     home.mkdir()
     table_of(folder, url).to_csv(home / "labels.csv", index=False)
-    options = {"n_views": 2, "engine": "tensorflow"}
+    options = CacheOptions(n_views=2, engine="tensorflow")
     modules = [resolve(str(small_module))]
     data = open_dataset(home, labels=home / "labels.csv")
-    (far,) = cache_bottlenecks(data, modules, folder=tmp_path / "far", **options)
+    (far,) = cache_bottlenecks(data, modules, options, cache=tmp_path / "far")
     assert far.n_computed == 60
-    (near,) = cache_bottlenecks(open_dataset(folder), modules, folder=tmp_path / "near", **options)
+    (near,) = cache_bottlenecks(open_dataset(folder), modules, options, cache=tmp_path / "near")
     with Bottlenecks(far.file) as one, Bottlenecks(near.file) as two:
         assert np.array_equal(one.rows(two.sha256s, 1), two.rows(two.sha256s, 1))
     n_asked = len(handler.asked)
-    (again,) = cache_bottlenecks(data, modules, folder=tmp_path / "far", **options)
+    (again,) = cache_bottlenecks(data, modules, options, cache=tmp_path / "far")
     assert again.n_computed == 0
     assert len(handler.asked) == n_asked  # the server was asked for versions only, not for images
 
@@ -139,12 +140,12 @@ def test_an_image_that_a_server_fails_to_give_is_done_by_the_next_run(
     home.mkdir()
     table = table_of(folder, url)
     table.to_csv(home / "labels.csv", index=False)
-    options = {"n_views": 2, "engine": "tensorflow", "folder": tmp_path / "cache"}
+    options, cache = CacheOptions(n_views=2, engine="tensorflow"), tmp_path / "cache"
     modules = [resolve(str(small_module))]
     data = open_dataset(home, labels=home / "labels.csv")
     handler.fails_again = table["path"][7].removeprefix(url)
     with pytest.raises(CacheError, match=r"1 images could not be read, the first http://.*503"):
-        cache_bottlenecks(data, modules, **options)
+        cache_bottlenecks(data, modules, options, cache=cache)
     handler.fails_again = ""
-    (found,) = cache_bottlenecks(data, modules, **options)
+    (found,) = cache_bottlenecks(data, modules, options, cache=cache)
     assert (found.n_computed, found.n_quarantined) == (2, 0)

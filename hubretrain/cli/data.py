@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.filesize import decimal
 
 from hubretrain.cli.command import Group, in_flags
 from hubretrain.cli.options import (
     RUNS,
+    DataSource,
+    cache_option,
     data_options,
-    duplicates_option,
-    folds_options,
-    open_data,
+    json_option,
+    options_from,
     run_option,
 )
+from hubretrain.data import SplitOptions
 
 if TYPE_CHECKING:
     from hubretrain.data import DataCheck, SizeSummary
 
-BAR = 16  # characters
+BAR_CHARACTERS = 16
 MARKS = {"error": "[bold red]error[/]", "wrong": "[yellow]wrong[/]", "note": "[cyan]note[/] "}
 
 
@@ -32,33 +35,31 @@ def data() -> None:
 
 @data.command()
 @data_options
+@cache_option
 @run_option
-@folds_options
-@click.option("--strict", is_flag=True, help="Exit with 1 where something is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options_from(SplitOptions, "split", only=("n_folds", "test_fraction"))
+@click.option("--strict", is_flag=True, help="Exit with 1 if anything is wrong.")
+@json_option
 def check(
-    n_folds: int,
-    test_fraction: float,
+    source: DataSource,
+    cache: Path,
+    run: Path | None,
+    split: SplitOptions,
     strict: bool,
     as_json: bool,
-    cache_folder: Path,
-    run_folder: Path | None,
-    **data_options: Any,
 ) -> None:
-    """Show what a careful person would look at first, and write it to data_check.html and .json.
+    """Show what to look at before training, and write it to data_check.html and .json.
 
-    Classes, files, sizes, groups, duplicates, copies under different classes, leaks of a given
-    split and of a random one. Exits with 1 where a class is too small for the folds and, with
-    --strict, where anything is wrong.
+    Classes, files, sizes, groups, duplicates, identical images with different labels, leaks of a
+    given split and of a random one. Exits with 1 if a class is too small for the folds and, with
+    --strict, if anything is wrong.
     """
     from hubretrain.data import check_dataset
     from hubretrain.report import write_check_page
 
-    dataset = open_data(data_options)
-    result = check_dataset(
-        dataset, cache=cache_folder, n_folds=n_folds, test_fraction=test_fraction
-    )
-    folder = run_folder or RUNS / dataset.name
+    dataset = source.open()
+    result = check_dataset(dataset, split, cache=cache)
+    folder = run or RUNS / dataset.name
     result.write(folder / "data_check.json")
     page = folder / "data_check.html"
     write_check_page(page, result, dataset.root)
@@ -66,7 +67,7 @@ def check(
         click.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
         _print_check(result)
-        click.echo(f"\nWith pictures: {page}")
+        click.echo(f"\nWith images: {page}")
     if result.worst == "error" or (strict and result.worst == "wrong"):
         raise click.exceptions.Exit(1)
 
@@ -79,14 +80,14 @@ def _print_check(check: DataCheck) -> None:
     console, summary = Console(highlight=False), check.summary
     console.print(
         f"[bold]{escape(summary.name)}[/]: {summary.n_images:,} images, "
-        f"{summary.n_bytes / 1e6:,.1f} MB, "
+        f"{decimal(summary.n_bytes)}, "
         f"{summary.n_classes} classes, {summary.groups.n_groups:,} groups"
-        f"{'' if summary.groups.given else ' (none are given)'}"
+        f"{'' if summary.groups.given else ' (none given)'}"
     )
     console.print(f"[dim]{_files_line(summary.sizes)}[/]\n")
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
-    table.add_column("", no_wrap=True, min_width=BAR)
+    table.add_column("", no_wrap=True, min_width=BAR_CHARACTERS)
     for name in ("images", "share", "groups", "MB", "broken", "random leak"):
         table.add_column(name, justify="right")
     largest = max(of_class.n_images for of_class in summary.classes)
@@ -94,7 +95,7 @@ def _print_check(check: DataCheck) -> None:
         leak = of_class.random_split_leak
         table.add_row(
             escape(of_class.name),
-            "[cyan]" + "█" * max(1, round(BAR * of_class.n_images / largest)) + "[/]",
+            "[cyan]" + "█" * max(1, round(BAR_CHARACTERS * of_class.n_images / largest)) + "[/]",
             f"{of_class.n_images:,}",
             f"{of_class.share:.1%}",
             f"{of_class.n_clusters:,}",
@@ -112,7 +113,7 @@ def _print_check(check: DataCheck) -> None:
 
 
 def _files_line(sizes: SizeSummary) -> str:
-    """Formats, colour modes and sizes in a line, such as: 8,017 JPEG, RGB, 200 x 150 pixels."""
+    """Return formats, colour modes and sizes, such as: 8,017 JPEG; RGB; 200 x 150 pixels."""
     formats = ", ".join(f"{n:,} {name}" for name, n in sizes.formats.items())
     if not formats:
         return "no image can be decoded"
@@ -124,62 +125,51 @@ def _files_line(sizes: SizeSummary) -> str:
 
 @data.command()
 @data_options
+@cache_option
 @run_option
-@folds_options
-@duplicates_option
-@click.option("--seed", default=0, show_default=True, help="Another seed is another split.")
+@options_from(SplitOptions)
 @click.option(
-    "--overwrite", is_flag=True, help="Cut a new split where the run has one, instead of adding."
+    "--overwrite", is_flag=True, help="Cut a new split if the run has one, instead of adding to it."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def split(
-    n_folds: int,
-    test_fraction: float,
-    keep_duplicates_together: bool,
-    seed: int,
+    source: DataSource,
+    cache: Path,
+    run: Path | None,
+    options: SplitOptions,
     overwrite: bool,
     as_json: bool,
-    cache_folder: Path,
-    run_folder: Path | None,
-    **data_options: Any,
 ) -> None:
-    """Cut a test split and folds of DATA and keep them in folds.csv, where fit finds them.
+    """Cut a test split and folds of DATA, and write them to folds.csv, which fit uses.
 
     Classes are stratified; whole groups and duplicates stay together; a given split is honoured.
-    Images that an earlier folds.csv holds keep their place, and new ones are added.
+    Images that an earlier folds.csv holds keep their part, and new ones are added.
     """
     from hubretrain.data.splitting import kept_together, part_table, worst_deviation, write_folds
     from hubretrain.runs import Run
 
-    dataset = open_data(data_options)
-    file = Run(run_folder or RUNS / dataset.name).folds_file
-    images = dataset.split(
-        n_folds=n_folds,
-        test_fraction=test_fraction,
-        seed=seed,
-        keep_duplicates_together=keep_duplicates_together,
-        folds_file=None if overwrite else file,
-        cache=cache_folder,
-    )
+    dataset = source.open()
+    file = Run(run or RUNS / dataset.name).folds_file
+    images = dataset.split(options, folds_file=None if overwrite else file, cache=cache)
     write_folds(file, images.assign(group=images["cluster"]))
     counts = part_table(images["fold"], images["label"])
     deviation = worst_deviation(images["fold"], images["label"])
     sentence = kept_together(
-        images["fold"], images["cluster"], dataset.grouped, keep_duplicates_together
+        images["fold"], images["cluster"], dataset.grouped, options.keep_duplicates_together
     )
     if as_json:
-        facts = {
+        summary = {
             "file": str(file),
             "counts": counts.to_dict(orient="index"),
             "worst_deviation_points": round(deviation, 4),
             "note": sentence,
         }
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     _print_parts(counts, dataset.class_names)
     click.echo(sentence)
     click.echo(f"Worst deviation of a class share: {deviation:.2f} points.")
-    click.echo(f"Kept in {file}; hubretrain fit takes it from there.")
+    click.echo(f"The split is in {file}; hubretrain fit uses it.")
 
 
 def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
@@ -206,7 +196,7 @@ def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
-    help="What was downloaded: a folder or an archive, zips within it too.",
+    help="The download: a folder or an archive, which may hold zip files.",
 )
 @click.option(
     "--to",
@@ -214,13 +204,13 @@ def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
     type=click.Path(path_type=Path),
     default=Path("data/ham10000"),
     show_default=True,
-    help="Where to.",
+    help="Folder to write.",
 )
-@click.option("--partial", is_flag=True, help="Lay out what is there, whatever the counts.")
+@click.option("--partial", is_flag=True, help="Lay out an incomplete download, too.")
 def prepare(name: str, source: Path, folder: Path, partial: bool) -> None:  # noqa: ARG001
-    """Lay out a published data set from its downloaded files, and check it against its counts.
+    """Lay out a published data set from its downloaded files, and check its counts.
 
-    ham10000: Tschandl et al. 2018, https://doi.org/10.7910/DVN/DBW86T, as it comes from Harvard
+    ham10000: Tschandl et al. 2018, https://doi.org/10.7910/DVN/DBW86T, from Harvard
     Dataverse or Kaggle: 10,015 images of 7,470 lesions.
     """
     from hubretrain.data import prepare_ham10000

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hubretrain.cli.command import Command
+from hubretrain.cli.command import Command, in_flags
+from hubretrain.cli.options import model_argument
 
 
-@click.command(cls=Command)
-@click.argument("model", metavar="EXPORT_OR_RUN", type=click.Path(path_type=Path))
+@click.command(cls=Command, short_help="Draw the pixels that a prediction rests on.")
+@model_argument
 @click.argument(
     "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -21,23 +22,27 @@ from hubretrain.cli.command import Command
     default=Path("explained"),
     show_default=True,
     metavar="DIR",
-    help="Where the PNG files go.",
+    help="Folder for the PNG files.",
 )
 @click.option(
     "--method",
     "methods",
     multiple=True,
     type=click.Choice(["gradcam", "smoothgrad", "integrated"]),
-    help="May be repeated; by default all that the model allows.",
+    help="Method to use; may be repeated. By default all that the model allows.",
 )
-@click.option("--class", "of_class", metavar="NAME", help="Instead of the likeliest class.")
-@click.option("--head", metavar="MODULE", help="The head on this module of a run, not its export.")
+@click.option(
+    "--class", "of_class", metavar="NAME", help="Class to explain; by default the top-1 class."
+)
+@click.option(
+    "--head", metavar="MODULE", help="Explain the head on this module of a run, not the export."
+)
 @click.option(
     "--seed",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Of SmoothGrad's noise.",
+    help="Random seed of SmoothGrad's noise.",
 )
 @click.pass_context
 def explain(
@@ -50,21 +55,23 @@ def explain(
     head: str | None,
     seed: int,
 ) -> None:
-    """Draw over each IMAGE which pixels its likeliest class rests on.
+    """Draw over each IMAGE the pixels that its top-1 class rests on.
 
     Grad-CAM where the model has a feature map, squared SmoothGrad, and integrated gradients. Of a
-    run, its exported model, or the head of the shortlist's first module. An ensemble is explained
-    as one model, without Grad-CAM.
+    run, the exported model is explained, or the head of the first module in the shortlist. An
+    ensemble is explained as one model, without Grad-CAM.
     """
     from hubretrain.report.saliency import explain_images
 
-    found = explain_images(
+    explanations = explain_images(
         model, images, folder, methods=methods, of_class=of_class, head=head, seed=seed
     )
-    for one in found:
-        if one.error:
-            click.echo(f"hubretrain: {one.path}: {one.error}", err=True)
+    for result in explanations:
+        if result.error:
+            click.echo(f"hubretrain: {result.path}: {in_flags(result.error)}", err=True)
         else:
-            click.echo(f"{one.path}: {one.of_class} {one.probability:.1%}, {one.pictures[-1]}")
-    if any(one.error for one in found):
+            click.echo(
+                f"{result.path}: {result.of_class} {result.probability:.1%}, {result.pictures[-1]}"
+            )
+    if any(result.error for result in explanations):
         context.exit(1)

@@ -1,4 +1,4 @@
-"""hubretrain modules: the catalogue, what one module is, and bringing modules here."""
+"""hubretrain modules: the catalogue, details of a module, and downloads."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
 from hubretrain.cli.command import Group
-from hubretrain.cli.options import input_options, offline_option
+from hubretrain.cli.options import input_options, json_option, offline_option
 
 
-@click.group(cls=Group, invoke_without_command=True)
-@click.option("--search", default="", metavar="TEXT", help="Only names that contain TEXT.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.group(
+    cls=Group, invoke_without_command=True, short_help="List, download and inspect modules."
+)
+@click.option("--search", default="", metavar="TEXT", help="List only names that contain TEXT.")
+@json_option
 @click.pass_context
 def modules(context: click.Context, search: str, as_json: bool) -> None:
-    """List the catalogue of modules: sizes, costs, and which of them are here already.
+    """List the catalogue of modules: sizes, costs, and which of them are downloaded.
 
     Beyond the catalogue, --module takes a TF-Hub or Kaggle handle, keras:NAME for every network
     of Keras Applications, a folder with a SavedModel, or an archive of one.
@@ -41,7 +44,7 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
 def fetch(
     names: Sequence[str], image_size: int | None, value_range: tuple[float, float] | None
 ) -> None:
-    """Bring modules here and check each once, so that they can be used without a network."""
+    """Download modules and check each once, so that they can be used without a network."""
     from hubretrain.errors import ModuleError
     from hubretrain.modules import Backbone, resolve
 
@@ -49,14 +52,14 @@ def fetch(
     for name in names:
         try:
             module = resolve(name, image_size=image_size, value_range=value_range)
-            found = Backbone(module).stored
-        except ModuleError as error:  # the others are brought all the same
+            stored = Backbone(module).stored
+        except ModuleError as error:  # the others are downloaded all the same
             failed.append(str(error))
             continue
-        n_bytes = sum(p.stat().st_size for p in found.folder.rglob("*") if p.is_file())
+        n_bytes = sum(p.stat().st_size for p in stored.folder.rglob("*") if p.is_file())
         click.echo(
-            f"{found.name}: {found.n_features:,} features of {found.image_size} px, "
-            f"{n_bytes / 1e6:,.1f} MB in {found.folder}, sha256 {found.sha256[:12]}"
+            f"{stored.name}: {stored.n_features:,} features of {stored.image_size} px, "
+            f"{decimal(n_bytes)} in {stored.folder}, sha256 {stored.sha256[:12]}"
         )
     if failed:
         raise ModuleError("\nhubretrain: ".join(failed))
@@ -64,8 +67,10 @@ def fetch(
 
 @modules.command()
 @click.argument("name")
-@click.option("--layers", is_flag=True, help="List its layers, for finetune --unfreeze-last.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--layers", is_flag=True, help="List its layers, for hubretrain finetune --unfreeze-last."
+)
+@json_option
 @input_options
 @offline_option
 def show(
@@ -75,22 +80,22 @@ def show(
     image_size: int | None,
     value_range: tuple[float, float] | None,
 ) -> None:
-    """Show what a module is and costs, measured here; it is fetched if need be."""
+    """Show a module and its cost, measured on this machine; it is downloaded if necessary."""
     from hubretrain.modules import Backbone, milliseconds, resolve
 
     backbone = Backbone(resolve(name, image_size=image_size, value_range=value_range))
     stored = backbone.stored
-    found = backbone.layers()
+    all_layers = backbone.layers()
     listed = [
         {
             "layer": layer,
-            "from_the_end": len(found) - i,
+            "from_the_end": len(all_layers) - i,
             "variables": [v.name.rpartition("/")[2].partition(":")[0] for v in variables],
             "n_parameters": sum(v.shape.num_elements() for v in variables),
         }
-        for i, (layer, variables) in enumerate(found)
+        for i, (layer, variables) in enumerate(all_layers)
     ]
-    facts: dict[str, Any] = {
+    details: dict[str, Any] = {
         "name": stored.name,
         "handle": stored.handle,
         "folder": str(stored.folder),
@@ -100,21 +105,21 @@ def show(
         "n_features": stored.n_features,
         "n_parameters": stored.n_parameters,
         "n_trainable_layers": len(listed),
-        "n_trainable_parameters": sum(one["n_parameters"] for one in listed),
+        "n_trainable_parameters": sum(row["n_parameters"] for row in listed),
         "gflops": stored.gflops,
         "ms_an_image": round(milliseconds(backbone, stored.image_size), 3),
         "trainable": not backbone.why_not_trainable,
     }
     if as_json:
-        click.echo(json.dumps({**facts, **({"layers": listed} if layers else {})}, indent=2))
+        click.echo(json.dumps({**details, **({"layers": listed} if layers else {})}, indent=2))
         return
-    _print_facts(facts, backbone.why_not_trainable)
+    _print_details(details, backbone.why_not_trainable)
     if layers:
         _print_layers(listed)
 
 
 def _rows(search: str) -> list[dict[str, Any]]:
-    """The catalogue; what the store has measured goes before what the table says."""
+    """Return the catalogue; measurements of the store take precedence over the table."""
     from hubretrain.modules import find_stored, read_catalogue
 
     rows = []
@@ -150,7 +155,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     table.add_column("also", overflow="fold")
     for title in ("size", "features", "parameters", "GFLOPs"):
         table.add_column(title, justify="right", no_wrap=True)
-    for title in ("from", "here"):
+    for title in ("source", "downloaded"):
         table.add_column(title)
     for row in rows:
         table.add_row(
@@ -166,23 +171,23 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _print_facts(facts: dict[str, Any], why_not_trainable: str) -> None:
-    low, high = facts["value_range"]
-    gflops = f"{facts['gflops']:.3f}" if facts["gflops"] is not None else "cannot be counted"
+def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
+    (low, high), size = details["value_range"], details["image_size"]
+    gflops = f"{details['gflops']:.3f}" if details["gflops"] is not None else "cannot be counted"
     trainable = (
-        f"{facts['n_trainable_layers']} layers, {facts['n_trainable_parameters']:,} parameters"
+        f"{details['n_trainable_layers']} layers, {details['n_trainable_parameters']:,} parameters"
     )
     lines = {
-        "module": facts["name"],
-        "from": facts["handle"],
-        "in": facts["folder"],
-        "sha256": facts["sha256"],
-        "images": f"{facts['image_size']} x {facts['image_size']} pixels in [{low:g}, {high:g}]",
-        "features": f"{facts['n_features']:,}",
-        "parameters": f"{facts['n_parameters']:,}",
-        "GFLOPs an image": gflops,
-        "ms an image here": f"{facts['ms_an_image']:.1f}, one at a time",
-        "can be trained": f"no: it {why_not_trainable}" if why_not_trainable else trainable,
+        "module": details["name"],
+        "source": details["handle"],
+        "folder": details["folder"],
+        "sha256": details["sha256"],
+        "images": f"{size} x {size} pixels in [{low:g}, {high:g}]",
+        "features": f"{details['n_features']:,}",
+        "parameters": f"{details['n_parameters']:,}",
+        "GFLOPs per image": gflops,
+        "ms per image": f"{details['ms_an_image']:.1f}, one image at a time on this machine",
+        "trainable": f"no: it {why_not_trainable}" if why_not_trainable else trainable,
     }
     for title, value in lines.items():
         click.echo(f"{title:17} {value}")
@@ -190,8 +195,8 @@ def _print_facts(facts: dict[str, Any], why_not_trainable: str) -> None:
 
 def _print_layers(layers: Sequence[dict[str, Any]]) -> None:
     click.echo("\nfrom the end  parameters  layer")
-    for one in layers:
+    for row in layers:
         click.echo(
-            f"{one['from_the_end']:12}  {one['n_parameters']:10,}  {one['layer']} "
-            f"({', '.join(one['variables'])})"
+            f"{row['from_the_end']:12}  {row['n_parameters']:10,}  {row['layer']} "
+            f"({', '.join(row['variables'])})"
         )

@@ -1,14 +1,21 @@
-"""Options that several commands share."""
+"""Options that several commands share, and options that are made from the library's dataclasses."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from hubretrain.data import TableOptions
+from hubretrain.option_fields import Option, flag_of, option_of
 
 if TYPE_CHECKING:
     from hubretrain.data import ImageDataset
@@ -17,148 +24,266 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Field of Augmentation: its default, and the option's help.
-_AUGMENTATION: dict[str, tuple[bool | float, str]] = {
-    "horizontal_flip": (True, "Mirror half of the augmented views; not for digits or text."),
-    "vertical_flip": (False, "Turn half of them upside down."),
-    "rotate90": (False, "Turn by 0, 90, 180 or 270 degrees, where no side is up."),
-    "crop": (0.5, "Least share of the area that a crop keeps, (0, 1]."),
-    "crop_ratio": (1.333, "Largest stretch of a crop's width against its height."),
-    "scale": (0.0, "Largest enlargement before the crop."),
-    "brightness": (0.1, "Largest shift of brightness, share of the range."),
-    "contrast": (0.1, "Largest relative change of contrast."),
-    "saturation": (0.0, "Largest relative change of saturation."),
-    "hue": (0.0, "Largest turn of the hue, share of the circle, up to 0.5."),
-}
+
+def options_from(
+    cls: type,
+    name: str = "options",
+    *,
+    only: tuple[str, ...] = (),
+    param_types: Mapping[str, click.ParamType[Any]] | None = None,
+) -> Callable[[F], F]:
+    """Return a decorator that gives a command the options of a dataclass, as one object.
+
+    Fields that are dataclasses contribute their options, too. What is not given on the command
+    line has the default of its field.
+
+    Args:
+        cls: Dataclass with fields made by `hubretrain.option_fields.option`.
+        name: Parameter of the command that takes the object.
+        only: Names of the fields to offer; by default all.
+        param_types: Types of values that do not follow from a field's type.
+    """
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def with_options(*args: Any, **values: Any) -> Any:
+            chosen = _instance(cls, values, only)
+            return command(*args, **{name: chosen}, **values)
+
+        decorated: Any = with_options
+        for owner, of_field in reversed(list(_option_fields(cls, only))):
+            decorated = _click_option(owner, of_field, param_types or {})(decorated)
+        return typing.cast(F, decorated)
+
+    return decorate
+
+
+def _option_fields(cls: type, only: tuple[str, ...] = ()) -> Iterator[tuple[type, Field[Any]]]:
+    for of_field in fields(cls):
+        if is_dataclass(of_field.default):
+            yield from _option_fields(type(of_field.default))
+        elif option_of(of_field) is not None and (not only or of_field.name in only):
+            yield cls, of_field
+
+
+def _instance(cls: type, values: dict[str, Any], only: tuple[str, ...]) -> Any:
+    """Return an object of the values of its options, which are taken out of `values`."""
+    chosen: dict[str, Any] = {}
+    for of_field in fields(cls):
+        if is_dataclass(of_field.default):
+            chosen[of_field.name] = _instance(type(of_field.default), values, ())
+        elif option_of(of_field) is not None and (not only or of_field.name in only):
+            value = values.pop(of_field.name)
+            if value is not None and value != ():  # else the field's own default
+                chosen[of_field.name] = value
+    return cls(**chosen)
+
+
+def _click_option(
+    cls: type, of_field: Field[Any], param_types: Mapping[str, click.ParamType[Any]]
+) -> Callable[[Any], Any]:
+    described = option_of(of_field)
+    assert described is not None
+    flag, default = flag_of(of_field), of_field.default
+    details: dict[str, Any] = {"help": _help(cls, described.help), "metavar": described.metavar}
+    if isinstance(default, bool):
+        return click.option(
+            flag, of_field.name, default=default, show_default="/" in flag, **details
+        )
+    details["type"] = param_types.get(of_field.name) or _param_type(
+        typing.get_type_hints(cls)[of_field.name], described
+    )
+    if described.repeatable:
+        return click.option(flag, of_field.name, multiple=True, **details)
+    if default is not None and default is not MISSING and not isinstance(default, tuple):
+        details |= {"default": default, "show_default": True}
+    return click.option(flag, of_field.name, **details)
+
+
+def _help(cls: type, text: str) -> str:
+    """Return a help sentence with flags for the fields that it names in backticks."""
+    flags = {of_field.name: flag_of(of_field).split("/")[0] for _, of_field in _option_fields(cls)}
+    return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[0]), text)
+
+
+def _param_type(hint: Any, described: Option) -> Any:
+    if described.choices:
+        return click.Choice(described.choices)
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    kind = kinds[0] if isinstance(hint, types.UnionType) else hint
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if typing.get_origin(kind) is tuple:
+        return Numbers()
+    low = described.minimum if described.above is None else described.above
+    high = described.maximum if described.below is None else described.below
+    if low is None and high is None:
+        return kind
+    if kind is int:
+        return click.IntRange(_whole(low), _whole(high))
+    return click.FloatRange(
+        low, high, min_open=described.above is not None, max_open=described.below is not None
+    )
+
+
+def _whole(bound: float | None) -> int | None:
+    return None if bound is None else int(bound)
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers of at least 0, separated by commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Return the numbers."""
+        try:
+            numbers = tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers, such as 1,10,100", param, ctx)
+        if not all(0 <= number < float("inf") for number in numbers):
+            self.fail(f"{value!r}: expected numbers of at least 0", param, ctx)
+        return numbers
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The data set that the command line names.
+
+    Attributes:
+        folders: The folders of the images; none for the data set in `data/`.
+        labels: A table of labels.
+        table: How the table is read.
+    """
+
+    folders: tuple[Path, ...]
+    labels: Path | None
+    table: TableOptions
+
+    def open(self) -> ImageDataset:
+        """Open the data set."""
+        from hubretrain.data import open_dataset
+
+        data, *more_roots = self.folders or (None,)
+        return open_dataset(
+            data,
+            more_roots=[root for root in more_roots if root],
+            labels=self.labels,
+            table=self.table,
+        )
 
 
 def data_options(command: F) -> F:
-    """The options that say where the images and their labels are."""
-    for option in reversed(
-        (
-            click.argument("data", nargs=-1, type=click.Path(path_type=Path)),
-            click.option(
-                "--labels",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="A CSV, TSV, JSON lines or parquet file that labels the images.",
-            ),
-            click.option(
-                "--image-column",
-                metavar="NAME",
-                help="Its column with the image: a path, a file name or a file stem.",
-            ),
-            click.option("--label-column", metavar="NAME", help="Its column with the class."),
-            click.option(
-                "--group-column",
-                metavar="NAME",
-                help="Its column with what must stay together: a lesion, a patient; or none.",
-            ),
-            click.option(
-                "--split-column",
-                metavar="NAME",
-                help="Its column with a given split: train, validation, test; or none.",
-            ),
-            click.option(
-                "--skip-unmatched",
-                is_flag=True,
-                help="Go on without rows that have no file and files that have no row.",
-            ),
-            click.option(
-                "--cache",
-                "cache_folder",
-                type=click.Path(path_type=Path),
-                default=Path("cache"),
-                show_default=True,
-                help="Where bottlenecks are.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    """Add the options that say where images and labels are; the command gets one `source`."""
 
-
-def augmentation_options(command: F) -> F:
-    """The options that say how augmented views differ; `command` gets one `augmentation`."""
-
+    @options_from(TableOptions, "table")
     @functools.wraps(command)
-    def with_augmentation(**options: Any) -> Any:
-        from hubretrain.data.images import Augmentation
+    def with_source(
+        *args: Any,
+        data: tuple[Path, ...],
+        labels: Path | None,
+        table: TableOptions,
+        **rest: Any,
+    ) -> Any:
+        return command(*args, source=DataSource(data, labels, table), **rest)
 
-        chosen = {field: options.pop(field) for field in _AUGMENTATION}
-        return command(augmentation=Augmentation(**chosen), **options)
-
-    for name, (default, text) in reversed(_AUGMENTATION.items()):
-        flags = "--" + name.replace("_", "-")
-        if isinstance(default, bool):
-            option = click.option(f"{flags}/--no-{flags[2:]}", name, default=default, help=text)
-        else:
-            option = click.option(flags, name, default=default, show_default=True, help=text)
-        with_augmentation = option(with_augmentation)
-    return with_augmentation  # type: ignore[return-value]
-
-
-def folds_options(command: F) -> F:
-    """The options that say how a data set is split."""
-    for option in (
-        click.option(
-            "--test-fraction",
-            default=0.2,
-            show_default=True,
-            help="Share of the images kept for the test split.",
-        ),
-        click.option(
-            "--folds", "n_folds", default=5, show_default=True, help="Folds to validate on."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def duplicates_option(command: F) -> F:
-    """The option that keeps near duplicates in one part of a split."""
-    return click.option(
-        "--keep-duplicates-together/--no-keep-duplicates-together",
-        default=True,
-        show_default=True,
-        help="Look for near duplicates and keep them on one side of every split. Files with the "
-        "same bytes always are.",
-    )(command)
-
-
-def run_option(command: F) -> F:
-    """The option that names a run."""
-    return click.option(
-        "--run",
-        "run_folder",
+    labels_option = click.option(
+        "--labels",
         type=click.Path(path_type=Path),
-        metavar="FOLDER",
-        callback=lambda _context, _parameter, value: _run_folder(value),
-        help="Where to keep what is found; a plain name is a folder in runs/. By default "
-        "runs/<data set>.",
-    )(command)
+        metavar="FILE",
+        help="A CSV, TSV, JSON lines or parquet file that labels the images.",
+    )
+    argument = click.argument("data", nargs=-1, type=click.Path(path_type=Path))
+    return typing.cast(F, argument(labels_option(with_source)))
 
 
-def run_argument(command: F) -> F:
-    """The run that a command goes on with, for `chosen_run`."""
-    return click.argument(
-        "run_folder", required=False, metavar="RUN", type=click.Path(path_type=Path)
-    )(command)
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("cache"),
+    show_default=True,
+    help="Folder of the bottlenecks.",
+)
+
+modules_option = click.option(
+    "--module",
+    "-m",
+    "modules",
+    multiple=True,
+    metavar="NAME",
+    help="Name of the catalogue, a handle, or a folder; may be repeated.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+run_option = click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    callback=lambda _context, _parameter, value: _run_folder(value),
+    help="Folder of the results; a plain name is a folder in runs/. By default runs/<data set>.",
+)
+
+run_argument = click.argument(
+    "run", required=False, metavar="[RUN]", type=click.Path(path_type=Path)
+)
+
+images_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the images, if they have moved since the run was fitted.",
+)
+
+format_option = click.option(
+    "--format",
+    type=click.Choice(["litert", "litert_int8", "onnx", "savedmodel"]),
+    help="Format of the model to run; by default LiteRT if the export holds it.",
+)
+
+model_argument = click.argument("model", metavar="RUN_OR_EXPORT", type=click.Path(path_type=Path))
+
+offline_option = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda _context, _parameter, value: _go_offline(value),
+    help="Never use the network for modules; HUBRETRAIN_OFFLINE=1 does the same.",
+)
 
 
-def chosen_run(run_folder: Path | None) -> Run:
-    """The run that is named, or the latest.
+def input_options(command: F) -> F:
+    """Add the options for a module that does not say what images it takes."""
+    value_range = click.option(
+        "--value-range",
+        nargs=2,
+        type=float,
+        metavar="LOW HIGH",
+        help="Input range of a module that does not take [0, 1].",
+    )
+    image_size = click.option(
+        "--image-size",
+        type=click.IntRange(8, 4096),
+        help="Height and width of the input, for a module that does not fix them.",
+    )
+    return image_size(value_range(command))
+
+
+def chosen_run(run: Path | None) -> Run:
+    """Return the run that is named, or the latest.
 
     Raises:
         RunError: None is named and there is none.
     """
     from hubretrain.runs import Run, latest_run
 
-    return Run(run_folder) if run_folder else latest_run(RUNS)
+    return Run(run) if run else latest_run(RUNS)
 
 
 def export_first(model: Path) -> None:
-    """Exports a run's fitted head where there is no export of it as it is now."""
+    """Export a run's fitted head where there is no export of it as it is now."""
     from hubretrain.export import export_of, is_current
     from hubretrain.runs import Run
 
@@ -171,64 +296,11 @@ def export_first(model: Path) -> None:
     export_run(run)
 
 
-def images_option(command: F) -> F:
-    """The option that says where a run's images are by now."""
-    return click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        help="The images, if they are not where they were fitted.",
-    )(command)
-
-
-def input_options(command: F) -> F:
-    """The options for a module that does not say what images it takes."""
-    for option in (
-        click.option(
-            "--value-range",
-            nargs=2,
-            type=float,
-            metavar="LOW HIGH",
-            help="Input range of a module that does not take [0, 1].",
-        ),
-        click.option(
-            "--image-size",
-            type=click.IntRange(8, 4096),
-            help="Input height and width, for a module that does not fix them.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def offline_option(command: F) -> F:
-    """The option that forbids the network, as `HUBRETRAIN_OFFLINE=1` does."""
-    return click.option(
-        "--offline",
-        is_flag=True,
-        expose_value=False,
-        callback=lambda _context, _parameter, value: _go_offline(value),
-        help="Never use the network for modules; so does HUBRETRAIN_OFFLINE=1.",
-    )(command)
-
-
 def _go_offline(value: bool) -> None:
     if value:
         os.environ["HUBRETRAIN_OFFLINE"] = "1"  # for processes that this one starts, too
 
 
 def _run_folder(value: Path | None) -> Path | None:
-    """A plain name is a folder in `runs/`."""
+    """Return the folder of a run; a plain name is a folder in `runs/`."""
     return RUNS / value if value is not None and len(value.parts) == 1 else value
-
-
-def open_data(options: dict[str, Any]) -> ImageDataset:
-    """The data set that the data options name; takes them out of `options`."""
-    from dataclasses import fields
-
-    from hubretrain.data import TableOptions, open_dataset
-
-    data, *more_roots = options.pop("data") or (None,)
-    table = TableOptions(
-        **{option.name: options.pop(option.name) for option in fields(TableOptions)}
-    )
-    return open_dataset(data, more_roots=more_roots, labels=options.pop("labels"), table=table)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.filesize import decimal
 
-from hubretrain.cli.command import Command
+from hubretrain.cli.command import Command, in_flags
 from hubretrain.cli.options import chosen_run, images_option, run_argument
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Write a page about a run.")
 @run_argument
 @images_option
 @click.option(
@@ -18,13 +19,13 @@ from hubretrain.cli.options import chosen_run, images_option, run_argument
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The page; by default report.html in the run folder.",
+    help="Page to write; by default report.html in the run folder.",
 )
 @click.option(
     "--png",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write the figures as PNG files too (hubretrain[report]).",
+    help="Folder for the figures as PNG files (hubretrain[report]).",
 )
 @click.option(
     "--map",
@@ -32,7 +33,7 @@ from hubretrain.cli.options import chosen_run, images_option, run_argument
     type=click.Choice(["tsne", "umap"]),
     default="tsne",
     show_default=True,
-    help="How bottlenecks are laid out; umap needs umap-learn.",
+    help="Method of the map of the bottlenecks; umap needs umap-learn.",
 )
 @click.option(
     "--saliency",
@@ -41,32 +42,35 @@ from hubretrain.cli.options import chosen_run, images_option, run_argument
     default=8,
     show_default=True,
     metavar="N",
-    help="Images with saliency maps; 0: none, and no module is loaded.",
+    help="Number of images with saliency maps; 0 loads no module.",
 )
 def report(
-    run_folder: Path | None,
+    run: Path | None,
     data: Path | None,
     output: Path | None,
     png: Path | None,
     map_method: str,
     n_saliency: int,
 ) -> None:
-    """Write a page of RUN, by default the latest run: report.html, which needs nothing but itself.
+    """Write report.html of RUN, by default of the latest run: one file that needs no other.
 
     Leaderboard and costs; confusion, precision, recall and calibration of heads and fine-tuned
-    modules; a map of the bottlenecks; saliency; mistakes, and labels to look at again
-    (label_errors.csv); training, data, and how to reproduce it all.
+    modules; a map of the bottlenecks; saliency; errors, and labels to check again
+    (label_errors.csv); training, data, and the commands that reproduce it.
     """
     from hubretrain.report import write_report
 
-    run = chosen_run(run_folder)
-    found = write_report(
-        run, data=data, output=output, png=png, map_method=map_method, n_saliency=n_saliency
+    result = write_report(
+        chosen_run(run),
+        data=data,
+        output=output,
+        png=png,
+        map_method=map_method,
+        n_saliency=n_saliency,
     )
-    for sentence in found.missing:
-        click.echo(sentence)
-    if found.pictures:
-        click.echo(f"{len(found.pictures)} figures in {found.pictures[0].parent}/")
-    click.echo(f"{found.n_doubtful:,} labels to look at again: {found.label_errors}")
-    size = found.page.stat().st_size / 1e6
-    click.echo(f"{found.page} ({size:.1f} MB): open it in a browser.")
+    for sentence in result.missing:
+        click.echo(in_flags(sentence))
+    if result.pictures:
+        click.echo(f"{len(result.pictures)} figures in {result.pictures[0].parent}/")
+    click.echo(f"{result.n_doubtful:,} labels to check again: {result.label_errors}")
+    click.echo(f"{result.page} ({decimal(result.page.stat().st_size)}): open it in a browser.")

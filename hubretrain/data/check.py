@@ -12,6 +12,7 @@ from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.findings import Finding, Level, findings_of
 from hubretrain.data.image_table import cluster_names
 from hubretrain.data.images import MAX_PIXELS, read_headers, read_image
+from hubretrain.data.options import SplitOptions
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.data.splitting import cut_parts, worst_deviation
 from hubretrain.data.summarizing import (
@@ -65,18 +66,16 @@ class DataCheck:
 
 def check_dataset(
     dataset: ImageDataset,
+    options: SplitOptions = SplitOptions(),
     *,
     cache: Path = Path("cache"),
-    n_folds: int = 5,
-    test_fraction: float = 0.2,
 ) -> DataCheck:
     """Look at classes, files, sizes, groups, duplicates, leaks and whether folds can be cut.
 
     Args:
         dataset: The images.
+        options: The split to try: its number of folds and its test fraction.
         cache: The cache folder, where digests and near duplicates are kept.
-        n_folds: Number of folds to cut.
-        test_fraction: Share of the images in the test split.
 
     Raises:
         DataError: A file cannot be read.
@@ -97,7 +96,7 @@ def check_dataset(
         duplicates=summarize_duplicates(images, pairs),
         given_splits=summarize_given_split(images, names),
         random_split_leak=random_split_leak(images),
-        folds=_try_folds(images, names, n_folds, test_fraction),
+        folds=_try_folds(images, names, options.n_folds, options.test_fraction),
     )
     return DataCheck(summary, findings_of(summary), images)
 

@@ -27,7 +27,7 @@ from hubretrain.data.layouts import (
     image_folders,
 )
 from hubretrain.data.near_duplicates import NearDuplicates
-from hubretrain.data.options import NO_COLUMN, TableOptions
+from hubretrain.data.options import NO_COLUMN, SplitOptions, TableOptions
 from hubretrain.data.splitting import cut_parts
 from hubretrain.data.tables import is_label_table, label_images
 from hubretrain.errors import DataError
@@ -115,22 +115,15 @@ class ImageDataset:
 
     def split(
         self,
+        options: SplitOptions = SplitOptions(),
         *,
-        n_folds: int = 5,
-        test_fraction: float = 0.2,
-        seed: int = 0,
-        keep_duplicates_together: bool = True,
         folds_file: Folder | None = None,
         cache: Folder = "cache",
     ) -> pd.DataFrame:
         """Cut a test split and folds: classes stratified, groups and duplicates kept together.
 
         Args:
-            n_folds: Number of folds of the cross-validation; not used where a validation split
-                is given.
-            test_fraction: Share of the images in the test split; not used where one is given.
-            seed: Random seed of the split.
-            keep_duplicates_together: Search near duplicates and keep them in one part.
+            options: How to split.
             folds_file: An earlier split, as `write_folds` of `hubretrain.data.splitting` writes
                 it. Images that it holds keep their part.
             cache: The cache folder, where digests and near duplicates are kept.
@@ -142,13 +135,13 @@ class ImageDataset:
         Raises:
             SplitError: A class has too few groups, or the earlier split does not fit.
         """
-        images = self.usable_images(cache, near_duplicates=keep_duplicates_together)
+        images = self.usable_images(cache, near_duplicates=options.keep_duplicates_together)
         images["fold"] = cut_parts(
             images,
             None if folds_file is None else Path(folds_file),
-            n_folds=n_folds,
-            test_fraction=test_fraction,
-            seed=seed,
+            n_folds=options.n_folds,
+            test_fraction=options.test_fraction,
+            seed=options.seed,
         )
         return images
 
@@ -158,7 +151,7 @@ def open_dataset(
     *,
     more_roots: Sequence[Folder] = (),
     labels: Folder | None = None,
-    table: TableOptions | None = None,
+    table: TableOptions = TableOptions(),
 ) -> ImageDataset:
     """Open a data set: the folder given, or the one in `data/`.
 
@@ -177,7 +170,6 @@ def open_dataset(
     """
     root = Path(data) if data is not None else default_folder(Path("data"))
     roots = [root, *map(Path, more_roots)]
-    table = table or TableOptions()
     record: dict[str, str | bool | list[str]] = {}
     if labels is not None:
         folders = image_folders(roots, tables=False)

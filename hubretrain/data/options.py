@@ -1,8 +1,10 @@
-"""Options of a table of labels: which columns to take, and what to do with rows without files."""
+"""Options of a data set: how its table of labels is read, and how it is split."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from hubretrain.option_fields import option
 
 NO_COLUMN = "none"
 """Value of `group_column` and `split_column` that declines the usual column."""
@@ -30,11 +32,26 @@ class TableOptions:
         skip_unmatched: Skip rows without a file and files without a row, instead of an error.
     """
 
-    image_column: str | None = None
-    label_column: str | None = None
-    group_column: str | None = None
-    split_column: str | None = None
-    skip_unmatched: bool = False
+    image_column: str | None = option(
+        None,
+        "Column of the table that names the image: a path, a file name or a file stem.",
+        metavar="NAME",
+    )
+    label_column: str | None = option(
+        None, "Column of the table that holds the class.", metavar="NAME"
+    )
+    group_column: str | None = option(
+        None,
+        "Column of the table that tells which images must stay together, such as those of one "
+        "patient; or none.",
+        metavar="NAME",
+    )
+    split_column: str | None = option(
+        None,
+        "Column of the table with a given split: train, validation, test; or none.",
+        metavar="NAME",
+    )
+    skip_unmatched: bool = option(False, "Skip rows without a file and files without a row.")
 
     def columns(self) -> dict[str, str]:
         """Return the columns that were named, by parameter name."""
@@ -48,3 +65,25 @@ class TableOptions:
         """Return the column named for a role, one of `USUAL_COLUMNS`."""
         name: str | None = getattr(self, f"{role}_column")
         return name
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How a data set is split.
+
+    Attributes:
+        n_folds: Number of folds of the cross-validation; not used where a validation split is
+            given.
+        test_fraction: Share of the images in the test split; not used where one is given.
+        seed: Random seed of the split.
+        keep_duplicates_together: Whether to search for near duplicates and keep them in one part.
+    """
+
+    n_folds: int = option(5, "Folds of the cross-validation.", flag="--folds")
+    test_fraction: float = option(0.2, "Share of the images kept for the test split.")
+    seed: int = option(0, "Random seed of the split and of the resamples.")
+    keep_duplicates_together: bool = option(
+        True,
+        "Search for near duplicates and keep them on one side of every split. Files with the same "
+        "bytes always stay together.",
+    )

@@ -1,7 +1,8 @@
 """The cache stage: images to bottlenecks, for several modules at once.
 
-`cache` is the stage; `plan` says what is computed and how, `pipeline` decodes ahead and runs the
-modules, `ray` does so in several processes; `maintenance` shows, verifies, merges and cleans up.
+`cache` is the stage with the options of `options`; `plan` says what is computed and how,
+`pipeline` decodes ahead and runs the modules, `ray` does so in several processes; `maintenance`
+shows, verifies, merges and cleans up.
 `engines` is a room of its own: TensorFlow and OpenVINO.
 """
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from hubretrain.bottlenecks import BottleneckWriter, ForwardPassLog, RowIndex
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import Augmentation
 from hubretrain.errors import CacheError, DataError
+from hubretrain.extraction.options import CacheOptions
 from hubretrain.extraction.pipeline import Batch, ImageTask, Recipe, Undecodable, extract
 from hubretrain.extraction.plan import (
     Part,
@@ -64,50 +63,28 @@ class CacheResult:
 def cache_bottlenecks(
     dataset: ImageDataset,
     modules: Sequence[StoredModule],
+    options: CacheOptions = CacheOptions(),
     *,
-    n_views: int = 4,
-    minority_views: int | None = None,
-    folder: Path = Path("cache"),
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    engine: str = "auto",
-    precision: str = "f32",
-    augment_on: str = "auto",
-    batch_size: int | None = None,
-    dtype: npt.DTypeLike | None = None,
+    cache: Path = Path("cache"),
     part: Part | None = None,
     cluster: Cluster | None = None,
-    strict: bool = False,
-    overwrite: bool = False,
 ) -> list[CacheResult]:
-    """Brings the bottleneck files of `modules` up to date with a data set.
+    """Bring the bottleneck files of `modules` up to date with a data set.
 
     Args:
         dataset: The images.
         modules: The modules; one that was never loaded is probed first.
-        n_views: Views of each image: the image as it is, and `n_views - 1` augmented ones.
-        minority_views: Views of the rarest class, at most; see `rows_of`.
-        folder: The cache.
-        augmentation: How the augmented views differ.
-        seed: Of the augmentation.
-        engine: `auto`, `tensorflow` or `openvino`; see
-            `hubretrain.extraction.engines.choose_engine`.
-        precision: `f32`; `bf16` or `int8` with OpenVINO.
-        augment_on: `processor`, or `gpu`: in batches, by TensorFlow; by default `gpu` where
-            one is in sight and TensorFlow is the engine.
-        batch_size: Images a forward pass; by default what the engine does best with.
-        dtype: float32, or float16 to halve the files; by default that of the file, else float32.
+        options: How bottlenecks are computed and stored.
+        cache: The cache folder.
         part: Only this share of the images, into a file of its own, to be merged.
         cluster: Workers on Ray to do it; by default this process does.
-        strict: Raise at the first image that cannot be decoded, instead of quarantining it.
-        overwrite: Compute anew what was computed with other settings.
 
     Returns:
         One summary a module.
 
     Raises:
         CacheError: See `BottleneckWriter`; or files could not be read.
-        DataError: `strict` and an image cannot be decoded, or none can.
+        DataError: `options.strict` and an image cannot be decoded, or none can.
         ModuleError: A module cannot be loaded.
         WorkerError: The cluster cannot be used.
     """
@@ -118,19 +95,14 @@ def cache_bottlenecks(
             f"two modules are called {twice.pop()}, which is also the name of the file; name each "
             "module once, or rename a folder."
         )
-    place = dataset.cache_folder(folder)
+    place = dataset.cache_folder(cache)
     quarantine = Quarantine(place / "quarantine.csv")
-    digests = dataset.digests(folder)
-    rows = rows_of(dataset, digests, quarantine, n_views, minority_views, part)
-    augmentation = augmentation or Augmentation()
+    digests = dataset.digests(cache)
+    rows = rows_of(dataset, digests, quarantine, options.n_views, options.minority_views, part)
     modules = [m if m.probed else _probed(m) for m in modules]
-    running = [
-        extractor_spec(m, place, part, engine, precision, augment_on, overwrite) for m in modules
-    ]
-    calibrations = [
-        calibration_of(one, dataset, digests, seed, overwrite=overwrite) for one in running
-    ]
-    recipe = Recipe(tuple(running), augmentation, seed, batch_size)
+    running = [extractor_spec(module, place, part, options) for module in modules]
+    calibrations = [calibration_of(spec, dataset, digests, options) for spec in running]
+    recipe = Recipe(tuple(running), options.augmentation, options.seed, options.batch_size)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -138,14 +110,14 @@ def cache_bottlenecks(
                     place / file_name(one.module.name, part),
                     rows,
                     one.module.n_features,
-                    attributes_of(one, augmentation, seed, batch_size, calibration),
-                    overwrite=overwrite,
-                    dtype=dtype,
+                    attributes_of(one, options, calibration),
+                    overwrite=options.overwrite,
+                    dtype=options.dtype,
                 )
             )
             for one, calibration in zip(running, calibrations, strict=True)
         ]
-        filling = _Filling(dataset, rows, recipe, writers, quarantine, strict=strict)
+        filling = _Filling(dataset, rows, recipe, writers, quarantine, strict=options.strict)
         if any(writer.todo.any() for writer in writers):
             try:
                 filling.run(cluster)
@@ -153,7 +125,7 @@ def cache_bottlenecks(
                 filling.note(ForwardPassLog(place))
         for writer in writers:
             writer.seal()
-    _refuse_all_broken(dataset, rows, quarantine, strict=strict)
+    _refuse_all_broken(dataset, rows, quarantine, strict=options.strict)
     decodable = np.array([sha256 not in quarantine.reasons for sha256 in rows.sha256], dtype=bool)
     seconds = time.monotonic() - started
     return [
@@ -212,8 +184,7 @@ class _Filling:
             first = self.unread[0]
             raise CacheError(
                 f"{len(self.unread)} images could not be read, the first {first.wanted.place}: "
-                f"{first.reason}; mend that and run the same command again: what is finished is "
-                "kept."
+                f"{first.reason}; fix that and rerun the command: what is finished is kept."
             )
 
     def note(self, passes: ForwardPassLog) -> None:
@@ -241,8 +212,8 @@ class _Filling:
             return
         if self.strict:
             raise DataError(
-                f"{found.wanted.place}: {found.reason}; mend or remove it, or go on without "
-                "--strict, which quarantines it."
+                f"{found.wanted.place}: {found.reason}; repair or remove it, or go on without "
+                "`strict`, which quarantines it."
             )
         row = found.wanted.row
         self.quarantine.add(found.wanted.sha256, self.rows.path[row], found.reason)
@@ -277,8 +248,8 @@ def _refuse_all_broken(
         )
     if strict:
         raise DataError(
-            f"{located(dataset.root, path)}: {reason}; mend or remove it, or go on without "
-            "--strict, which quarantines it."
+            f"{located(dataset.root, path)}: {reason}; repair or remove it, or go on without "
+            "`strict`, which quarantines it."
         )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from hubretrain.arrays import Pixels
 from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import RESIZER, Augmentation, read_image, view
+from hubretrain.data.images import RESIZER, read_image, view
 from hubretrain.errors import CacheError, DataError, EngineError
 from hubretrain.extraction.engines import (
     BATCH_SIZE,
@@ -23,11 +23,11 @@ from hubretrain.extraction.engines import (
     choose_engine,
     gpu_in_sight,
 )
+from hubretrain.extraction.options import MAX_VIEWS, CacheOptions
 from hubretrain.extraction.pipeline import ExtractorSpec
 from hubretrain.modules import StoredModule
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
-MAX_VIEWS = 1000
 PARTS = "parts"  # the folder of parts, in the data set's folder
 
 
@@ -55,7 +55,7 @@ class Part:
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise CacheError(
-                f"--part is {text!r}; expected a number and how many there are, such as 3/16."
+                f"`part` is {text!r}; expected a number and how many there are, such as 3/16."
             )
         return cls(int(found[1]), int(found[2]))
 
@@ -85,9 +85,9 @@ def rows_of(
     Raises:
         CacheError: A number of views is out of range.
     """
-    for option, value in (("--views", n_views), ("--minority-views", minority_views or n_views)):
+    for name, value in (("n_views", n_views), ("minority_views", minority_views or n_views)):
         if not 1 <= value <= MAX_VIEWS:
-            raise CacheError(f"{option} is {value}; expected 1 to {MAX_VIEWS}.")
+            raise CacheError(f"`{name}` is {value}; expected 1 to {MAX_VIEWS}.")
     of_class = views_of_classes(dataset.images["label"], n_views, minority_views or n_views)
     path_of: dict[str, str] = {}
     views_of: dict[str, int] = {}
@@ -120,7 +120,7 @@ def views_of_classes(labels: pd.Series, n_views: int, minority_views: int) -> di
     """
     if minority_views < n_views:
         raise CacheError(
-            f"--minority-views is {minority_views}, less than --views, {n_views}; expected at "
+            f"`minority_views` is {minority_views}, less than `n_views`, {n_views}; expected at "
             "least as many for rare classes as for the others."
         )
     counts = labels.value_counts()
@@ -140,9 +140,7 @@ def file_name(module: str, part: Part | None = None) -> str:
 
 def attributes_of(
     running: ExtractorSpec,
-    augmentation: Augmentation,
-    seed: int,
-    batch_size: int | None = None,
+    options: CacheOptions,
     calibration: Mapping[str, Attribute] | None = None,
 ) -> dict[str, Attribute]:
     """What the features depend on, as flat attributes of the bottleneck file.
@@ -152,7 +150,7 @@ def attributes_of(
     """
     module = running.module
     own = BATCH_SIZE if running.engine == "tensorflow" else OPENVINO_BATCH_SIZE
-    given = batch_size or own
+    given = options.batch_size or own
     size_matters = given % own != 0 if running.engine == "tensorflow" else given != own
     low, high = module.value_range
     costs = {"n_parameters": module.n_parameters, "gflops": module.gflops}
@@ -164,8 +162,8 @@ def attributes_of(
         "value_range": f"[{low:g}, {high:g}]",
         **{name: attribute for name, attribute in costs.items() if attribute is not None},
         "resize": f"{RESIZE}, {'TensorFlow' if running.cuts_views else RESIZER}",
-        **asdict(augmentation),
-        "seed": seed,
+        **asdict(options.augmentation),
+        "seed": options.seed,
         "engine": running.engine,
         "precision": running.precision,
         **({"batch_size": given} if size_matters else {}),
@@ -177,10 +175,7 @@ def extractor_spec(
     module: StoredModule,
     place: Path,
     part: Part | None,
-    engine: str,
-    precision: str,
-    augment_on: str,
-    overwrite: bool,
+    options: CacheOptions,
 ) -> ExtractorSpec:
     """What runs a module: as what is there was computed, where that is left open.
 
@@ -188,37 +183,32 @@ def extractor_spec(
         module: The module, probed.
         place: The data set's folder in the cache.
         part: The part of the data set, if not all of it.
-        engine: `auto`, `tensorflow` or `openvino`.
-        precision: `f32`, `bf16` or `int8`.
-        augment_on: `auto`, `processor` or `gpu`.
-        overwrite: What is there does not count.
+        options: How bottlenecks are computed; with `overwrite` the file does not count.
 
     Raises:
         EngineError: See `hubretrain.extraction.engines.choose_engine`.
     """
     file = place / file_name(module.name, part)
     before: dict[str, Attribute] = {}
-    if file.exists() and not overwrite:
+    if file.exists() and not options.overwrite:
         with Bottlenecks(file) as there:
             before = there.attributes
-    known = str(before["engine"]) if before.get("precision") == precision else None
-    name = choose_engine(engine, precision, module=module, before=known)
-    cuts_views = augment_on == "gpu"
-    if augment_on == "auto" and name == "tensorflow":
+    known = str(before["engine"]) if before.get("precision") == options.precision else None
+    name = choose_engine(options.engine, options.precision, module=module, before=known)
+    cuts_views = options.augment_on == "gpu"
+    if options.augment_on == "auto" and name == "tensorflow":
         cuts_views = str(before["resize"]).endswith("TensorFlow") if before else gpu_in_sight()
     if cuts_views and name != "tensorflow":
-        raise EngineError("--augment-on gpu needs the TensorFlow engine: --engine tensorflow.")
-    quantised = place / f"{module.name}.int8" if precision == "int8" else None
-    return ExtractorSpec(module, name, precision, quantised, cuts_views)
+        raise EngineError("`augment_on=gpu` needs the TensorFlow engine: `engine=tensorflow`.")
+    quantised = place / f"{module.name}.int8" if options.precision == "int8" else None
+    return ExtractorSpec(module, name, options.precision, quantised, cuts_views)
 
 
 def calibration_of(
     running: ExtractorSpec,
     dataset: ImageDataset,
     digests: Sequence[str],
-    seed: int,
-    *,
-    overwrite: bool,
+    options: CacheOptions,
 ) -> dict[str, Attribute]:
     """Attributes of the quantised model that a module is run as, made now if need be; else none.
 
@@ -243,7 +233,7 @@ def calibration_of(
         running.quantised,
         digests,
         first_view,
-        seed=seed,
-        overwrite=overwrite,
+        seed=options.seed,
+        overwrite=options.overwrite,
     )
     return {**attributes}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.files import write_json
+from hubretrain.option_fields import check_options, option
 
 OPTIONS = "options.json"
+SCHEDULES = ("cosine", "plateau")
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,57 @@ class FineTuneOptions:
         seed: Of order and augmentation.
     """
 
-    unfreeze_last: int | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    schedule: str = "cosine"
-    warmup_head: int = 0
-    depth_decay: float = 1.0
-    label_smoothing: float = 0.0
-    balanced_sampling: bool = False
-    l2_sp: float = 0.0
-    train_batchnorm: bool = False
-    mixed_precision: bool = False
-    trunk_views: int = 4
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
+    unfreeze_last: int | None = option(
+        None,
+        "Train only the last N layers of the backbone, and the head. The frozen part runs once per "
+        "view and its activations are kept, if the module can be cut.",
+        minimum=0,
+        metavar="N",
+    )
+    epochs: int | None = None  # the command line takes `+N`, too
+    batch_size: int | None = option(
+        None, "Images per step; by default by the size of the data set.", minimum=1
+    )
+    learning_rate: float | None = option(
+        None, "Peak learning rate; by default by the policy.", above=0
+    )
+    schedule: str = option(
+        "cosine",
+        "The learning rate falls to zero over the epochs, or by half at each plateau.",
+        choices=SCHEDULES,
+    )
+    warmup_head: int = option(0, "Train the head alone for N epochs first.", minimum=0, metavar="N")
+    depth_decay: float = option(
+        1.0,
+        "Learning rate of the first layer as a share of the head's, geometric in between.",
+        above=0,
+        maximum=1,
+    )
+    label_smoothing: float = option(
+        0.0, "Share of each label that is spread over all classes.", minimum=0, below=1
+    )
+    balanced_sampling: bool = option(
+        False, "Draw each class equally often, instead of class weights and adjustment."
+    )
+    l2_sp: float = option(
+        0.0,
+        "Strength of the pull of weights back to where they started from, such as 0.01.",
+        minimum=0,
+    )
+    train_batchnorm: bool = option(False, "Let BatchNorm follow the statistics of the batches.")
+    mixed_precision: bool = option(False, "Compute in float16, on a GPU.")
+    trunk_views: int = option(
+        4,
+        "With --unfreeze-last: augmented views per image whose activations are kept; epochs use "
+        "them in turn. 0 runs the frozen part anew in each epoch.",
+        minimum=0,
+        metavar="N",
+    )
+    augmentation: Augmentation = Augmentation()
+    seed: int = option(0, "Random seed of the order of the images and of the augmentation.")
+
+    def __post_init__(self) -> None:
+        check_options(self, RunError)
 
     def identity(self) -> dict[str, Any]:
         """What a result depends on: all options but the length, as JSON knows them."""
@@ -64,7 +102,7 @@ class FineTuneOptions:
         return json.loads(json.dumps(chosen))
 
     def save(self, folder: Path) -> None:
-        """Writes `options.json`, for `--resume`."""
+        """Writes `options.json`, for a fine-tuning that is resumed."""
         write_json(folder / OPTIONS, asdict(self))
 
 
@@ -83,7 +121,7 @@ def saved_options(folder: Path) -> FineTuneOptions:
         )
     except FileNotFoundError:
         raise RunError(
-            f"{folder} holds no fine-tuning to resume; begin one without --resume."
+            f"{folder} holds no fine-tuning to resume; begin one without `resume`."
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be read ({error}); begin anew with --restart.") from error
+        raise RunError(f"{path} cannot be read ({error}); begin anew with `restart`.") from error

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 from hubretrain.errors import RunError
+from hubretrain.finetuning.options import SCHEDULES
 
-KINDS = ("cosine", "plateau")
 REDUCTION = 0.5  # of the learning rate, each time that the validation loss stays on a plateau
 
 
@@ -68,10 +68,10 @@ def schedule_for(
     About 1,500 steps below 20,000 images and 5,000 above, in 3 to 30 epochs.
 
     Raises:
-        RunError: `kind` is not one of `KINDS`.
+        RunError: `kind` is not one of `SCHEDULES`.
     """
-    if kind not in KINDS:
-        raise RunError(f"--schedule is {kind!r}; expected {' or '.join(KINDS)}.")
+    if kind not in SCHEDULES:
+        raise RunError(f"`schedule` is {kind!r}; expected {' or '.join(SCHEDULES)}.")
     batch_size = batch_size or (32 if n_images >= 256 else 8)
     steps_per_epoch = max(1, math.ceil(n_images / batch_size))
     steps = 1_500 if n_images < 20_000 else 5_000

@@ -12,6 +12,7 @@ from hubretrain.data import Quarantine
 from hubretrain.data.images import draw_contact_sheet
 from hubretrain.data.splitting import leaked_images, part_table
 from hubretrain.errors import DataError
+from hubretrain.option_fields import flags_of
 from hubretrain.report import provenance
 from hubretrain.report.run_data import RunData, near_pairs
 from hubretrain.report.thumbnails import Thumbnails, as_uri
@@ -123,5 +124,5 @@ def _contact_sheet(run_data: RunData, root: Path) -> tuple[str, str]:
         return "", ""
     if sheet is None:
         return "", ""
-    options = " ".join(provenance.augmentation_words(attributes)) or "default augmentation"
+    options = " ".join(flags_of(provenance.augmentation_of(attributes))) or "default augmentation"
     return as_uri(sheet, SHEET_QUALITY), f"Left: the image itself, then {what}: {options}."

@@ -7,13 +7,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from hubretrain.data import SplitOptions, TableOptions
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
+from hubretrain.extraction import CacheOptions
 from hubretrain.files import file_sha256
-from hubretrain.finetuning import FineTuneOptions, saved_options
+from hubretrain.finetuning import saved_options
+from hubretrain.option_fields import flags_of
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import FitRecord, ModuleRecord, Run
-from hubretrain.screening import L2
+from hubretrain.screening import ClassWeightByName, ScreenOptions
 
 FILES = (
     "run.json",
@@ -26,7 +29,6 @@ FILES = (
     "ensemble.json",
 )
 PATTERNS = ("heads/*.h5", "finetune/*/*.csv", "export/export.json", "export/saved_model.pb")
-_DATA_FLAGS = ("labels", "image_column", "label_column", "group_column", "split_column")
 
 
 def section(run_data: RunData) -> dict[str, Any]:
@@ -53,74 +55,67 @@ def commands(run_data: RunData) -> str:
 
 
 def _cache_words(fit: FitRecord, data: list[str], module: ModuleRecord) -> list[str]:
-    attributes = module.attributes
     handle = module.handle if "/" in module.handle else module.module
     return [
         *("hubretrain", "cache", *data, "--module", handle),
-        *_unless("--views", module.n_views, None),
-        *_unless("--minority-views", module.minority_views, module.n_views),
-        *augmentation_words(attributes),
-        *_unless("--seed", attributes.get("seed"), 0),
-        *_unless("--precision", attributes.get("precision"), "f32"),
-        *_unless("--batch-size", attributes.get("batch_size"), None),
-        *_unless("--folds", fit.n_folds, 5),  # cache checks that the classes suffice for them
+        *flags_of(_cache_options(module)),
+        *flags_of(SplitOptions(fit.n_folds)),  # cache checks that the classes suffice for them
         *("--cache", str(fit.cache)),
     ]
 
 
 def _fit_words(run: Run, fit: FitRecord, data: list[str]) -> list[str]:
+    options = ScreenOptions(
+        metric=fit.metric,
+        class_weights=tuple(map(_class_weight, fit.class_weights)),
+        adjust=fit.adjust,
+        l2=fit.l2,
+        views=fit.views,
+        split=SplitOptions(fit.n_folds, fit.test_fraction, fit.seed, fit.duplicates_kept_together),
+        top=fit.top,
+    )
     words = ["hubretrain", "fit", *data, "--run", str(run.folder), "--cache", str(fit.cache)]
     words += [word for name in fit.modules for word in ("--module", name)]
-    words += ["--metric", fit.metric, "--seed", str(fit.seed), "--folds", str(fit.n_folds)]
-    words += ["--test-fraction", str(fit.test_fraction), *_unless("--top", fit.top, 3)]
-    words += [] if fit.views else ["--no-views"]
-    words += [] if fit.duplicates_kept_together else ["--no-keep-duplicates-together"]
-    for weight in fit.class_weights:
-        words += ["--class-weight", weight if isinstance(weight, str) else _weights_text(weight)]
-    words += ["--adjust", ",".join(map(_number, fit.adjust))]
-    if fit.l2 != L2:
-        words += ["--l2", ",".join(map(_number, fit.l2))]
-    return words
+    return words + flags_of(options)
 
 
-def _weights_text(weights: Mapping[str, float]) -> str:
-    return ",".join(f"{name}={_number(weight)}" for name, weight in weights.items())
+def _class_weight(recorded: str | Mapping[str, float]) -> ClassWeightByName:
+    if isinstance(recorded, str):
+        return None if recorded == "none" else recorded
+    return dict(recorded)
+
+
+def _cache_options(module: ModuleRecord) -> CacheOptions:
+    """Return the options that a bottleneck file was computed with."""
+    recorded, usual = module.attributes, CacheOptions()
+    n_views = module.n_views or usual.n_views
+    minority_views, batch_size = module.minority_views, recorded.get("batch_size")
+    return CacheOptions(
+        n_views=n_views,
+        minority_views=None if minority_views == n_views else minority_views,
+        augmentation=augmentation_of(recorded),
+        seed=int(recorded.get("seed", usual.seed)),
+        precision=str(recorded.get("precision", usual.precision)),
+        batch_size=None if batch_size is None else int(batch_size),
+    )
 
 
 def _finetune_words(run: Run, module: str) -> list[str]:
-    """Return the options of a fine-tuning that are not the defaults; none if not recorded."""
+    """Return the options of a fine-tuning that differ from the defaults; none if unknown."""
     try:
         options = saved_options(run.finetune_folder(module))
     except RunError:
         return []
-    words = []
-    for name, default in vars(FineTuneOptions()).items():
-        value, flag = getattr(options, name), "--" + name.replace("_", "-")
-        if value == default or name == "augmentation":
-            continue
-        words += [flag] if isinstance(value, bool) else [flag, str(value)]
-    return words + augmentation_words(vars(options.augmentation))
+    epochs = ["--epochs", str(options.epochs)] if options.epochs else []
+    return [*epochs, *flags_of(options)]
 
 
-def augmentation_of(attributes: Mapping[str, Any]) -> Augmentation:
+def augmentation_of(recorded: Mapping[str, Any]) -> Augmentation:
     """Return the augmentation that a bottleneck file or a fine-tuning recorded."""
     defaults = vars(Augmentation())
     return Augmentation(
-        **{name: type(value)(attributes.get(name, value)) for name, value in defaults.items()}
+        **{name: type(value)(recorded.get(name, value)) for name, value in defaults.items()}
     )
-
-
-def augmentation_words(attributes: Mapping[str, Any]) -> list[str]:
-    """Return the options of the augmentation that are not the defaults."""
-    words = []
-    for name, default in vars(Augmentation()).items():
-        value = attributes.get(name, default)
-        flag = name.replace("_", "-")
-        if isinstance(default, bool):
-            words += [f"--{flag}" if value else f"--no-{flag}"] if bool(value) != default else []
-        elif abs(float(value) - default) > 1e-3:
-            words += [f"--{flag}", f"{float(value):g}"]
-    return words
 
 
 def table(run_data: RunData) -> list[tuple[str, str]]:
@@ -164,22 +159,13 @@ def file_digests(run: Run) -> list[tuple[str, str]]:
 
 
 def _data_words(fit: FitRecord) -> list[str]:
-    options = fit.data_options
-    words = [str(fit.data), *map(str, options.get("more_roots") or [])]
-    for name in _DATA_FLAGS:
-        if options.get(name):
-            words += ["--" + name.replace("_", "-"), str(options[name])]
-    return [*words, "--skip-unmatched"] if options.get("skip_unmatched") else words
-
-
-def _unless(flag: str, value: Any, default: Any) -> list[str]:
-    return [] if value in (None, default) else [flag, str(value)]
-
-
-def _number(value: float) -> str:
-    """Format a number as shortly as possible so that it is read back as the same number."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(float(value))
+    recorded = fit.data_options
+    labels = ["--labels", str(recorded["labels"])] if recorded.get("labels") else []
+    table = TableOptions(
+        **{name: recorded.get(name, value) for name, value in vars(TableOptions()).items()}
+    )
+    more_roots = map(str, recorded.get("more_roots") or [])
+    return [str(fit.data), *more_roots, *labels, *flags_of(table)]
 
 
 def _json(value: Any) -> str:

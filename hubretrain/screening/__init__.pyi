@@ -1,2 +1,4 @@
+from .fit import Screening as Screening
 from .fit import screen_modules as screen_modules
-from .screen import L2 as L2
+from .options import ClassWeightByName as ClassWeightByName
+from .options import ScreenOptions as ScreenOptions

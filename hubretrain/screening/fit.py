@@ -41,12 +41,12 @@ from hubretrain.run_tables import (
 from hubretrain.runs import FitRecord, ModuleRecord, Run
 from hubretrain.screening.comparison import ModuleComparison
 from hubretrain.screening.leaderboard import columns
+from hubretrain.screening.options import ClassWeightByName, ScreenOptions
 from hubretrain.screening.result import ScreenResult
-from hubretrain.screening.screen import L2, Sweep, identity_of, screen
+from hubretrain.screening.screen import Sweep, identity_of, screen
 
 TEST_METRICS = ("top_3", "plain_accuracy", "balanced_accuracy", "accuracy")
 UNBALANCED = 1.5  # the largest class has this many times an equal share
-ClassWeightByName = str | dict[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -71,41 +71,20 @@ class Screening:
 def screen_modules(
     dataset: ImageDataset,
     run: Run,
+    options: ScreenOptions = ScreenOptions(),
     *,
     cache: Path = Path("cache"),
     modules: Sequence[str] = (),
-    metric: str | None = None,
-    class_weights: Sequence[ClassWeightByName] = (None, "balanced"),
-    l2: Sequence[float] = L2,
-    adjust: Sequence[float] | None = None,
-    views: bool = True,
-    n_folds: int = 5,
-    test_fraction: float = 0.2,
-    top: int = 3,
-    keep_duplicates_together: bool = True,
-    seed: int = 0,
 ) -> Screening:
-    """Fits heads on every cached module and ranks the modules.
+    """Fit heads on every cached module and rank the modules.
 
     Args:
         dataset: The labelled images.
         run: Where to keep what is found; a run with folds keeps them, and its modules.
-        cache: Where the bottlenecks are.
-        modules: Which cached modules; by default all of them. `NAME_random` is taken for the
-            twin of `NAME` with random weights: a reference.
-        metric: A name of `METRICS` to choose by. By default balanced accuracy where the
-            classes are unbalanced, else accuracy.
-        class_weights: What to compare: None, `balanced`, weights by class name (1 for others).
-        l2: Penalties to compare, 1 / C of scikit-learn.
-        adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
-            for decisions whose metric is a mean over classes, else none: the likeliest class is
-            the rule of the best accuracy.
-        views: Whether to train on all cached views too, besides view 0 only.
-        n_folds: Folds of the cross-validation.
-        test_fraction: Share of the images kept for the test split.
-        top: At most so many modules are shortlisted.
-        keep_duplicates_together: Look for near duplicates and keep them in one part.
-        seed: Of the split and the resamples.
+        options: What heads are compared, and by what.
+        cache: The cache folder, which holds the bottlenecks.
+        modules: Names of cached modules; by default all of them. `NAME_random` is taken for the
+            randomly initialised control of `NAME`: a baseline.
 
     Raises:
         CacheError: Nothing is cached, or what is cached is not finished.
@@ -114,37 +93,43 @@ def screen_modules(
         RunError: The run folder belongs to another data set.
         WriteError: The run folder cannot be written.
     """
+    split = options.split
     files = _bottleneck_files(dataset, cache, modules, run)
-    images = dataset.usable_images(cache, near_duplicates=keep_duplicates_together)
+    images = dataset.usable_images(cache, near_duplicates=split.keep_duplicates_together)
     notes = _changes(images, run)
     images["fold"] = cut_parts(
-        images, run.folds_file, n_folds=n_folds, test_fraction=test_fraction, seed=seed
+        images,
+        run.folds_file,
+        n_folds=split.n_folds,
+        test_fraction=split.test_fraction,
+        seed=split.seed,
     )
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     development = images[images["fold"] != TEST].reset_index(drop=True)
     test = images[images["fold"] == TEST].reset_index(drop=True)
     largest = development["class_index"].value_counts().max() / len(development)
-    metric = _metric(metric, bool(largest * len(dataset.class_names) > UNBALANCED))
+    metric = _metric(options.metric, bool(largest * len(dataset.class_names) > UNBALANCED))
+    adjust = options.adjust
     if adjust is None:
         facts = METRICS[metric]
         adjust = STRENGTHS if facts.is_of_decision and facts.is_mean_over_classes else (0.0,)
     sweep = Sweep(
         metric,
         dataset.class_names,
-        _class_weights(class_weights, dataset.class_names),
-        tuple(float(one) for one in l2),
+        _class_weights(options.class_weights, dataset.class_names),
+        tuple(float(one) for one in options.l2),
         tuple(sorted({0.0, *map(float, adjust)})),
-        views,
+        options.views,
     )
     screened = [_screened(file, development, sweep, run) for file in files]
-    comparison = ModuleComparison(development, screened, sweep, seed)
-    board, effects = comparison.leaderboard(top), comparison.effects()
+    comparison = ModuleComparison(development, screened, sweep, split.seed)
+    board, effects = comparison.leaderboard(options.top), comparison.effects()
     shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
     test_predictions = _test_predictions(run, files, shortlist, test)
-    board = _with_test(board, test_predictions, test, seed)
+    board = _with_test(board, test_predictions, test, split.seed)
     _write(run, board, effects, comparison, test, test_predictions)
     notes = (
-        *_notes(images, dataset, board, sweep.metric, keep_duplicates_together),
+        *_notes(images, dataset, board, sweep.metric, split.keep_duplicates_together),
         *comparison.notes(),
         *notes,
     )
@@ -155,15 +140,15 @@ def screen_modules(
             cache=cache.resolve(),
             class_names=dataset.class_names,
             metric=sweep.metric,
-            class_weights=tuple(one or "none" for one in class_weights),
+            class_weights=tuple(one or "none" for one in options.class_weights),
             l2=sweep.l2,
             adjust=sweep.strengths,
-            views=views,
-            n_folds=n_folds,
-            test_fraction=test_fraction,
-            top=top,
-            duplicates_kept_together=keep_duplicates_together,
-            seed=seed,
+            views=options.views,
+            n_folds=split.n_folds,
+            test_fraction=split.test_fraction,
+            top=options.top,
+            duplicates_kept_together=split.keep_duplicates_together,
+            seed=split.seed,
             shortlist=tuple(shortlist),
             test_looked_at=_looks(run, shortlist, screened, test),
             modules={one.module: ModuleRecord.of(one.about["module"]) for one in screened},
@@ -189,7 +174,7 @@ def _bottleneck_files(
     if earlier is not None and earlier.class_names != dataset.class_names:
         raise RunError(
             f"{run.folder} was fitted on the classes {', '.join(earlier.class_names)}, the data "
-            f"set has {', '.join(dataset.class_names)}; choose another folder with --run."
+            f"set has {', '.join(dataset.class_names)}; choose another folder with `run`."
         )
     wanted = set(modules) | set(earlier.modules if earlier else ()) if modules else set(files)
     return [path for name, path in files.items() if name in wanted]
@@ -208,7 +193,7 @@ def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
     if (previous == NEW).all():
         raise RunError(
             f"{run.folds_file} holds none of these images, so the run belongs to another data "
-            "set; choose another folder with --run."
+            "set; choose another folder with `run`."
         )
     labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
     n = int((labels.notna() & (labels != images["label"])).sum())
@@ -219,7 +204,7 @@ def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
 def _metric(metric: str | None, unbalanced: bool) -> str:
     if metric is not None:
         if metric not in METRICS:
-            raise HeadError(f"--metric is {metric!r}; expected one of {', '.join(METRICS)}.")
+            raise HeadError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
         return metric
     return "balanced_accuracy" if unbalanced else "accuracy"
 
@@ -234,11 +219,11 @@ def _class_weights(
             for name, weight in one.items():
                 if name not in class_names:
                     raise HeadError(
-                        f"--class-weight names the class {name!r}; expected one of "
+                        f"`class_weights` names the class {name!r}; expected one of "
                         f"{', '.join(class_names)}."
                     )
                 if not 0 < weight < np.inf:
-                    raise HeadError(f"--class-weight of {name} is {weight:g}; expected above 0.")
+                    raise HeadError(f"`class_weights` gives {name} {weight:g}; expected above 0.")
             found.append(tuple(float(one.get(name, 1.0)) for name in class_names))
         else:
             found.append(one)

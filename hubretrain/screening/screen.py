@@ -58,13 +58,13 @@ from hubretrain.progress import Bar
 from hubretrain.runs import VALIDATION_FOLD
 from hubretrain.screening.baselines import nearest_neighbour
 from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0, Candidates, Source
+from hubretrain.screening.options import L2
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.transferability import transfer_scores
 
 Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
 KINDS: tuple[Kind, ...] = ("softmax", "logistic")
-L2 = tuple(float(l2) for l2 in np.logspace(0, 5, 11))  # 1 / C of scikit-learn
 PATIENCE = 2
 MEMORY = 1 << 29  # bytes of the standardised rows of view 0, and again of all views
 SHOWN = ("accuracy", "balanced_accuracy", "log_loss")

@@ -1,2 +1,2 @@
-from .limits import Limits as Limits
+from .limits import ServeLimits as ServeLimits
 from .serve import serve_export as serve_export

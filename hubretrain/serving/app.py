@@ -26,7 +26,7 @@ from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import Export, Runtime
 from hubretrain.serving.batch_queue import BatchQueue, FullError, Pixels, Probabilities
 from hubretrain.serving.body_limits import App, BodyLimits
-from hubretrain.serving.limits import Limits
+from hubretrain.serving.limits import ServeLimits
 from hubretrain.serving.prometheus import Metrics
 from hubretrain.serving.tf_serving import (
     INPUT,
@@ -38,7 +38,7 @@ from hubretrain.serving.tf_serving import (
 MAX_BATCH_SIZE = 16
 
 
-def make_app(export: Export, runtime: Runtime, name: str, limits: Limits) -> App:
+def make_app(export: Export, runtime: Runtime, name: str, limits: ServeLimits) -> App:
     """Make the ASGI application.
 
     Args:
@@ -148,7 +148,7 @@ def _model_routes(export: Export, name: str) -> APIRouter:
 
 
 def _tf_serving_routes(
-    export: Export, name: str, predictor: _Predictor, limits: Limits, metrics: Metrics
+    export: Export, name: str, predictor: _Predictor, limits: ServeLimits, metrics: Metrics
 ) -> APIRouter:
     """Return TensorFlow Serving's routes of prediction."""
     router = APIRouter()
@@ -173,7 +173,7 @@ def _tf_serving_routes(
 class _Predictor:
     """Bytes of encoded images become probabilities."""
 
-    def __init__(self, export: Export, queue: BatchQueue, limits: Limits) -> None:
+    def __init__(self, export: Export, queue: BatchQueue, limits: ServeLimits) -> None:
         self._sizes, self._queue, self._limits = export.sizes, queue, limits
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
 

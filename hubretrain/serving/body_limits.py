@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from hubretrain.serving.limits import Limits
+from hubretrain.serving.limits import ServeLimits
 from hubretrain.serving.prometheus import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -30,7 +30,7 @@ _ROUTES = ("/predict", "/v1/models/", "/healthz", "/metrics")
 class BodyLimits:
     """An ASGI application behind the limits, its requests counted."""
 
-    def __init__(self, app: App, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: App, limits: ServeLimits, metrics: Metrics) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
         self._n_bodies = self._n_bytes = 0  # in flight
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hubretrain.errors import EngineError
+from hubretrain.option_fields import check_options, option
+
+MOST_PIXELS = 178_956_970  # Pillow reads no image that is larger; twice `MAX_PIXELS` of data.images
+
 
 @dataclass(frozen=True)
-class Limits:
+class ServeLimits:
     """Request limits of the server.
 
     Attributes:
@@ -18,10 +23,26 @@ class Limits:
             running; also of requests with a body.
     """
 
-    max_bytes: int = 32_000_000
-    max_pixels: int = 40_000_000
-    timeout_seconds: float = 30.0
-    max_images: int = 128
+    max_bytes: int = option(32_000_000, "Maximum size of a request, bytes.", minimum=1)
+    max_pixels: int = option(
+        40_000_000,
+        "Maximum size of an image, width times height.",
+        minimum=1,
+        maximum=MOST_PIXELS,
+    )
+    timeout_seconds: float = option(
+        30.0,
+        "Seconds for a request to arrive, and again for its answer.",
+        minimum=0.1,
+        maximum=3600,
+        flag="--timeout",
+    )
+    max_images: int = option(
+        128, "Maximum images in flight; further requests get 503.", minimum=1, flag="--queue"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, EngineError)
 
     @property
     def max_bytes_in_flight(self) -> int:

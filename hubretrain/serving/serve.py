@@ -11,7 +11,7 @@ import numpy as np
 
 from hubretrain.errors import EngineError, RunError
 from hubretrain.export import Export, Runtime, open_runtime
-from hubretrain.serving.limits import Limits
+from hubretrain.serving.limits import ServeLimits
 
 _BACKLOG = 1024  # connections that the system accepts before the server does
 _KEEP_ALIVE_SECONDS = 30
@@ -24,7 +24,7 @@ def serve_export(
     port: int = 8501,
     name: str | None = None,
     format: str | None = None,
-    limits: Limits | None = None,
+    limits: ServeLimits | None = None,
     ready: Callable[[str, str, str], object] = lambda _url, _name, _runtime: None,
 ) -> None:
     """Serve an export until the process is interrupted.
@@ -56,7 +56,7 @@ def serve_export(
         ) from None
     opened = Export.open(export)
     name = name or opened.name
-    limits = limits or Limits()
+    limits = limits or ServeLimits()
     with _listen(host, port) as listener:
         runtime = open_runtime(opened, format)
         _warm_up(opened, runtime)

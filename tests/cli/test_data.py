@@ -31,11 +31,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_check_prints_what_it_writes_and_exits_with_0(place: Path) -> None:
     ran = invoke("data", "check", "--strict")
     assert "digits: 180 images, " in ran.stdout
-    assert "180 groups (none are given)" in ran.stdout
+    assert "180 groups (none given)" in ran.stdout
     assert "180 PNG; L; 8 x 8 pixels" in ran.stdout
     assert "████" in ran.stdout
     assert "note  No groups are given." in ran.stdout
-    assert "With pictures: runs/digits/data_check.html" in ran.stdout
+    assert "With images: runs/digits/data_check.html" in ran.stdout
     facts = json.loads((place / "runs/digits/data_check.json").read_text(encoding="utf-8"))
     assert facts["n_images"] == 180
     assert facts == json.loads(invoke("data", "check", "--json").stdout)
@@ -68,7 +68,7 @@ def test_split_keeps_folds_where_fit_finds_them(place: Path, small_module: Path)
     ran = invoke("data", "split", "--folds", 3, "--test-fraction", 0.1, "--seed", 7)
     sentence = "Groups kept together (none are given), duplicates kept together, images leaked: 0"
     assert sentence in ran.stdout
-    assert "Kept in runs/digits/folds.csv; hubretrain fit takes it from there." in ran.stdout
+    assert "The split is in runs/digits/folds.csv; hubretrain fit uses it." in ran.stdout
     folds = pd.read_csv("runs/digits/folds.csv", dtype=str)
     assert set(folds["fold"]) == {"test", "0", "1", "2"}
     counts = json.loads(invoke("data", "split", "--folds", 3, "--json").stdout)["counts"]

@@ -15,10 +15,10 @@ from tests.samples import write_digits, write_module
     [
         (["--epochs", "0"], "'0' is neither a number of epochs, at least 1, nor +N"),
         (["--epochs", "²"], "'²' is neither a number of epochs"),
-        (["--resume", "--epochs", 20], "keeps its length; leave out --epochs, or add to it with"),
-        (["--top", 2, "--epochs", "+1"], "--epochs +1 goes on with one module; name it with --m"),
+        (["--resume", "--epochs", 20], "keeps its length; leave out --epochs, or add epochs"),
+        (["--top", 2, "--epochs", "+1"], "--epochs +1 resumes one module; name it with --m"),
         (["--epochs", "+x"], "'+x' is neither a number of epochs"),
-        (["--resume", "--restart"], "--resume goes on and --restart begins anew"),
+        (["--resume", "--restart"], "--resume and --restart exclude each other"),
         (["--top", 2, "--module", "a"], "--top chooses the modules"),
         (["--resume", "--batch-size", 8, "--crop", 1.0], "leave out --batch-size, --crop."),
         (["--epochs", "+2", "--l2-sp", 1], "(--resume, --epochs +N) keeps its options"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hubretrain.data import SplitOptions
 from hubretrain.data.check import DataCheck, check_dataset
 from hubretrain.data.dataset import open_dataset
 from tests.messy import write_messy
@@ -34,5 +35,5 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataCheck, Path]:
     place = tmp_path_factory.mktemp("messy")
     root = write_messy(place / "data")
     dataset = open_dataset(root, labels=place / "labels.csv")
-    checked = check_dataset(dataset, cache=place / "cache", n_folds=2)
+    checked = check_dataset(dataset, SplitOptions(n_folds=2), cache=place / "cache")
     return checked, place

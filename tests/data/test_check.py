@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubretrain.data import SplitOptions
 from hubretrain.data.check import DataCheck, check_dataset
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.findings import Finding
@@ -78,7 +79,7 @@ def test_a_second_check_seeks_nothing_again_and_says_the_same(
 ) -> None:
     checked, place = messy
     dataset = open_dataset(place / "data", labels=place / "labels.csv")
-    again = check_dataset(dataset, cache=place / "cache", n_folds=2)
+    again = check_dataset(dataset, SplitOptions(n_folds=2), cache=place / "cache")
     assert again.summary == checked.summary
     assert "looking at images" not in capsys.readouterr().err
 

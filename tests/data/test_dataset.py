@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubretrain.data import SplitOptions
 from hubretrain.data.dataset import open_dataset, sorted_classes
 from hubretrain.data.options import TableOptions
 from hubretrain.data.splitting.folds import write_folds
@@ -221,12 +222,12 @@ def test_the_published_ham10000_layout_opens_whole(real_data):
 
 def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_one(tmp_path):
     data = open_dataset(write_digits(tmp_path / "digits", 180))
-    options = {"n_folds": 3, "cache": tmp_path / "cache"}
-    images = data.split(seed=1, **options)
+    cache = tmp_path / "cache"
+    images = data.split(SplitOptions(3, seed=1), cache=cache)
     assert {"path", "label", "group", "split", "sha256", "class_index", "cluster"} < set(images)
     assert set(images["fold"]) == {-1, 0, 1, 2}
-    pd.testing.assert_frame_equal(data.split(seed=1, **options), images)
-    assert (data.split(seed=2, **options)["fold"] != images["fold"]).any()
+    pd.testing.assert_frame_equal(data.split(SplitOptions(3, seed=1), cache=cache), images)
+    assert (data.split(SplitOptions(3, seed=2), cache=cache)["fold"] != images["fold"]).any()
     share = images["label"].value_counts(normalize=True)
     for _, part in images.groupby("fold"):
         assert (part["label"].value_counts(normalize=True) - share).abs().max() < 0.05
@@ -236,7 +237,7 @@ def test_split_gives_a_table_that_is_the_same_every_time_and_extends_an_earlier_
     for i, picture in enumerate(pixels):
         (tmp_path / "digits" / str(i % 3) / f"new{i}.png").write_bytes(encoded(picture))
     more = open_dataset(tmp_path / "digits")
-    extended = more.split(seed=9, folds_file=tmp_path / "folds.csv", **options)
+    extended = more.split(SplitOptions(3, seed=9), folds_file=tmp_path / "folds.csv", cache=cache)
     old = extended.set_index("path")["fold"][images["path"]]
     assert len(extended) == 210
     assert old.tolist() == images["fold"].tolist()
@@ -253,6 +254,6 @@ def test_split_honours_groups_and_splits_of_a_table(tmp_path):
         split=["test" if i % 10 < 2 else "" for i in range(len(paths))],
     )
     data = open_dataset(tmp_path / "d", labels=labels, table=TableOptions(group_column="who"))
-    images = data.split(n_folds=2, cache=tmp_path / "cache")
+    images = data.split(SplitOptions(n_folds=2), cache=tmp_path / "cache")
     assert ((images["fold"] == -1) == (images["split"] == "test")).all()
     assert images.groupby("cluster")["fold"].nunique().max() == 1

@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.image_table import cluster_names
+from hubretrain.extraction import CacheOptions
 from tests.samples import encoded
 
 
@@ -101,7 +102,7 @@ def test_cached_features_take_part_in_the_search(
     from hubretrain.modules import resolve
 
     data, cache = open_dataset(place / "data"), place / "cache"
-    cache_bottlenecks(data, [resolve(str(small_module))], n_views=1, folder=cache)
+    cache_bottlenecks(data, [resolve(str(small_module))], CacheOptions(n_views=1), cache=cache)
     given, find = [], duplicates.find_duplicates
 
     def spy(*arguments: object, **options: object) -> duplicates.Duplicates:

@@ -14,6 +14,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks, shared
 from hubretrain.modules import resolve
 from tests.samples import encoded, write_digits, write_module, write_pooled
@@ -28,8 +29,8 @@ def run(digits, module, folder, **options):
     (found,) = cache_bottlenecks(
         open_dataset(digits),
         [resolve(str(module))],
-        folder=folder,
-        **{"engine": "tensorflow", **options},
+        CacheOptions(**{"engine": "tensorflow", **options}),
+        cache=folder,
     )
     return found
 
@@ -56,7 +57,7 @@ def test_a_second_run_computes_nothing_and_imports_no_tensorflow(digits, small_m
         "from hubretrain.extraction.cache import cache_bottlenecks\n"
         "from hubretrain.data.dataset import open_dataset; from hubretrain.modules import resolve\n"
         "data, modules = open_dataset(sys.argv[1]), [resolve(sys.argv[2])]\n"
-        "found = cache_bottlenecks(data, modules, folder=Path(sys.argv[3]))\n"
+        "found = cache_bottlenecks(data, modules, cache=Path(sys.argv[3]))\n"
         "print(found[0].n_computed, 'tensorflow' in sys.modules)"
     )
     ran = subprocess.run(
@@ -109,9 +110,8 @@ def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp
     both = cache_bottlenecks(
         data,
         [resolve(str(small_module)), resolve(str(other))],
-        folder=tmp_path / "both",
-        n_views=2,
-        engine="tensorflow",
+        CacheOptions(n_views=2, engine="tensorflow"),
+        cache=tmp_path / "both",
     )
     for found, module in zip(both, (small_module, other), strict=True):
         alone = run(digits, module, tmp_path / "alone", n_views=2)
@@ -256,7 +256,7 @@ def test_views_cut_by_tensorflow_in_batches_give_nearly_the_same_features(
     again = run(digits, small_module, tmp_path / "other", **options)  # auto: as it was begun
     assert again.n_computed == 0
     with pytest.raises(CacheError, match=r"was made with resize = .*TensorFlow, now .* is asked"):
-        run(digits, small_module, tmp_path / "other", augment_on="processor", **options)
+        run(digits, small_module, tmp_path / "other", augment_on="cpu", **options)
 
 
 def test_openvino_does_not_cut_views(digits, small_module, tmp_path):
@@ -300,9 +300,8 @@ def test_modules_cached_together_share_the_time_by_what_each_computed(digits, tm
     results = cache_bottlenecks(
         open_dataset(digits),
         modules,
-        folder=tmp_path / "cache",
-        n_views=4,
-        engine="tensorflow",
+        CacheOptions(n_views=4, engine="tensorflow"),
+        cache=tmp_path / "cache",
     )
     passes = pd.read_csv(results[0].file.parent / "passes.csv").set_index("module")
     assert passes["n_forward"].to_dict() == {"pooled8": 240, "pooled32": 240}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
 from tests.extraction import interruption
@@ -86,8 +87,8 @@ def test_the_command_interrupted_at_any_line_again_and_again_ends_bit_equal(
     dataset, modules = open_dataset(images), [resolve(str(small_module))]
 
     def run(folder):
-        options = {"n_views": 2, "minority_views": 5, "engine": "tensorflow"}
-        (found,) = cache_bottlenecks(dataset, modules, folder=Path(folder), **options)
+        options = CacheOptions(n_views=2, minority_views=5, engine="tensorflow")
+        (found,) = cache_bottlenecks(dataset, modules, options, cache=Path(folder))
         return found.file.read_bytes()
 
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ import pytest
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import CacheError
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.extraction.maintenance import (
     cache_status,
@@ -26,12 +27,13 @@ def digits(tmp_path):
     return write_digits(tmp_path / "digits", 60)
 
 
-def run(digits, module, folder, **options):
+def run(digits, module, folder, part=None, **options):
     (found,) = cache_bottlenecks(
         open_dataset(digits),
         [resolve(str(module))],
-        folder=folder,
-        **{"n_views": 2, "engine": "tensorflow", **options},
+        CacheOptions(**{"n_views": 2, "engine": "tensorflow", **options}),
+        cache=folder,
+        part=part,
     )
     return found
 
@@ -66,7 +68,7 @@ def test_parts_that_do_not_belong_together_are_refused(digits, small_module, tmp
     other_seed = run(digits, small_module, tmp_path / "b", part=Part(2, 2), seed=5).file
     with pytest.raises(CacheError, match=r"do not belong together: seed is 0 in the first and 5"):
         merge_parts([one, other_seed])
-    half = run(digits, small_module, tmp_path / "c", part=Part(2, 2), dtype=np.float16).file
+    half = run(digits, small_module, tmp_path / "c", part=Part(2, 2), dtype="float16").file
     with pytest.raises(CacheError, match=r"5 features of float32 in the first, 5 of float16"):
         merge_parts([one, half])
     other = run(digits, small_module, tmp_path / "a", part=Part(1, 3)).file
@@ -87,7 +89,7 @@ def test_parts_that_do_not_belong_together_are_refused(digits, small_module, tmp
 
 def test_a_part_that_is_no_part_is_refused():
     for text in ("0/3", "4/3", "3", "a/b"):
-        with pytest.raises(CacheError, match=r"--part is '.*'; expected a number and how many"):
+        with pytest.raises(CacheError, match=r"`part` is '.*'; expected a number and how many"):
             Part.parse(text)
     assert Part.parse("3/16") == Part(3, 16)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import CacheError
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.extraction.plan import Part, views_of_classes
 from hubretrain.modules import resolve
@@ -52,7 +55,7 @@ def test_views_by_class_stay_in_bounds_and_follow_rarity(counts, n_views, more):
 
 
 def test_fewer_minority_views_than_views_are_refused():
-    with pytest.raises(CacheError, match=r"--minority-views is 2, less than --views, 4; expected"):
+    with pytest.raises(CacheError, match=r"`minority_views` is 2, less than `n_views`, 4; exp"):
         views_of_classes(pd.Series(["a", "b"]), 4, 2)
 
 
@@ -68,13 +71,8 @@ def unbalanced(folder):
 
 def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_module, tmp_path):
     data = unbalanced(tmp_path / "data")
-    options = {
-        "n_views": 1,
-        "minority_views": 4,
-        "folder": tmp_path / "cache",
-        "engine": "tensorflow",
-    }
-    (found,) = cache_bottlenecks(data, [resolve(str(small_module))], **options)
+    options, cache = CacheOptions(1, minority_views=4, engine="tensorflow"), tmp_path / "cache"
+    (found,) = cache_bottlenecks(data, [resolve(str(small_module))], options, cache=cache)
     assert (found.n_rows, found.n_computed, found.n_views) == (24 + 3 * 4, 36, 4)
     with Bottlenecks(found.file) as cached:
         few = [path.startswith("few") for path in cached.paths]
@@ -85,7 +83,7 @@ def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_m
             cached.rows(cached.sha256s, 3)
     (tmp_path / "data" / "few" / "0.png").rename(tmp_path / "data" / "many" / "was_few.png")
     again = open_dataset(tmp_path / "data")
-    (moved,) = cache_bottlenecks(again, [resolve(str(small_module))], **options)
+    (moved,) = cache_bottlenecks(again, [resolve(str(small_module))], options, cache=cache)
     assert moved.n_computed == 0
 
 
@@ -94,24 +92,23 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
     files = {}
     for dtype in ("float32", "float16"):
         folder = tmp_path / dtype
-        options = {"folder": folder, "dtype": dtype, "engine": "tensorflow"}
-        (one,) = cache_bottlenecks(data, modules, n_views=2, **options)
+        options = CacheOptions(2, dtype=dtype, engine="tensorflow")
+        (one,) = cache_bottlenecks(data, modules, options, cache=folder)
         files[dtype] = one.file
     with Bottlenecks(files["float32"]) as whole, Bottlenecks(files["float16"]) as half:
         assert half.view(1).dtype == np.float16
         assert half.rows(half.sha256s, 1).dtype == np.float32
         assert np.allclose(half.view(1)[:], whole.view(1)[:], rtol=1e-3, atol=1e-4)
         assert half.verify() == []
-    options = {"folder": tmp_path / "float16", "engine": "tensorflow"}
-    (again,) = cache_bottlenecks(data, modules, n_views=3, **options)
+    cache, options = tmp_path / "float16", CacheOptions(3, engine="tensorflow")
+    (again,) = cache_bottlenecks(data, modules, options, cache=cache)
     assert again.n_computed == 27
     with Bottlenecks(again.file) as half:  # as it was begun, where nothing is asked for
         assert half.view(2).dtype == np.float16
     with pytest.raises(CacheError, match=r"made with dtype = float16, now float32 is asked for"):
-        cache_bottlenecks(data, modules, n_views=3, dtype="float32", **options)
-    (wide,) = cache_bottlenecks(
-        data, modules, n_views=2, dtype="float32", overwrite=True, **options
-    )
+        cache_bottlenecks(data, modules, replace(options, dtype="float32"), cache=cache)
+    options = replace(options, n_views=2, dtype="float32", overwrite=True)
+    (wide,) = cache_bottlenecks(data, modules, options, cache=cache)
     assert wide.n_computed == 54
     assert wide.file.read_bytes() == files["float32"].read_bytes()
 
@@ -129,7 +126,7 @@ def test_an_image_that_changes_during_a_run_is_not_taken_for_the_old_one(small_m
 def test_two_modules_of_one_name_are_refused(small_module, tmp_path):
     module = resolve(str(small_module))
     with pytest.raises(CacheError, match=r"two modules are called small, which is also the name"):
-        cache_bottlenecks(unbalanced(tmp_path / "data"), [module, module], folder=tmp_path / "c")
+        cache_bottlenecks(unbalanced(tmp_path / "data"), [module, module], cache=tmp_path / "c")
 
 
 @given(n_parts=st.integers(1, 40), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))

@@ -12,6 +12,7 @@ import pytest
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import HeadError, WorkerError
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.extraction.ray import Cluster, map_on_ray
 from hubretrain.modules import resolve
@@ -133,9 +134,9 @@ def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_
 ):
     pytest.importorskip("ray")
     digits = write_digits(tmp_path / "digits", 60)
-    options = {"n_views": 50, "minority_views": 60, "engine": "tensorflow"}
+    options = CacheOptions(n_views=50, minority_views=60, engine="tensorflow")
     (serial,) = cache_bottlenecks(
-        open_dataset(digits), [resolve(str(small_module))], folder=tmp_path / "serial", **options
+        open_dataset(digits), [resolve(str(small_module))], options, cache=tmp_path / "serial"
     )
     command = [sys.executable, "-m", "hubretrain", "cache", digits, "--module", small_module]
     command += [

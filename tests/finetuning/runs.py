@@ -8,6 +8,7 @@ from dataclasses import fields
 import numpy as np
 
 from hubretrain.data.dataset import open_dataset
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.finetuning.finetune import Resumption, finetune_module
 from hubretrain.finetuning.options import FineTuneOptions
@@ -20,7 +21,7 @@ def write_run(folder, *modules):
     """A run of the data set `digits` in the folder, fitted on modules' folders."""
     dataset = open_dataset(folder / "digits")
     stored = [resolve(str(module)) for module in modules]
-    cache_bottlenecks(dataset, stored, folder=folder / "cache", n_views=1)
+    cache_bottlenecks(dataset, stored, CacheOptions(n_views=1), cache=folder / "cache")
     screen_modules(dataset, Run(folder / "run"), cache=folder / "cache")
 
 

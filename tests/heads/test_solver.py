@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from hubretrain.extraction import CacheOptions
 from hubretrain.heads.heads import probabilities
 from tests.heads.samples import C, digits, exact, fitted, objective_of
 
@@ -127,7 +128,9 @@ def test_on_real_cached_features_every_fold_and_l2_is_as_exact_as_scikit_learn(
                 (tmp_path / "flowers" / folder.name / image.name).symlink_to(image)
     dataset = open_dataset(tmp_path / "flowers")
     module = resolve(str(real_models / "mobilenet_v2_035_224"))
-    (cached,) = cache_bottlenecks(dataset, [module], n_views=1, folder=tmp_path / "cache")
+    (cached,) = cache_bottlenecks(
+        dataset, [module], CacheOptions(n_views=1), cache=tmp_path / "cache"
+    )
     with Bottlenecks(cached.file) as bottlenecks:
         features = bottlenecks.view(0)[:]
         row_of = {path: i for i, path in enumerate(bottlenecks.paths)}

@@ -8,6 +8,7 @@ import pytest
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import ModuleError
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
 from hubretrain.modules.backbone import Backbone
@@ -83,8 +84,8 @@ def test_a_tf1_module_is_cached_and_refused_by_finetuning(tmp_path, options):
 def test_a_tf1_module_goes_through_the_cache(tmp_path, engine):
     folder = write_tf1_module(tmp_path / "tf1")
     data = open_dataset(write_digits(tmp_path / "digits", 5))
-    options = {"folder": tmp_path / "cache", "n_views": 1}
-    (cached,) = cache_bottlenecks(data, [resolve(str(folder))], engine=engine, **options)
+    options = CacheOptions(n_views=1, engine=engine)
+    (cached,) = cache_bottlenecks(data, [resolve(str(folder))], options, cache=tmp_path / "cache")
     with Bottlenecks(cached.file) as file:
         assert np.isfinite(file.view(0)[:]).all()
 

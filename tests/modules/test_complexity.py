@@ -4,6 +4,7 @@ import pytest
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
 from hubretrain.modules.backbone import Backbone
@@ -51,14 +52,14 @@ def test_a_graph_that_cannot_be_counted_has_parameters_all_the_same():
 
 def test_a_bottleneck_file_says_what_its_module_costs_and_an_older_one_is_told(tmp_path, digits):
     folder = write_module(tmp_path / "small")
-    data, options = open_dataset(digits), {"folder": tmp_path / "cache"}
+    data, cache = open_dataset(digits), tmp_path / "cache"
     module = Backbone(resolve(str(folder))).stored
     assert (module.n_parameters, module.gflops) == (3 * 3 * 3 * 8 + 32 * 5, 7e-06)
     older = dict(module.__dict__, n_parameters=0, gflops=None)
-    (cached,) = cache_bottlenecks(data, [type(module)(**older)], n_views=1, **options)
+    (cached,) = cache_bottlenecks(data, [type(module)(**older)], CacheOptions(1), cache=cache)
     with Bottlenecks(cached.file) as file:
         assert "gflops" not in file.attributes
-    (cached,) = cache_bottlenecks(data, [resolve(str(folder))], n_views=1, **options)
+    (cached,) = cache_bottlenecks(data, [resolve(str(folder))], CacheOptions(1), cache=cache)
     assert cached.n_computed == 0
     with Bottlenecks(cached.file) as file:
         assert (file.attributes["n_parameters"], file.attributes["gflops"]) == (376, 7e-06)

@@ -186,19 +186,20 @@ def test_an_image_size_that_is_asked_for_is_built_into_a_network_of_keras(monkey
 def test_a_changed_module_under_the_same_handle_is_refused_by_a_resumed_cache(hub, tmp_path):
     from hubretrain.data.dataset import open_dataset
     from hubretrain.errors import CacheError
+    from hubretrain.extraction import CacheOptions
     from hubretrain.extraction.cache import cache_bottlenecks
     from tests.samples import write_digits
 
     handle = f"{hub.url}/google/tiny/1"
     data = open_dataset(write_digits(tmp_path / "digits", 6))
-    options = {"folder": tmp_path / "cache", "n_views": 1, "engine": "tensorflow"}
+    options, cache = CacheOptions(1, engine="tensorflow"), tmp_path / "cache"
     before = resolve(handle)
-    cache_bottlenecks(data, [before], **options)
+    cache_bottlenecks(data, [before], options, cache=cache)
     hub.archive = archived(write_module(tmp_path / "changed", seed=9))
     shutil.rmtree(before.folder)
     shutil.rmtree(os.environ["TFHUB_CACHE_DIR"])
     after = resolve(handle)
     with pytest.raises(CacheError) as caught:
-        cache_bottlenecks(data, [after], **options)
+        cache_bottlenecks(data, [after], options, cache=cache)
     assert f"module_sha256 = {before.sha256}" in str(caught.value)
     assert after.sha256 in str(caught.value)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hubretrain.data import SplitOptions
 from hubretrain.data.check import check_dataset
 from hubretrain.data.dataset import open_dataset
 from hubretrain.report.data_check_page import write_check_page
@@ -33,7 +34,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("page")
     write_messy(place / "data")
     dataset = open_dataset(place / "data", labels=place / "labels.csv")
-    checked = check_dataset(dataset, cache=place / "cache", n_folds=2)
+    checked = check_dataset(dataset, SplitOptions(n_folds=2), cache=place / "cache")
     file = place / "run" / "data_check.html"
     write_check_page(file, checked, dataset.root)
     return file

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from hubretrain.data.dataset import open_dataset
+from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
 from hubretrain.report.report import write_report
 from hubretrain.runs import Run
+from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from tests.browsing import asked, run
 
@@ -20,9 +22,9 @@ def test_the_report_of_a_real_data_set_opens_and_shows_every_section(
 ):
     data = open_dataset(real_data / name)
     module = resolve(str(real_models / "mobilenet_v2_035_224"))
-    cache_bottlenecks(data, [module], folder=tmp_path / "cache", n_views=1)
+    cache_bottlenecks(data, [module], CacheOptions(n_views=1), cache=tmp_path / "cache")
     of_run = Run(tmp_path / "runs" / name)
-    screen_modules(data, of_run, cache=tmp_path / "cache", l2=(100.0, 1000.0))
+    screen_modules(data, of_run, ScreenOptions(l2=(100.0, 1000.0)), cache=tmp_path / "cache")
     found = write_report(of_run, n_saliency=2)
     assert found.page.stat().st_size < 12_000_000
     for width in (1280, 400):

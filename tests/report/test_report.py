@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from hubretrain.cli import main
 from hubretrain.cli.cache import fill
+from hubretrain.data import SplitOptions
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST
 from hubretrain.finetuning.options import FineTuneOptions
@@ -36,6 +37,7 @@ from hubretrain.report.report import write_report
 from hubretrain.report.run_data import gather
 from hubretrain.run_tables import OUT_OF_FOLD, TEST_PREDICTIONS
 from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
+from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from tests.browsing import asked, run
 from tests.samples import write_digits
@@ -63,7 +65,9 @@ def write_run(place: Path, n_images: int = 240) -> Run:
     dataset = open_dataset(data, labels=labels)
     run = Run(place / "runs" / "digits")
     with threadpool_limits(1):
-        screen_modules(dataset, run, cache=place / "cache", l2=L2, n_folds=3)
+        screen_modules(
+            dataset, run, ScreenOptions(l2=L2, split=SplitOptions(n_folds=3)), cache=place / "cache"
+        )
     return run
 
 
@@ -371,16 +375,11 @@ def test_few_and_many_classes_are_drawn(
             pixels = np.clip(ink + random.normal(0, 40, (8, 8)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(data / f"c{c:03d}" / f"{i}.png")
     write_cache(data, tmp_path / "cache")
-    options = {"l2": (10.0,), "class_weights": (None,), "n_folds": 2, "views": False}
+    split = SplitOptions(n_folds=2, keep_duplicates_together=False)
+    options = ScreenOptions(l2=(10.0,), class_weights=(None,), views=False, split=split)
     place = Run(tmp_path / "run")
     with threadpool_limits(1):
-        screen_modules(
-            open_dataset(data),
-            place,
-            cache=tmp_path / "cache",
-            keep_duplicates_together=False,
-            **options,
-        )
+        screen_modules(open_dataset(data), place, options, cache=tmp_path / "cache")
     # One class is never decided on: its images go to another.
     said = OUT_OF_FOLD.read(place.folder)
     said.loc[said["decision"] == "c001", "decision"] = "c000"
@@ -554,11 +553,16 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     run = Run(tmp_path / "run")
     weights = (None, {SCRIPT: 2.0})
     with threadpool_limits(1):
-        screen_modules(
-            dataset, run, cache=cache, modules=["half"], metric="macro_f1", l2=(10**0.5, 10.0),
-            class_weights=weights, adjust=(0.0, 0.5), views=False, n_folds=2, test_fraction=0.25,
-            top=1, keep_duplicates_together=False, seed=3,
-        )  # fmt: skip
+        asked = ScreenOptions(
+            metric="macro_f1",
+            class_weights=weights,
+            adjust=(0.0, 0.5),
+            l2=(10**0.5, 10.0),
+            views=False,
+            split=SplitOptions(2, 0.25, seed=3, keep_duplicates_together=False),
+            top=1,
+        )
+        screen_modules(dataset, run, asked, cache=cache, modules=["half"])
         of_cache, of_fit, _ = provenance.commands(gather(run)).splitlines()
         words = shlex.split(of_cache)[2:]
         asked_for = fill.make_context("fill", words).params
@@ -571,10 +575,10 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     assert again.fit == run.fit
     for file in ("folds.csv", "out_of_fold.csv"):
         assert (again.folder / file).read_bytes() == (run.folder / file).read_bytes()
-    assert asked_for["names"] == ("half",)
-    assert (asked_for["views"], asked_for["minority_views"]) == (2, 5)
+    assert asked_for["modules"] == ("half",)
+    assert (asked_for["n_views"], asked_for["minority_views"]) == (2, 5)
     assert asked_for["seed"] == 7
     assert asked_for["vertical_flip"]
     assert asked_for["precision"] == "int8"
     assert asked_for["n_folds"] == 2
-    assert asked_for["cache_folder"] == cache
+    assert asked_for["cache"] == cache

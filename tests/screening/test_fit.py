@@ -24,6 +24,7 @@ from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.run_tables import CANDIDATES, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS
 from hubretrain.runs import Run
+from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from tests.samples import write_digits
 
@@ -77,9 +78,15 @@ def place(tmp_path):
     return tmp_path
 
 
-def fit(place, run="run", **options):
-    options = {"l2": L2, "cache": place / "cache"} | options
-    return screen_modules(open_dataset(place / "digits"), Run(place / run), **options)
+def fit(place, run="run", *, cache=None, modules=(), **options):
+    options = ScreenOptions(**{"l2": L2, **options})
+    return screen_modules(
+        open_dataset(place / "digits"),
+        Run(place / run),
+        options,
+        cache=cache or place / "cache",
+        modules=modules,
+    )
 
 
 def rows_of(found, kind):

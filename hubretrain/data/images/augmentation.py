@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from dataclasses import dataclass
 
-import numpy as np
-
 from hubretrain.errors import DataError
+from hubretrain.option_fields import check_options, option
 
 # Luma weights of ITU-R BT.601 and the YIQ axes, for saturation and hue.
 # https://en.wikipedia.org/wiki/YIQ
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_RGB = np.linalg.inv(_YIQ)
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 @dataclass(frozen=True)
@@ -37,31 +36,37 @@ class Augmentation:
         hue: Largest turn of the hue, as a share of the full circle, [0, 0.5].
     """
 
-    horizontal_flip: bool = True
-    vertical_flip: bool = False
-    rotate90: bool = False
-    crop: float = 0.5
-    crop_ratio: float = 1.333
-    scale: float = 0.0
-    brightness: float = 0.1
-    contrast: float = 0.1
-    saturation: float = 0.0
-    hue: float = 0.0
+    horizontal_flip: bool = option(
+        True, "Mirror half of the augmented views; not for digits or text."
+    )
+    vertical_flip: bool = option(
+        False,
+        "Turn half of the augmented views upside down.",
+        flag="--vertical-flip/--no-vertical-flip",
+    )
+    rotate90: bool = option(
+        False,
+        "Rotate views by 0, 90, 180 or 270 degrees, for images that have no upper side.",
+        flag="--rotate90/--no-rotate90",
+    )
+    crop: float = option(
+        0.5, "Smallest share of the area that a crop keeps.", minimum=1e-3, maximum=1
+    )
+    crop_ratio: float = option(
+        1.333, "Largest stretch of a crop's width against its height.", minimum=1, maximum=10
+    )
+    scale: float = option(0.0, "Largest enlargement before the crop.", minimum=0, maximum=4)
+    brightness: float = option(
+        0.1, "Largest shift of brightness, as a share of the range.", minimum=0, maximum=1
+    )
+    contrast: float = option(0.1, "Largest relative change of contrast.", minimum=0, maximum=1)
+    saturation: float = option(0.0, "Largest relative change of saturation.", minimum=0, maximum=1)
+    hue: float = option(
+        0.0, "Largest turn of the hue, as a share of the circle.", minimum=0, maximum=0.5
+    )
 
     def __post_init__(self) -> None:
-        bounds = {
-            "crop": (1e-3, 1.0),
-            "crop_ratio": (1.0, 10.0),
-            "scale": (0.0, 4.0),
-            "brightness": (0.0, 1.0),
-            "contrast": (0.0, 1.0),
-            "saturation": (0.0, 1.0),
-            "hue": (0.0, 0.5),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise DataError(f"`{name}` is {value}; expected {low} to {high}.")
+        check_options(self, DataError)
 
     def draw(self, sha256: str, view: int, seed: int) -> Draw:
         """Draw the random changes of one view: a pure function of content, view and seed.
@@ -76,7 +81,7 @@ class Augmentation:
         """
         # 16 uniform numbers in [0, 1), of which 12 are used, so that more changes find their own.
         bits = hashlib.shake_256(f"{sha256}/{view}/{seed}".encode()).digest(4 * 16)
-        u = np.frombuffer(bits, dtype="<u4").astype(np.float64) / 2**32
+        u = [number / 2**32 for number in struct.unpack("<16I", bits)]
         width, height = self._crop_size(u[0], u[1], u[11])
         left, top = float(u[2] * (1 - width)), float(u[3] * (1 - height))
         return Draw(
@@ -147,9 +152,11 @@ class Draw:
         """
         if self._keeps_colour:
             return None
+        import numpy as np  # here, so that the options can be listed without it
+
         cos, sin = math.cos(2 * math.pi * self.hue), math.sin(2 * math.pi * self.hue)
         yiq = np.eye(3)
         yiq[1:, 1:] = self.saturation * np.array([[cos, -sin], [sin, cos]])
-        linear = self.contrast * (_RGB @ yiq @ _YIQ)
+        linear = self.contrast * (np.linalg.inv(_YIQ) @ yiq @ np.array(_YIQ))
         shift = 255 * self.brightness + 127.5 * (1 - self.contrast)
         return tuple(float(x) for row in linear for x in (*row, shift))

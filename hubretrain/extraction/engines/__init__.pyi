@@ -1,5 +1,3 @@
-from .choice import ENGINES as ENGINES
-from .choice import PRECISIONS as PRECISIONS
 from .choice import choose_engine as choose_engine
 from .choice import gpu_in_sight as gpu_in_sight
 from .choice import open_engine as open_engine

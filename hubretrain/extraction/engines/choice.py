@@ -9,10 +9,8 @@ from typing import Any
 
 from hubretrain.errors import EngineError
 from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine
+from hubretrain.extraction.options import ENGINES, PRECISIONS
 from hubretrain.modules import StoredModule
-
-ENGINES = ("auto", "tensorflow", "openvino")
-PRECISIONS = ("f32", "bf16", "int8")
 
 
 def choose_engine(

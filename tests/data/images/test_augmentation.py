@@ -53,7 +53,7 @@ def test_draws_are_uniform_over_their_range():
 
 
 def test_an_augmentation_out_of_bounds_is_refused():
-    with pytest.raises(DataError, match=r"`crop` is 0; expected 0.001 to 1.0"):
+    with pytest.raises(DataError, match=r"`crop` is 0; expected 0.001 to 1"):
         Augmentation(crop=0)
-    with pytest.raises(DataError, match=r"`hue` is 0.7; expected 0.0 to 0.5"):
+    with pytest.raises(DataError, match=r"`hue` is 0.7; expected 0 to 0.5"):
         Augmentation(hue=0.7)

@@ -1,0 +1,63 @@
+"""Options of the fit stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hubretrain.data import SplitOptions
+from hubretrain.errors import HeadError
+from hubretrain.option_fields import check_options, option
+
+ClassWeightByName = str | dict[str, float] | None
+L2 = tuple(10.0 ** (k / 2) for k in range(11))  # 1 / C of scikit-learn
+
+
+@dataclass(frozen=True)
+class ScreenOptions:
+    """What heads are compared, and by what.
+
+    Attributes:
+        metric: A name of `METRICS` to choose by. By default balanced accuracy where the classes
+            are unbalanced, else accuracy.
+        class_weights: Class weights to compare: None, `balanced`, weights by class name (1 for
+            the others).
+        adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
+            for decisions whose metric is a mean over classes, else none: the top-1 class is the
+            rule of the best accuracy.
+        l2: Penalties to compare, 1 / C of scikit-learn.
+        views: Whether to train on all cached views too, besides view 0 only.
+        split: How the images are split; a run that has folds keeps them.
+        top: Largest number of modules in the shortlist.
+    """
+
+    metric: str | None = option(
+        None,
+        "Metric to choose by; by default balanced accuracy if the classes are unbalanced, else "
+        "accuracy.",
+        metavar="NAME",
+    )
+    class_weights: tuple[ClassWeightByName, ...] = option(
+        (None, "balanced"),
+        "Class weights to compare: none, balanced, or NAME=2,OTHER=0.5 per class (1 where not "
+        "named); may be repeated. By default none and balanced.",
+        flag="--class-weight",
+        metavar="WEIGHT",
+        repeatable=True,
+    )
+    adjust: tuple[float, ...] | None = option(
+        None,
+        "Strengths of logit adjustment to choose from, such as 0,0.5,1; 0 is none. By default 0 "
+        "to 1.5 for balanced accuracy and macro F1, else 0.",
+        metavar="STRENGTHS",
+    )
+    l2: tuple[float, ...] = option(
+        L2,
+        "L2 penalties to compare, 1 / C of scikit-learn. By default 11 from 1 to 100,000.",
+        metavar="L2",
+    )
+    views: bool = option(True, "Compare training on all cached views with training on view 0.")
+    split: SplitOptions = SplitOptions()
+    top: int = option(3, "Largest number of modules in the shortlist.", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_options(self, HeadError)
