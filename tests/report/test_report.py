@@ -319,7 +319,7 @@ def test_leaderboard_order_and_training_stand_on_the_page(page: Path) -> None:
         "a random split would have leaked",
         'class="tied"',
         "hubretrain fit ",
-        "--module pixels --unfreeze-last 23 --epochs 2 --balanced-sampling --l2-sp 0.01",
+        "--module pixels --epochs 2 --unfreeze-last 23 --balanced-sampling --l2-sp 0.01",
         "run.json",
     ):
         assert sentence in text
@@ -457,7 +457,7 @@ def test_the_command_that_repeats_a_fine_tuning_names_its_options_that_are_not_t
     told = provenance.commands(gather(tuned)).splitlines()
     (command,) = [line for line in told if line.startswith("hubretrain finetune")]
     assert command.endswith(
-        "--module pixels --unfreeze-last 23 --epochs 2 --balanced-sampling --l2-sp 0.01"
+        "--module pixels --epochs 2 --unfreeze-last 23 --balanced-sampling --l2-sp 0.01"
     )
     shutil.move(tuned.finetune_folder("pixels") / "options.json", tuned.folder / "kept.json")
     (bare,) = [
