@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hubretrain._version import __version__
 from hubretrain.errors import RunError
@@ -137,31 +138,6 @@ class FitRecord:
             )
         return self.modules[name]
 
-    @classmethod
-    def of(cls, stage: Mapping[str, Any]) -> FitRecord:
-        """Return the record of the stage `fit` in `run.json`."""
-        return cls(
-            data=Path(stage["data"]),
-            data_options=dict(stage["data_options"]),
-            cache=Path(stage["cache"]),
-            class_names=_texts(stage["class_names"]),
-            metric=str(stage["metric"]),
-            class_weights=tuple(stage["class_weights"]),
-            l2=tuple(map(float, stage["l2"])),
-            adjust=tuple(map(float, stage["adjust"])),
-            views=bool(stage["views"]),
-            n_folds=int(stage["n_folds"]),
-            test_fraction=float(stage["test_fraction"]),
-            top=int(stage["top"]),
-            duplicates_kept_together=bool(stage["duplicates_kept_together"]),
-            seed=int(stage["seed"]),
-            shortlist=_texts(stage["shortlist"]),
-            test_looked_at=tuple(map(dict, stage["test_looked_at"])),
-            modules={name: ModuleRecord.of(of) for name, of in stage["modules"].items()},
-            notes=_texts(stage["notes"]),
-            versions=dict(stage["versions"]),
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the stage `fit` of `run.json`."""
         modules = {name: dict(record.attributes) for name, record in self.modules.items()}
@@ -193,20 +169,6 @@ class FineTunedModuleRecord:
     identity: Mapping[str, Any]
     kept_epoch: int
 
-    @classmethod
-    def of(cls, module: Mapping[str, Any]) -> FineTunedModuleRecord:
-        """Return the record of a module of the stage `finetune` in `run.json`."""
-        return cls(
-            test=_figures(module["test"]),
-            head_test=_figures(module["head_test"]),
-            validation=_figures(module["validation"]),
-            head_validation=_figures(module["head_validation"]),
-            adjust=float(module["adjust"]),
-            priors=tuple(map(float, module["priors"])),
-            identity=dict(module["identity"]),
-            kept_epoch=int(module["kept_epoch"]),
-        )
-
 
 @dataclass(frozen=True)
 class OrderRecord:
@@ -228,18 +190,6 @@ class OrderRecord:
     regret: float
     metric: str
 
-    @classmethod
-    def of(cls, order: Mapping[str, Any]) -> OrderRecord:
-        """Return the order of the stage `finetune` in `run.json`."""
-        tau = order["kendall_tau"]
-        return cls(
-            screening=_texts(order["screening"]),
-            finetuned=_texts(order["finetuned"]),
-            kendall_tau=None if tau is None else float(tau),
-            regret=float(order["regret"]),
-            metric=str(order["metric"]),
-        )
-
 
 @dataclass(frozen=True)
 class FineTuneRecord:
@@ -257,33 +207,45 @@ class FineTuneRecord:
     order: OrderRecord | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
-    @classmethod
-    def of(cls, stage: Mapping[str, Any]) -> FineTuneRecord:
-        """Return the record of the stage `finetune` in `run.json`."""
-        chosen, order = stage["chosen"], stage["order"]
-        return cls(
-            modules={n: FineTunedModuleRecord.of(of) for n, of in stage["modules"].items()},
-            chosen=None if chosen is None else str(chosen),
-            order=None if order is None else OrderRecord.of(order),
-            versions=dict(stage["versions"]),
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the stage `finetune` of `run.json`."""
         fields = asdict(self)
         return {"versions": fields.pop("versions"), **fields}
 
 
-def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
+def _from_json(kind: Any, value: Any) -> Any:
+    """Return a value of a JSON file as the type of a record's field.
 
-
-def _figures(metrics: Mapping[str, Any]) -> Figures:
-    numbers = {}
-    for name, ends in metrics.items():
-        estimate, low, high = (float("nan") if end is None else float(end) for end in ends)
-        numbers[name] = (estimate, low, high)
-    return numbers
+    Raises:
+        KeyError: A field is missing.
+        TypeError: The value is of another type.
+        ValueError: The value is damaged.
+    """
+    if kind is ModuleRecord:
+        return ModuleRecord.of(value)
+    if isinstance(kind, type) and is_dataclass(kind):
+        of_field = get_type_hints(kind)
+        names = [field.name for field in fields(kind)]
+        return kind(**{name: _from_json(of_field[name], value[name]) for name in names})
+    container, arguments = get_origin(kind), get_args(kind)
+    if container is Mapping:
+        return {name: _from_json(arguments[1], item) for name, item in value.items()}
+    if container is tuple and isinstance(value, list):
+        types = arguments[:1] * len(value) if ... in arguments else arguments
+        return tuple(_from_json(*pair) for pair in zip(types, value, strict=True))
+    if container is UnionType:  # of something and None, or of text and something
+        simple = NoneType if value is None else str
+        if isinstance(value, simple) and simple in arguments:
+            return value
+        (other,) = (kind for kind in arguments if kind is not NoneType and kind is not simple)
+        return _from_json(other, value)
+    if kind is float:
+        return float("nan" if value is None else value)  # JSON has no NaN
+    if kind is Path:
+        return Path(value)
+    if kind is not Any and not isinstance(value, container or kind):
+        raise TypeError(f"{value!r} is of another type")
+    return value
 
 
 @dataclass(frozen=True)
@@ -354,7 +316,7 @@ class Run:
         stage = self._stages().get("fit")
         if stage is None:
             raise RunError(f"{self.folder} holds no finished fit; run `hubretrain fit` first.")
-        return self._record(FitRecord.of, stage)
+        return self._record(FitRecord, stage)
 
     @property
     def finetune(self) -> FineTuneRecord:
@@ -364,7 +326,7 @@ class Run:
             RunError: `run.json` is damaged.
         """
         stage = self._stages().get("finetune")
-        return FineTuneRecord() if stage is None else self._record(FineTuneRecord.of, stage)
+        return FineTuneRecord() if stage is None else self._record(FineTuneRecord, stage)
 
     def write_fit(self, record: FitRecord) -> None:
         """Put the record of a fit into `run.json`, leaving the other stage as it is."""
@@ -388,9 +350,10 @@ class Run:
             raise self._damaged("expected a JSON object")
         return stages
 
-    def _record(self, of: Callable[[Mapping[str, Any]], Record], stage: Any) -> Record:
+    def _record(self, kind: type[Record], stage: Any) -> Record:
         try:
-            return of(stage)
+            record: Record = _from_json(kind, stage)
+            return record
         except KeyError as error:
             raise self._damaged(f"it lacks {error}") from error
         except (AttributeError, TypeError, ValueError) as error:
