@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class CacheOptions:
-        n_views: int = option(4, "Views per image.", minimum=1, flag="--views")
+        n_views: int = option(4, "Views per image.", minimum=1, flag="views")
 
         def __post_init__(self) -> None:
             check_options(self, CacheError)
@@ -33,7 +33,7 @@ class Option:
         maximum: Largest value.
         above: Value that it must exceed.
         below: Value that it must be less than.
-        flag: Flag, or `--with/--without`; by default made from the field's name.
+        flag: Name on the command line, or `with/without`; by default the field's name.
         metavar: Name of the value in the help text.
         repeatable: Whether the flag may be repeated; the field is a tuple.
     """
@@ -93,10 +93,10 @@ def option_of(of_field: Field[Any]) -> Option | None:
 def flag_of(of_field: Field[Any]) -> str:
     """Return the flag of a field, such as `--views` or `--crop/--no-crop`."""
     described = option_of(of_field)
-    if described is not None and described.flag:
-        return described.flag
-    flag = of_field.name.replace("_", "-")
-    return f"--{flag}/--no-{flag}" if of_field.default is True else f"--{flag}"
+    flag = (described.flag if described else "") or of_field.name.replace("_", "-")
+    if of_field.default is True and "/" not in flag:
+        flag = f"{flag}/no-{flag}"
+    return "/".join(f"--{name}" for name in flag.split("/"))
 
 
 def check_options(options: Any, error: type[HubretrainError]) -> None:

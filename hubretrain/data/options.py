@@ -79,7 +79,7 @@ class SplitOptions:
         keep_duplicates_together: Whether to search for near duplicates and keep them in one part.
     """
 
-    n_folds: int = option(5, "Folds of the cross-validation.", flag="--folds")
+    n_folds: int = option(5, "Folds of the cross-validation.", flag="folds")
     test_fraction: float = option(0.2, "Share of the images kept for the test split.")
     seed: int = option(0, "Random seed of the split and of the resamples.")
     keep_duplicates_together: bool = option(

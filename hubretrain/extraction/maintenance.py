@@ -121,7 +121,7 @@ def _status_of(
     module, digest = str(old.attributes["module"]), str(old.attributes["module_sha256"])
     now = current_digest(module, str(old.attributes["handle"]))
     if now is not None and now != digest:
-        why.append(f"{module} is another module now: all of it, with --overwrite")
+        why.append(f"{module} is another module now: all of it, with `overwrite`")
         to_compute = int(found.rows.n_views.sum())
     return {
         "module": module,
@@ -192,7 +192,7 @@ def merge_parts(parts: Sequence[Path], output: Path | None = None) -> tuple[Path
     """Makes one bottleneck file of the parts that several machines made of a data set.
 
     Args:
-        parts: Bottleneck files made with `--part`, or any of one module and data set.
+        parts: Bottleneck files made with `part`, or any of one module and data set.
         output: The file to make; by default the parts' name without the part.
 
     Returns:
@@ -204,10 +204,12 @@ def merge_parts(parts: Sequence[Path], output: Path | None = None) -> tuple[Path
     named = [_PART.fullmatch(part.stem) for part in parts]
     if output is None:
         if named[0] is None:
-            raise CacheError(f"{parts[0]} is not named as a part; say with --output what to make.")
+            raise CacheError(f"{parts[0]} is not named as a part; say with `output` what to make.")
         output = parts[0].parent.parent / f"{named[0]['module']}.h5"
     if output.exists() and output not in parts:
-        raise CacheError(f"{output} is there already; remove it, merge it too, or name --output.")
+        raise CacheError(
+            f"{output} is there already; remove it, merge it too, or name another `output`."
+        )
     counts = {name["n_parts"] for name in named if name is not None}
     if len(counts) > 1:
         raise CacheError(

@@ -41,7 +41,7 @@ class CacheOptions:
         "Views per image: the first is the image as it is, the others are augmented.",
         minimum=1,
         maximum=MAX_VIEWS,
-        flag="--views",
+        flag="views",
     )
     minority_views: int | None = option(
         None,

@@ -84,7 +84,7 @@ class FineTuneOptions:
     mixed_precision: bool = option(False, "Compute in float16, on a GPU.")
     trunk_views: int = option(
         4,
-        "With --unfreeze-last: augmented views per image whose activations are kept; epochs use "
+        "With `unfreeze_last`: augmented views per image whose activations are kept; epochs use "
         "them in turn. 0 runs the frozen part anew in each epoch.",
         minimum=0,
         metavar="N",

@@ -168,7 +168,7 @@ def _bottleneck_files(
         if name not in files:
             raise CacheError(
                 f"{name} is not cached in {place}/ (there are: {', '.join(files)}); "
-                f"cache it with: hubretrain cache --module {name}"
+                "run `hubretrain cache` with it first."
             )
     earlier = run.fit if run.is_fitted else None
     if earlier is not None and earlier.class_names != dataset.class_names:

@@ -40,7 +40,7 @@ class ScreenOptions:
         (None, "balanced"),
         "Class weights to compare: none, balanced, or NAME=2,OTHER=0.5 per class (1 where not "
         "named); may be repeated. By default none and balanced.",
-        flag="--class-weight",
+        flag="class-weight",
         metavar="WEIGHT",
         repeatable=True,
     )

@@ -35,10 +35,10 @@ class ServeLimits:
         "Seconds for a request to arrive, and again for its answer.",
         minimum=0.1,
         maximum=3600,
-        flag="--timeout",
+        flag="timeout",
     )
     max_images: int = option(
-        128, "Maximum images in flight; further requests get 503.", minimum=1, flag="--queue"
+        128, "Maximum images in flight; further requests get 503.", minimum=1, flag="queue"
     )
 
     def __post_init__(self) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from hubretrain import cli
 from hubretrain.cli.command import Group, in_flags, show_messages
 from hubretrain.errors import DataError
+from tests.samples import write_digits, write_module
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +68,27 @@ def test_parameters_become_the_flags_of_the_command(sentence: str, printed: str)
 
 def test_without_a_command_a_sentence_stays_as_it_is() -> None:
     assert in_flags("`modules` is 'x'.") == "`modules` is 'x'."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["cache", "d", "-m", "m", "--part", "3"], "--part is '3'; expected a number and how many"),
+        (
+            ["cache", "d", "--label-column", "x", "-m", "m"],
+            "--label-column is 'x', but there is",
+        ),
+        (["cache", "d", "-m", "m", "--seed", 2**70], "--seed is 1180591620717411303424; expected"),
+        (["data", "check", "d", "--label-column", "x"], "name it: --labels."),
+        (["finetune", "--resume"], "run `hubretrain fit` first."),
+    ],
+)
+def test_commands_print_their_own_flags(
+    arguments: list[object], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "d", 60)
+    write_module(tmp_path / "m")
+    ran = CliRunner().invoke(cli.main, [str(word) for word in arguments])
+    assert ran.exit_code == 1, ran.output
+    assert sentence in ran.stderr

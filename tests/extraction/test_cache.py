@@ -261,7 +261,7 @@ def test_views_cut_by_tensorflow_in_batches_give_nearly_the_same_features(
 
 def test_openvino_does_not_cut_views(digits, small_module, tmp_path):
     pytest.importorskip("openvino")
-    with pytest.raises(EngineError, match=r"--augment-on gpu needs the TensorFlow engine"):
+    with pytest.raises(EngineError, match=r"`augment_on=gpu` needs the TensorFlow engine"):
         run(digits, small_module, tmp_path / "one", augment_on="gpu", engine="openvino")
 
 

@@ -80,7 +80,7 @@ def test_parts_that_do_not_belong_together_are_refused(digits, small_module, tmp
         file["view_000"][0, 0] += 1
     with pytest.raises(CacheError, match=r"have different bottlenecks of \d/\d+.png"):
         merge_parts([one, changed], tmp_path / "out.h5")
-    with pytest.raises(CacheError, match=r"changed.h5 is not named as a part; say with --output"):
+    with pytest.raises(CacheError, match=r"changed.h5 is not named as a part; say with `output`"):
         merge_parts([changed])
     merge_parts([one, two])
     with pytest.raises(CacheError, match=r"small.h5 is there already; remove it, merge it too"):

@@ -39,5 +39,5 @@ def test_a_plateau_keeps_its_rate_until_it_is_reduced():
 
 
 def test_an_unknown_schedule_is_an_error():
-    with pytest.raises(RunError, match=r"--schedule is 'step'; expected cosine or plateau"):
+    with pytest.raises(RunError, match=r"`schedule` is 'step'; expected cosine or plateau"):
         schedule_for(10, kind="step")

@@ -304,7 +304,7 @@ def test_a_metric_of_probabilities_is_chosen_without_adjustment(place):
     assert set(CANDIDATES.read(by_accuracy.run.folder)["adjust"]) == {0.0}
     assert not by_accuracy.effects["effect"].str.contains("adjustment").any()
     assert fit(place, "balanced").effects["effect"].str.contains("adjustment").any()
-    with pytest.raises(HeadError, match="--metric is 'auc'; expected one of accuracy"):
+    with pytest.raises(HeadError, match="`metric` is 'auc'; expected one of accuracy"):
         fit(place, metric="auc")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 from hubretrain.serving.body_limits import BodyLimits
-from hubretrain.serving.limits import Limits
+from hubretrain.serving.limits import ServeLimits
 from hubretrain.serving.prometheus import Metrics
 
 
@@ -24,7 +24,7 @@ def test_the_time_of_an_answer_is_not_that_of_draining(monkeypatch):
     async def send(message):
         sent.append(message)
 
-    server = BodyLimits(None, Limits(max_bytes=3), metrics)
+    server = BodyLimits(None, ServeLimits(max_bytes=3), metrics)
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
     asyncio.run(server(scope, receive, send))
     assert sent[0]["status"] == 413

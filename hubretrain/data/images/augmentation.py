@@ -42,12 +42,12 @@ class Augmentation:
     vertical_flip: bool = option(
         False,
         "Turn half of the augmented views upside down.",
-        flag="--vertical-flip/--no-vertical-flip",
+        flag="vertical-flip/no-vertical-flip",
     )
     rotate90: bool = option(
         False,
         "Rotate views by 0, 90, 180 or 270 degrees, for images that have no upper side.",
-        flag="--rotate90/--no-rotate90",
+        flag="rotate90/no-rotate90",
     )
     crop: float = option(
         0.5, "Smallest share of the area that a crop keeps.", minimum=1e-3, maximum=1

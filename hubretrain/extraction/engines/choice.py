@@ -49,7 +49,7 @@ def choose_engine(
         if precision != "f32":
             raise EngineError(
                 f"the TensorFlow engine computes f32 only, not {precision}; "
-                f"that needs a processor and --engine openvino."
+                f"that needs a CPU and `engine=openvino`."
             )
         return name
     missing = [lib for lib in ("openvino", "nncf")[: 1 + (precision == "int8")] if not _has(lib)]
@@ -64,7 +64,7 @@ def choose_engine(
         if not can_bf16():
             raise EngineError(
                 "this processor has no bfloat16 (AVX512-BF16 or AMX), so OpenVINO would compute "
-                "f32 and call it bf16; choose --precision f32 or int8."
+                "f32 and call it bf16; choose `precision=f32` or `precision=int8`."
             )
     return name
 

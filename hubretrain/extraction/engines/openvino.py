@@ -113,8 +113,7 @@ class OpenVINOEngine(Engine[Any]):
 
     def _failed(self, error: RuntimeError) -> EngineError:
         return EngineError(
-            f"OpenVINO cannot run {self._handle} ({_reason(error)}); "
-            "go on with --engine tensorflow."
+            f"OpenVINO cannot run {self._handle} ({_reason(error)}); use `engine=tensorflow`."
         )
 
 
@@ -209,7 +208,7 @@ def _convert(module: StoredModule, folder: Path) -> None:
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO cannot convert {module.handle} ({_reason(error)}); "
-                "go on with --engine tensorflow."
+                "use `engine=tensorflow`."
             ) from error
         with keeping(model, folder):
             pass

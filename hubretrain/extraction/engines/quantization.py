@@ -134,7 +134,7 @@ def _known(folder: Path, asked: dict[str, object], overwrite: bool) -> dict[str,
         raise CacheError(
             f"{folder}/ was calibrated with {name} {attributes.get(name)}, "
             f"and now it is {asked[name]}; "
-            "ask for that again, or compute anew with --overwrite."
+            "ask for that again, or compute anew with `overwrite`."
         )
     if attributes.get("quantised_sha256") != digest:
         raise CacheError(
@@ -160,7 +160,7 @@ def _make(
         bar.total = len(chosen)
         bits = 8 if adds_8_bits() else 7
         model = _quantised(converted(module), module, list(chosen.values()), bits, bar)
-    if folder.exists():  # unfinished, or --overwrite
+    if folder.exists():  # unfinished, or to be overwritten
         shutil.rmtree(folder, ignore_errors=True)
     with keeping(model, folder) as aside:
         write_table(aside / _SAMPLE, pd.DataFrame({"sha256": list(chosen)}))
@@ -219,7 +219,7 @@ def _quantised(
     except Exception as error:  # NNCF raises nearly every type on models it does not know
         reason = first_line(error)
         raise EngineError(
-            f"{module.handle} cannot be quantised ({reason}); go on without --precision int8."
+            f"{module.handle} cannot be quantised ({reason}); use another `precision`."
         ) from error
 
 

@@ -63,7 +63,7 @@ class TensorFlowEngine(Engine[Pixels]):
         reason = first_line(error)
         return EngineError(
             f"TensorFlow cannot run {self._handle} on {self.batch_size} images at once "
-            f"({reason}); if memory is short, choose a smaller --batch-size."
+            f"({reason}); if memory is short, choose a smaller `batch_size`."
         )
 
 

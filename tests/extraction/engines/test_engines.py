@@ -353,7 +353,7 @@ def test_a_calibration_of_something_else_or_damaged_is_refused(small_module, tmp
         return calibrate(module, folder, images, images.get, **options)
 
     facts = again(seed=3)
-    with pytest.raises(CacheError, match=r"calibrated with seed 3, and now it is 4; .*--overwrite"):
+    with pytest.raises(CacheError, match=r"calibrated with seed 3, and now it is 4; .*`overwrite`"):
         again(seed=4)
     assert again(seed=4, overwrite=True)["calibration_sha256"] != facts["calibration_sha256"]
     assert again(seed=4)["calibration_images"] == 20
