@@ -114,7 +114,7 @@ def _image_table(dataset: ImageDataset, cache: Path) -> tuple[pd.DataFrame, pd.D
     headers.index = first.index
     images = images.join(headers, on="sha256")
     # Only what some earlier reader stumbled over, or a header gives away, is decoded here.
-    quarantine = Quarantine(dataset.cache_folder(cache) / "quarantine.csv")
+    quarantine = Quarantine(dataset.cache_folder(cache))
     doubtful = {*near.unreadable, *quarantine.reasons, *headers.index[headers["format"] == ""]}
     doubtful |= set(headers.index[headers["width"] * headers["height"] > MAX_PIXELS])
     reasons = {

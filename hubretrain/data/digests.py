@@ -22,6 +22,7 @@ from hubretrain.files import write_table
 from hubretrain.parallel import ahead
 from hubretrain.storage import Stamp, is_remote, located, read_bytes, stamp_of
 
+FILE_NAME = "digests.csv"
 COLUMNS = ("path", "size", "mtime_ns", "ctime_ns", "sha256")
 _RACY_NANOSECONDS = 2_000_000_000
 _SECONDS_BETWEEN_WRITES = 30.0  # a killed process loses no more than these
@@ -31,7 +32,7 @@ _N_STAMP_THREADS = 16  # servers answer many requests for versions at a time
 def image_digests(
     root: Path,
     paths: Sequence[str],
-    table_file: Path,
+    folder: Path,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Return the sha256 of each image file, as lower-case hex.
@@ -39,13 +40,14 @@ def image_digests(
     Args:
         root: The folder that `paths` are relative to.
         paths: The image files.
-        table_file: The `digests.csv` to read first and to update.
+        folder: The data set's folder in the cache, whose `digests.csv` is read first and updated.
         progress: Called with the number of images just read.
 
     Raises:
         DataError: A file cannot be read.
     """
     started = time.time_ns()
+    table_file = folder / FILE_NAME
     cached = _read(table_file)
     locations = [located(root, path) for path in paths]
     stamps = _stamps(locations)

@@ -32,7 +32,7 @@ def read_digests(root: Path, paths: Sequence[str], folder: Path) -> list[str]:
         folder: The data set's folder in the cache.
     """
     with Bar("reading files", len(paths)) as bar:
-        return image_digests(root, paths, folder / "digests.csv", bar.advance)
+        return image_digests(root, paths, folder, bar.advance)
 
 
 def search_near_duplicates(
@@ -63,7 +63,7 @@ def search_near_duplicates(
             root,
             paths,
             sha256s,
-            folder / "copies.csv",
+            folder,
             features=lambda contents: _cached_features(folder, contents),
             progress=show,
         )
@@ -76,7 +76,7 @@ def without_quarantined(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
         table: One row per image.
         folder: The data set's folder in the cache.
     """
-    quarantine = Quarantine(folder / "quarantine.csv")
+    quarantine = Quarantine(folder)
     return table[~table["sha256"].isin(list(quarantine.reasons))].reset_index(drop=True)
 
 

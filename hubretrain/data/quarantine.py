@@ -12,6 +12,7 @@ import pandas as pd
 
 from hubretrain.files import write_table
 
+FILE_NAME = "quarantine.csv"
 COLUMNS = ("path", "reason", "sha256")
 
 
@@ -19,14 +20,15 @@ class Quarantine:
     """Contents that cannot be decoded, with the reason.
 
     Args:
-        file: The `quarantine.csv`.
+        folder: The data set's folder in the cache, which holds the file.
 
     Attributes:
+        file: The `quarantine.csv`.
         reasons: Reason for each content, by its sha256.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE_NAME
         self._changed = False
         self._dropped: set[str] = set()
         self.reasons, self._paths = self._read()

@@ -96,7 +96,7 @@ def cache_bottlenecks(
             "module once, or rename a folder."
         )
     place = dataset.cache_folder(cache)
-    quarantine = Quarantine(place / "quarantine.csv")
+    quarantine = Quarantine(place)
     digests = dataset.digests(cache)
     rows = rows_of(dataset, digests, quarantine, options.n_views, options.minority_views, part)
     modules = [m if m.probed else _probed(m) for m in modules]

@@ -80,9 +80,7 @@ def cache_status(
     table = []
     for file in files:
         with Bottlenecks(file) as old:
-            asked = rows_of(
-                dataset, digests, Quarantine(place / "quarantine.csv"), n_views or 1, minority_views
-            )
+            asked = rows_of(dataset, digests, Quarantine(place), n_views or 1, minority_views)
             known = dict(zip(old.sha256s, old.n_views_of.tolist(), strict=True))
             if n_views is None:  # as many as it has, and as many for what is new
                 n = [known.get(s, old.n_views) for s in asked.sha256]

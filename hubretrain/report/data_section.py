@@ -34,7 +34,7 @@ def data_section(run_data: RunData, thumbnails: Thumbnails, root: Path) -> dict[
     images = run_data.images
     parts = part_table(images["fold"], images["label"])
     no_images = [0] * len(parts)
-    quarantine = Quarantine(run_data.fit.cache_folder / "quarantine.csv")
+    quarantine = Quarantine(run_data.fit.cache_folder)
     sheet, note = _contact_sheet(run_data, root)
     return {
         "parts": list(parts.index),

@@ -302,7 +302,7 @@ def near_pairs(gathered: RunData) -> pd.DataFrame | None:
     Returns:
         Columns a, b (sha256), similarity.
     """
-    near = read_near_duplicates(gathered.fit.cache_folder / "copies.csv")
+    near = read_near_duplicates(gathered.fit.cache_folder)
     return None if near is None else near.pairs
 
 

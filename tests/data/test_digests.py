@@ -26,7 +26,7 @@ def write(folder, n_files):
 def test_digests_are_those_of_hashlib_and_an_unchanged_file_is_not_read_again(tmp_path):
     names = write(tmp_path / "d", 5)
     read = []
-    found = image_digests(tmp_path / "d", names, tmp_path / "digests.csv", read.append)
+    found = image_digests(tmp_path / "d", names, tmp_path, read.append)
     assert found == [hashlib.sha256(name.encode()).hexdigest() for name in names]
     assert sum(read) == 5
 
@@ -41,7 +41,7 @@ def test_what_was_read_is_kept_when_a_file_cannot_be_read(tmp_path, monkeypatch)
     # Changed two seconds ago at least, or the table would rightly not trust them.
     monkeypatch.setattr("hubretrain.data.digests._RACY_NANOSECONDS", -1)
     with pytest.raises(DataError, match=r"19.bin cannot be read: Input/output error"):
-        image_digests(tmp_path / "d", names, tmp_path / "digests.csv")
+        image_digests(tmp_path / "d", names, tmp_path)
     kept = pd.read_csv(tmp_path / "digests.csv")["path"].tolist()
     assert set(names[:8]) <= set(kept)
     assert "19.bin" not in kept
@@ -54,10 +54,10 @@ def test_digesting_holds_few_files_at_a_time(tmp_path):
     paths = [f"{i:05}.png" for i in range(n_files)]
     for path in paths:
         (tmp_path / path).write_bytes(path.encode())
-    image_digests(tmp_path, paths[:10], tmp_path / "few.csv")
+    image_digests(tmp_path, paths[:10], tmp_path / "few")
     tracemalloc.start()
     try:
-        image_digests(tmp_path, paths, tmp_path / "digests.csv")
+        image_digests(tmp_path, paths, tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -70,4 +70,4 @@ def test_a_file_of_any_name_is_not_read_again(tmp_path, strange_name):
     table_file = tmp_path / "digests.csv"
     stamps = digests._stamps([str(tmp_path / strange_name)])
     digests._write(table_file, [strange_name], stamps, ["ab"], time.time_ns() + 10**10)
-    assert image_digests(tmp_path, [strange_name], table_file) == ["ab"]
+    assert image_digests(tmp_path, [strange_name], tmp_path) == ["ab"]

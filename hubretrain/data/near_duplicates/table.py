@@ -23,6 +23,7 @@ from hubretrain.storage import located
 SEARCH = 1
 """To be raised when `search` finds other pairs than before."""
 
+FILE_NAME = "copies.csv"
 COLUMNS = ("sha256", "near", "similarity", "unreadable", "search")
 _TYPES = dict.fromkeys(COLUMNS, str) | {"similarity": float, "search": int}
 FeaturesOf = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
@@ -46,7 +47,7 @@ def find_near_duplicates(
     root: Path,
     paths: Sequence[str],
     sha256s: Sequence[str],
-    table_file: Path,
+    folder: Path,
     *,
     features: FeaturesOf | None = None,
     progress: Progress | None = None,
@@ -57,7 +58,7 @@ def find_near_duplicates(
         root: The folder that `paths` are relative to.
         paths: The image files.
         sha256s: Digest of each image file.
-        table_file: The `copies.csv` to read first and to update.
+        folder: The data set's folder in the cache, whose `copies.csv` is read first and updated.
         features: Returns bottlenecks of contents, float32 (n_contents, n_features), or None: pairs
             that they find similar are compared too. Called only if there is a content to search.
         progress: Called with the name of the step, the number done, and the number of all.
@@ -65,7 +66,7 @@ def find_near_duplicates(
     path_of: dict[str, str] = {}
     for path, sha256 in zip(paths, sha256s, strict=True):
         path_of.setdefault(sha256, path)
-    table = _read(table_file)
+    table = _read(folder)
     if table is None:
         table = pd.DataFrame({name: pd.Series(dtype=_TYPES[name]) for name in COLUMNS})
     searched = set(table["sha256"])
@@ -77,16 +78,19 @@ def find_near_duplicates(
         table = table.sort_values(
             ["sha256", "near"], key=lambda column: column.map(position_of).fillna(-1), kind="stable"
         )
-        write_table(table_file, table[list(COLUMNS)])
+        write_table(folder / FILE_NAME, table[list(COLUMNS)])
     return _near_duplicates(table, path_of)
 
 
-def read_near_duplicates(table_file: Path) -> NearDuplicates | None:
+def read_near_duplicates(folder: Path) -> NearDuplicates | None:
     """Return the near duplicates that `copies.csv` holds; None if there was no search.
 
     None too where the table is damaged, or an earlier version of the search wrote it.
+
+    Args:
+        folder: The data set's folder in the cache.
     """
-    table = _read(table_file)
+    table = _read(folder)
     return None if table is None else _near_duplicates(table, set(table["sha256"]))
 
 
@@ -137,11 +141,11 @@ def _search(
     return pd.concat([new_rows, pair_rows])
 
 
-def _read(table_file: Path) -> pd.DataFrame | None:
+def _read(folder: Path) -> pd.DataFrame | None:
     """Return the table; None if it is missing, damaged or of an earlier version of the search."""
     try:
         table = pd.read_csv(
-            table_file, dtype=_TYPES, keep_default_na=False, na_values={"similarity": ""}
+            folder / FILE_NAME, dtype=_TYPES, keep_default_na=False, na_values={"similarity": ""}
         )
     except (OSError, ValueError):
         return None

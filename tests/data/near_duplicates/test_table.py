@@ -37,7 +37,7 @@ class Place:
             self.looked_at = max(self.looked_at, n_done if what == "looking at images" else 0)
 
         self.found = find_near_duplicates(
-            self.root, paths, sha256s, self.table_file, progress=progress, **options
+            self.root, paths, sha256s, self.table_file.parent, progress=progress, **options
         )
         self.unreadable = {name_of[s]: why for s, why in self.found.unreadable.items()}
         pairs = zip(self.found.pairs["a"], self.found.pairs["b"], strict=True)
@@ -128,13 +128,13 @@ def test_the_table_reads_back_whatever_digests_and_reasons_look_like(
         (numbers[2], "", None, strange_name, SEARCH),
     ]
     write_table(tmp_path / "copies.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
-    near = read_near_duplicates(tmp_path / "copies.csv")
+    near = read_near_duplicates(tmp_path)
     assert near is not None
     assert near.pairs.to_dict("records") == [{"a": numbers[0], "b": numbers[1], "similarity": 0.95}]
     assert near.unreadable == {numbers[2]: strange_name}
 
 
 def test_there_are_no_near_duplicates_to_read_before_a_search(tmp_path: Path) -> None:
-    assert read_near_duplicates(tmp_path / "copies.csv") is None
+    assert read_near_duplicates(tmp_path) is None
     (tmp_path / "copies.csv").write_text("sha256,near\na,b\n")
-    assert read_near_duplicates(tmp_path / "copies.csv") is None
+    assert read_near_duplicates(tmp_path) is None
