@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hubretrain.arrays import Float32Array
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.digests import image_digests
 from hubretrain.data.near_duplicates import NearDuplicates, find_near_duplicates
@@ -110,7 +110,7 @@ def cluster_names(
     return [str(name) for name in least]
 
 
-def _cached_features(folder: Path, sha256s: Sequence[str]) -> npt.NDArray[np.float32] | None:
+def _cached_features(folder: Path, sha256s: Sequence[str]) -> Float32Array | None:
     """Return view 0 of contents from the first module that is cached for all of them, or None."""
     for file in sorted(folder.glob("*.h5")):
         with contextlib.suppress(CacheError), Bottlenecks(file) as bottlenecks:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import FloatArray
 from hubretrain.data.images import SUFFIXES_OF
 from hubretrain.data.splitting import leak_chances
 from hubretrain.data.summary import (
@@ -218,7 +218,7 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["unreadable"] == ""]
 
 
-def _leak_chances(clusters: pd.Series) -> npt.NDArray[np.float64]:
+def _leak_chances(clusters: pd.Series) -> FloatArray:
     n = len(clusters)
     return leak_chances(clusters) if 0 < round(0.2 * n) < n else np.zeros(n)
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hubretrain.arrays import Pixels
+from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.data.images.augmentation import Draw
 from hubretrain.data.images.resize import resized
 from hubretrain.errors import DataError
@@ -173,7 +172,7 @@ def view(image: Image.Image, size: int, draw: Draw | None = None) -> Pixels:
     return np.asarray(result)
 
 
-def to_unit(pixels: Pixels) -> npt.NDArray[np.float32]:
+def to_unit(pixels: Pixels) -> Float32Array:
     """Scale uint8 pixels in [0, 255] to float32 in [0, 1], of the same shape."""
     return pixels.astype(np.float32) / np.float32(255)
 

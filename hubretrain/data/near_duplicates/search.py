@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from hubretrain.data.near_duplicates.alignment import IDENTITY, align, compose, correlation, windows
 from hubretrain.data.near_duplicates.sketches import (
     BATCH,
@@ -70,7 +70,7 @@ def find_duplicates(
     sha256s: Sequence[str],
     *,
     features: npt.NDArray[np.floating] | None = None,
-    known: npt.NDArray[np.bool_] | None = None,
+    known: BoolArray | None = None,
     progress: Progress | None = None,
     workers: int = 2,
 ) -> Duplicates:
@@ -298,14 +298,14 @@ def _same_details(x: Float32Array, y: Float32Array) -> Float32Array:
     return np.asarray(((x * y).mean(axis=axes) + 1) / np.sqrt(spread))
 
 
-def _blocks(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+def _blocks(images: AnyArray, size: int) -> AnyArray:
     """Return (n, height, width, 3) in square blocks, of which axes 2 and 4 count the pixels."""
     n, height, width, _ = images.shape
     return images.reshape(n, height // size, size, width // size, size, 3)
 
 
 def _brightness(
-    x: Float32Array, y: Float32Array, inner: npt.NDArray[np.bool_]
+    x: Float32Array, y: Float32Array, inner: BoolArray
 ) -> tuple[Float32Array, Float32Array]:
     """Return the gain and the offset that take x to y, by least squares over inner blocks."""
     axes = (1, 2, 3)

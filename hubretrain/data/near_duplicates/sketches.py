@@ -28,7 +28,7 @@ from scipy.fft import dct
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.arrays import BoolArray, Float32Array, IntArray, Pixels
 from hubretrain.storage import is_remote, read_bytes
 
 Source = str | os.PathLike[str] | bytes
@@ -95,7 +95,7 @@ class Pairs:
     placement: Float32Array
     similarity: Float32Array
 
-    def __getitem__(self, rows: slice | IntArray | npt.NDArray[np.bool_]) -> Pairs:
+    def __getitem__(self, rows: slice | IntArray | BoolArray) -> Pairs:
         return Pairs(
             self.images[rows], self.turn[rows], self.placement[rows], self.similarity[rows]
         )
@@ -118,7 +118,7 @@ def open_image(source: Source) -> Image.Image:
     return rgb.reduce(shrink) if shrink > 1 else rgb
 
 
-def _thumbnails(source: Source) -> npt.NDArray[np.uint8] | str:
+def _thumbnails(source: Source) -> Pixels | str:
     """Return the views of an image, uint8 (n_views, 32, 32, 3), or why it cannot be read."""
     try:
         image = open_image(source)
@@ -214,7 +214,7 @@ def _unturned(waves: Float32Array) -> Float32Array:
 def candidate_pairs(
     sketches: Sketches,
     features: npt.NDArray[np.floating[Any]] | None,
-    known: npt.NDArray[np.bool_],
+    known: BoolArray,
     workers: int,
 ) -> Pairs:
     """Return each image's nearest neighbours, the few that look most like it, placed roughly.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import Float32Array
 from hubretrain.files import write_table
 from hubretrain.storage import located
 
@@ -26,7 +26,7 @@ SEARCH = 1
 FILE_NAME = "copies.csv"
 COLUMNS = ("sha256", "near", "similarity", "unreadable", "search")
 _TYPES = dict.fromkeys(COLUMNS, str) | {"similarity": float, "search": int}
-FeaturesOf = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
+FeaturesOf = Callable[[Sequence[str]], Float32Array | None]
 Progress = Callable[[str, int, int], object]
 
 

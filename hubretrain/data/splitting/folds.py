@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.errors import SplitError
 from hubretrain.files import write_table
 
@@ -29,7 +30,7 @@ N_FOLDS_LIMIT = 100
 PARTS = f"{TRAIN} (train), {TEST} (test), or a fold from 0 to {N_FOLDS_LIMIT - 1}"
 
 Parts = npt.NDArray[np.int8]
-Column = Sequence[Any] | npt.NDArray[Any] | pd.Series
+Column = Sequence[Any] | AnyArray | pd.Series
 
 
 def part_name(part: int) -> str:

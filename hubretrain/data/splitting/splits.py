@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.arrays import FloatArray, IntArray
+from hubretrain.arrays import BoolArray, FloatArray, IntArray
 from hubretrain.data.splitting.folds import (
     N_FOLDS_LIMIT,
     NEW,
@@ -84,7 +83,7 @@ def split_images(
     parts[in_play] = _join_groups(earlier, task.group_codes[in_play], task.group_names)
     task.check_class_sizes()
 
-    def count(rows: npt.NDArray[np.bool_]) -> IntArray:
+    def count(rows: BoolArray) -> IntArray:
         return np.bincount(task.label_codes[rows], minlength=len(task.class_names))
 
     free = parts == NEW
@@ -177,7 +176,7 @@ class _Task:
         )  # fmt: skip
 
     @property
-    def in_play(self) -> npt.NDArray[np.bool_]:
+    def in_play(self) -> BoolArray:
         """Whether each image is free of a given split, bool of shape (n_images,)."""
         return self.given == NEW
 
