@@ -87,9 +87,8 @@ def _click_option(
     flag, default = flag_of(of_field), of_field.default
     details: dict[str, Any] = {"help": _help(cls, described.help), "metavar": described.metavar}
     if isinstance(default, bool):
-        return click.option(
-            flag, of_field.name, default=default, show_default="/" in flag, **details
-        )
+        details |= {"default": default, "is_flag": True, "show_default": "/" in flag}
+        return click.option(flag, of_field.name, **details)
     details["type"] = param_types.get(of_field.name) or _param_type(
         typing.get_type_hints(cls)[of_field.name], described
     )
