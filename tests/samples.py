@@ -35,6 +35,17 @@ def write_digits(folder: Path, n_images: int, classes: tuple[int, ...] = (0, 1, 
     return folder
 
 
+def write_unbalanced(folder: Path) -> Path:
+    """Noise of two classes: 24 images of `many`, 3 of `few`."""
+    random = np.random.default_rng(0)
+    for name, n in (("many", 24), ("few", 3)):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            (folder / name / f"{i}.png").write_bytes(encoded(pixels))
+    return folder
+
+
 def write_module(
     folder: Path,
     size: int = 8,

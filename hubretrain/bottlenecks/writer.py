@@ -139,12 +139,12 @@ def _prepare_file(
         make_file(path, rows, n_features, attributes, np.dtype(dtype or np.float32))
         return rows
     with Bottlenecks(path) as old:
-        stored = old.dtype if dtype is None else np.dtype(dtype)
-        comparison = compare_file(old, rows, attributes, stored)
-        if not is_up_to_date(old, comparison.rows, attributes, stored):
+        stored_dtype = old.dtype if dtype is None else np.dtype(dtype)
+        comparison = compare_file(old, rows, attributes, stored_dtype)
+        if not is_up_to_date(old, comparison.rows, attributes, stored_dtype):
             if not overwrite:
                 check_nothing_lost(old, comparison)
-            rebuild_file(old, comparison, n_features, attributes, stored)
+            rebuild_file(old, comparison, n_features, attributes, stored_dtype)
     return comparison.rows
 
 

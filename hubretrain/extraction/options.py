@@ -20,7 +20,7 @@ class CacheOptions:
     Attributes:
         n_views: Views per image: the image as it is, and `n_views - 1` augmented ones.
         minority_views: Views per image of the rarest class, at most; by default `n_views`. See
-            `hubretrain.extraction.plan.rows_of`.
+            `hubretrain.extraction.plan.wanted_rows`.
         augmentation: How the augmented views differ.
         seed: Random seed of the augmentation, in [-2^63, 2^63).
         engine: `auto`, `tensorflow` or `openvino`; see

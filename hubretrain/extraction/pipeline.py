@@ -15,76 +15,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.data.images import (
-    Augmentation,
-    UnreadableImageError,
-    decode,
-    read_image_bytes,
-    view,
-)
+from hubretrain.data.images import UnreadableImageError, decode, read_image_bytes, view
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.engines import open_engine
-from hubretrain.modules import StoredModule
+from hubretrain.extraction.plan import ExtractorSpec, Recipe
 from hubretrain.parallel import ahead
 
 
 @dataclass(frozen=True)
-class ExtractorSpec:
-    """One module and how it is run.
-
-    Attributes:
-        module: The module, probed.
-        engine: `tensorflow` or `openvino`.
-        precision: `f32`, `bf16` or `int8`.
-        quantised: The folder of the quantised model, for `int8`.
-        cuts_views: Whether the engine cuts the views, in batches, from whole images.
-    """
-
-    module: StoredModule
-    engine: str = "tensorflow"
-    precision: str = "f32"
-    quantised: Path | None = None
-    cuts_views: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What the bottlenecks of an image depend on, besides the image.
-
-    Attributes:
-        running: The modules, and what runs them.
-        augmentation: How augmented views differ from their image.
-        seed: Of the augmentation.
-        batch_size: Images a forward pass; by default what each engine does best with.
-    """
-
-    running: tuple[ExtractorSpec, ...]
-    augmentation: Augmentation
-    seed: int
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True)
 class ImageTask:
-    """One image and what is to do of it.
+    """One image and the views of it to compute.
 
     Attributes:
         row: Its row in the bottleneck files.
-        place: Its file or URL.
+        path: Its file or URL.
         sha256: Its content.
         views: The views to compute with each module of the recipe.
         data: The file's bytes, where they were read already.
     """
 
     row: int
-    place: str
+    path: str
     sha256: str
     views: tuple[tuple[int, ...], ...]
     data: bytes | None = None
 
     @property
     def n_forward(self) -> int:
-        """Forward passes that it takes."""
+        """Number of forward passes that it takes."""
         return sum(len(views) for views in self.views)
 
 
@@ -98,7 +56,7 @@ class Batch:
         views: The view of each.
         features: float32 of shape (len(rows), n_features), finite.
         seconds: Time that it adds to that in which some module had a batch in flight.
-        busy: Time that its module's forward passes took since its last batch, summed over
+        busy_seconds: Time that its module's forward passes took since its last batch, summed over
             those that ran at a time; beside other modules, all of them slow each other down.
     """
 
@@ -107,30 +65,30 @@ class Batch:
     views: tuple[int, ...]
     features: npt.NDArray[np.float32]
     seconds: float
-    busy: float
+    busy_seconds: float
 
 
 @dataclass(frozen=True)
-class Undecodable:
+class SkippedImage:
     """An image that gives no bottlenecks.
 
     Attributes:
-        wanted: The image.
-        reason: Why.
-        unread: Whether its file could not be read, now; else its content is no image, for good.
+        task: The image.
+        reason: Why it gives none.
+        unread: Whether its file could not be read now; else its content cannot be decoded, ever.
     """
 
-    wanted: ImageTask
+    task: ImageTask
     reason: str
     unread: bool = False
 
 
 class Extractor:
-    """Holds the modules of a recipe and computes bottlenecks with them.
+    """The modules of a recipe, loaded, to compute bottlenecks with.
 
     Args:
         recipe: The modules and all else that the bottlenecks depend on.
-        needed: Which modules to load.
+        needed: Whether each module of the recipe is to be loaded.
 
     Raises:
         EngineError: An engine cannot run its module.
@@ -139,129 +97,131 @@ class Extractor:
 
     def __init__(self, recipe: Recipe, needed: Sequence[bool]) -> None:
         self.recipe = recipe
-        clock = Stopwatch()
+        stopwatch = Stopwatch()
         self._streams = [
-            _Stream(m, running, recipe.batch_size, clock) if asked else None
-            for m, (running, asked) in enumerate(zip(recipe.running, needed, strict=True))
+            _Stream(m, spec, recipe.batch_size, stopwatch) if is_needed else None
+            for m, (spec, is_needed) in enumerate(zip(recipe.extractors, needed, strict=True))
         ]
 
-    def run(self, images: Iterable[ImageTask]) -> Iterator[Batch | Undecodable]:
-        """Computes what is wanted, batch by batch, nearly in the order of the images.
+    def run(self, images: Iterable[ImageTask]) -> Iterator[Batch | SkippedImage]:
+        """Compute the views of the images, batch by batch, nearly in the order of the images.
 
         Raises:
             CacheError: A module gives NaN or infinite features.
             EngineError: An engine fails.
         """
-        for wanted, found in ahead(self._views_of, images):
-            if isinstance(found, Undecodable):
-                yield found
+        for image, views in ahead(self._cut_views, images):
+            if isinstance(views, SkippedImage):
+                yield views
                 continue
-            for m, v, pixels in found:
+            for m, v, pixels in views:
                 stream = self._streams[m]
-                assert stream is not None, "nothing is wanted of a module that is not needed"
-                yield from stream.add(wanted, v, pixels)
-        for last in self._streams:
-            if last is not None:
-                yield from last.finish()
+                assert stream is not None, "no view is to be computed with a module not needed"
+                yield from stream.add(image, v, pixels)
+        for stream in self._streams:
+            if stream is not None:
+                yield from stream.finish()
 
     def close(self) -> None:
-        """Waits for what is being computed."""
+        """Wait for what is being computed."""
         for stream in self._streams:
             if stream is not None:
                 stream.engine.close()
 
-    def _views_of(self, wanted: ImageTask) -> list[tuple[int, int, Any]] | Undecodable:
-        """Decodes one image and cuts every view that some module wants of it: (module, view, .).
+    def _cut_views(self, image: ImageTask) -> list[tuple[int, int, Any]] | SkippedImage:
+        """Decode one image and cut the views of it: (module, view, pixels).
 
         Every view is cut from the decoded image, never from another view, so that its pixels do
-        not depend on which modules travel together.
+        not depend on which modules are cached together.
         """
         try:
-            data = read_image_bytes(Path(), wanted.place) if wanted.data is None else wanted.data
-            if hashlib.sha256(data).hexdigest() != wanted.sha256:
-                return Undecodable(wanted, "was changed after the run began", unread=True)
-            image = decode(data)
+            data = read_image_bytes(Path(), image.path) if image.data is None else image.data
+            if hashlib.sha256(data).hexdigest() != image.sha256:
+                return SkippedImage(image, "was changed after the run began", unread=True)
+            whole = decode(data)
         except UnreadableImageError as error:
-            return Undecodable(wanted, str(error), unread=True)
+            return SkippedImage(image, str(error), unread=True)
         except DataError as error:
-            return Undecodable(wanted, str(error))
+            return SkippedImage(image, str(error))
         draw_of = functools.partial(
-            self.recipe.augmentation.draw, wanted.sha256, seed=self.recipe.seed
+            self.recipe.augmentation.draw, image.sha256, seed=self.recipe.seed
         )
-        cut: dict[tuple[int, int], Any] = {}
-        found = []
-        for m, running in enumerate(self.recipe.running):
-            for v in wanted.views[m]:
-                key = (v, 0 if running.cuts_views else running.module.image_size)
-                if key not in cut:
+        pixels_of: dict[tuple[int, int], Any] = {}  # modules of one size share views
+        views = []
+        for m, spec in enumerate(self.recipe.extractors):
+            for v in image.views[m]:
+                key = (v, 0 if spec.cuts_views else spec.module.image_size)
+                if key not in pixels_of:
                     draw = draw_of(view=v) if v else None
-                    cut[key] = (
-                        (np.asarray(image), draw)
-                        if running.cuts_views
-                        else view(image, running.module.image_size, draw)
+                    pixels_of[key] = (
+                        (np.asarray(whole), draw)
+                        if spec.cuts_views
+                        else view(whole, spec.module.image_size, draw)
                     )
-                found.append((m, v, cut[key]))
-        return found
+                views.append((m, v, pixels_of[key]))
+        return views
 
 
 class _Stream:
     """One module's views on their way through its engine, in batches."""
 
     def __init__(
-        self, m: int, running: ExtractorSpec, batch_size: int | None, clock: Stopwatch
+        self, m: int, spec: ExtractorSpec, batch_size: int | None, stopwatch: Stopwatch
     ) -> None:
-        self.m, self.name, self._clock = m, running.module.name, clock
+        self.m, self.name, self._stopwatch = m, spec.module.name, stopwatch
         self.engine = open_engine(
-            running.module,
-            running.engine,
-            running.precision,
+            spec.module,
+            spec.engine,
+            spec.precision,
             batch_size,
-            running.quantised,
-            cuts_views=running.cuts_views,
+            spec.quantised,
+            cuts_views=spec.cuts_views,
         )
         self._waiting: list[tuple[ImageTask, int, Any]] = []
-        self._flying: collections.deque[_Flight] = collections.deque()
-        self._busy = 0.0
+        self._in_flight: collections.deque[_Flight] = collections.deque()
+        self._busy_seconds = 0.0
 
-    def add(self, wanted: ImageTask, view: int, pixels: Any) -> Iterator[Batch]:
-        """Takes one view; yields the batches that are done, where the engine has enough."""
-        self._waiting.append((wanted, view, pixels))
+    def add(self, image: ImageTask, view: int, pixels: Any) -> Iterator[Batch]:
+        """Take one view; yield the batches that are done, where the engine has enough."""
+        self._waiting.append((image, view, pixels))
         if len(self._waiting) == self.engine.batch_size:
-            self._start()
-            while len(self._flying) >= self.engine.n_ahead:
-                yield self._landed()
+            self._submit()
+            while len(self._in_flight) >= self.engine.n_ahead:
+                yield self._next_batch()
 
     def finish(self) -> Iterator[Batch]:
-        """Yields all that is left."""
+        """Yield all batches that are left."""
         if self._waiting:
-            self._start()
-        while self._flying:
-            yield self._landed()
+            self._submit()
+        while self._in_flight:
+            yield self._next_batch()
 
-    def _start(self) -> None:
+    def _submit(self) -> None:
         images, views, pixels = zip(*self._waiting, strict=True)
         self._waiting = []
         future = self.engine.submit(pixels)
-        self._flying.append(_Flight(images, views, future, time.perf_counter()))
+        self._in_flight.append(_Flight(images, views, future, time.perf_counter()))
 
-    def _landed(self) -> Batch:
-        flight = self._flying.popleft()
+    def _next_batch(self) -> Batch:
+        """Wait for the oldest batch in flight."""
+        flight = self._in_flight.popleft()
         features = flight.features.result()
-        seconds = self._clock.count(flight.started, time.perf_counter())
-        busy, self._busy = self.engine.busy - self._busy, self.engine.busy
+        seconds = self._stopwatch.count(flight.started, time.perf_counter())
+        busy_seconds = self.engine.busy_seconds - self._busy_seconds
+        self._busy_seconds += busy_seconds
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise CacheError(
                 f"{self.name} gives NaN or infinite features for "
-                f"{flight.images[int(np.argmin(finite))].place}; the module does not suit this "
+                f"{flight.images[int(np.argmin(finite))].path}; the module does not suit this "
                 "image or is damaged."
             )
         rows = tuple(image.row for image in flight.images)
-        return Batch(self.m, rows, flight.views, features, seconds, busy)
+        return Batch(self.m, rows, flight.views, features, seconds, busy_seconds)
 
 
 class Stopwatch:
-    """Counts the time in which batches of any module are in flight, none of it twice."""
+    """Counter of the time in which batches of any module are in flight, none of it twice."""
 
     def __init__(self) -> None:
         self._counted_to = 0.0
@@ -284,7 +244,7 @@ class _Flight:
 
 def extract(
     recipe: Recipe, images: Iterable[ImageTask], needed: Sequence[bool]
-) -> Iterator[Batch | Undecodable]:
+) -> Iterator[Batch | SkippedImage]:
     """Compute bottlenecks in this process.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a bottleneck file is to hold: its name, its rows and its attributes."""
+"""What one run of the cache stage computes, with what, and the files that take it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from hubretrain.arrays import Pixels
 from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import RESIZER, read_image, view
+from hubretrain.data.images import RESIZER, Augmentation, read_image, view
 from hubretrain.errors import CacheError, DataError, EngineError
 from hubretrain.extraction.engines import (
     BATCH_SIZE,
@@ -23,8 +23,7 @@ from hubretrain.extraction.engines import (
     choose_engine,
     gpu_in_sight,
 )
-from hubretrain.extraction.options import MAX_VIEWS, CacheOptions
-from hubretrain.extraction.pipeline import ExtractorSpec
+from hubretrain.extraction.options import CacheOptions
 from hubretrain.modules import StoredModule
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
@@ -38,8 +37,8 @@ class Part:
     Which images are in it depends on their contents alone.
 
     Attributes:
-        number: Which one, from 1.
-        n_parts: How many there are.
+        number: Number of the part, from 1.
+        n_parts: Number of parts of the data set.
     """
 
     number: int
@@ -47,24 +46,123 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Reads `3/16`.
+        """Return the part that a text such as `3/16` names.
 
         Raises:
-            CacheError: It is no such thing.
+            CacheError: It names none.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise CacheError(
-                f"`part` is {text!r}; expected a number and how many there are, such as 3/16."
+                f"`part` is {text!r}; expected a number and how many parts there are, such as 3/16."
             )
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def holds(self, sha256: str) -> bool:
-        """Whether a content belongs to it."""
+        """Return whether a content belongs to it."""
         return int(sha256[:15], 16) % self.n_parts == self.number - 1
 
 
-def rows_of(
+@dataclass(frozen=True)
+class ExtractorSpec:
+    """One module and how it is run.
+
+    Attributes:
+        module: The module, probed.
+        engine: `tensorflow` or `openvino`.
+        precision: `f32`, `bf16` or `int8`.
+        quantised: The folder of the quantised model, for `int8`.
+        cuts_views: Whether the engine cuts the views, in batches, from whole images.
+    """
+
+    module: StoredModule
+    engine: str = "tensorflow"
+    precision: str = "f32"
+    quantised: Path | None = None
+    cuts_views: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the bottlenecks of an image depend on, besides the image.
+
+    Attributes:
+        extractors: The modules, and how each is run.
+        augmentation: How augmented views differ from their image.
+        seed: Random seed of the augmentation.
+        batch_size: Images per forward pass; by default what each engine does best with.
+    """
+
+    extractors: tuple[ExtractorSpec, ...]
+    augmentation: Augmentation
+    seed: int
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What one run computes, with what, and the files that take it.
+
+    Attributes:
+        root: Root of the images; see `hubretrain.storage.located`.
+        folder: The data set's folder in the cache.
+        rows: The rows of every bottleneck file.
+        recipe: The modules and all else that the bottlenecks depend on.
+        files: The bottleneck file of each module of the recipe.
+        attributes: The root attributes of each of these files.
+        quarantine: What cannot be decoded.
+    """
+
+    root: Path
+    folder: Path
+    rows: RowIndex
+    recipe: Recipe
+    files: tuple[Path, ...]
+    attributes: tuple[dict[str, Attribute], ...]
+    quarantine: Quarantine
+
+
+def plan_cache(
+    dataset: ImageDataset,
+    modules: Sequence[StoredModule],
+    options: CacheOptions,
+    cache: Path,
+    part: Part | None = None,
+) -> CachePlan:
+    """Plan a run, from the data set and from the files that the cache holds.
+
+    Probes modules that were never loaded, and calibrates those that are run as int8.
+
+    Raises:
+        CacheError: Two modules have one name, or a file cannot be read.
+        EngineError: An engine is not installed, or cannot compute what the options ask for.
+        ModuleError: A module cannot be loaded.
+    """
+    names = [module.name for module in modules]
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise CacheError(
+            f"two modules are called {duplicates.pop()}, which is also the name of the file; name "
+            "each module once, or rename a folder."
+        )
+    folder = dataset.cache_folder(cache)
+    quarantine = Quarantine(folder)
+    digests = dataset.digests(cache)
+    rows = wanted_rows(dataset, digests, quarantine, options.n_views, options.minority_views, part)
+    files = tuple(folder / file_name(name, part) for name in names)
+    specs = tuple(
+        _extractor_spec(_probed(module), folder, file, options)
+        for module, file in zip(modules, files, strict=True)
+    )
+    calibrations = [_calibration(spec, dataset, digests, options) for spec in specs]
+    recipe = Recipe(specs, options.augmentation, options.seed, options.batch_size)
+    attributes = tuple(
+        attributes_of(spec, recipe, calibration)
+        for spec, calibration in zip(specs, calibrations, strict=True)
+    )
+    return CachePlan(dataset.root, folder, rows, recipe, files, attributes, quarantine)
+
+
+def wanted_rows(
     dataset: ImageDataset,
     digests: Sequence[str],
     quarantine: Quarantine,
@@ -72,29 +170,26 @@ def rows_of(
     minority_views: int | None = None,
     part: Part | None = None,
 ) -> RowIndex:
-    """A row for each distinct content, in order of path.
+    """Return a row for each distinct content, in order of path.
 
     Args:
         dataset: The images.
-        digests: The sha256 of each.
-        quarantine: What cannot be decoded; brought up to date with the data set.
-        n_views: Views of the images of the largest class.
-        minority_views: Views of those of the rarest, at most; by default `n_views`.
-        part: Only the contents of this part.
+        digests: The sha256 of each image.
+        quarantine: What cannot be decoded; brought up to date with the data set and saved.
+        n_views: Views per image of the largest class.
+        minority_views: Views per image of the rarest class, at most; by default `n_views`.
+        part: The part to which the contents must belong; by default all of them.
 
     Raises:
-        CacheError: A number of views is out of range.
+        CacheError: See `views_by_class`.
     """
-    for name, value in (("n_views", n_views), ("minority_views", minority_views or n_views)):
-        if not 1 <= value <= MAX_VIEWS:
-            raise CacheError(f"`{name}` is {value}; expected 1 to {MAX_VIEWS}.")
-    of_class = views_of_classes(dataset.images["label"], n_views, minority_views or n_views)
+    views_of_class = views_by_class(dataset.images["label"], n_views, minority_views or n_views)
     path_of: dict[str, str] = {}
     views_of: dict[str, int] = {}
     images = dataset.images
     for path, label, sha256 in zip(images["path"], images["label"], digests, strict=True):
         path_of.setdefault(sha256, path)
-        views_of[sha256] = max(views_of.get(sha256, 0), of_class[label])
+        views_of[sha256] = max(views_of.get(sha256, 0), views_of_class[label])
     quarantine.keep(path_of)
     quarantine.save()
     kept = [sha256 for sha256 in path_of if part is None or part.holds(sha256)]
@@ -103,17 +198,17 @@ def rows_of(
     return RowIndex(paths, tuple(kept), np.array(n, dtype=np.int16))
 
 
-def views_of_classes(labels: pd.Series, n_views: int, minority_views: int) -> dict[str, int]:
-    """How many views the images of each class get: rarer classes more, smoothly.
+def views_by_class(labels: pd.Series, n_views: int, minority_views: int) -> dict[str, int]:
+    """Return how many views the images of each class get: rarer classes more, smoothly.
 
-    A class that is r times as rare as the largest gets `n_views * r**a` views, with the a in
-    [0, 1] for which the rarest class comes to `minority_views`; so no class gets more rows
-    than the largest has, but for rounding.
+    A class that is r times as rare as the largest gets `n_views * r**a` views per image, with the
+    a in [0, 1] for which the rarest class comes to `minority_views`; as a is at most 1, no class
+    gets more rows than the largest has, but for rounding.
 
     Args:
         labels: The class of each image.
-        n_views: Of the largest class.
-        minority_views: Of the rarest, at most.
+        n_views: Views per image of the largest class.
+        minority_views: Views per image of the rarest class, at most.
 
     Raises:
         CacheError: `minority_views` is less than `n_views`.
@@ -125,33 +220,32 @@ def views_of_classes(labels: pd.Series, n_views: int, minority_views: int) -> di
         )
     counts = labels.value_counts()
     rarity = counts.max() / counts
-    steepest = math.log(rarity.max())
-    exponent = min(1.0, math.log(minority_views / n_views) / steepest) if steepest else 0.0
+    # n_views * r**a = minority_views at the largest r, solved for a.
+    log_rarest = math.log(rarity.max())
+    exponent = min(1.0, math.log(minority_views / n_views) / log_rarest) if log_rarest else 0.0
     views = (n_views * rarity**exponent).round().astype(int)
     return {str(name): int(n) for name, n in views.items()}
 
 
 def file_name(module: str, part: Part | None = None) -> str:
-    """Where a module's bottleneck file, or one part of it, is in the data set's folder."""
+    """Return where a module's bottleneck file, or one part of it, is in the data set's folder."""
     if part is None:
         return f"{module}.h5"
     return f"{PARTS}/{module}.{part.number}-of-{part.n_parts}.h5"
 
 
 def attributes_of(
-    running: ExtractorSpec,
-    options: CacheOptions,
-    calibration: Mapping[str, Attribute] | None = None,
+    spec: ExtractorSpec, recipe: Recipe, calibration: Mapping[str, Attribute] | None = None
 ) -> dict[str, Attribute]:
-    """What the features depend on, as flat attributes of the bottleneck file.
+    """Return what the features of a module depend on, as attributes of its bottleneck file.
 
-    The batch size is one of them only if the last bits of features depend on it: not with
-    TensorFlow on a processor if it is a multiple of 48, nor if it is the engine's own.
+    The batch size is one of them only if the last bits of features depend on it: not if it is the
+    engine's own, nor with TensorFlow on a CPU if it is a multiple of 48 (see `TensorFlowEngine`).
     """
-    module = running.module
-    own = BATCH_SIZE if running.engine == "tensorflow" else OPENVINO_BATCH_SIZE
-    given = options.batch_size or own
-    size_matters = given % own != 0 if running.engine == "tensorflow" else given != own
+    module = spec.module
+    default = BATCH_SIZE if spec.engine == "tensorflow" else OPENVINO_BATCH_SIZE
+    size = recipe.batch_size or default
+    size_matters = size % default != 0 if spec.engine == "tensorflow" else size != default
     low, high = module.value_range
     costs = {"n_parameters": module.n_parameters, "gflops": module.gflops}
     return {
@@ -160,67 +254,76 @@ def attributes_of(
         "module_sha256": module.sha256,
         "image_size": module.image_size,
         "value_range": f"[{low:g}, {high:g}]",
-        **{name: attribute for name, attribute in costs.items() if attribute is not None},
-        "resize": f"{RESIZE}, {'TensorFlow' if running.cuts_views else RESIZER}",
-        **asdict(options.augmentation),
-        "seed": options.seed,
-        "engine": running.engine,
-        "precision": running.precision,
-        **({"batch_size": given} if size_matters else {}),
+        **{name: cost for name, cost in costs.items() if cost is not None},
+        "resize": f"{RESIZE}, {'TensorFlow' if spec.cuts_views else RESIZER}",
+        **asdict(recipe.augmentation),
+        "seed": recipe.seed,
+        "engine": spec.engine,
+        "precision": spec.precision,
+        **({"batch_size": size} if size_matters else {}),
         **(calibration or {}),
     }
 
 
-def extractor_spec(
-    module: StoredModule,
-    place: Path,
-    part: Part | None,
-    options: CacheOptions,
+def _probed(module: StoredModule) -> StoredModule:
+    """Return a module with what only loading it tells, such as its image size."""
+    if module.probed:
+        return module
+    from hubretrain.modules import Backbone
+
+    return Backbone(module).stored
+
+
+def _extractor_spec(
+    module: StoredModule, folder: Path, file: Path, options: CacheOptions
 ) -> ExtractorSpec:
-    """What runs a module: as what is there was computed, where that is left open.
+    """Return how a module is run: as its file was computed, where the options leave that open.
 
     Args:
         module: The module, probed.
-        place: The data set's folder in the cache.
-        part: The part of the data set, if not all of it.
-        options: How bottlenecks are computed; with `overwrite` the file does not count.
+        folder: The data set's folder in the cache.
+        file: The module's bottleneck file, which may exist.
+        options: The options.
 
     Raises:
         EngineError: See `hubretrain.extraction.engines.choose_engine`.
     """
-    file = place / file_name(module.name, part)
-    before: dict[str, Attribute] = {}
+    cached: dict[str, Attribute] = {}
     if file.exists() and not options.overwrite:
-        with Bottlenecks(file) as there:
-            before = there.attributes
-    known = str(before["engine"]) if before.get("precision") == options.precision else None
-    name = choose_engine(options.engine, options.precision, module=module, before=known)
+        with Bottlenecks(file) as bottlenecks:
+            cached = bottlenecks.attributes
+    same_precision = cached.get("precision") == options.precision
+    engine = choose_engine(
+        options.engine,
+        options.precision,
+        module=module,
+        cached=str(cached["engine"]) if same_precision else None,
+    )
     cuts_views = options.augment_on == "gpu"
-    if options.augment_on == "auto" and name == "tensorflow":
-        cuts_views = str(before["resize"]).endswith("TensorFlow") if before else gpu_in_sight()
-    if cuts_views and name != "tensorflow":
+    if options.augment_on == "auto" and engine == "tensorflow":
+        cuts_views = str(cached["resize"]).endswith("TensorFlow") if cached else gpu_in_sight()
+    if cuts_views and engine != "tensorflow":
         raise EngineError("`augment_on=gpu` needs the TensorFlow engine: `engine=tensorflow`.")
-    quantised = place / f"{module.name}.int8" if options.precision == "int8" else None
-    return ExtractorSpec(module, name, options.precision, quantised, cuts_views)
+    quantised = folder / f"{module.name}.int8" if options.precision == "int8" else None
+    return ExtractorSpec(module, engine, options.precision, quantised, cuts_views)
 
 
-def calibration_of(
-    running: ExtractorSpec,
-    dataset: ImageDataset,
-    digests: Sequence[str],
-    options: CacheOptions,
+def _calibration(
+    spec: ExtractorSpec, dataset: ImageDataset, digests: Sequence[str], options: CacheOptions
 ) -> dict[str, Attribute]:
-    """Attributes of the quantised model that a module is run as, made now if need be; else none.
+    """Return the attributes of the quantised model that a module is run as; none unless int8.
+
+    The model is made now if need be, on a sample of all images, also where only a part is cached:
+    every part must come from one model.
 
     Raises:
         CacheError: See `hubretrain.extraction.engines.calibrate`.
         EngineError: Likewise.
     """
-    if running.quantised is None:
+    if spec.quantised is None:
         return {}
-    # All images, also where only a part is cached: every part must come from one model.
     path_of = dict(zip(digests, dataset.images["path"], strict=True))
-    size = running.module.image_size
+    size = spec.module.image_size
 
     def first_view(sha256: str) -> Pixels | None:
         try:
@@ -228,12 +331,13 @@ def calibration_of(
         except DataError:
             return None
 
-    attributes = calibrate(
-        running.module,
-        running.quantised,
-        digests,
-        first_view,
-        seed=options.seed,
-        overwrite=options.overwrite,
-    )
-    return {**attributes}
+    return {
+        **calibrate(
+            spec.module,
+            spec.quantised,
+            digests,
+            first_view,
+            seed=options.seed,
+            overwrite=options.overwrite,
+        )
+    }

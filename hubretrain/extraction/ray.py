@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from hubretrain._version import __version__
 from hubretrain.errors import HubretrainError, WorkerError, first_line
 from hubretrain.extraction.engines import BATCH_SIZE
-from hubretrain.extraction.pipeline import Batch, Extractor, ImageTask, Recipe, Undecodable
+from hubretrain.extraction.pipeline import Batch, Extractor, ImageTask, SkippedImage
+from hubretrain.extraction.plan import Recipe
 from hubretrain.modules import pack_folder, unpack_folder
 from hubretrain.parallel import ahead
 from hubretrain.storage import is_remote, read_bytes
@@ -44,7 +45,7 @@ class Cluster:
 
 def extract_on_ray(
     recipe: Recipe, images: Iterable[ImageTask], needed: Sequence[bool], cluster: Cluster
-) -> Iterator[Batch | Undecodable]:
+) -> Iterator[Batch | SkippedImage]:
     """Compute on workers the very bottlenecks that `pipeline.extract` computes in this process.
 
     Args:
@@ -66,7 +67,7 @@ def extract_on_ray(
         (pack_folder(spec.module.folder), pack_folder(spec.quantised) if spec.quantised else b"")
         if is_needed
         else None
-        for spec, is_needed in zip(recipe.running, needed, strict=True)
+        for spec, is_needed in zip(recipe.extractors, needed, strict=True)
     ]
     make_worker = functools.partial(_extracting, recipe, archives, __version__)
     for results in map_on_ray(make_worker, _jobs(images, recipe.batch_size or BATCH_SIZE), cluster):
@@ -78,7 +79,7 @@ def map_on_ray(
 ) -> Iterator[R]:
     """Map a function over jobs in worker processes, a bounded number of jobs ahead.
 
-    Each worker makes its function once and gets an equal share of the CPUs. Ray replaces a worker
+    Each worker makes its function once and gets an equal share of the CPUs. Ray restarts a worker
     that dies and runs its jobs again.
 
     Args:
@@ -98,16 +99,14 @@ def map_on_ray(
     try:
         from ray.util import ActorPool
 
-        # Modules of hundreds of MB, stored once for all workers. The reference lives as long as
-        # they may be restarted: Ray itself does not keep what it needs for that.
-        shared = ray.put(make_function)
-        workers = _started_workers(ray, shared, cluster.n_workers)
+        stored = ray.put(make_function)  # modules of hundreds of MB: once for all workers
+        workers = _started_workers(ray, cluster.n_workers)
         # A worker that stands in the pool twice has one job to do and one that waits.
         pool = ActorPool(workers * JOBS_PER_WORKER)
         for job in jobs:
             if not pool.has_free():
                 yield _next_result(ray, pool)
-            pool.submit(lambda worker, job: worker.do.remote(job), job)
+            pool.submit(lambda worker, job: worker.do.remote([stored], job), job)
         while pool.has_next():
             yield _next_result(ray, pool)
     finally:
@@ -115,18 +114,40 @@ def map_on_ray(
 
 
 class _Worker:
-    """Ray actor that makes its function once and then does jobs."""
+    """Ray actor that makes its function at its first job and does all its jobs with it.
 
-    def __init__(self, make_function: Callable[[], Callable[[Any], Any]]) -> None:
-        self._function = make_function()
+    The function is no argument of the actor, for Ray warns of large ones if it may restart it.
+    """
 
-    def do(self, job: Any) -> Any:
-        """Do one job."""
+    def __init__(self) -> None:
+        self._function: Callable[[Any], Any] | None = None
+
+    def do(self, stored: Sequence[Any], job: Any) -> Any:
+        """Do one job.
+
+        Args:
+            stored: One reference to what makes the function.
+            job: The job.
+        """
+        if self._function is None:
+            self._function = self._made(stored)
         return self._function(job)
 
+    @staticmethod
+    def _made(stored: Sequence[Any]) -> Callable[[Any], Any]:
+        import ray
 
-def _started_workers(ray: Any, make_function: Any, n_workers: int) -> list[Any]:
-    """Start workers on `make_function`, an object that Ray stores, and return their handles."""
+        try:
+            function: Callable[[Any], Any] = ray.get(stored[0])()
+        except HubretrainError:
+            raise
+        except Exception as error:  # such as a library that this machine does not have
+            raise WorkerError(f"a worker cannot start: {first_line(error)}") from error
+        return function
+
+
+def _started_workers(ray: Any, n_workers: int) -> list[Any]:
+    """Start workers and return their handles."""
     n_cpus = _cpus_per_worker(ray.nodes(), n_workers)
     # TensorFlow and OpenVINO take every CPU of the machine unless they are told.
     threads = {"TF_NUM_INTRAOP_THREADS": str(n_cpus), "OMP_NUM_THREADS": str(n_cpus)}
@@ -136,7 +157,7 @@ def _started_workers(ray: Any, make_function: Any, n_workers: int) -> list[Any]:
         max_task_retries=MAX_DEATHS - 1,
         runtime_env={"env_vars": threads},
     )
-    return [actor.remote(make_function) for _ in range(n_workers)]
+    return [actor.remote() for _ in range(n_workers)]
 
 
 def _next_result(ray: Any, pool: Any) -> Any:
@@ -230,7 +251,7 @@ def _check_answers(address: str) -> None:
 
 def _extracting(
     recipe: Recipe, archives: Sequence[tuple[bytes, bytes] | None], version: str
-) -> Callable[[list[ImageTask]], list[Batch | Undecodable]]:
+) -> Callable[[list[ImageTask]], list[Batch | SkippedImage]]:
     """Make what a worker does: it holds the modules, and decodes and forwards the images of a job.
 
     Runs in the worker.
@@ -250,14 +271,14 @@ def _extracting(
             "version on every machine."
         )
     specs = []
-    for spec, archive in zip(recipe.running, archives, strict=True):
+    for spec, archive in zip(recipe.extractors, archives, strict=True):
         if archive is not None:
             module = replace(spec.module, folder=unpack_folder(archive[0]))
             quantised = unpack_folder(archive[1]) if archive[1] else None
             spec = replace(spec, module=module, quantised=quantised)
         specs.append(spec)
     needed = [archive is not None for archive in archives]
-    extractor = Extractor(replace(recipe, running=tuple(specs)), needed)
+    extractor = Extractor(replace(recipe, extractors=tuple(specs)), needed)
     return lambda images: list(extractor.run(images))
 
 
@@ -280,9 +301,9 @@ def _read(image: ImageTask) -> bytes | None:
 
     That is a remote file, or one that cannot be read here.
     """
-    if is_remote(image.place):
+    if is_remote(image.path):
         return None
     try:
-        return read_bytes(image.place)
+        return read_bytes(image.path)
     except OSError:
         return None

@@ -15,7 +15,7 @@ from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
 from hubretrain.extraction import CacheOptions
-from hubretrain.extraction.cache import cache_bottlenecks, shared
+from hubretrain.extraction.cache import cache_bottlenecks, shared_seconds
 from hubretrain.modules import resolve
 from tests.samples import encoded, write_digits, write_module, write_pooled
 
@@ -26,21 +26,21 @@ def digits(tmp_path):
 
 
 def run(digits, module, folder, **options):
-    (found,) = cache_bottlenecks(
+    (result,) = cache_bottlenecks(
         open_dataset(digits),
         [resolve(str(module))],
         CacheOptions(**{"engine": "tensorflow", **options}),
         cache=folder,
     )
-    return found
+    return result
 
 
 def test_features_are_those_of_the_module_called_by_hand(digits, small_module, tmp_path):
     import tensorflow_hub as hub
 
-    found = run(digits, small_module, tmp_path / "cache", n_views=2, seed=3)
+    file = run(digits, small_module, tmp_path / "cache", n_views=2, seed=3).file
     module = hub.load(str(small_module))
-    with Bottlenecks(found.file) as bottlenecks:
+    with Bottlenecks(file) as bottlenecks:
         for row in (0, 31, 59):
             path, sha256 = bottlenecks.paths[row], bottlenecks.sha256s[row]
             image = decode((digits / path).read_bytes())
@@ -57,8 +57,8 @@ def test_a_second_run_computes_nothing_and_imports_no_tensorflow(digits, small_m
         "from hubretrain.extraction.cache import cache_bottlenecks\n"
         "from hubretrain.data.dataset import open_dataset; from hubretrain.modules import resolve\n"
         "data, modules = open_dataset(sys.argv[1]), [resolve(sys.argv[2])]\n"
-        "found = cache_bottlenecks(data, modules, cache=Path(sys.argv[3]))\n"
-        "print(found[0].n_computed, 'tensorflow' in sys.modules)"
+        "results = cache_bottlenecks(data, modules, cache=Path(sys.argv[3]))\n"
+        "print(results[0].n_computed, 'tensorflow' in sys.modules)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script, digits, small_module, tmp_path / "cache"],
@@ -94,7 +94,7 @@ def test_an_edited_image_is_computed_anew_and_a_moved_one_is_not(digits, small_m
     assert run(digits, small_module, tmp_path / "cache", n_views=2).n_computed == 2
 
 
-def test_a_hundred_new_images_cost_a_hundred_forward_passes_a_view(digits, small_module, tmp_path):
+def test_a_hundred_new_images_cost_a_hundred_passes_per_view(digits, small_module, tmp_path):
     run(digits, small_module, tmp_path / "cache", n_views=3)
     random = np.random.default_rng(0)
     for i in range(100):
@@ -113,9 +113,9 @@ def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp
         CacheOptions(n_views=2, engine="tensorflow"),
         cache=tmp_path / "both",
     )
-    for found, module in zip(both, (small_module, other), strict=True):
+    for together, module in zip(both, (small_module, other), strict=True):
         alone = run(digits, module, tmp_path / "alone", n_views=2)
-        assert found.file.read_bytes() == alone.file.read_bytes()
+        assert together.file.read_bytes() == alone.file.read_bytes()
 
 
 def test_images_with_the_same_content_share_a_row(digits, small_module, tmp_path):
@@ -127,9 +127,9 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(digits, small_module
     (digits / "0" / "broken.png").write_bytes(b"no image")
     whole = encoded(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), "JPEG")
     (digits / "1" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    found = run(digits, small_module, tmp_path / "cache", n_views=2)
-    assert (found.n_images, found.n_computed, found.n_quarantined) == (62, 120, 2)
-    assert found.n_rows == 120
+    result = run(digits, small_module, tmp_path / "cache", n_views=2)
+    assert (result.n_images, result.n_computed, result.n_quarantined) == (62, 120, 2)
+    assert result.n_rows == 120
     table = pd.read_csv(tmp_path / "cache" / "digits" / "quarantine.csv")
     assert table["path"].tolist() == ["0/broken.png", "1/cut.jpg"]
     assert table["reason"].tolist()[0] == "no image of a known type"
@@ -137,21 +137,21 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(digits, small_module
     assert run(digits, small_module, tmp_path / "cache", n_views=2).n_computed == 0
     (digits / "0" / "broken.png").unlink()
     (digits / "1" / "cut.jpg").write_bytes(whole)
-    mended = run(digits, small_module, tmp_path / "cache", n_views=2)
-    assert (mended.n_computed, mended.n_quarantined) == (2, 0)
+    fixed = run(digits, small_module, tmp_path / "cache", n_views=2)
+    assert (fixed.n_computed, fixed.n_quarantined) == (2, 0)
     assert not (tmp_path / "cache" / "digits" / "quarantine.csv").exists()
 
 
 def test_strict_stops_at_a_broken_image_and_names_it(digits, small_module, tmp_path):
     (digits / "0" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; mend or remove"):
+    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; fix or remove"):
         run(digits, small_module, tmp_path / "cache", strict=True)
 
 
 def test_strict_names_a_broken_image_that_an_earlier_run_left_out(digits, small_module, tmp_path):
     (digits / "0" / "broken.png").write_bytes(b"no image")
     assert run(digits, small_module, tmp_path / "cache").n_quarantined == 1
-    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; mend or remove"):
+    with pytest.raises(DataError, match=r"0/broken.png: no image of a known type; fix or remove"):
         run(digits, small_module, tmp_path / "cache", strict=True)
 
 
@@ -167,7 +167,7 @@ def test_other_augmentation_or_seed_is_refused_and_view_0_survives_overwriting(
     digits, small_module, tmp_path
 ):
     run(digits, small_module, tmp_path / "cache", n_views=2)
-    with pytest.raises(CacheError, match=r"seed = 0, now 1 is asked for"):
+    with pytest.raises(CacheError, match=r"seed = 0, and 1 is required now"):
         run(digits, small_module, tmp_path / "cache", n_views=2, seed=1)
     again = run(digits, small_module, tmp_path / "cache", n_views=2, seed=1, overwrite=True)
     assert again.n_computed == 60
@@ -187,7 +187,7 @@ def test_a_module_changed_in_place_is_refused_by_its_cache(digits, tmp_path):
     run(digits, module, tmp_path / "cache")
     shutil.rmtree(module)
     write_module(module, seed=2)
-    with pytest.raises(CacheError, match=r"made with module_sha256 = \w{64}, now \w{64} is asked"):
+    with pytest.raises(CacheError, match=r"made with module_sha256 = \w{64}, and \w{64} is req"):
         run(digits, module, tmp_path / "cache")
 
 
@@ -208,7 +208,7 @@ main()
 
 
 def run_signalled(command, n_writes, number):
-    """Runs a command line that sends itself a signal after so many batches are written."""
+    """Run a command line that sends itself a signal after so many batches are written."""
     arguments = [sys.executable, "-c", SIGNALLED, str(n_writes), str(int(number))]
     return subprocess.run([*arguments, *command.split()], capture_output=True, text=True)
 
@@ -248,14 +248,14 @@ def test_views_cut_by_tensorflow_in_batches_give_nearly_the_same_features(
     options = {"n_views": 3, "augmentation": Augmentation(rotate90=True, hue=0.1)}
     one = run(digits, small_module, tmp_path / "one", **options)
     other = run(digits, small_module, tmp_path / "other", augment_on="gpu", **options)
-    with Bottlenecks(one.file) as here, Bottlenecks(other.file) as there:
-        assert str(there.attributes["resize"]).endswith("TensorFlow")
+    with Bottlenecks(one.file) as on_cpu, Bottlenecks(other.file) as on_gpu:
+        assert str(on_gpu.attributes["resize"]).endswith("TensorFlow")
         for v in range(3):
-            assert np.allclose(there.view(v)[:], here.view(v)[:], atol=0.02)
-            assert not np.array_equal(there.view(v)[:], np.zeros_like(there.view(v)[:]))
+            assert np.allclose(on_gpu.view(v)[:], on_cpu.view(v)[:], atol=0.02)
+            assert not np.array_equal(on_gpu.view(v)[:], np.zeros_like(on_gpu.view(v)[:]))
     again = run(digits, small_module, tmp_path / "other", **options)  # auto: as it was begun
     assert again.n_computed == 0
-    with pytest.raises(CacheError, match=r"was made with resize = .*TensorFlow, now .* is asked"):
+    with pytest.raises(CacheError, match=r"made with resize = .*TensorFlow, and .* is required"):
         run(digits, small_module, tmp_path / "other", augment_on="cpu", **options)
 
 
@@ -271,20 +271,21 @@ def test_another_engine_is_taken_up_where_it_began_and_refused_when_asked_for(
     pytest.importorskip("openvino")
     one = run(digits, pooled_module, tmp_path / "one", engine="openvino")
     assert run(digits, pooled_module, tmp_path / "one", engine="auto", n_views=5).n_computed == 60
-    with Bottlenecks(one.file) as found:
-        assert (found.attributes["engine"], found.attributes["precision"]) == ("openvino", "f32")
-    with pytest.raises(CacheError, match=r"made with engine = openvino, now tensorflow is asked"):
+    with Bottlenecks(one.file) as bottlenecks:
+        attributes = bottlenecks.attributes
+        assert (attributes["engine"], attributes["precision"]) == ("openvino", "f32")
+    with pytest.raises(CacheError, match=r"made with engine = openvino, and tensorflow is req"):
         run(digits, pooled_module, tmp_path / "one")
     other = run(digits, pooled_module, tmp_path / "other")
-    with Bottlenecks(one.file) as found, Bottlenecks(other.file) as expected:
-        assert np.allclose(found.view(3)[:], expected.view(3)[:], rtol=1e-4, atol=1e-5)
+    with Bottlenecks(one.file) as bottlenecks, Bottlenecks(other.file) as expected:
+        assert np.allclose(bottlenecks.view(3)[:], expected.view(3)[:], rtol=1e-4, atol=1e-5)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_path):
     command = f"cache {digits} --module {small_module} --views 40 --engine tensorflow"
     ran = run_signalled(f"{command} --cache {tmp_path / 'cache'}", 2, signal.SIGINT)
     assert ran.returncode == 130, ran.stderr
-    assert "interrupted; completed work is kept" in ran.stderr
+    assert "interrupted; what is finished is kept" in ran.stderr
     assert "Traceback" not in ran.stderr
     file = tmp_path / "cache" / "digits" / "small.h5"
     with Bottlenecks(file) as bottlenecks:
@@ -293,9 +294,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_pat
 
 
 def test_modules_cached_together_share_the_time_by_what_each_computed(digits, tmp_path):
-    assert shared(10.0, [1.0, 4.0, 0.0]) == [2.0, 8.0, 0.0]
-    assert shared(3.0, [6.0]) == [3.0]  # two passes at a time
-    assert shared(0.0, [0.0, 0.0]) == [0.0, 0.0]
+    assert shared_seconds(10.0, [1.0, 4.0, 0.0]) == [2.0, 8.0, 0.0]
+    assert shared_seconds(3.0, [6.0]) == [3.0]  # two passes at a time
+    assert shared_seconds(0.0, [0.0, 0.0]) == [0.0, 0.0]
     modules = [resolve(str(write_pooled(tmp_path / f"pooled{size}", size))) for size in (8, 32)]
     results = cache_bottlenecks(
         open_dataset(digits),

@@ -28,14 +28,14 @@ def digits(tmp_path):
 
 
 def run(digits, module, folder, part=None, **options):
-    (found,) = cache_bottlenecks(
+    (result,) = cache_bottlenecks(
         open_dataset(digits),
         [resolve(str(module))],
         CacheOptions(**{"n_views": 2, "engine": "tensorflow", **options}),
         cache=folder,
         part=part,
     )
-    return found
+    return result
 
 
 def parts_of(digits, module, folder, n, **options):
@@ -80,16 +80,16 @@ def test_parts_that_do_not_belong_together_are_refused(digits, small_module, tmp
         file["view_000"][0, 0] += 1
     with pytest.raises(CacheError, match=r"have different bottlenecks of \d/\d+.png"):
         merge_parts([one, changed], tmp_path / "out.h5")
-    with pytest.raises(CacheError, match=r"changed.h5 is not named as a part; say with `output`"):
+    with pytest.raises(CacheError, match=r"changed.h5 is not named as a part; name the file"):
         merge_parts([changed])
     merge_parts([one, two])
-    with pytest.raises(CacheError, match=r"small.h5 is there already; remove it, merge it too"):
+    with pytest.raises(CacheError, match=r"small.h5 exists; remove it, merge it too"):
         merge_parts([one, two])
 
 
 def test_a_part_that_is_no_part_is_refused():
     for text in ("0/3", "4/3", "3", "a/b"):
-        with pytest.raises(CacheError, match=r"`part` is '.*'; expected a number and how many"):
+        with pytest.raises(CacheError, match=r"`part` is '.*'; expected a number and how"):
             Part.parse(text)
     assert Part.parse("3/16") == Part(3, 16)
 
@@ -100,16 +100,16 @@ def test_verify_finds_a_flipped_bit_and_what_is_not_finished(digits, small_modul
     with h5py.File(file, "r+") as opened:
         opened["view_001"][7, 3] += np.float32(1e-6)
     (wrong,) = verify_files([file])[file]
-    said = "view_001: its bytes are not those that were written; remove the file and cache again"
-    assert wrong == said
+    damage = "view_001: its bytes are not those that were written; remove the file and cache again"
+    assert wrong == damage
     assert run(digits, small_module, tmp_path / "cache").n_computed == 0
-    assert verify_files([file])[file] == [said]  # a run does not certify the damage
+    assert verify_files([file])[file] == [damage]  # a run does not certify the damage
     with pytest.raises(CacheError, match=r"small.h5: view_001: its bytes are not those that were"):
         run(digits, small_module, tmp_path / "cache", n_views=3)
     (file.parent / "text.h5").write_text("no HDF5")
-    found = verify_files([file.parent / "text.h5", tmp_path / "nothing.h5"])
-    assert "cannot be opened as HDF5" in found[file.parent / "text.h5"][0]
-    assert "does not exist" in found[tmp_path / "nothing.h5"][0]
+    sentences = verify_files([file.parent / "text.h5", tmp_path / "nothing.h5"])
+    assert "cannot be opened as HDF5" in sentences[file.parent / "text.h5"][0]
+    assert "does not exist" in sentences[tmp_path / "nothing.h5"][0]
 
 
 def test_status_says_what_the_next_run_would_compute_and_why(digits, small_module, tmp_path):
@@ -124,9 +124,9 @@ def test_status_says_what_the_next_run_would_compute_and_why(digits, small_modul
     zero[1].write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
     (digits / "1" / "new.png").write_bytes(encoded(np.ones((8, 8, 3), np.uint8)))
     zero[2].rename(digits / "2" / "moved.png")
-    (found,) = cache_status(open_dataset(digits), cache).to_dict("records")
-    assert (found["new"], found["edited"], found["gone"], found["to_compute"]) == (1, 1, 2, 4)
-    assert found["why"] == [
+    (status,) = cache_status(open_dataset(digits), cache).to_dict("records")
+    assert (status["new"], status["edited"], status["gone"], status["to_compute"]) == (1, 1, 2, 4)
+    assert status["why"] == [
         "1 new images",
         "1 edited images",
         "2 images are gone: their rows drop out",
@@ -141,8 +141,8 @@ def test_status_knows_that_the_module_is_another_now(digits, tmp_path):
     run(digits, module, tmp_path / "cache")
     shutil.rmtree(module)
     write_module(module, seed=2)
-    (found,) = cache_status(open_dataset(digits), tmp_path / "cache")["why"]
-    assert found == ["module is another module now: all of it, with --overwrite"]
+    (why,) = cache_status(open_dataset(digits), tmp_path / "cache")["why"]
+    assert why == ["module is another module now: all of it has to be overwritten"]
 
 
 def test_garbage_is_what_nothing_needs(digits, small_module, tmp_path):
@@ -153,16 +153,16 @@ def test_garbage_is_what_nothing_needs(digits, small_module, tmp_path):
     for image in sorted((digits / "0").iterdir())[:3]:
         image.unlink()
     data = open_dataset(digits)
-    said = collect_garbage(data, cache, n_views=2, dry_run=True)
-    assert [(f, what) for f, what, _ in said] == [
+    planned = collect_garbage(data, cache, n_views=2, dry_run=True)
+    assert [(f, what) for f, what, _ in planned] == [
         (left, "left by a killed run"),
         (file, "3 images that are gone, views 2 to 3"),
     ]
     assert left.exists()
     before = file.stat().st_size
     done = collect_garbage(data, cache, n_views=2)
-    assert [what for _, what, _ in done] == [what for _, what, _ in said]
-    assert 0 < done[1][2] == said[1][2] <= before - file.stat().st_size
+    assert [what for _, what, _ in done] == [what for _, what, _ in planned]
+    assert 0 < done[1][2] == planned[1][2] <= before - file.stat().st_size
     assert not left.exists()
     fresh = run(digits, small_module, tmp_path / "fresh", n_views=2)
     assert file.read_bytes() == fresh.file.read_bytes()

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data.dataset import open_dataset
-from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import CacheError
 from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
-from hubretrain.extraction.plan import Part, views_of_classes
+from hubretrain.extraction.plan import Part, views_by_class
 from hubretrain.modules import resolve
-from tests.samples import encoded
+from tests.samples import write_unbalanced
 
 HAM10000 = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}
 
@@ -26,12 +25,12 @@ def labels_of(counts):
 
 
 def test_rarer_classes_get_more_views_smoothly_up_to_the_rarest():
-    views = views_of_classes(labels_of(HAM10000), 2, 16)
+    views = views_by_class(labels_of(HAM10000), 2, 16)
     assert views == {"nv": 2, "mel": 5, "bkl": 5, "bcc": 7, "akiec": 9, "vasc": 14, "df": 16}
 
 
 def test_views_never_make_a_rare_class_larger_than_the_largest():
-    assert views_of_classes(labels_of({"a": 100, "b": 90, "c": 50}), 4, 100) == {
+    assert views_by_class(labels_of({"a": 100, "b": 90, "c": 50}), 4, 100) == {
         "a": 4,
         "b": 4,
         "c": 8,
@@ -45,7 +44,7 @@ def test_views_never_make_a_rare_class_larger_than_the_largest():
 )
 def test_views_by_class_stay_in_bounds_and_follow_rarity(counts, n_views, more):
     named = {f"c{i}": n for i, n in enumerate(counts)}
-    views = views_of_classes(labels_of(named), n_views, n_views + more)
+    views = views_by_class(labels_of(named), n_views, n_views + more)
     by_count = sorted(named, key=named.get)
     assert views[by_count[-1]] == n_views
     assert all(n_views <= n <= n_views + more for n in views.values())
@@ -55,31 +54,21 @@ def test_views_by_class_stay_in_bounds_and_follow_rarity(counts, n_views, more):
 
 
 def test_fewer_minority_views_than_views_are_refused():
-    with pytest.raises(CacheError, match=r"`minority_views` is 2, less than `n_views`, 4; exp"):
-        views_of_classes(pd.Series(["a", "b"]), 4, 2)
-
-
-def unbalanced(folder):
-    random = np.random.default_rng(0)
-    for name, n in (("many", 24), ("few", 3)):
-        (folder / name).mkdir(parents=True)
-        for i in range(n):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            (folder / name / f"{i}.png").write_bytes(encoded(pixels))
-    return open_dataset(folder)
+    with pytest.raises(CacheError, match=r"`minority_views` is 2, less than `n_views`, 4; expect"):
+        views_by_class(pd.Series(["a", "b"]), 4, 2)
 
 
 def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_module, tmp_path):
-    data = unbalanced(tmp_path / "data")
+    data = open_dataset(write_unbalanced(tmp_path / "data"))
     options, cache = CacheOptions(1, minority_views=4, engine="tensorflow"), tmp_path / "cache"
-    (found,) = cache_bottlenecks(data, [resolve(str(small_module))], options, cache=cache)
-    assert (found.n_rows, found.n_computed, found.n_views) == (24 + 3 * 4, 36, 4)
-    with Bottlenecks(found.file) as cached:
+    (result,) = cache_bottlenecks(data, [resolve(str(small_module))], options, cache=cache)
+    assert (result.n_rows, result.n_computed, result.n_views) == (24 + 3 * 4, 36, 4)
+    with Bottlenecks(result.file) as cached:
         few = [path.startswith("few") for path in cached.paths]
         assert cached.n_views_of.tolist() == [4 if f else 1 for f in few]
         assert np.isnan(cached.view(3)[:]).all(axis=1).tolist() == [not f for f in few]
         assert cached.verify() == []
-        with pytest.raises(CacheError, match=r"view 3 is not there for 24 of 27 images"):
+        with pytest.raises(CacheError, match=r"has no view 3 of 24 of 27 images"):
             cached.rows(cached.sha256s, 3)
     (tmp_path / "data" / "few" / "0.png").rename(tmp_path / "data" / "many" / "was_few.png")
     again = open_dataset(tmp_path / "data")
@@ -88,13 +77,12 @@ def test_minority_views_are_cached_and_a_relabelled_image_keeps_its_rows(small_m
 
 
 def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
-    data, modules = unbalanced(tmp_path / "data"), [resolve(str(small_module))]
+    data, modules = open_dataset(write_unbalanced(tmp_path / "data")), [resolve(str(small_module))]
     files = {}
     for dtype in ("float32", "float16"):
-        folder = tmp_path / dtype
         options = CacheOptions(2, dtype=dtype, engine="tensorflow")
-        (one,) = cache_bottlenecks(data, modules, options, cache=folder)
-        files[dtype] = one.file
+        (result,) = cache_bottlenecks(data, modules, options, cache=tmp_path / dtype)
+        files[dtype] = result.file
     with Bottlenecks(files["float32"]) as whole, Bottlenecks(files["float16"]) as half:
         assert half.view(1).dtype == np.float16
         assert half.rows(half.sha256s, 1).dtype == np.float32
@@ -103,9 +91,9 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
     cache, options = tmp_path / "float16", CacheOptions(3, engine="tensorflow")
     (again,) = cache_bottlenecks(data, modules, options, cache=cache)
     assert again.n_computed == 27
-    with Bottlenecks(again.file) as half:  # as it was begun, where nothing is asked for
+    with Bottlenecks(again.file) as half:  # as it was begun, where the options leave it open
         assert half.view(2).dtype == np.float16
-    with pytest.raises(CacheError, match=r"made with dtype = float16, now float32 is asked for"):
+    with pytest.raises(CacheError, match=r"made with dtype = float16, and float32 is required now"):
         cache_bottlenecks(data, modules, replace(options, dtype="float32"), cache=cache)
     options = replace(options, n_views=2, dtype="float32", overwrite=True)
     (wide,) = cache_bottlenecks(data, modules, options, cache=cache)
@@ -113,20 +101,11 @@ def test_float16_halves_the_views_and_stays_close(small_module, tmp_path):
     assert wide.file.read_bytes() == files["float32"].read_bytes()
 
 
-def test_an_image_that_changes_during_a_run_is_not_taken_for_the_old_one(small_module, tmp_path):
-    from hubretrain.extraction.pipeline import ExtractorSpec, ImageTask, Recipe, extract
-
-    place = tmp_path / "x.png"
-    place.write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
-    recipe = Recipe((ExtractorSpec(resolve(str(small_module), image_size=8)),), Augmentation(), 0)
-    (found,) = extract(recipe, [ImageTask(0, str(place), "ab" * 32, ((0,),))], [True])
-    assert (found.reason, found.unread) == ("was changed after the run began", True)
-
-
 def test_two_modules_of_one_name_are_refused(small_module, tmp_path):
+    data = open_dataset(write_unbalanced(tmp_path / "data"))
     module = resolve(str(small_module))
     with pytest.raises(CacheError, match=r"two modules are called small, which is also the name"):
-        cache_bottlenecks(unbalanced(tmp_path / "data"), [module, module], cache=tmp_path / "c")
+        cache_bottlenecks(data, [module, module], cache=tmp_path / "cache")
 
 
 @given(n_parts=st.integers(1, 40), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))

@@ -88,13 +88,19 @@ def test_what_a_worker_raises_on_purpose_arrives_as_it_is(here_on_workers):
         list(map_on_ray(refusing, [1], Cluster(1)))
 
 
-def refusing_to_begin():
-    raise HeadError("this worker does not begin.")
+def refusing_to_start():
+    raise HeadError("this worker does not start.")
 
 
-def test_a_worker_that_cannot_begin_says_why_at_once(here_on_workers):
-    with pytest.raises(WorkerError, match=r"a worker cannot start: .*this worker does not begin"):
-        list(map_on_ray(refusing_to_begin, [1], Cluster(1)))
+def failing_to_start():
+    raise ImportError("no module named that.")
+
+
+def test_a_worker_that_cannot_start_says_why_at_once(here_on_workers):
+    with pytest.raises(HeadError, match=r"^this worker does not start.$"):
+        list(map_on_ray(refusing_to_start, [1], Cluster(1)))
+    with pytest.raises(WorkerError, match=r"^a worker cannot start: no module named that$"):
+        list(map_on_ray(failing_to_start, [1], Cluster(1)))
 
 
 def test_workers_fit_on_the_machines_of_a_cluster():

@@ -14,80 +14,68 @@ from hubretrain.modules import StoredModule
 
 
 def choose_engine(
-    name: str = "auto",
+    engine: str = "auto",
     precision: str = "f32",
     *,
     module: StoredModule | None = None,
-    before: str | None = None,
+    cached: str | None = None,
 ) -> str:
-    """The engine that runs a frozen module: `tensorflow` or `openvino`.
+    """Return the engine that runs a frozen module: `tensorflow` or `openvino`.
 
-    `auto` goes on with the engine that made the features that are there already. Without any,
-    it takes OpenVINO where it is installed, no GPU is in sight and the module can be converted,
-    or where the precision asks for it; TensorFlow otherwise. Imports no TensorFlow unless a
-    module has to be converted for the first time.
+    `auto` keeps the engine of the features that are cached. Without any, it takes OpenVINO where
+    it is installed, no GPU is in sight and the module can be converted, or where the precision
+    requires it; else TensorFlow. Imports no TensorFlow unless a module has to be converted for
+    the first time.
 
     Args:
-        name: `auto`, `tensorflow` or `openvino`.
-        precision: `f32`; `bf16` or `int8`, which OpenVINO only can.
-        module: The module, probed, if `auto` shall see whether OpenVINO can run it.
-        before: The engine of the bottleneck file that is there, if one is.
+        engine: `auto`, `tensorflow` or `openvino`.
+        precision: `f32`; `bf16` or `int8`, which OpenVINO alone can compute.
+        module: The module, probed, if `auto` is to check that OpenVINO can run it.
+        cached: The engine of the bottleneck file, if there is one.
 
     Raises:
-        EngineError: The engine is not installed, or cannot compute so on this machine.
+        EngineError: The engine is not installed, or cannot compute in this precision on this
+            machine.
     """
-    if name not in ENGINES or precision not in PRECISIONS:
+    for name, value, choices in (
+        ("engine", engine, ENGINES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in choices:
+            raise EngineError(f"`{name}` is {value!r}; expected one of {', '.join(choices)}.")
+    if engine == "auto" and cached is not None:
+        engine = cached
+    if engine == "auto":
+        engine = "openvino" if precision != "f32" or _suits_openvino(module) else "tensorflow"
+    if engine == "openvino":
+        _check_openvino(precision)
+    elif precision != "f32":
         raise EngineError(
-            f"engine {name!r} with precision {precision!r} is unknown; the engines are "
-            f"{', '.join(ENGINES)}, the precisions {', '.join(PRECISIONS)}."
+            f"the TensorFlow engine computes f32 only, not {precision}; "
+            f"choose `engine=openvino`, which runs on a CPU."
         )
-    if name == "auto" and before is not None:
-        name = before
-    if name == "auto":
-        name = "openvino" if precision != "f32" or _suits_openvino(module) else "tensorflow"
-    if name == "tensorflow":
-        if precision != "f32":
-            raise EngineError(
-                f"the TensorFlow engine computes f32 only, not {precision}; "
-                f"that needs a CPU and `engine=openvino`."
-            )
-        return name
-    missing = [lib for lib in ("openvino", "nncf")[: 1 + (precision == "int8")] if not _has(lib)]
-    if missing:
-        raise EngineError(
-            f"the OpenVINO engine{' with int8' * (precision == 'int8')} needs {missing[0]}, which "
-            "is not installed; install it with: pip install 'hubretrain[openvino]'"
-        )
-    if precision == "bf16":
-        from hubretrain.extraction.engines.openvino import can_bf16
-
-        if not can_bf16():
-            raise EngineError(
-                "this processor has no bfloat16 (AVX512-BF16 or AMX), so OpenVINO would compute "
-                "f32 and call it bf16; choose `precision=f32` or `precision=int8`."
-            )
-    return name
+    return engine
 
 
 def open_engine(
     module: StoredModule,
-    name: str = "tensorflow",
+    engine: str = "tensorflow",
     precision: str = "f32",
     batch_size: int | None = None,
     quantised: Path | None = None,
     *,
     cuts_views: bool = False,
 ) -> Engine[Any]:
-    """Opens an engine that `choose_engine` chose.
+    """Open the engine that `choose_engine` chose.
 
     Args:
         module: The module, probed.
-        name: `tensorflow` or `openvino`.
-        precision: As chosen.
-        batch_size: Images a forward pass; by default what the engine does best with. On a GPU that
-            is found out by trying.
+        engine: `tensorflow` or `openvino`.
+        precision: `f32`, `bf16` or `int8`, as chosen.
+        batch_size: Images per forward pass; by default what the engine does best with. On a GPU
+            that is measured.
         quantised: Where `calibrate` left the quantised model, for `int8`.
-        cuts_views: Give it whole images with draws; TensorFlow only.
+        cuts_views: Whether the engine is to be given whole images with draws; TensorFlow only.
 
     Raises:
         EngineError: OpenVINO cannot convert or run the module, or memory does not suffice.
@@ -95,7 +83,7 @@ def open_engine(
     """
     if (precision == "int8") != (quantised is not None):
         raise ValueError("a quantised model belongs to int8, and to nothing else")
-    if name == "openvino":
+    if engine == "openvino":
         from hubretrain.extraction.engines import openvino
 
         return openvino.OpenVINOEngine(
@@ -106,18 +94,18 @@ def open_engine(
     from hubretrain.tensorflow import tf
 
     backbone = Backbone(module)
-    engine = tensorflow.ViewCuttingEngine if cuts_views else tensorflow.TensorFlowEngine
     if batch_size is None and tf.config.list_physical_devices("GPU"):
         # Whole images wait for an engine that cuts views, so few of them may.
-        most = (2 if cuts_views else 16) * tensorflow.BATCH_SIZE
+        largest = (2 if cuts_views else 16) * tensorflow.BATCH_SIZE
         batch_size = tensorflow.best_batch_size(
-            lambda n: tensorflow.TensorFlowEngine(backbone, n), last=most
+            lambda size: tensorflow.TensorFlowEngine(backbone, size), last=largest
         )
-    return engine(backbone, batch_size or tensorflow.BATCH_SIZE)
+    engine_class = tensorflow.ViewCuttingEngine if cuts_views else tensorflow.TensorFlowEngine
+    return engine_class(backbone, batch_size or tensorflow.BATCH_SIZE)
 
 
 def gpu_in_sight() -> bool:
-    """Whether a GPU that TensorFlow might use is here, judged by device files: no library asked.
+    """Return whether device files suggest a GPU that TensorFlow might use; imports no library.
 
     NVIDIA's and AMD's drivers make them, and the Windows Subsystem for Linux its own.
     `CUDA_VISIBLE_DEVICES` can hide an NVIDIA one, as it does from TensorFlow.
@@ -128,7 +116,7 @@ def gpu_in_sight() -> bool:
 
 
 def _suits_openvino(module: StoredModule | None) -> bool:
-    if not _has("openvino") or gpu_in_sight():
+    if not _is_installed("openvino") or gpu_in_sight():
         return False
     if module is not None:
         from hubretrain.extraction.engines.openvino import converted
@@ -140,6 +128,30 @@ def _suits_openvino(module: StoredModule | None) -> bool:
     return True
 
 
-def _has(library: str) -> bool:
+def _check_openvino(precision: str) -> None:
+    """Raise if OpenVINO cannot compute in a precision here.
+
+    Raises:
+        EngineError: A library is not installed, or the CPU has no bfloat16.
+    """
+    needed = ("openvino", "nncf") if precision == "int8" else ("openvino",)
+    missing = [library for library in needed if not _is_installed(library)]
+    if missing:
+        with_int8 = " with int8" if precision == "int8" else ""
+        raise EngineError(
+            f"the OpenVINO engine{with_int8} needs {missing[0]}, which is not installed; install "
+            "it with: pip install 'hubretrain[openvino]'"
+        )
+    if precision == "bf16":
+        from hubretrain.extraction.engines.openvino import can_bf16
+
+        if not can_bf16():
+            raise EngineError(
+                "this CPU has no bfloat16 (AVX512-BF16 or AMX), so OpenVINO would compute f32 and "
+                "call it bf16; choose `precision=f32` or `precision=int8`."
+            )
+
+
+def _is_installed(library: str) -> bool:
     spec = importlib.util.find_spec(library)
     return spec is not None and spec.origin is not None  # not just a folder of that name

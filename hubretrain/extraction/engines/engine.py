@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,8 +17,8 @@ Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
 Slot = TypeVar("Slot")
 
-# Small, for two or more batches are in flight; the fastest of 1 to 48 or as fast on every module
-# tried (benchmarks/bench_engines.py).
+# Small, for two or more batches are in flight at once, each on its own cores; of 1 to 48 the
+# fastest, or as fast, on every module measured (benchmarks/bench_engines.py).
 OPENVINO_BATCH_SIZE = 8
 
 
@@ -32,17 +31,17 @@ class Engine(abc.ABC, Generic[Slot]):
 
     Args:
         image_size: Height and width of the module's input, pixels.
-        batch_size: Images a forward pass.
-        slots: One for each batch that can be computed at a time.
+        batch_size: Images per forward pass.
+        slots: One slot for each batch that can be computed at a time.
 
     Attributes:
         name: `tensorflow` or `openvino`.
         precision: `f32`, `bf16` or `int8`.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         cuts_views: Whether it is given whole images with their draws instead of views.
         n_ahead: Batches that may be submitted before the first result is taken, so that the
-            processor never waits and memory stays flat.
-        busy: Seconds that its forward passes took, summed over those that run at a time.
+            module never waits for pixels and memory stays flat.
+        busy_seconds: Time that its forward passes took, summed over those that ran at a time.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Engine(abc.ABC, Generic[Slot]):
     def __init__(self, image_size: int, batch_size: int, slots: Sequence[Slot]) -> None:
         self.image_size, self.batch_size = image_size, batch_size
         self.n_ahead = len(slots) + 1
-        self.busy = 0.0
+        self.busy_seconds = 0.0
         self._busy_lock = threading.Lock()
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
@@ -60,7 +59,7 @@ class Engine(abc.ABC, Generic[Slot]):
         self._pool = ThreadPoolExecutor(len(slots), thread_name_prefix=self.name)
 
     def submit(self, images: Sequence[Any]) -> Future[Features]:
-        """Starts a forward pass and returns at once.
+        """Start a forward pass and return at once.
 
         Args:
             images: At most `batch_size`, each uint8 of shape (image_size, image_size, 3), RGB;
@@ -72,10 +71,16 @@ class Engine(abc.ABC, Generic[Slot]):
         """
         if len(images) > self.batch_size:
             raise ValueError(f"{len(images)} images in a batch of at most {self.batch_size}")
-        return self._pool.submit(self._with_slot, images)
+        return self._pool.submit(self._forward_in_slot, images)
 
     def __call__(self, images: Sequence[Any]) -> Features:
-        """Bottlenecks of at most `batch_size` images, float32 of shape (len(images), n_features).
+        """Return the bottlenecks of at most `batch_size` images.
+
+        Args:
+            images: See `submit`.
+
+        Returns:
+            float32 of shape (len(images), n_features).
 
         Raises:
             EngineError: The engine cannot run the module, or not with so many images at once.
@@ -83,21 +88,16 @@ class Engine(abc.ABC, Generic[Slot]):
         return self.submit(images).result()
 
     def close(self) -> None:
-        """Waits for what is being computed and drops what is not begun."""
+        """Wait for the batches that are being computed and drop those that are not begun."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Engine[Slot]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _with_slot(self, images: Sequence[Any]) -> Features:
+    def _forward_in_slot(self, images: Sequence[Any]) -> Features:
         slot = self._free.get()
         started = time.perf_counter()
         try:
@@ -105,15 +105,15 @@ class Engine(abc.ABC, Generic[Slot]):
         finally:
             self._free.put(slot)
             with self._busy_lock:
-                self.busy += time.perf_counter() - started
+                self.busy_seconds += time.perf_counter() - started
 
     @abc.abstractmethod
     def _forward(self, images: Sequence[Any], slot: Slot) -> Features:
-        """Computes one batch in a slot that nobody else uses now."""
+        """Compute one batch in a slot that no other batch uses now."""
 
     @staticmethod
     def _fill(buffer: Pixels, images: Sequence[Pixels]) -> None:
-        """Lays images into a batch and clears the rest of it."""
-        for place, image in zip(buffer, images, strict=False):
-            place[:] = image
+        """Copy images into a batch and clear the rest of it."""
+        for row, image in zip(buffer, images, strict=False):
+            row[:] = image
         buffer[len(images) :] = 0

@@ -1,17 +1,20 @@
-"""OpenVINO as an engine: faster on a processor, float32, bfloat16 or a quantised model.
+"""OpenVINO as an engine: faster on a CPU, in float32, bfloat16 or as a quantised model.
 
-A module is converted once, by way of TensorFlow, and kept in OpenVINO's own format::
+A module is converted once, by way of TensorFlow, and kept in OpenVINO's own format:
 
     <store>/openvino/<name>-<key>/model.xml, model.bin
 
 The key is made of the module's digest, its image size and range, and OpenVINO's version. Later
 runs read it and import no TensorFlow.
+
+This file is the one door to OpenVINO and NNCF: it imports both, without their telemetry.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -27,21 +30,24 @@ from hubretrain.errors import EngineError
 from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine, Features, Pixels
 from hubretrain.modules import StoredModule, store_folder
 
+MODEL = "model.xml"
+
 
 @contextlib.contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """Both libraries report their use over the network unless they cannot import what does it.
+    """Hide the telemetry package while OpenVINO or NNCF is imported.
 
-    Who runs hubretrain did not agree to that, so for the time of the import they cannot.
+    Both report their use over the network unless they cannot import what does that, and whoever
+    runs hubretrain did not agree to it.
     """
-    kept = sys.modules.get("openvino_telemetry")
+    imported = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         del sys.modules["openvino_telemetry"]
-        if kept is not None:
-            sys.modules["openvino_telemetry"] = kept
+        if imported is not None:
+            sys.modules["openvino_telemetry"] = imported
 
 
 with _no_telemetry():
@@ -49,27 +55,24 @@ with _no_telemetry():
 
 
 def import_nncf() -> Any:
-    """NNCF, which only a calibration needs; it reports errors and nothing else."""
+    """Import NNCF, which only a calibration needs; it logs errors and nothing else."""
     with _no_telemetry():
         import nncf
-    nncf.set_log_level(40)
+    nncf.set_log_level(logging.ERROR)
     return nncf
 
 
-MODEL = "model.xml"
-
-
 class OpenVINOEngine(Engine[Any]):
-    """A module in OpenVINO, on the processor.
+    """A module in OpenVINO, on the CPU.
 
-    One batch runs on each of a few streams of cores ("throughput hint"). Shapes are fixed, and no
+    One batch runs on each of a few groups of cores ("throughput hint"). Shapes are fixed, and no
     sum runs over more than one image: so a feature vector depends neither on its neighbours
-    nor on its place.
+    nor on its position.
 
     Args:
         module: The module.
         precision: `f32`, `bf16`, or `int8`.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         quantised: The folder of the quantised model, for `int8`.
 
     Raises:
@@ -93,10 +96,10 @@ class OpenVINOEngine(Engine[Any]):
             model.reshape([batch_size, size, size, 3])
             settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
             if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-                settings["INFERENCE_NUM_THREADS"] = threads  # a worker's share of the processors
+                settings["INFERENCE_NUM_THREADS"] = threads  # a worker's share of the CPUs
             compiled = ov.Core().compile_model(model, "CPU", settings)
-            n = max(2, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
-            requests = [compiled.create_infer_request() for _ in range(n)]
+            n_requests = max(2, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+            requests = [compiled.create_infer_request() for _ in range(n_requests)]
         except RuntimeError as error:
             raise self._failed(error) from error
         super().__init__(size, batch_size, requests)
@@ -113,32 +116,34 @@ class OpenVINOEngine(Engine[Any]):
 
     def _failed(self, error: RuntimeError) -> EngineError:
         return EngineError(
-            f"OpenVINO cannot run {self._handle} ({_reason(error)}); use `engine=tensorflow`."
+            f"OpenVINO cannot run {self._handle} ({_reason(error)}); choose `engine=tensorflow`."
         )
 
 
 def can_bf16() -> bool:
-    """Whether this processor computes in bfloat16; where it cannot, OpenVINO does float32."""
+    """Return whether this CPU computes in bfloat16; where it cannot, OpenVINO takes float32."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def converted(module: StoredModule) -> Any:
-    """The module as an OpenVINO model of uint8 (n_images, image_size, image_size, 3), float32.
+    """Return a module as an OpenVINO model, converted now if that was never done.
+
+    Its input is uint8 of shape (n_images, image_size, image_size, 3), its output float32.
 
     Raises:
         EngineError: OpenVINO cannot convert it.
         ModuleError: It cannot be loaded, or the store cannot be written.
     """
-    folder = _kept_at(module)
+    folder = _folder_of(module)
     with contextlib.suppress(EngineError):
         return read(folder)
-    shutil.rmtree(folder, ignore_errors=True)  # not there, or damaged
+    shutil.rmtree(folder, ignore_errors=True)  # missing or damaged
     _convert(module, folder)
     return read(folder)
 
 
 def read(folder: Path) -> Any:
-    """Reads a kept model.
+    """Read a stored model.
 
     Raises:
         EngineError: It is missing or damaged.
@@ -150,18 +155,22 @@ def read(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def keeping(model: Any, folder: Path) -> Iterator[Path]:
-    """Writes a model into a folder beside `folder`, which is moved there at the end, whole.
+def storing(model: Any, folder: Path) -> Iterator[Path]:
+    """Write a model into a folder beside `folder`, which is moved there at the end, whole.
 
     Yields:
         The folder, for what else belongs into it.
+
+    Raises:
+        EngineError: It cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise EngineError(
-            f"{folder.parent}/ cannot be written ({error.strerror}); make room or mend its rights."
+            f"{folder.parent}/ cannot be written ({error.strerror}); free disk space or fix "
+            "permissions."
         ) from error
     try:
         aside.chmod(0o755)
@@ -179,14 +188,14 @@ def keeping(model: Any, folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _kept_at(module: StoredModule) -> Path:
-    attributes = (module.sha256, module.image_size, module.value_range, ov.get_version())
-    key = hashlib.sha256(repr(attributes).encode()).hexdigest()[:16]
+def _folder_of(module: StoredModule) -> Path:
+    identity = (module.sha256, module.image_size, module.value_range, ov.get_version())
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     return store_folder() / "openvino" / f"{module.name}-{key}"
 
 
 def _convert(module: StoredModule, folder: Path) -> None:
-    """Goes by way of a SavedModel that takes uint8 pixels, as TensorFlow's engine does."""
+    """Convert by way of a SavedModel that takes uint8 pixels, as TensorFlow's engine does."""
     from hubretrain.data.images import to_unit_tensor  # imports TensorFlow
     from hubretrain.modules import Backbone  # imports TensorFlow
     from hubretrain.tensorflow import tf
@@ -200,37 +209,42 @@ def _convert(module: StoredModule, folder: Path) -> None:
 
     whole = tf.Module()
     whole.module, whole.forward = backbone.saved_object, forward
-    with tempfile.TemporaryDirectory() as place:
-        tf.saved_model.save(whole, place, signatures={"serving_default": forward})
+    with tempfile.TemporaryDirectory() as saved_model:
+        tf.saved_model.save(whole, saved_model, signatures={"serving_default": forward})
         try:
-            model = ov.Core().read_model(place)
-            _check(model, backbone, tf)
+            model = ov.Core().read_model(saved_model)
+            _check_conversion(model, backbone, tf)
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO cannot convert {module.handle} ({_reason(error)}); "
-                "use `engine=tensorflow`."
+                "choose `engine=tensorflow`."
             ) from error
-        with keeping(model, folder):
+        with storing(model, folder):
             pass
 
 
-def _check(model: Any, backbone: Any, tf: Any) -> None:
-    """Compares a conversion with TensorFlow on noise, once; what differs is not kept."""
+def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
+    """Compare a conversion with TensorFlow on noise; one that differs is not stored.
+
+    Raises:
+        RuntimeError: Features differ by more than rounding: over 1e-4 of their length (float32
+            keeps 6e-8 per operation, and networks have hundreds of them in a row).
+    """
     size = backbone.stored.image_size
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     expected = backbone(tf.constant(to_unit(noise))).numpy()
-    found = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(noise)[0]
-    if found.shape != expected.shape:
-        raise RuntimeError(f"it gives shape {found.shape}, TensorFlow {expected.shape}")
+    features = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(noise)[0]
+    if features.shape != expected.shape:
+        raise RuntimeError(f"it gives shape {features.shape}, TensorFlow {expected.shape}")
     scale = max(float(np.linalg.norm(expected)), 1e-30)
-    error = float(np.linalg.norm(found - expected)) / scale
+    error = float(np.linalg.norm(features - expected)) / scale
     if not error <= 1e-4:
         raise RuntimeError(f"its features differ from TensorFlow's by {error:.1e}")
 
 
 def _reason(error: Exception) -> str:
-    """The line of OpenVINO's long reports that says what is wrong."""
-    about = (
+    """Return the line of OpenVINO's long reports that says what is wrong."""
+    boilerplate = (
         "Exception from",
         "Check '",
         "FrontEnd API",
@@ -239,5 +253,5 @@ def _reason(error: Exception) -> str:
         "To facilitate",
     )
     lines = [line.strip(" .-") for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith(about)]
+    lines = [line for line in lines if line and not line.startswith(boilerplate)]
     return lines[0] if lines else type(error).__name__

@@ -1,12 +1,12 @@
 """Calibration: a module quantised to 8-bit integers on a sample of the user's own images.
 
-Kept beside the bottleneck file, whose features depend on it::
+The quantised model is kept beside the bottleneck file, whose features depend on it:
 
     cache/<data set>/<module>.int8/model.xml, model.bin     the quantised model
                                   /calibration.csv          sha256 of each image of the sample
-                                  /calibration.json         its attributes
+                                  /calibration.json         what it was made of
 
-So an interrupted run goes on with the very same model, and so does one over more images.
+So an interrupted run resumes with the very same model, and so does one over more images.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from hubretrain.modules import StoredModule
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 
-N_IMAGES = 300
-_FACTS, _SAMPLE, _MODEL = "calibration.json", "calibration.csv", ("model.xml", "model.bin")
+N_IMAGES = 300  # NNCF's default size of a calibration sample
+_RECORD, _SAMPLE, _MODEL_FILES = "calibration.json", "calibration.csv", ("model.xml", "model.bin")
 Attribute = str | int
 
 
 def sample(sha256s: Iterable[str], seed: int) -> list[str]:
-    """Distinct contents in an order that depends on nothing but each of them and the seed.
+    """Return distinct contents in an order that depends only on each of them and the seed.
 
     The first `N_IMAGES` calibrate.
     """
@@ -53,9 +53,9 @@ def calibrate(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Attribute]:
-    """Attributes of the quantised model in `folder`, which is made now unless it is there.
+    """Make the quantised model in `folder` unless it exists, and return its attributes.
 
-    A model that is there stays, though the data set has changed since: its features, and those
+    A model that exists stays, though the data set has changed since: its features, and those
     still to compute, must come from one model.
 
     Args:
@@ -64,47 +64,50 @@ def calibrate(
         sha256s: The contents of the data set.
         pixels_of: Gives the first view of a content, uint8 of shape (image_size, image_size, 3),
             or None where it cannot be decoded. Called from several threads.
-        seed: Of the sample.
-        overwrite: Replace a model that was made for another module or seed.
+        seed: Random seed of the sample.
+        overwrite: Whether to replace a model that was made for another module or seed.
 
     Returns:
-        What the features depend on, as attributes of the bottleneck file: how many images
-        calibrated it and which (a digest), the bits of its weights, NNCF's version, and its digest.
+        What the features depend on, as attributes of the bottleneck file: the number of images
+        that calibrated the model, their digest, NNCF's version, and the digest of the model.
 
     Raises:
         CacheError: The folder holds a model for something else, or a damaged one.
         LockedError: Another process is writing it.
         WriteError: It cannot be written.
-        EngineError: The module cannot be quantised, no image can be decoded, or this processor
-            cannot run the model.
+        EngineError: The module cannot be quantised, no image can be decoded, or this CPU cannot
+            run the model.
     """
-    asked: dict[str, object] = {
+    identity: dict[str, object] = {
         "module_sha256": module.sha256,
         "image_size": module.image_size,
         "value_range": list(module.value_range),
         "seed": seed,
     }
     with contextlib.ExitStack() as stack:
-        known = _known(folder, asked, overwrite)
-        if not known:
+        attributes = _stored_attributes(folder, identity, overwrite)
+        if attributes is None:
             stack.enter_context(only_writer(folder))
-            known = _known(folder, asked, overwrite)  # another process may just have made it
-        if not known:
-            _make(module, folder, asked, sample(sha256s, seed), pixels_of)
-            known = _known(folder, asked, overwrite=False)
-    if known.pop("weight_bits") == 8 and not adds_8_bits():
+            # Again, for another process may just have made it.
+            attributes = _stored_attributes(folder, identity, overwrite)
+        if attributes is None:
+            _make(module, folder, identity, sample(sha256s, seed), pixels_of)
+            attributes = _stored_attributes(folder, identity, overwrite=False) or {}
+    if attributes.pop("weight_bits") == 8 and not adds_8_bits():
         raise EngineError(
-            f"{folder}/ was calibrated on a processor that multiplies 8-bit integers without "
-            "overflow (VNNI), and this one cannot; go on there, or remove it and its features."
+            f"{folder}/ was calibrated on a CPU that multiplies 8-bit integers without overflow "
+            "(VNNI), and this one cannot; continue on a CPU of that kind, or remove it and its "
+            "features."
         )
-    return known
+    return attributes
 
 
 def adds_8_bits() -> bool:
-    """Whether sums of products of 8-bit integers are exact here.
+    """Return whether sums of products of 8-bit integers are exact on this CPU.
 
-    On x86 without VNNI two products are added in 16 bits, which overflow; weights of 7 bits
-    avoid that. Where it cannot be found out, the answer is no.
+    On x86 without VNNI, `vpmaddubsw` adds two products of an unsigned and a signed 8-bit number in
+    16 bits: 2 * 255 * 128 = 65,280 is beyond 32,767 and saturates. With weights of 7 bits,
+    2 * 255 * 64 = 32,640 is not. Where the CPU's abilities cannot be read, the answer is no.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
@@ -115,91 +118,98 @@ def adds_8_bits() -> bool:
     return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
-def _known(folder: Path, asked: dict[str, object], overwrite: bool) -> dict[str, Attribute]:
-    """The attributes of a model that is there and is what is asked for, or none."""
+def _stored_attributes(
+    folder: Path, identity: dict[str, object], overwrite: bool
+) -> dict[str, Attribute] | None:
+    """Return the attributes of the model in a folder; None where it is to be made.
+
+    Raises:
+        CacheError: It is damaged, or another one and not to be overwritten.
+    """
     try:
-        attributes = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         digest = _digest(folder)
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as error:
         raise CacheError(
             f"{folder}/ cannot be read ({error}); remove it and cache again."
         ) from error
-    other = [name for name, value in asked.items() if attributes.get(name) != value]
-    if other and overwrite:
-        return {}
-    if other:
-        name = other[0]
+    differing = [name for name, value in identity.items() if record.get(name) != value]
+    if differing and overwrite:
+        return None
+    if differing:
+        name = differing[0]
         raise CacheError(
-            f"{folder}/ was calibrated with {name} {attributes.get(name)}, "
-            f"and now it is {asked[name]}; "
-            "ask for that again, or compute anew with `overwrite`."
+            f"{folder}/ was calibrated with {name} {record.get(name)}, and {identity[name]} is "
+            "required now; use the former, or `overwrite` to compute it again."
         )
-    if attributes.get("quantised_sha256") != digest:
+    if record.get("quantised_sha256") != digest:
         raise CacheError(
-            f"{folder}/ is damaged: its digest is not the one that "
-            f"{_FACTS} names; remove it and cache again."
+            f"{folder}/ is damaged: its digest is not the one that {_RECORD} names; remove it and "
+            "cache again."
         )
-    return {name: value for name, value in attributes.items() if name not in asked}
+    return {name: value for name, value in record.items() if name not in identity}
 
 
 def _make(
     module: StoredModule,
     folder: Path,
-    asked: dict[str, object],
+    identity: dict[str, object],
     order: Sequence[str],
     pixels_of: Callable[[str], Pixels | None],
 ) -> None:
-    from hubretrain.extraction.engines.openvino import converted, keeping
+    """Quantise a module and store the model in a folder."""
+    from hubretrain.extraction.engines.openvino import converted, import_nncf, storing
 
     with Bar(f"calibrating {module.name}", min(N_IMAGES, len(order))) as bar:
-        chosen = _decodable(order, pixels_of)
-        if not chosen:
+        images = _decodable(order, pixels_of)
+        if not images:
             raise EngineError("none of the images can be decoded; int8 needs some to calibrate on.")
-        bar.total = len(chosen)
-        bits = 8 if adds_8_bits() else 7
-        model = _quantised(converted(module), module, list(chosen.values()), bits, bar)
+        bar.total = len(images)
+        weight_bits = 8 if adds_8_bits() else 7
+        model = _quantised(converted(module), module, list(images.values()), weight_bits, bar)
     if folder.exists():  # unfinished, or to be overwritten
         shutil.rmtree(folder, ignore_errors=True)
-    with keeping(model, folder) as aside:
-        write_table(aside / _SAMPLE, pd.DataFrame({"sha256": list(chosen)}))
-        write_json(
-            aside / _FACTS,
-            {
-                **asked,
-                "calibration_images": len(chosen),
-                "calibration_sha256": hashlib.sha256("\n".join(chosen).encode()).hexdigest(),
-                "weight_bits": bits,
-                "nncf": _nncf().__version__,
-                "quantised_sha256": _digest(aside),
-            },
-        )
+    with storing(model, folder) as aside:
+        attributes: dict[str, Attribute] = {
+            "calibration_images": len(images),
+            "calibration_sha256": hashlib.sha256("\n".join(images).encode()).hexdigest(),
+            "weight_bits": weight_bits,
+            "nncf": import_nncf().__version__,
+            "quantised_sha256": _digest(aside),
+        }
+        write_table(aside / _SAMPLE, pd.DataFrame({"sha256": list(images)}))
+        write_json(aside / _RECORD, {**identity, **attributes})
 
 
 def _decodable(
     order: Sequence[str], pixels_of: Callable[[str], Pixels | None]
 ) -> dict[str, Pixels]:
-    """The first contents that can be decoded, with their pixels."""
-    chosen: dict[str, Pixels] = {}
+    """Return the first `N_IMAGES` contents that can be decoded, with their pixels."""
+    images: dict[str, Pixels] = {}
     for sha256, pixels in ahead(pixels_of, order):
         if pixels is not None:
-            chosen[sha256] = pixels
-        if len(chosen) == N_IMAGES:
+            images[sha256] = pixels
+        if len(images) == N_IMAGES:
             break
-    return chosen
+    return images
 
 
 def _quantised(
-    model: Any, module: StoredModule, images: Sequence[Pixels], bits: int, bar: Bar
+    model: Any, module: StoredModule, images: Sequence[Pixels], weight_bits: int, bar: Bar
 ) -> Any:
-    """Post-training quantisation: activations by mean extremes, weights by channel.
+    """Quantise a model after training: activations by mean extremes, weights per channel.
 
-    Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
-    Only Inference, CVPR 2018, as NNCF has it; biases corrected (Nagel et al., ICCV 2019).
+    As NNCF implements Jacob et al., Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference, CVPR 2018, with corrected biases (Nagel et al., Data-Free
+    Quantization Through Weight Equalization and Bias Correction, ICCV 2019).
     """
-    nncf = _nncf()
-    overflow = nncf.OverflowFix.FIRST_LAYER if bits == 8 else nncf.OverflowFix.ENABLE
+    from hubretrain.extraction.engines.openvino import import_nncf
+
+    nncf = import_nncf()
+    # Half of the range of 8 bits for all weights, or for those of the first convolutions alone.
+    overflow = nncf.OverflowFix.FIRST_LAYER if weight_bits == 8 else nncf.OverflowFix.ENABLE
     size = module.image_size
 
     def batch_of_one(pixels: Pixels) -> Pixels:
@@ -217,20 +227,15 @@ def _quantised(
                 advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
             )
     except Exception as error:  # NNCF raises nearly every type on models it does not know
-        reason = first_line(error)
         raise EngineError(
-            f"{module.handle} cannot be quantised ({reason}); use another `precision`."
+            f"{module.handle} cannot be quantised ({first_line(error)}); choose another "
+            "`precision` than int8."
         ) from error
 
 
-def _nncf() -> Any:
-    from hubretrain.extraction.engines.openvino import import_nncf
-
-    return import_nncf()
-
-
 def _digest(folder: Path) -> str:
+    """Return the sha256 of the digests of the model's files."""
     digest = hashlib.sha256()
-    for name in _MODEL:
+    for name in _MODEL_FILES:
         digest.update(bytes.fromhex(file_sha256(folder / name)))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""TensorFlow as an engine: always there, on a processor or a GPU, float32."""
+"""TensorFlow as an engine: always installed, on a CPU or a GPU, float32."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from hubretrain.modules import Backbone
     from hubretrain.tensorflow import tf
 
-
+# Divisible by the heights of the tiles in which CPUs compute matrix products (8 to 48 rows, by
+# instruction set), so that no row of a batch is left over; see `TensorFlowEngine`.
 BATCH_SIZE = 48
-_GAIN = 1.05
+_WORTHWHILE_GAIN = 1.05  # of speed, for which a batch of twice the size is taken
 
 
 class TensorFlowEngine(Engine[Pixels]):
     """The module's own graph in TensorFlow, float32.
 
-    On a processor a feature vector does not depend on its place in the batch either if
-    `batch_size` is a multiple of 48: then every matrix product has a multiple of 48 rows,
-    and no row falls to the kernels that finish a remainder (tiles are 8 to 48 rows high), whose
-    sums round otherwise. So a resumed cache is bit-equal to an uninterrupted one.
+    On a CPU a feature vector does not depend on its position in the batch either if `batch_size`
+    is a multiple of 48: then every matrix product has a multiple of 48 rows, and no row falls to
+    the kernels that finish a remainder, whose sums round otherwise. So a resumed cache is
+    bit-equal to an uninterrupted one.
 
     Args:
         backbone: A loaded module.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
     """
 
     name = "tensorflow"
@@ -43,27 +44,26 @@ class TensorFlowEngine(Engine[Pixels]):
         pixels = np.zeros((batch_size, size, size, 3), dtype=np.uint8)
         super().__init__(size, batch_size, [pixels])
         self._handle = backbone.stored.handle
-        self._failures = tf.errors.OpError
+        self._error_type = tf.errors.OpError
 
         @tf.function(input_signature=[tf.TensorSpec(pixels.shape, tf.uint8)])  # type: ignore[untyped-decorator]
         def forward(pixels: tf.Tensor) -> tf.Tensor:
             return backbone(to_unit_tensor(pixels))
 
-        self._run = forward
+        self._graph = forward
 
     def _forward(self, images: Sequence[Pixels], slot: Pixels) -> Features:
         self._fill(slot, images)
         try:
-            features: Features = self._run(slot).numpy()
-        except self._failures as error:
+            features: Features = self._graph(slot).numpy()
+        except self._error_type as error:
             raise self._failed(error) from error
         return features[: len(images)]
 
     def _failed(self, error: Any) -> EngineError:
-        reason = first_line(error)
         return EngineError(
             f"TensorFlow cannot run {self._handle} on {self.batch_size} images at once "
-            f"({reason}); if memory is short, choose a smaller `batch_size`."
+            f"({first_line(error)}); if memory is short, decrease `batch_size`."
         )
 
 
@@ -81,7 +81,7 @@ class ViewCuttingEngine(TensorFlowEngine):
         pixels, draws = zip(*images, strict=True)
         try:
             views = batch_views(pixels, draws, self.image_size)
-        except self._failures as error:
+        except self._error_type as error:
             raise self._failed(error) from error
         return super()._forward(list(views), slot)
 
@@ -92,13 +92,13 @@ def best_batch_size(
     last: int = 16 * BATCH_SIZE,
     seconds: float = 1.0,
 ) -> int:
-    """Finds the batch size of a GPU by doubling, until memory ends or 5 % more are not gained.
+    """Return the batch size of a GPU, by doubling until memory ends or less than 5 % is gained.
 
     Args:
         build: Makes an engine of a batch size.
-        first: The size to begin with, which must fit.
-        last: No size beyond this one.
-        seconds: How long each size is measured.
+        first: Smallest batch size, which must fit into memory.
+        last: Largest batch size.
+        seconds: Time for which each size is measured.
 
     Raises:
         EngineError: Not even `first` images fit into memory.
@@ -110,7 +110,7 @@ def best_batch_size(
             speed = images_per_second(build(size), seconds)
         except EngineError:
             break
-        if speed < _GAIN * best_speed:
+        if speed < _WORTHWHILE_GAIN * best_speed:
             break
         best, best_speed = size, speed
         size *= 2
@@ -118,16 +118,21 @@ def best_batch_size(
 
 
 def images_per_second(engine: Engine[Pixels], seconds: float) -> float:
-    """How fast an engine is on pixels in memory, after one batch of warming up."""
+    """Return the speed of an engine on pixels in memory, after one batch of warming up.
+
+    Args:
+        engine: The engine, which is closed afterwards.
+        seconds: Time for which it is measured.
+    """
     shape = (engine.batch_size, engine.image_size, engine.image_size, 3)
     images = list(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     with engine:
         engine(images)
-        started, done = time.monotonic(), 0
+        started, n_done = time.monotonic(), 0
         waiting = [engine.submit(images) for _ in range(engine.n_ahead)]
         while waiting:
             waiting.pop(0).result()
-            done += len(images)
+            n_done += len(images)
             if time.monotonic() - started < seconds:
                 waiting.append(engine.submit(images))
-        return done / (time.monotonic() - started)
+        return n_done / (time.monotonic() - started)

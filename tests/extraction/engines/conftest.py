@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.samples import write_module, write_pooled
+
+
+@pytest.fixture(scope="session")
+def antialiased(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module with an operation that OpenVINO does not know."""
+    return write_module(tmp_path_factory.mktemp("modules") / "antialiased")
+
+
+@pytest.fixture(scope="session")
+def small_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pooled(tmp_path_factory.mktemp("modules") / "small")

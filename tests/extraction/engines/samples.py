@@ -1,0 +1,44 @@
+"""What the tests of the engines share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hubretrain.extraction.engines import choice
+from hubretrain.modules import resolve
+
+needs_openvino = pytest.mark.skipif(
+    not (choice._is_installed("openvino") and choice._is_installed("nncf")), reason="no OpenVINO"
+)
+
+
+def probed(folder):
+    from hubretrain.modules.backbone import Backbone
+
+    return Backbone(resolve(str(folder))).stored
+
+
+def noise(n, size, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    return list(pixels)
+
+
+def run_python(script, *arguments, **environment):
+    """Run a script in a process of its own and return what it printed."""
+    process = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return process.stdout.strip()
+
+
+def relative_error(features, expected):
+    return np.linalg.norm(features - expected) / np.linalg.norm(expected)

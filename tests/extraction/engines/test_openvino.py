@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hubretrain.errors import EngineError
+from hubretrain.extraction.engines import choice, choose_engine, open_engine
+from tests.extraction.engines.samples import (
+    needs_openvino,
+    noise,
+    probed,
+    relative_error,
+    run_python,
+)
+from tests.samples import write_pooled
+
+
+@needs_openvino
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0)])
+def test_openvino_gives_the_features_of_tensorflow(small_module, value_range):
+    from dataclasses import replace
+
+    module = replace(probed(small_module), value_range=value_range)
+    images = noise(8, 8)
+    with open_engine(module, "tensorflow") as tensorflow, open_engine(module, "openvino") as other:
+        assert (other.name, other.precision) == ("openvino", "f32")
+        expected, features = tensorflow(images), other(images)
+        assert features.dtype == np.float32
+        assert relative_error(features, expected) < 1e-5
+        assert np.array_equal(other(images[:3]), features[:3])
+
+
+@needs_openvino
+def test_openvino_gives_the_features_of_tensorflow_on_a_real_module(real_models):
+    module = probed(real_models / "mobilenet_v2_035_224")
+    images = noise(8, module.image_size)
+    with open_engine(module, "tensorflow") as tensorflow, open_engine(module, "openvino") as other:
+        assert relative_error(other(images), tensorflow(images)) < 1e-4
+
+
+@needs_openvino
+def test_openvino_features_depend_on_no_neighbour_and_no_slot(real_models):
+    module = probed(real_models / "mobilenet_v2_035_224")
+    images, random = noise(24, module.image_size), np.random.default_rng(0)
+    with open_engine(module, "openvino") as engine:
+        alone = np.concatenate([engine([image]) for image in images])
+        for _ in range(6):
+            order = random.permutation(24)
+            parts = np.split(order, np.sort(random.choice(np.arange(1, 24), 5, replace=False)))
+            parts = [p for part in parts for p in np.split(part, [8, 16]) if len(p)]
+            futures = [engine.submit([images[i] for i in part]) for part in parts]
+            for part, future in zip(parts, futures, strict=True):
+                assert np.array_equal(future.result(), alone[part])
+
+
+@needs_openvino
+def test_a_converted_module_needs_no_tensorflow_and_a_damaged_one_is_made_again(tmp_path):
+    module = probed(write_pooled(tmp_path / "mine", seed=5))
+    images = noise(3, 8)
+    with open_engine(module, "openvino") as engine:
+        expected = engine(images)
+    script = """
+import sys, numpy as np
+from hubretrain.extraction.engines import open_engine
+from hubretrain.modules import resolve
+images = list(np.load(sys.argv[2]))
+np.save(sys.argv[2], open_engine(resolve(sys.argv[1]), "openvino")(images))
+print('tensorflow' in sys.modules, 'openvino_telemetry' in sys.modules)
+"""
+    np.save(tmp_path / "images.npy", images)
+    assert run_python(script, tmp_path / "mine", tmp_path / "images.npy") == "False False"
+    assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
+
+    (kept,) = (Path(os.environ["HUBRETRAIN_STORE"]) / "openvino").glob("mine-*")
+    weights = (kept / "model.bin").read_bytes()
+    (kept / "model.bin").write_bytes(weights[: len(weights) // 2])
+    with open_engine(module, "openvino") as engine:
+        assert np.array_equal(engine(images), expected)
+    assert (kept / "model.bin").read_bytes() == weights
+
+
+@needs_openvino
+def test_a_store_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    module = probed(write_pooled(tmp_path / "mine", seed=6))
+    (tmp_path / "store").write_text("a file, not a folder")
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path / "store"))
+    with pytest.raises(EngineError, match="openvino/ cannot be written"):
+        open_engine(module, "openvino")
+
+
+@needs_openvino
+def test_a_module_that_openvino_cannot_convert_runs_in_tensorflow(antialiased, monkeypatch):
+    module = probed(antialiased)
+    sentence = "cannot convert .* for operations: ScaleAndTranslate.; choose `engine=tensorflow`"
+    with pytest.raises(EngineError, match=sentence):
+        open_engine(module, "openvino")
+    monkeypatch.setattr(choice, "gpu_in_sight", lambda: False)
+    assert choose_engine("auto", module=module) == "tensorflow"
+    assert choose_engine("openvino", module=module) == "openvino"

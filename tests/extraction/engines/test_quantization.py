@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from hubretrain.errors import CacheError, EngineError
+from hubretrain.extraction.engines import calibrate, open_engine
+from hubretrain.extraction.engines.quantization import N_IMAGES, adds_8_bits, sample
+from tests.extraction.engines.samples import (
+    needs_openvino,
+    noise,
+    probed,
+    relative_error,
+    run_python,
+)
+
+
+def contents(n, size):
+    """Pretended contents: digests and their pixels."""
+    return {f"{i:064x}": pixels for i, pixels in enumerate(noise(n, size, seed=1))}
+
+
+def test_the_sample_depends_on_contents_and_seed_only():
+    digests = list(contents(1000, 1))
+    first = sample(digests, 0)
+    assert sample(digests[::-1] + digests, 0) == first
+    assert sample(digests, 1) != first
+    assert list(sample(digests[:500], 0)) == [s for s in first if s in set(digests[:500])]
+
+
+@needs_openvino
+def test_int8_is_calibrated_once_and_gives_the_same_bytes_ever_after(small_module, tmp_path):
+    module, images = probed(small_module), contents(320, 8)
+    broken = sample(images, 3)[5]
+    images[broken] = None
+    folder = tmp_path / "small.int8"
+    attributes = calibrate(module, folder, images, images.get, seed=3)
+    assert attributes["calibration_images"] == N_IMAGES
+    chosen = (folder / "calibration.csv").read_text().split()[1:]
+    assert chosen == [s for s in sample(images, 3) if s != broken][:N_IMAGES]
+    record = json.loads((folder / "calibration.json").read_text())
+    assert record["seed"] == 3
+    assert record["module_sha256"] == module.sha256
+    assert record["weight_bits"] == (8 if adds_8_bits() else 7)
+
+    batch = noise(8, 8)
+    with (
+        open_engine(module, "openvino", "int8", quantised=folder) as engine,
+        open_engine(module) as exact,
+    ):
+        assert engine.precision == "int8"
+        features = engine(batch)
+        assert 0 < relative_error(features, exact(batch)) < 0.2
+        assert np.array_equal(engine(batch[::-1])[::-1], features)
+
+    def fail(sha256):
+        raise AssertionError("calibrated again")
+
+    more = [*images, "f" * 64]
+    assert calibrate(module, folder, more, fail, seed=3) == attributes
+    with open_engine(module, "openvino", "int8", quantised=folder) as engine:
+        assert np.array_equal(engine(batch), features)
+
+
+@needs_openvino
+def test_a_calibration_that_is_lost_is_made_again_byte_by_byte(small_module, tmp_path):
+    script = """
+import sys, numpy as np
+from pathlib import Path
+from hubretrain.extraction.engines import calibrate
+from hubretrain.modules import resolve
+pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+images = {str(i): image for i, image in enumerate(pixels)}
+print(calibrate(resolve(sys.argv[1]), Path(sys.argv[2]), images, images.get))
+"""
+    probed(small_module)
+    first = run_python(script, small_module, tmp_path / "small.int8")
+    shutil.rmtree(tmp_path / "small.int8")
+    assert run_python(script, small_module, tmp_path / "small.int8") == first
+
+
+@needs_openvino
+def test_a_calibration_of_something_else_or_damaged_is_refused(small_module, tmp_path):
+    module, images = probed(small_module), contents(20, 8)
+    folder = tmp_path / "small.int8"
+
+    def again(**options):
+        return calibrate(module, folder, images, images.get, **options)
+
+    attributes = again(seed=3)
+    with pytest.raises(
+        CacheError, match=r"calibrated with seed 3, and 4 is required now; .*`overwrite`"
+    ):
+        again(seed=4)
+    assert again(seed=4, overwrite=True)["calibration_sha256"] != attributes["calibration_sha256"]
+    assert again(seed=4)["calibration_images"] == 20
+    (folder / "model.bin").write_bytes(b"")
+    with pytest.raises(CacheError, match=r"is damaged: its digest .* remove it and cache again"):
+        again(seed=4)
+    shutil.rmtree(folder)
+    with pytest.raises(EngineError, match="none of the images can be decoded"):
+        calibrate(module, folder, images, {}.get)
+    assert not folder.exists()
+
+
+@needs_openvino
+def test_8_bit_weights_are_refused_where_they_overflow(small_module, tmp_path, monkeypatch):
+    from hubretrain.extraction.engines import quantization
+
+    module, images = probed(small_module), contents(20, 8)
+    monkeypatch.setattr(quantization, "adds_8_bits", lambda: True)
+    calibrate(module, tmp_path / "small.int8", images, images.get)
+    monkeypatch.setattr(quantization, "adds_8_bits", lambda: False)
+    with pytest.raises(EngineError, match="without overflow"):
+        calibrate(module, tmp_path / "small.int8", images, images.get)
