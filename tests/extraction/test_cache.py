@@ -285,7 +285,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(digits, small_module, tmp_pat
     command = f"cache {digits} --module {small_module} --views 40 --engine tensorflow"
     ran = run_signalled(f"{command} --cache {tmp_path / 'cache'}", 2, signal.SIGINT)
     assert ran.returncode == 130, ran.stderr
-    assert "interrupted; what is finished is kept" in ran.stderr
+    assert "interrupted; completed work is kept" in ran.stderr
     assert "Traceback" not in ran.stderr
     file = tmp_path / "cache" / "digits" / "small.h5"
     with Bottlenecks(file) as bottlenecks:
