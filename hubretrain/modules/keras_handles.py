@@ -138,12 +138,7 @@ def parse(handle: str) -> KerasHandle:
         ModuleError: It names no network of Keras Applications, or has an unknown option or value.
     """
     network, _, query = handle.removeprefix(PREFIX).partition("?")
-    by_lower = {name.lower(): name for name in APPLICATIONS}
-    application = by_lower.get(network.lower())
-    if application is None:
-        near = difflib.get_close_matches(network.lower(), by_lower, n=3, cutoff=0.5)
-        hint = f" Did you mean {', '.join(by_lower[n] for n in near)}?" if near else ""
-        raise ModuleError(f"{handle}: Keras Applications has no {network!r}.{hint}")
+    application = _application(handle, network)
     options = dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise ModuleError(
@@ -164,6 +159,16 @@ def parse(handle: str) -> KerasHandle:
     if seed and weights != NONE:
         raise ModuleError(f"{handle}: a seed is for random weights; add weights=none.")
     return KerasHandle(application, alpha, weights, size, seed)
+
+
+def _application(handle: str, network: str) -> str:
+    """Return the name of an application as Keras spells it."""
+    by_lower = {name.lower(): name for name in APPLICATIONS}
+    if network.lower() in by_lower:
+        return by_lower[network.lower()]
+    near = difflib.get_close_matches(network.lower(), by_lower, n=3, cutoff=0.5)
+    hint = f" Did you mean {', '.join(by_lower[n] for n in near)}?" if near else ""
+    raise ModuleError(f"{handle}: Keras Applications has no {network!r}.{hint}")
 
 
 def _number(handle: str, name: str, text: str, low: float, high: float) -> float:

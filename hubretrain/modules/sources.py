@@ -51,7 +51,7 @@ def _tensorflow_hub(handle: str, folder: Path) -> None:
             downloaded = Path(hub.resolve(handle))
         return downloaded
 
-    _copy_whole(fetch, folder)
+    _copy_complete(fetch, folder)
 
 
 def _kaggle(handle: str, folder: Path) -> None:
@@ -64,10 +64,10 @@ def _kaggle(handle: str, folder: Path) -> None:
 
         return Path(kagglehub.model_download(handle, force_download=download_again))
 
-    _copy_whole(fetch, folder)
+    _copy_complete(fetch, folder)
 
 
-def _copy_whole(fetch: Callable[[bool], Path], folder: Path) -> None:
+def _copy_complete(fetch: Callable[[bool], Path], folder: Path) -> None:
     """Copy what a library downloaded; an incomplete SavedModel is downloaded once more."""
     try:
         with network():

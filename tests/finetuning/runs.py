@@ -50,11 +50,11 @@ def weights_of(run):
     """The bytes of every variable and counter of the last checkpoint and of the best."""
     from hubretrain.tensorflow import tf
 
-    found = {}
+    values = {}
     for index in sorted((run.finetune_folder("small") / "checkpoint").glob("*.index")):
         reader = tf.train.load_checkpoint(str(index.with_suffix("")))
         for name in reader.get_variable_to_shape_map():
             if name != "_CHECKPOINTABLE_OBJECT_GRAPH":
-                found[index.name, name] = np.asarray(reader.get_tensor(name)).tobytes()
-    assert len(found) > 8
-    return found
+                values[index.name, name] = np.asarray(reader.get_tensor(name)).tobytes()
+    assert len(values) > 8
+    return values

@@ -15,30 +15,30 @@ def fitted(tmp_path_factory):
     """Two fitted modules: one that can be cut, one of functions inside functions."""
     from hubretrain.tensorflow import tf
 
-    place = tmp_path_factory.mktemp("fitted")
-    write_digits(place / "digits", 120)
-    write_residual(place / "residual")
-    inner = tf.saved_model.load(str(write_module(place / "small", size=16)))
+    folder = tmp_path_factory.mktemp("fitted")
+    write_digits(folder / "digits", 120)
+    write_residual(folder / "residual")
+    inner = tf.saved_model.load(str(write_module(folder / "small", size=16)))
     outer = tf.__internal__.tracking.AutoTrackable()
     outer.inner, outer.variables = inner, list(inner.variables)
     outer.trainable_variables = list(inner.variables)
     spec = tf.TensorSpec((None, 16, 16, 3), tf.float32)
     outer.__call__ = tf.function(lambda images: inner(images, False), input_signature=[spec])
-    tf.saved_model.save(outer, str(place / "nested"))
-    write_run(place, place / "residual", place / "nested")
-    return place
+    tf.saved_model.save(outer, str(folder / "nested"))
+    write_run(folder, folder / "residual", folder / "nested")
+    return folder
 
 
 def test_epochs_on_cached_activations_are_those_on_pixels(fitted, tmp_path):
     histories = []
     for views in (0, 3):
         run = copied(fitted, tmp_path, f"run{views}")
-        found = tune(
+        result = tune(
             fitted, run, module="residual", unfreeze_last=2, trunk_views=views, learning_rate=3e-4
         )
-        assert [note.startswith("The frozen part's act") for note in found.notes] == [True][:views]
+        assert [note.startswith("The frozen part's act") for note in result.notes] == [True][:views]
         assert (run.finetune_folder("residual") / "trunk.h5").exists() == (views > 0)
-        histories.append(found.history)
+        histories.append(result.history)
     for name in ("loss", "validation_loss"):
         one, other = (h[name].to_numpy() for h in histories)
         assert np.allclose(one, other, rtol=1e-2, equal_nan=True), (name, one, other)
@@ -84,10 +84,10 @@ def test_activations_of_other_facts_are_made_anew(fitted, tmp_path):
 
 def test_a_module_that_cannot_be_cut_says_so_and_goes_on(fitted, tmp_path):
     run = copied(fitted, tmp_path)
-    found = tune(fitted, run, module="nested", unfreeze_last=1, epochs=1)
-    (note,) = found.notes
+    result = tune(fitted, run, module="nested", unfreeze_last=1, epochs=1)
+    (note,) = result.notes
     assert note.startswith("The frozen part runs in each epoch: the graph of nested cannot be cut")
-    assert len(found.history) == 2
+    assert len(result.history) == 2
 
 
 def test_activations_larger_than_the_pixels_are_not_worth_keeping():
@@ -127,10 +127,10 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
         best_modules(run, 3)
     data = open_dataset(fitted / "digits")
     tuning = FineTuneOptions(epochs=1, batch_size=16)
-    found = finetune_modules(data, run, names, cache=fitted / "cache", options=tuning)
+    results = finetune_modules(data, run, names, cache=fitted / "cache", options=tuning)
     record = run.finetune
     metric = record.order.metric
-    scores = {one.module: one.validation[metric][0] for one in found}
+    scores = {one.module: one.validation[metric][0] for one in results}
     assert record.chosen == max(names, key=lambda name: scores[name])
     assert sorted(record.modules) == sorted(names)
     assert sorted(record.order.screening) == sorted(names)

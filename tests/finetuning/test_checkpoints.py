@@ -57,13 +57,13 @@ def test_what_was_saved_is_restored_with_its_counters(tmp_path):
     checkpoints.save(state, is_best=True)
     variable.assign([9, 9, 9])
     other, again = made(tmp_path)
-    found = again.restore()
+    restored = again.restore()
     assert np.array_equal(other, [1.5] * 3)
-    assert np.isnan(found.history[0].pop("loss"))
+    assert np.isnan(restored.history[0].pop("loss"))
     state.history[0].pop("loss")
-    assert found == state
+    assert restored == state
     other.assign([0, 0, 0])
-    again.read_best(found)
+    again.read_best(restored)
     assert np.array_equal(other, [1.5] * 3)
 
 

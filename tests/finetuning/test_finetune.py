@@ -23,11 +23,11 @@ from tests.samples import write_digits, write_module
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A fitted run of two modules and a randomly initialised control; no test writes there."""
-    place = tmp_path_factory.mktemp("fitted")
-    write_digits(place / "digits", 150)
+    folder = tmp_path_factory.mktemp("fitted")
+    write_digits(folder / "digits", 150)
     seeds = {"small5": 5, "small6": 6, "small5_random": 7}
-    write_run(place, *(write_module(place / n, n_features=12, seed=s) for n, s in seeds.items()))
-    return place
+    write_run(folder, *(write_module(folder / n, n_features=12, seed=s) for n, s in seeds.items()))
+    return folder
 
 
 def exported(run):
@@ -56,9 +56,9 @@ def test_images_of_a_given_training_split_are_trained_on(tmp_path):
     write_digits(tmp_path / "all", 120)
     for i, path in enumerate(sorted((tmp_path / "all").rglob("*.png"))):
         split = ("validation", "test")[i % 5] if i % 5 < 2 else "train"
-        place = tmp_path / "digits" / split / path.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
+        class_folder = tmp_path / "digits" / split / path.parent.name
+        class_folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, class_folder)
     write_run(tmp_path, write_module(tmp_path / "small"))
     run = Run(tmp_path / "run")
     tune(tmp_path, run, epochs=1)
@@ -70,22 +70,22 @@ def test_images_of_a_given_training_split_are_trained_on(tmp_path):
 def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
     run, metric = copied(fitted, tmp_path), Run(fitted / "run").fit.metric
     tune(fitted, run, module="small6", learning_rate=1e-6, epochs=1)
-    known = run.finetune
-    assert (known.chosen, known.order) == ("small6", None)
+    before = run.finetune
+    assert (before.chosen, before.order) == ("small6", None)
     run.write_finetune(FineTuneRecord())
     writing = threading.Lock()
 
     class Meanwhile(Augmentation):  # another process ends while this one trains
         def draw(self, sha256, view, seed):
             if writing.acquire(blocking=False):
-                run.write_finetune(known)
+                run.write_finetune(before)
             return super().draw(sha256, view, seed)
 
-    found = tune(fitted, run, module="small5", epochs=3, augmentation=Meanwhile())
+    result = tune(fitted, run, module="small5", epochs=3, augmentation=Meanwhile())
     record = run.finetune
     scores = {n: one.validation[metric][0] for n, one in record.modules.items()}
     assert sorted(scores) == ["small5", "small6"]
-    assert scores["small5"] == found.validation[metric][0]
+    assert scores["small5"] == result.validation[metric][0]
     best = max(sorted(scores, reverse=True), key=lambda name: scores[name])  # small6 came first
     assert record.chosen == best == record.order.finetuned[0] == exported(run)["module"]
     (other,) = {"small5", "small6"} - {best}

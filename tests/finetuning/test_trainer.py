@@ -33,24 +33,24 @@ def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     with Bottlenecks(fitted / "cache" / "digits" / "small.h5") as bottlenecks:
         expected = head.probabilities(bottlenecks.rows(images["sha256"].tolist()))
     pixels = [view(decode((fitted / "digits" / p).read_bytes()), 8) for p in images["path"]]
-    said = classifier.probabilities(np.stack(pixels).astype(np.float32) / 255).numpy()
-    assert np.allclose(said, expected, atol=1e-5)
+    probs = classifier.probabilities(np.stack(pixels).astype(np.float32) / 255).numpy()
+    assert np.allclose(probs, expected, atol=1e-5)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
     run = copied(fitted, tmp_path)
-    found = tune(fitted, run, epochs=6)
+    result = tune(fitted, run, epochs=6)
     history = pd.read_csv(run.finetune_folder("small") / "history.csv")
     assert history["epoch"].tolist() == list(range(7))
     assert history["loss"].iloc[-1] < history["loss"].iloc[1]
     assert (
         history.loc[history["kept"], "validation_loss"].item() == history["validation_loss"].min()
     )
-    assert found.test["accuracy"][1] <= found.test["accuracy"][0] <= found.test["accuracy"][2]
+    assert result.test["accuracy"][1] <= result.test["accuracy"][0] <= result.test["accuracy"][2]
     predictions = pd.read_csv(run.finetune_folder("small") / "predictions.csv")
     columns = [c for c in predictions if c.startswith("p(")]
     hits = predictions[columns].to_numpy().argmax(1) == predictions["label"].to_numpy()
-    assert found.test["accuracy"][0] == pytest.approx(hits.mean(), abs=1e-6)
+    assert result.test["accuracy"][0] == pytest.approx(hits.mean(), abs=1e-6)
 
 
 def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp_path):
@@ -102,12 +102,14 @@ def test_killed_at_any_step_it_goes_on_exactly(fitted, tmp_path):
         process.wait()
         steps.append(json.loads(state.read_text())["step"])
     last = start(killed, straight)
-    _, said = last.communicate()
-    assert last.returncode == 0, said.decode()
+    _, errors = last.communicate()
+    assert last.returncode == 0, errors.decode()
     assert 0 < steps[0] < steps[1]
     for name in ("history.csv", "predictions.csv", "validation.csv"):
-        found = [(run.finetune_folder("small") / name).read_bytes() for run in (straight, killed)]
-        assert found[0] == found[1], f"{name} after kills at steps {steps}"
+        contents = [
+            (run.finetune_folder("small") / name).read_bytes() for run in (straight, killed)
+        ]
+        assert contents[0] == contents[1], f"{name} after kills at steps {steps}"
     assert weights_of(straight) == weights_of(killed)
 
 
@@ -146,17 +148,17 @@ def test_a_loss_that_becomes_nan_ends_training_and_the_best_epoch_is_judged_and_
     fitted, tmp_path
 ):
     run = copied(fitted, tmp_path)
-    found = tune(fitted, run, learning_rate=1e35, epochs=30)
+    result = tune(fitted, run, learning_rate=1e35, epochs=30)
     assert re.search(
         r"small: the loss became (nan|inf) in epoch 1, .* the best epoch before, 0, "
         r".*`restart=True` and a `learning_rate` below 1e\+35",
-        str(found.diverged),
+        str(result.diverged),
     )
-    assert found.history["epoch"].tolist()[-1] == found.kept_epoch == 0
-    assert found.test == found.head_test
+    assert result.history["epoch"].tolist()[-1] == result.kept_epoch == 0
+    assert result.test == result.head_test
     assert (run.export_folder / "saved_model.pb").exists()
     again = tune(fitted, run, resume=True)  # not trained further, and said again
-    assert again.diverged == found.diverged
+    assert again.diverged == result.diverged
     with pytest.raises(RunError, match=r"whose loss became .*; start again with `restart=True`"):
         tune(fitted, run, resume=True, more_epochs=2)
 
@@ -177,9 +179,9 @@ def test_more_epochs_go_on_with_a_finished_training(fitted, tmp_path):
 
 def test_a_warmed_up_head_trains_alone_first(fitted, tmp_path):
     run = copied(fitted, tmp_path)
-    found = tune(fitted, run, epochs=1, warmup_head=2, l2_sp=0.1, label_smoothing=0.1)
-    assert found.history["phase"].tolist() == ["head", "head", "head", "all"]
-    assert found.history["loss"].iloc[2] < found.history["loss"].iloc[1]
+    result = tune(fitted, run, epochs=1, warmup_head=2, l2_sp=0.1, label_smoothing=0.1)
+    assert result.history["phase"].tolist() == ["head", "head", "head", "all"]
+    assert result.history["loss"].iloc[2] < result.history["loss"].iloc[1]
 
 
 def test_the_pull_to_the_start_keeps_weights_near_it(fitted, tmp_path):
@@ -213,11 +215,11 @@ def test_balanced_sampling_trains_without_class_weights_and_adjustment(fitted, t
 
 def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
     run = copied(fitted, tmp_path)
-    found = tune(fitted, run, epochs=1)
+    result = tune(fitted, run, epochs=1)
     record = run.finetune
     assert (record.chosen, record.order) == ("small", None)
-    assert record.modules["small"].kept_epoch == found.kept_epoch
-    assert record.modules["small"].test["accuracy"] == found.test["accuracy"]
+    assert record.modules["small"].kept_epoch == result.kept_epoch
+    assert record.modules["small"].test["accuracy"] == result.test["accuracy"]
     validation = pd.read_csv(run.finetune_folder("small") / "validation.csv")
     folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
     assert set(folds[validation["sha256"]]) == {"0"}

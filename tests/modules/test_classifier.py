@@ -31,7 +31,7 @@ def test_the_loss_is_the_one_of_keras(backbone, kind, smoothing):
     random = np.random.default_rng(1)
     logits = random.normal(size=(8, 3)).astype(np.float32)
     labels, weights = random.integers(0, 3, 8), random.random(8).astype(np.float32)
-    found = of_kind(backbone, kind).loss(logits, labels, weights, smoothing)
+    loss = of_kind(backbone, kind).loss(logits, labels, weights, smoothing)
     keras = (
         tf_keras.losses.CategoricalCrossentropy
         if kind == "softmax"
@@ -41,7 +41,7 @@ def test_the_loss_is_the_one_of_keras(backbone, kind, smoothing):
         np.eye(3, dtype=np.float32)[labels], logits
     )
     n_terms = 1 if kind == "softmax" else 3  # Keras takes the mean over classes
-    assert float(found) == pytest.approx(n_terms * float(np.sum(weights * each)), rel=1e-5)
+    assert float(loss) == pytest.approx(n_terms * float(np.sum(weights * each)), rel=1e-5)
 
 
 def test_trained_layers_are_the_last_ones_and_the_head(backbone):
@@ -49,8 +49,8 @@ def test_trained_layers_are_the_last_ones_and_the_head(backbone):
     kernel, dense = backbone.trainable_variables
     head = classifier.head_variables
     for n, expected in ((0, [head]), (1, [[dense], head]), (None, [[kernel], [dense], head])):
-        found = classifier.trained_layers(n)
-        ids = [[id(v) for v in layer] for layer in found]
+        layers = classifier.trained_layers(n)
+        ids = [[id(v) for v in layer] for layer in layers]
         assert ids == [[id(v) for v in layer] for layer in expected]
 
 

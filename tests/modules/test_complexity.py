@@ -24,21 +24,21 @@ def test_a_multiplication_and_an_addition_are_two_operations():
         x = tf.nn.conv2d(images, kernel, 2, "SAME")
         return tf.reshape(x, (-1, 8)) @ dense + tf.cast(steps, tf.float32)
 
-    found = complexity(features, 16)
-    assert found.n_parameters == 3 * 3 * 3 * 8 + 8 * 20
+    counted = complexity(features, 16)
+    assert counted.n_parameters == 3 * 3 * 3 * 8 + 8 * 20
     convolution, product, sums = 2 * 8 * 8 * 27 * 8, 2 * 64 * 8 * 20, 64 * 20
-    assert found.gflops == pytest.approx((convolution + product + sums) / 1e9, abs=1e-6)
+    assert counted.gflops == pytest.approx((convolution + product + sums) / 1e9, abs=1e-6)
 
 
 def test_parameters_are_those_that_keras_counts():
     model = tf_keras.applications.MobileNetV2(
         alpha=0.35, weights=None, include_top=False, pooling="avg", input_shape=(96, 96, 3)
     )
-    found = complexity(model, 96)
-    assert found.n_parameters == model.count_params() == 410_208
+    counted = complexity(model, 96)
+    assert counted.n_parameters == model.count_params() == 410_208
     # 11 million multiply-adds: the table at https://github.com/tensorflow/models/tree/master/
     # research/slim/nets/mobilenet, "mobilenet_v2_0.35_96", of which 1.3 are its classifier's.
-    assert found.gflops / 2 == pytest.approx(0.011 - 0.0013, rel=0.15)
+    assert counted.gflops / 2 == pytest.approx(0.011 - 0.0013, rel=0.15)
 
 
 def test_a_graph_that_cannot_be_counted_has_parameters_all_the_same():

@@ -21,28 +21,28 @@ from tests.samples import write_digits, write_module, write_pooled
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def project(tmp_path_factory):
     """A run of three modules whose names the catalogue does not know."""
-    place = tmp_path_factory.mktemp("fitted")
+    project = tmp_path_factory.mktemp("fitted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(project)
         patch.setenv("HUBRETRAIN_STORE", str(tmp_path_factory.getbasetemp() / "module_store"))
-        write_digits(place / "data" / "digits", 90)
-        write_pooled(place / "mine")
-        with tarfile.open(place / "packed.tar.gz", "w:gz") as archive:
-            archive.add(write_module(place / "packed"), arcname=".")
+        write_digits(project / "data" / "digits", 90)
+        write_pooled(project / "mine")
+        with tarfile.open(project / "packed.tar.gz", "w:gz") as archive:
+            archive.add(write_module(project / "packed"), arcname=".")
         handle = "keras:MobileNet?alpha=0.25&image_size=32&weights=none"
         modules = [x for one in (handle, "mine", "packed.tar.gz") for x in ("--module", one)]
         invoke("cache", *modules, "--views", 1)
         invoke("fit")
-    return place
+    return project
 
 
 def test_a_run_finds_modules_that_the_catalogue_does_not_know_from_any_folder(
-    place, tmp_path, monkeypatch
+    project, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    run = Run(place / "runs" / "digits")
+    run = Run(project / "runs" / "digits")
     fit = run.fit
     (keras,) = (name for name in fit.modules if name.endswith("_random"))
     assert sorted(fit.modules) == sorted([keras, "mine", "packed"])
@@ -53,9 +53,9 @@ def test_a_run_finds_modules_that_the_catalogue_does_not_know_from_any_folder(
         assert restore_module(name, fit.module(name)).name == name
 
 
-def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(place):
-    fit = Run(place / "runs" / "digits").fit
-    archive = place / "packed.tar.gz"
+def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(project):
+    fit = Run(project / "runs" / "digits").fit
+    archive = project / "packed.tar.gz"
     kept = restore_module("packed", fit.module("packed"))
     archive.write_bytes(b"another archive")
     assert restore_module("packed", fit.module("packed")) == kept
@@ -64,16 +64,16 @@ def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(pla
     assert kept.sha256 == fit.modules["packed"].module_sha256
 
 
-def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(place):
-    fit = Run(place / "runs" / "digits").fit
-    assert restore_module("mine", fit.module("mine")) == resolve(str(place / "mine"))
-    write_pooled(place / "mine", seed=1)
+def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(project):
+    fit = Run(project / "runs" / "digits").fit
+    assert restore_module("mine", fit.module("mine")) == resolve(str(project / "mine"))
+    write_pooled(project / "mine", seed=1)
     with pytest.raises(RunError, match=r"mine is not what it was when its bottlenecks were comp"):
         restore_module("mine", fit.module("mine"))
     with pytest.raises(RunError, match=r"^/etc was not fitted in this run \(there are: .*packed"):
         fit.module("/etc")
     with pytest.raises(RunError, match=r"holds no finished fit; run `hubretrain fit` first"):
-        _ = Run(place / "none").fit
+        _ = Run(project / "none").fit
 
 
 def test_the_store_is_in_the_users_cache_folder_unless_the_environment_names_another(monkeypatch):

@@ -102,9 +102,9 @@ def test_efficientnet_lite_gives_its_features_and_names_after_the_way_through_di
 def test_variables_are_grouped_by_layer_in_network_order(exported):
     model, folder = exported
     module = hub.load(str(folder))
-    found = [v.name.rpartition("/")[0] for v in module.variables]
-    assert list(dict.fromkeys(found)) == [layer.name for layer in model.layers if layer.variables]
-    starts = [name for i, name in enumerate(found) if i == 0 or found[i - 1] != name]
+    layers = [v.name.rpartition("/")[0] for v in module.variables]
+    assert list(dict.fromkeys(layers)) == [layer.name for layer in model.layers if layer.variables]
+    starts = [name for i, name in enumerate(layers) if i == 0 or layers[i - 1] != name]
     assert len(starts) == len(set(starts)), "a layer's variables stand together"
     trainable = [v.name for v in module.trainable_variables]
     assert trainable == [v.name for v in model.trainable_variables]

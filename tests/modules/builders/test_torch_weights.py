@@ -135,15 +135,15 @@ class Command:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("place", ["magic", "version", "system", "state", "keys"])
-def test_a_pickle_that_runs_a_command_is_refused_wherever_it_stands(tmp_path, place):
+@pytest.mark.parametrize("part", ["magic", "version", "system", "state", "keys"])
+def test_a_pickle_that_runs_a_command_is_refused_wherever_it_stands(tmp_path, part):
     marker = tmp_path / "executed"
     command = Command(f"echo > {marker}")
     path = tmp_path / "w.pth"
-    if place == "state":
+    if part == "state":
         legacy_file(path, pickle.dumps(command, 2), {})
     else:
-        simple_file(path, **{place: command})
+        simple_file(path, **{part: command})
     text = refusal(path)
     assert f"asks for '{os.name}.system', which is refused" in text
     assert "only OrderedDict, _rebuild_tensor_v2 and torch's storage types are allowed" in text
