@@ -148,28 +148,28 @@ def finetune_modules(
         fit.module(name)  # refuses one that was not fitted, before anything is trained
     resumption = resumption or Resumption()
     options_of = _options_of(run, modules, options or FineTuneOptions(), resumption)
-    where = available_devices(
+    devices = available_devices(
         mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
     )
     images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
     images = _with_folds(images, run)
     results: list[FineTuneResult] = []
     for name, chosen in options_of.items():
-        if len(modules) > 1 and where.is_chief:
+        if len(modules) > 1 and devices.is_chief:
             _log.info("%s:", name)
         folder = run.finetune_folder(name)
-        lock = only_writer(folder) if where.is_chief else contextlib.nullcontext()
-        with lock, progress_shown(where.is_chief):
-            module = ModuleFineTuning(dataset, run, images, name, fit, where)
-            if where.is_chief:
+        lock = only_writer(folder) if devices.is_chief else contextlib.nullcontext()
+        with lock, progress_shown(devices.is_chief):
+            module = ModuleFineTuning(dataset, run, images, name, fit, devices)
+            if devices.is_chief:
                 _prepare(folder, chosen, restart=resumption.restart)
-            result, record = module.run_with(
+            result, record = module.fine_tune(
                 chosen, resumption.more_epochs, resumption.seconds_between_checkpoints
             )
             results.append(result)
-            if where.is_chief:
+            if devices.is_chief:
                 _keep(run, fit, module, result, record)
-            module.training.conclude()
+            module.trainer.conclude()
     return results
 
 

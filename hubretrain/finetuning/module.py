@@ -1,4 +1,4 @@
-"""One module of a run, fine-tuned: trained on all folds but the first, judged, exported."""
+"""Fine-tuning of one module of a run: trained on all folds but the first, evaluated, exported."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import Float32Array
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST
 from hubretrain.errors import RunError
@@ -27,15 +27,15 @@ from hubretrain.runs import VALIDATION_FOLD, Figures, FineTunedModuleRecord, Fit
 
 
 class ModuleFineTuning:
-    """One module: its images, its model, its training, its figures.
+    """One module: its images, its model, its training, its metrics.
 
     Args:
         dataset: The data set.
         run: A run that was fitted on it.
         images: Every image that takes part, with its `fold`.
-        name: The module.
+        name: Name of the module.
         fit: What the fit recorded.
-        where: On which devices.
+        devices: Where to train.
 
     Raises:
         RunError: The run has no such module, or its folds cannot be trained on.
@@ -50,9 +50,9 @@ class ModuleFineTuning:
         images: pd.DataFrame,
         name: str,
         fit: FitRecord,
-        where: Devices,
+        devices: Devices,
     ) -> None:
-        self.dataset, self.run, self.name, self.where = dataset, run, name, where
+        self.dataset, self.run, self.name, self.devices = dataset, run, name, devices
         self.folder = run.finetune_folder(name)
         head = ModuleHeads.load(run.heads_file(name)).warm_start
         backbone = Backbone(restore_module(name, fit.module(name)))
@@ -60,12 +60,14 @@ class ModuleFineTuning:
         self.weight_of_class = head.weight_of_class.astype(np.float32)
         self.rule = head.rule
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
-        self.validation = images[images["fold"] == VALIDATION_FOLD]
-        self.test = images[images["fold"] == TEST]
+        self.parts = {
+            "test": images[images["fold"] == TEST],
+            "validation": images[images["fold"] == VALIDATION_FOLD],
+        }
         self._check_classes()
 
     def _check_classes(self) -> None:
-        """Raises where a class would never be seen, or nothing could tell when to stop."""
+        """Raise where a class would never be trained on, or nothing could decide when to stop."""
         present = set(self.train["class_index"].tolist())
         missing = [n for c, n in enumerate(self.dataset.class_names) if c not in present]
         if missing:
@@ -74,109 +76,137 @@ class ModuleFineTuning:
                 f"are in the test split or in fold {VALIDATION_FOLD}); add images or groups of it "
                 "and fit again, or leave the class out."
             )
-        if not len(self.validation):
+        if not len(self.parts["validation"]):
             raise RunError(
                 f"fold {VALIDATION_FOLD} of {self.run.folds_file} holds no image to validate on; "
                 "fit again with another split."
             )
 
-    def run_with(
-        self, tuning: FineTuneOptions, more_epochs: int | None, seconds: float
+    def fine_tune(
+        self, options: FineTuneOptions, more_epochs: int | None, seconds_between_checkpoints: float
     ) -> tuple[FineTuneResult, FineTunedModuleRecord]:
-        """Trains and judges; what was found, and the record of it for `run.json`."""
-        plain = np.ones_like(self.weight_of_class)
-        weights = plain if tuning.balanced_sampling else self.weight_of_class
-        train = _training_images(self.dataset, self.train, weights)
-        validation = _training_images(self.dataset, self.validation, self.weight_of_class)
-        parts = {"test": self.test, "validation": self.validation}
-        images = {
-            part: _training_images(self.dataset, table, plain) for part, table in parts.items()
-        }
-        self.training = training = Trainer(
+        """Train and evaluate the module.
+
+        Args:
+            options: How to train.
+            more_epochs: Epochs to add to a finished training.
+            seconds_between_checkpoints: At most this much training within an epoch is lost by a
+                kill.
+
+        Returns:
+            The result, and the record of it for `run.json`.
+
+        Raises:
+            RunError: Training cannot be continued as asked, or an image cannot be read.
+            ModuleError: The module cannot be trained as the options say.
+        """
+        equal = np.ones_like(self.weight_of_class)
+        weights = equal if options.balanced_sampling else self.weight_of_class
+        train = self._images(self.train, weights)
+        validation = self._images(self.parts["validation"], self.weight_of_class)
+        self.trainer = Trainer(
             self.classifier,
             self.folder,
-            tuning,
-            self.where,
+            options,
+            self.devices,
             identity={
                 "n_train": len(train),
                 "n_validation": len(validation),
                 "images": _digest(train.digest(), validation.digest()),
                 "class_weights": _digest(weights, self.weight_of_class),
             },
-            seconds_between_checkpoints=seconds,
+            seconds_between_checkpoints=seconds_between_checkpoints,
         )
-        heads = {
-            part: self._figures(
-                training.probabilities(images[part], what=f"{part}, head"), table, tuning.seed
-            )
-            for part, table in parts.items()
-        }
-        history = training.fit(train, validation, more_epochs=more_epochs)
-        if tuning.balanced_sampling and training.state.best_epoch > 0:
-            # Each class was drawn alike, so its rarity is made up for and needs no adjustment.
+        head = self._metrics(self._probabilities("{}, head"), options.seed)
+        history = self.trainer.fit(train, validation, more_epochs=more_epochs)
+        if options.balanced_sampling and self.trainer.state.best_epoch > 0:
+            # The model saw each class equally often, so its logits need no adjustment by priors.
             self.rule = replace(self.rule, strength=0.0)
-        found = {}
-        for part, table in parts.items():
-            said = training.probabilities(images[part], what=part)
-            found[part] = self._figures(said, table, tuning.seed)
-            if part == "validation":
-                self.temperature = fit_temperature(said, images[part].labels)
-            if self.where.is_chief and len(table):
-                file = PREDICTIONS if part == "test" else VALIDATION_PREDICTIONS
-                file.write(self.folder, predictions_table(table, said, self.dataset.class_names))
+        probs = self._probabilities("{}")
+        labels = self.parts["validation"]["class_index"].to_numpy(dtype=np.int64)
+        self.temperature = fit_temperature(probs["validation"], labels)
+        self._write_predictions(probs)
+        return self._results(history, self._metrics(probs, options.seed), head)
+
+    def _results(
+        self, history: pd.DataFrame, metrics: dict[str, Figures], head: dict[str, Figures]
+    ) -> tuple[FineTuneResult, FineTunedModuleRecord]:
+        """Return the result and its record; `metrics` and those of the head by part."""
+        trainer = self.trainer
         result = FineTuneResult(
-            self.name,
-            history,
-            found["test"],
-            heads["test"],
-            found["validation"],
-            heads["validation"],
-            self.run.export_folder,
-            tuple(training.notes),
-            f"{self.name}: {training.diverged}" if training.diverged else None,
+            module=self.name,
+            history=history,
+            test=metrics["test"],
+            head_test=head["test"],
+            validation=metrics["validation"],
+            head_validation=head["validation"],
+            export=self.run.export_folder,
+            notes=tuple(trainer.notes),
+            diverged=f"{self.name}: {trainer.diverged}" if trainer.diverged else None,
         )
         record = FineTunedModuleRecord(
-            test=found["test"],
-            head_test=heads["test"],
-            validation=found["validation"],
-            head_validation=heads["validation"],
+            test=result.test,
+            head_test=result.head_test,
+            validation=result.validation,
+            head_validation=result.head_validation,
             adjust=self.rule.strength,
             priors=self.rule.priors,
-            identity=training.identity,
+            identity=trainer.identity,
             kept_epoch=result.kept_epoch,
         )
         return result, record
 
-    def _figures(self, said: npt.NDArray[np.float32], table: pd.DataFrame, seed: int) -> Figures:
-        labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
-        return rounded_metrics(said, labels, groups, seed, self.rule)
+    def _probabilities(self, title: str) -> dict[str, Float32Array]:
+        """Return the model's probabilities of test split and validation fold."""
+        equal = np.ones_like(self.weight_of_class)
+        return {
+            part: self.trainer.probabilities(self._images(table, equal), what=title.format(part))
+            for part, table in self.parts.items()
+        }
 
-    def export(self, found: FineTuneResult) -> None:
-        """Writes `export/`."""
-        facts = {
+    def _metrics(self, probs: dict[str, Float32Array], seed: int) -> dict[str, Figures]:
+        """Return the metrics of test split and validation fold."""
+        metrics = {}
+        for part, table in self.parts.items():
+            labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
+            metrics[part] = rounded_metrics(probs[part], labels, groups, seed, self.rule)
+        return metrics
+
+    def _write_predictions(self, probs: dict[str, Float32Array]) -> None:
+        files = {"test": PREDICTIONS, "validation": VALIDATION_PREDICTIONS}
+        for part, table in self.parts.items():
+            if self.devices.is_chief and len(table):
+                predictions = predictions_table(table, probs[part], self.dataset.class_names)
+                files[part].write(self.folder, predictions)
+
+    def export(self, result: FineTuneResult) -> None:
+        """Write the fine-tuned model to `export/`."""
+        manifest = {
             "run": self.run.name,
             "fine_tuned": True,
-            "test": found.test,
+            "test": result.test,
             "adjust": self.rule.strength,
             "priors": list(self.rule.priors),
-            "augmentation": asdict(self.training.options.augmentation),
+            "augmentation": asdict(self.trainer.options.augmentation),
         }
         write_export(
             [Member(self.classifier)],
             self.dataset.class_names,
             self.run.export_folder,
-            facts,
+            manifest,
             temperature=self.temperature,
         )
 
-
-def _training_images(
-    dataset: ImageDataset, images: pd.DataFrame, class_weight: npt.NDArray[np.float32]
-) -> TrainingImages:
-    """Images that weigh what an image of their class weighed when the head was fitted."""
-    labels = images["class_index"].to_numpy(dtype=np.int64)
-    paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
-    return TrainingImages(dataset.root, paths, sha256s, labels, class_weight[labels])
+    def _images(self, table: pd.DataFrame, weight_of_class: Float32Array) -> TrainingImages:
+        """Return images that weigh in the loss as their class does."""
+        labels = table["class_index"].to_numpy(dtype=np.int64)
+        return TrainingImages(
+            self.dataset.root,
+            table["path"].tolist(),
+            table["sha256"].tolist(),
+            labels,
+            weight_of_class[labels],
+        )
 
 
 def _digest(*parts: Any) -> str:
