@@ -297,7 +297,7 @@ class _Reader:
 
 
 def near_pairs(gathered: RunData) -> pd.DataFrame | None:
-    """The near duplicates that the cache remembers; None where it knows of no search.
+    """Return the near duplicates in the cache; None where there was no search.
 
     Returns:
         Columns a, b (sha256), similarity.

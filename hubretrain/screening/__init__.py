@@ -1,8 +1,9 @@
 """The fit stage: heads on every cached module, compared on images that they never saw.
 
-`fit` is the stage with the options of `options`; `screen` fits the candidates of one module and
-chooses, `candidates` are their out-of-fold predictions, `result` is what is kept; `comparison` and
-`leaderboard` set the modules side by side with `baselines` and `transferability` scores.
+`fit` is the stage with the options of `options`; `sweep` is what is compared on every module,
+`screen` fits the candidates of one module and chooses, `candidates` are their out-of-fold
+predictions, `result` is what is kept; `comparison` and `leaderboard` set the modules side by side
+with `baselines` and `transferability` scores.
 """
 
 import lazy_loader as lazy

@@ -30,7 +30,7 @@ from hubretrain.screening.leaderboard import (
     ranked,
 )
 from hubretrain.screening.result import ScreenResult
-from hubretrain.screening.screen import EFFECTS, Sweep
+from hubretrain.screening.sweep import EFFECTS, Sweep
 
 Pair = tuple[AnyArray, AnyArray]
 

@@ -2,13 +2,13 @@
 
 Every head is fitted on all folds but one and scores that one, so each image gets probabilities
 from heads that never saw it, nor any image of its group. The test split takes no part in any
-choice; it is looked at once, for the shortlist, when all is chosen. What a module came to is kept,
-so a fit that was stopped goes on, and a later one adds modules to the same run.
+choice; it is looked at once, for the shortlist, when all is chosen. The result of a module is
+kept, so an interrupted fit resumes, and a later one adds modules to the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog, bottleneck_files
-from hubretrain.data import ImageDataset
+from hubretrain.data import ImageDataset, SplitOptions
 from hubretrain.data.splitting import (
     NEW,
     TEST,
@@ -28,8 +28,8 @@ from hubretrain.data.splitting import (
     write_folds,
 )
 from hubretrain.errors import CacheError, HeadError, RunError
-from hubretrain.evaluation import METRICS, STRENGTHS, Evaluator, Predictions
-from hubretrain.heads import ClassWeight, ModuleHeads
+from hubretrain.evaluation import Evaluator, Predictions
+from hubretrain.heads import ModuleHeads
 from hubretrain.run_tables import (
     CANDIDATES,
     EFFECTS,
@@ -41,23 +41,24 @@ from hubretrain.run_tables import (
 from hubretrain.runs import FitRecord, ModuleRecord, Run
 from hubretrain.screening.comparison import ModuleComparison
 from hubretrain.screening.leaderboard import columns
-from hubretrain.screening.options import ClassWeightByName, ScreenOptions
+from hubretrain.screening.options import ScreenOptions
 from hubretrain.screening.result import ScreenResult
-from hubretrain.screening.screen import Sweep, identity_of, screen
+from hubretrain.screening.screen import identity_of, screen
+from hubretrain.screening.sweep import Sweep
 
 TEST_METRICS = ("top_3", "plain_accuracy", "balanced_accuracy", "accuracy")
-UNBALANCED = 1.5  # the largest class has this many times an equal share
 
 
 @dataclass(frozen=True)
 class Screening:
-    """What `fit` found.
+    """The result of `fit`.
 
     Attributes:
-        run: Where it is kept.
-        metric: The metric of choice.
-        leaderboard: A row a module, the ensemble, and the references; best first.
-        effects: A row a question: effect, metric, estimate, low, high, p, n_modules, sentence.
+        run: The run that holds it.
+        metric: Metric of choice.
+        leaderboard: One row per module, the ensemble and the baselines; best first.
+        effects: The ablation, one row per effect: effect, metric, estimate, low, high, p,
+            n_modules, sentence.
         notes: Sentences that a reader of the leaderboard should know.
     """
 
@@ -80,7 +81,7 @@ def screen_modules(
 
     Args:
         dataset: The labelled images.
-        run: Where to keep what is found; a run with folds keeps them, and its modules.
+        run: The run to keep the result in; one that has folds keeps them, and its modules.
         options: What heads are compared, and by what.
         cache: The cache folder, which holds the bottlenecks.
         modules: Names of cached modules; by default all of them. `NAME_random` is taken for the
@@ -93,82 +94,46 @@ def screen_modules(
         RunError: The run folder belongs to another data set.
         WriteError: The run folder cannot be written.
     """
-    split = options.split
     files = _bottleneck_files(dataset, cache, modules, run)
-    images = dataset.usable_images(cache, near_duplicates=split.keep_duplicates_together)
-    notes = _changes(images, run)
-    images["fold"] = cut_parts(
-        images,
-        run.folds_file,
-        n_folds=split.n_folds,
-        test_fraction=split.test_fraction,
-        seed=split.seed,
-    )
-    write_folds(run.folds_file, images.assign(group=images["cluster"]))
-    development = images[images["fold"] != TEST].reset_index(drop=True)
-    test = images[images["fold"] == TEST].reset_index(drop=True)
-    largest = development["class_index"].value_counts().max() / len(development)
-    metric = _metric(options.metric, bool(largest * len(dataset.class_names) > UNBALANCED))
-    adjust = options.adjust
-    if adjust is None:
-        facts = METRICS[metric]
-        adjust = STRENGTHS if facts.is_of_decision and facts.is_mean_over_classes else (0.0,)
-    sweep = Sweep(
-        metric,
-        dataset.class_names,
-        _class_weights(options.class_weights, dataset.class_names),
-        tuple(float(one) for one in options.l2),
-        tuple(sorted({0.0, *map(float, adjust)})),
-        options.views,
-    )
-    screened = [_screened(file, development, sweep, run) for file in files]
-    comparison = ModuleComparison(development, screened, sweep, split.seed)
+    images = dataset.usable_images(cache, near_duplicates=options.split.keep_duplicates_together)
+    changes = _changes(images, run)
+    development, test = _split(images, run, options.split)
+    labels = development["class_index"].to_numpy()
+    sweep = Sweep.of(options, dataset.class_names, labels)
+    results = [_screened(file, development, sweep, run) for file in files]
+    comparison = ModuleComparison(development, results, sweep, options.split.seed)
     board, effects = comparison.leaderboard(options.top), comparison.effects()
-    shortlist = board[board["shortlist"].notna()].sort_values("shortlist")["module"].tolist()
-    test_predictions = _test_predictions(run, files, shortlist, test)
-    board = _with_test(board, test_predictions, test, split.seed)
-    _write(run, board, effects, comparison, test, test_predictions)
+    listed = board[board["shortlist"].notna()].sort_values("shortlist")
+    test_predictions = _test_predictions(run, files, listed["module"].tolist(), test)
+    board = _with_test(board, test_predictions, test, options.split.seed)
+    _write_tables(run, board, effects, comparison, test, test_predictions)
     notes = (
-        *_notes(images, dataset, board, sweep.metric, split.keep_duplicates_together),
+        *_notes(images, dataset, board, sweep.metric, options.split.keep_duplicates_together),
         *comparison.notes(),
-        *notes,
+        *changes,
     )
-    run.write_fit(
-        FitRecord(
-            data=dataset.root.resolve(),
-            data_options=dataset.opened_with,
-            cache=cache.resolve(),
-            class_names=dataset.class_names,
-            metric=sweep.metric,
-            class_weights=tuple(one or "none" for one in options.class_weights),
-            l2=sweep.l2,
-            adjust=sweep.strengths,
-            views=options.views,
-            n_folds=split.n_folds,
-            test_fraction=split.test_fraction,
-            top=options.top,
-            duplicates_kept_together=split.keep_duplicates_together,
-            seed=split.seed,
-            shortlist=tuple(shortlist),
-            test_looked_at=_looks(run, shortlist, screened, test),
-            modules={one.module: ModuleRecord.of(one.about["module"]) for one in screened},
-            notes=notes,
-        )
-    )
+    shortlist = tuple(listed["module"])
+    looks = _looks(run, test_predictions, results)
+    run.write_fit(_record(dataset, options, cache, comparison, shortlist, looks, notes))
     return Screening(run, sweep.metric, board, effects, notes)
 
 
 def _bottleneck_files(
     dataset: ImageDataset, cache: Path, modules: Sequence[str], run: Run
 ) -> list[Path]:
-    """The caches to fit on: those asked for, and those that the run has already."""
-    place = dataset.cache_folder(cache)
-    files = {path.stem: path for path in bottleneck_files(place)}
+    """Return the bottleneck files of the modules, and of those that the run has already.
+
+    Raises:
+        CacheError: A module is not cached.
+        RunError: The run was fitted on other classes.
+    """
+    folder = dataset.cache_folder(cache)
+    files = {path.stem: path for path in bottleneck_files(folder)}
     for name in modules:
         if name not in files:
             raise CacheError(
-                f"{name} is not cached in {place}/ (there are: {', '.join(files)}); "
-                "run `hubretrain cache` with it first."
+                f"{name} is not cached in {folder}/ (there are: {', '.join(files)}); "
+                "run `hubretrain cache` with this module first."
             )
     earlier = run.fit if run.is_fitted else None
     if earlier is not None and earlier.class_names != dataset.class_names:
@@ -176,15 +141,16 @@ def _bottleneck_files(
             f"{run.folder} was fitted on the classes {', '.join(earlier.class_names)}, the data "
             f"set has {', '.join(dataset.class_names)}; choose another folder with `run`."
         )
-    wanted = set(modules) | set(earlier.modules if earlier else ()) if modules else set(files)
-    return [path for name, path in files.items() if name in wanted]
+    kept = set(earlier.modules) if earlier else set()
+    names = kept | set(modules) if modules else set(files)
+    return [path for name, path in files.items() if name in names]
 
 
 def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
-    """What differs from the images that the run's folds were cut for.
+    """Return a sentence on labels that changed since the run's folds were cut.
 
     Raises:
-        RunError: Everything: the run is of another data set.
+        RunError: No image is in the folds: the run is of another data set.
     """
     if not run.folds_file.exists():
         return ()
@@ -196,38 +162,27 @@ def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
             "set; choose another folder with `run`."
         )
     labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
-    n = int((labels.notna() & (labels != images["label"])).sum())
-    sentence = f"{n:,} labels have changed since the folds were cut; images keep their folds."
-    return (sentence,) if n else ()
+    n_changed = int((labels.notna() & (labels != images["label"])).sum())
+    sentence = (
+        f"{n_changed:,} labels have changed since the folds were cut; images keep their folds."
+    )
+    return (sentence,) if n_changed else ()
 
 
-def _metric(metric: str | None, unbalanced: bool) -> str:
-    if metric is not None:
-        if metric not in METRICS:
-            raise HeadError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
-        return metric
-    return "balanced_accuracy" if unbalanced else "accuracy"
-
-
-def _class_weights(
-    asked: Sequence[ClassWeightByName], class_names: Sequence[str]
-) -> tuple[ClassWeight, ...]:
-    """Weights by class name become weights by class number, 1 for a class that is not named."""
-    found: list[ClassWeight] = []
-    for one in asked:
-        if isinstance(one, dict):
-            for name, weight in one.items():
-                if name not in class_names:
-                    raise HeadError(
-                        f"`class_weights` names the class {name!r}; expected one of "
-                        f"{', '.join(class_names)}."
-                    )
-                if not 0 < weight < np.inf:
-                    raise HeadError(f"`class_weights` gives {name} {weight:g}; expected above 0.")
-            found.append(tuple(float(one.get(name, 1.0)) for name in class_names))
-        else:
-            found.append(one)
-    return tuple(found)
+def _split(
+    images: pd.DataFrame, run: Run, split: SplitOptions
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cut the folds and write them; return the images outside and inside of the test split."""
+    images["fold"] = cut_parts(
+        images,
+        run.folds_file,
+        n_folds=split.n_folds,
+        test_fraction=split.test_fraction,
+        seed=split.seed,
+    )
+    write_folds(run.folds_file, images.assign(group=images["cluster"]))
+    is_test = images["fold"] == TEST
+    return images[~is_test].reset_index(drop=True), images[is_test].reset_index(drop=True)
 
 
 def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run) -> ScreenResult:
@@ -288,17 +243,7 @@ def _with_test(
     return board
 
 
-def _looks(
-    run: Run, shortlist: Sequence[str], screened: Sequence[ScreenResult], test: pd.DataFrame
-) -> tuple[Mapping[str, str], ...]:
-    """Return each different look at the test split so far: module to identity of its result."""
-    looks = run.fit.test_looked_at if run.is_fitted else ()
-    identities = {one.module: one.identity for one in screened}
-    look = {name: identities[name] for name in shortlist}
-    return looks if look in looks or not len(test) else (*looks, look)
-
-
-def _write(
+def _write_tables(
     run: Run,
     board: pd.DataFrame,
     effects: pd.DataFrame,
@@ -348,35 +293,78 @@ def predictions_table(
     return table
 
 
+def _looks(
+    run: Run, modules: Iterable[str], results: Sequence[ScreenResult]
+) -> tuple[Mapping[str, str], ...]:
+    """Return each different look at the test split so far: module to identity of its result."""
+    looks = run.fit.test_looked_at if run.is_fitted else ()
+    identities = {result.module: result.identity for result in results}
+    look = {name: identities[name] for name in modules}
+    return looks if look in looks or not look else (*looks, look)
+
+
+def _record(
+    dataset: ImageDataset,
+    options: ScreenOptions,
+    cache: Path,
+    comparison: ModuleComparison,
+    shortlist: tuple[str, ...],
+    looks: tuple[Mapping[str, str], ...],
+    notes: tuple[str, ...],
+) -> FitRecord:
+    sweep, split = comparison.sweep, options.split
+    attributes = {result.module: result.about["module"] for result in comparison.results}
+    return FitRecord(
+        data=dataset.root.resolve(),
+        data_options=dataset.opened_with,
+        cache=cache.resolve(),
+        class_names=dataset.class_names,
+        metric=sweep.metric,
+        class_weights=tuple(weight or "none" for weight in options.class_weights),
+        l2=sweep.l2,
+        adjust=sweep.strengths,
+        views=options.views,
+        n_folds=split.n_folds,
+        test_fraction=split.test_fraction,
+        top=options.top,
+        duplicates_kept_together=split.keep_duplicates_together,
+        seed=split.seed,
+        shortlist=shortlist,
+        test_looked_at=looks,
+        modules={name: ModuleRecord.of(of_module) for name, of_module in attributes.items()},
+        notes=notes,
+    )
+
+
 def _notes(
     images: pd.DataFrame,
     dataset: ImageDataset,
     board: pd.DataFrame,
     metric: str,
     keep_duplicates_together: bool,
-) -> tuple[str, ...]:
+) -> list[str]:
+    """Return sentences on the images, the split and the choice."""
     parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
-    n_test = int((parts == TEST).sum())
+    n_test, n_folds = int((parts == TEST).sum()), len(set(parts[parts >= 0]))
     majority = images["class_index"].value_counts(normalize=True).max()
+    together = kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)
     size = (
-        f"{len(images):,} images, {len(dataset.class_names)} classes, "
-        f"{len(set(clusters)):,} groups; test split {n_test:,}, "
-        f"{len(set(parts[parts >= 0]))} folds over the rest."
+        f"{len(images):,} images, {len(dataset.class_names)} classes, {len(set(clusters)):,} "
+        f"groups; test split {n_test:,}, {n_folds} folds over the rest."
     )
-    together = (
-        f"{kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)} "
-        f"Worst deviation of a class share: {worst_deviation(parts, images['label']):.2f} points."
-    )
-    chosen = (
-        f"Chosen by {metric.replace('_', ' ')}; always guessing the largest class is right for "
+    deviation = worst_deviation(parts, images["label"])
+    choice = (
+        f"Chosen by {metric.replace('_', ' ')}; always predicting the largest class is right for "
         f"{majority:.1%} of the images."
     )
-    notes = [size, together, chosen]
+    notes = [size, f"{together} Worst deviation of a class share: {deviation:.2f} points.", choice]
     if (n := len(dataset.images) - len(images)) > 0:
-        notes.append(f"{n} images are left out because they cannot be decoded.")
+        notes.append(f"{n:,} images are left out because they cannot be decoded.")
     if (n := int((images.groupby("sha256")["label"].transform("nunique") > 1).sum())) > 0:
-        notes.append(f"{n} images are copies under different classes; see: hubretrain data check.")
-    n_tied = int(board["tied"].sum())
-    if n_tied > 1:
-        notes.append(f"{n_tied} modules cannot be told apart from the best at 95 %.")
-    return tuple(notes)
+        notes.append(
+            f"{n:,} images are exact duplicates with different labels; `hubretrain data check` "
+            "lists them."
+        )
+    if (n := int(board["tied"].sum())) > 1:
+        notes.append(f"{n} modules tie with the best at 95 % confidence.")
+    return notes

@@ -19,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from hubretrain.bottlenecks import Bottlenecks, cached_views
 from hubretrain.evaluation import (
     METRICS,
     N_PARTS,
-    STRENGTHS,
     Choice,
     candidate_values,
     choice_parts,
@@ -42,7 +41,6 @@ from hubretrain.evaluation import (
 )
 from hubretrain.heads import (
     TRAIN_ONLY,
-    ClassWeight,
     FeatureBlocks,
     FitInputs,
     Head,
@@ -58,76 +56,14 @@ from hubretrain.progress import Bar
 from hubretrain.runs import VALIDATION_FOLD
 from hubretrain.screening.baselines import nearest_neighbour
 from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0, Candidates, Source
-from hubretrain.screening.options import L2
 from hubretrain.screening.result import ScreenResult
+from hubretrain.screening.sweep import EFFECTS, Sweep
 from hubretrain.screening.transferability import transfer_scores
-
-Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
 KINDS: tuple[Kind, ...] = ("softmax", "logistic")
 PATIENCE = 2
 MEMORY = 1 << 29  # bytes of the standardised rows of view 0, and again of all views
 SHOWN = ("accuracy", "balanced_accuracy", "log_loss")
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A question that two choices from the same candidates answer.
-
-    Attributes:
-        name: What is changed, as the start of a sentence.
-        with_it: Which rows of the table of candidates have it.
-        without_it: Which rows do not.
-    """
-
-    name: str
-    with_it: Mask
-    without_it: Mask
-
-
-EFFECTS: Mapping[str, Effect] = {
-    "views": Effect(
-        "augmented views",
-        lambda t: t["trained_on"] == ALL_VIEWS,
-        lambda t: t["trained_on"] == VIEW_0,
-    ),
-    "class_weights": Effect(
-        "class weights",
-        lambda t: (t["class_weight"] != "none") & (t["adjust"] == 0),
-        lambda t: (t["class_weight"] == "none") & (t["adjust"] == 0),
-    ),
-    "adjustment": Effect(
-        "logit adjustment instead of class weights",
-        lambda t: (t["class_weight"] == "none") & (t["adjust"].max() > 0),
-        lambda t: t["adjust"] == 0,
-    ),
-    "softmax": Effect(
-        "softmax instead of logistic heads",
-        lambda t: t["head"] == "softmax",
-        lambda t: t["head"] == "logistic",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What is compared on every module.
-
-    Attributes:
-        metric: Metric to choose by, a name in `METRICS`.
-        class_names: Class names in class order.
-        class_weights: Each None, `balanced`, or a weight for each class by number.
-        l2: Penalties, 1 / C of scikit-learn.
-        strengths: Strengths of logit adjustment, ascending from 0.
-        views: Whether to train on all cached views too.
-    """
-
-    metric: str
-    class_names: tuple[str, ...]
-    class_weights: tuple[ClassWeight, ...] = (None, "balanced")
-    l2: tuple[float, ...] = L2
-    strengths: tuple[float, ...] = STRENGTHS
-    views: bool = True
 
 
 def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:

@@ -105,7 +105,8 @@ def test_fit_says_so_where_copies_stand_under_different_classes(
     (place / "data" / "digits" / "1" / "copy.png").write_bytes(image.read_bytes())
     invoke("cache", "--module", small_module, "--views", 1)
     assert (
-        "2 images are copies under different classes; see: hubretrain data" in invoke("fit").stdout
+        "2 images are exact duplicates with different labels; `hubretrain data"
+        in invoke("fit").stdout
     )
 
 

@@ -1,0 +1,130 @@
+"""What is compared on every module: the sweep over heads, and the effects that it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hubretrain.arrays import AnyArray
+from hubretrain.errors import HeadError
+from hubretrain.evaluation import METRICS, STRENGTHS
+from hubretrain.heads import ClassWeight
+from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0
+from hubretrain.screening.options import L2, ClassWeightByName, ScreenOptions
+
+Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
+
+UNBALANCED = 1.5  # the largest class has this many times an equal share
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A question that two choices from the same candidates answer.
+
+    Attributes:
+        name: What is changed, as the start of a sentence.
+        with_it: Which rows of the table of candidates have it.
+        without_it: Which rows do not.
+    """
+
+    name: str
+    with_it: Mask
+    without_it: Mask
+
+
+EFFECTS: Mapping[str, Effect] = {
+    "views": Effect(
+        "augmented views",
+        lambda t: t["trained_on"] == ALL_VIEWS,
+        lambda t: t["trained_on"] == VIEW_0,
+    ),
+    "class_weights": Effect(
+        "class weights",
+        lambda t: (t["class_weight"] != "none") & (t["adjust"] == 0),
+        lambda t: (t["class_weight"] == "none") & (t["adjust"] == 0),
+    ),
+    "adjustment": Effect(
+        "logit adjustment instead of class weights",
+        lambda t: (t["class_weight"] == "none") & (t["adjust"].max() > 0),
+        lambda t: t["adjust"] == 0,
+    ),
+    "softmax": Effect(
+        "softmax instead of logistic heads",
+        lambda t: t["head"] == "softmax",
+        lambda t: t["head"] == "logistic",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is compared on every module.
+
+    Attributes:
+        metric: Metric to choose by, a name in `METRICS`.
+        class_names: Class names in class order.
+        class_weights: Each None, `balanced`, or a weight for each class by number.
+        l2: Penalties, 1 / C of scikit-learn.
+        strengths: Strengths of logit adjustment, ascending from 0.
+        views: Whether to train on all cached views too.
+    """
+
+    metric: str
+    class_names: tuple[str, ...]
+    class_weights: tuple[ClassWeight, ...] = (None, "balanced")
+    l2: tuple[float, ...] = L2
+    strengths: tuple[float, ...] = STRENGTHS
+    views: bool = True
+
+    @classmethod
+    def of(cls, options: ScreenOptions, class_names: tuple[str, ...], labels: AnyArray) -> Sweep:
+        """Return the sweep of some options, with the defaults that the labels ask for.
+
+        Args:
+            options: What was asked for.
+            class_names: Class names in class order.
+            labels: int (n_images,), of the images outside of the test split.
+
+        Raises:
+            HeadError: The options name a metric or a class that there is not.
+        """
+        metric = options.metric
+        if metric is None:
+            metric = _default_metric(labels, len(class_names))
+        if metric not in METRICS:
+            raise HeadError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
+        adjust = options.adjust
+        if adjust is None:  # of decisions without a mean over the classes, top-1 is the best rule
+            is_mean = METRICS[metric].is_of_decision and METRICS[metric].is_mean_over_classes
+            adjust = STRENGTHS if is_mean else (0.0,)
+        return cls(
+            metric,
+            class_names,
+            tuple(_by_class(weight, class_names) for weight in options.class_weights),
+            tuple(map(float, options.l2)),
+            tuple(sorted({0.0, *map(float, adjust)})),
+            options.views,
+        )
+
+
+def _default_metric(labels: AnyArray, n_classes: int) -> str:
+    share = np.bincount(labels).max() / len(labels)
+    return "balanced_accuracy" if share * n_classes > UNBALANCED else "accuracy"
+
+
+def _by_class(weight: ClassWeightByName, class_names: Sequence[str]) -> ClassWeight:
+    """Return weights by class name as weights in class order, 1 for a class that is not named."""
+    if not isinstance(weight, dict):
+        return weight
+    for name, value in weight.items():
+        if name not in class_names:
+            raise HeadError(
+                f"`class_weights` names the class {name!r}; expected one of "
+                f"{', '.join(class_names)}."
+            )
+        if not 0 < value < np.inf:
+            raise HeadError(f"`class_weights` gives {name} {value:g}; expected above 0.")
+    return tuple(float(weight.get(name, 1.0)) for name in class_names)
