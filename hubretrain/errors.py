@@ -23,7 +23,16 @@ _LONGEST_REASON = 300
 
 
 class HubretrainError(Exception):
-    """The root: catching this catches everything that hubretrain raises on purpose."""
+    """The root: catching this catches everything that hubretrain raises on purpose.
+
+    Examples:
+        >>> from hubretrain import HubretrainError, open_dataset
+        >>> try:
+        ...     open_dataset("data/nowhere")
+        ... except HubretrainError as error:
+        ...     print(type(error).__name__)
+        DataError
+    """
 
 
 class DataError(HubretrainError):

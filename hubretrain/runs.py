@@ -256,6 +256,16 @@ class Run:
 
     Attributes:
         folder: Run folder.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import Run
+        >>> from hubretrain.run_tables import LEADERBOARD
+        >>> run = Run(Path("runs/digits"))
+        >>> run.fit.metric, run.fit.shortlist
+        ('accuracy', ('small',))
+        >>> LEADERBOARD.read(run.folder)["module"].tolist()
+        ['small', '1-nearest-neighbour of small', 'majority class']
     """
 
     folder: Path

@@ -37,6 +37,13 @@ class Bottlenecks:
 
     Raises:
         CacheError: The file is missing or is no bottleneck file of this version.
+
+    Examples:
+        >>> from hubretrain import Bottlenecks
+        >>> with Bottlenecks("cache/digits/small.h5") as bottlenecks:
+        ...     features = bottlenecks.rows(bottlenecks.sha256s[:100])
+        >>> features.shape, features.dtype
+        ((100, 5), dtype('float32'))
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

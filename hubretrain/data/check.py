@@ -79,6 +79,12 @@ def check_dataset(
 
     Raises:
         DataError: A file cannot be read.
+
+    Examples:
+        >>> from hubretrain import check_dataset, open_dataset
+        >>> check = check_dataset(open_dataset("data/digits"))
+        >>> [finding.level for finding in check.findings]
+        ['note', 'note']
     """
     images, pairs = _image_table(dataset, cache)
     names = dataset.class_names

@@ -48,6 +48,14 @@ class ImageDataset:
         class_names: The labels in class order; class `c` is `class_names[c]`.
         grouped: Whether groups were given; otherwise each image is a group of its own.
         opened_with: The options to open it again with, for `reopen_dataset`.
+
+    Examples:
+        >>> from hubretrain import open_dataset
+        >>> dataset = open_dataset("data/digits")
+        >>> len(dataset.images), dataset.class_names, dataset.grouped
+        (120, ('0', '1', '2'), False)
+        >>> sorted(set(dataset.split()["fold"]))  # -1 is the test split
+        [-1, 0, 1, 2, 3, 4]
     """
 
     name: str
@@ -167,6 +175,12 @@ def open_dataset(
         DataError: No data set, several, or one that is not as expected: a folder or a column is
             missing, a row has no file, a file has no row, a label is empty, one image has two
             labels, or there are fewer than two classes.
+
+    Examples:
+        >>> from hubretrain import open_dataset
+        >>> dataset = open_dataset("data/digits")
+        >>> dataset.images[["path", "label"]].head(2).values.tolist()
+        [['0/0000.png', '0'], ['0/0010.png', '0']]
     """
     root = Path(data) if data is not None else default_folder(Path("data"))
     roots = [root, *map(Path, more_roots)]

@@ -30,6 +30,13 @@ class TableOptions:
         split_column: Column with a given split: train, validation or test; `none`: ignore it,
             and that of folders too.
         skip_unmatched: Skip rows without a file and files without a row, instead of an error.
+
+    Examples:
+        >>> from hubretrain import TableOptions, open_dataset
+        >>> table = TableOptions(image_column="file", label_column="kind", group_column="patient")
+        >>> dataset = open_dataset("data/digits", labels="labels.csv", table=table)
+        >>> dataset.grouped
+        True
     """
 
     image_column: str | None = option(
@@ -77,6 +84,10 @@ class SplitOptions:
         test_fraction: Share of the images in the test split; not used where one is given.
         seed: Random seed of the split.
         keep_duplicates_together: Whether to search for near duplicates and keep them in one part.
+
+    Examples:
+        >>> from hubretrain import SplitOptions, check_dataset, open_dataset
+        >>> check = check_dataset(open_dataset("data/digits"), SplitOptions(n_folds=10))
     """
 
     n_folds: int = option(5, "Folds of the cross-validation.", flag="folds")

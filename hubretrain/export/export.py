@@ -60,6 +60,13 @@ def export_run(
         HeadError: There is no such head.
         ModuleError: A module cannot be loaded, or is not what it was.
         EngineError: The model cannot be converted as asked.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import Run, export_run
+        >>> export = export_run(Run(Path("runs/digits")), head="small", output=Path("head"))
+        >>> export.class_names
+        ['0', '1', '2']
     """
     fit = run.fit
     is_named = ensemble or head is not None

@@ -68,6 +68,12 @@ def predict_images(
     Raises:
         RunError: The folder holds no export, or a damaged one.
         EngineError: The library that runs the format is not installed.
+
+    Examples:
+        >>> from hubretrain import predict_images
+        >>> (prediction,) = predict_images("runs/digits/export", ["data/digits/0/0000.png"], top=1)
+        >>> len(prediction.classes), prediction.error
+        (1, '')
     """
     opened = Export.open(export)
     return _predictions(opened, open_runtime(opened, format), images, top, tta)

@@ -82,6 +82,14 @@ def cache_bottlenecks(
         EngineError: An engine cannot run its module.
         ModuleError: A module cannot be loaded.
         WorkerError: The cluster cannot be used.
+
+    Examples:
+        >>> from hubretrain import CacheOptions, cache_bottlenecks, open_dataset, resolve
+        >>> dataset = open_dataset("data/digits")
+        >>> modules = [resolve("modules/small")]
+        >>> (result,) = cache_bottlenecks(dataset, modules, CacheOptions(n_views=2))
+        >>> result.file.as_posix(), result.n_images, result.n_views
+        ('cache/digits/small.h5', 120, 2)
     """
     started = time.monotonic()
     plan = plan_cache(dataset, modules, options, cache, part)

@@ -34,6 +34,13 @@ class CacheOptions:
         strict: Whether to raise at the first image that cannot be decoded, instead of
             quarantining it.
         overwrite: Whether to compute anew what was computed with other settings.
+
+    Examples:
+        >>> from hubretrain import Augmentation, CacheOptions
+        >>> options = CacheOptions(n_views=8, augmentation=Augmentation(rotate90=True))
+        >>> CacheOptions(n_views=0)
+        Traceback (most recent call last):
+        hubretrain.errors.CacheError: `n_views` is 0; expected 1 to 1000.
     """
 
     n_views: int = option(

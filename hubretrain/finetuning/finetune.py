@@ -73,6 +73,14 @@ def finetune_module(
         RunError: The run is not fitted, holds another fine-tuning, or has no such module, or
             training cannot continue.
         ModuleError: The module cannot be loaded or trained.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import FineTuneOptions, Run, finetune_module, open_dataset
+        >>> run, options = Run(Path("runs/digits")), FineTuneOptions(epochs=1)
+        >>> result = finetune_module(open_dataset("data/digits"), run, options=options)
+        >>> result.history["epoch"].tolist()  # epoch 0: the head that training starts from
+        [0, 1]
     """
     name = module or _fitted(run, dataset).shortlist[0]
     return finetune_modules(

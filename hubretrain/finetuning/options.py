@@ -41,6 +41,12 @@ class FineTuneOptions:
             train only the top. 0: the frozen part runs in each epoch.
         augmentation: How each epoch's view of an image differs from it.
         seed: Of order and augmentation.
+
+    Examples:
+        >>> from hubretrain import FineTuneOptions
+        >>> options = FineTuneOptions(unfreeze_last=23, epochs=5, label_smoothing=0.1)
+        >>> options.schedule
+        'cosine'
     """
 
     unfreeze_last: int | None = option(

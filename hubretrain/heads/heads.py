@@ -109,6 +109,15 @@ class ModuleHeads:
         warm_start: The same, fitted without the validation fold: fine-tuning starts from it.
         ensemble_member: The best by log loss, fitted on all folds.
         class_names: Class names in class order.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import Bottlenecks, ModuleHeads, Run
+        >>> heads = ModuleHeads.load(Run(Path("runs/digits")).heads_file("small"))
+        >>> with Bottlenecks("cache/digits/small.h5") as bottlenecks:
+        ...     probs = heads.deployed.probabilities(bottlenecks.rows(bottlenecks.sha256s[:4]))
+        >>> probs.shape, bool(np.allclose(probs.sum(axis=1), 1))
+        ((4, 3), True)
     """
 
     deployed: Head

@@ -30,6 +30,13 @@ class Backbone:
 
     Raises:
         ModuleError: It cannot be loaded, or is no image feature vector module.
+
+    Examples:
+        >>> from hubretrain import Backbone, resolve
+        >>> backbone = Backbone(resolve("modules/small"))
+        >>> images = np.zeros((2, 8, 8, 3), np.float32)  # RGB in the module's value range
+        >>> backbone(images).shape.as_list()
+        [2, 5]
     """
 
     def __init__(self, stored: StoredModule) -> None:

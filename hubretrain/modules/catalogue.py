@@ -36,6 +36,12 @@ class HubModule:
         n_parameters: Numbers in its variables; None where only the first load tells.
         gflops: 10^9 floating-point operations per image; None where only the first load tells.
         file: The file that it is made from, weights or an archive; None where there is none.
+
+    Examples:
+        >>> from hubretrain.modules import read_catalogue
+        >>> names = {module.name: module for module in read_catalogue()}
+        >>> names["mobilenet_v2_100"].image_size, names["mobilenet_v2_100"].n_features
+        (224, 1280)
     """
 
     name: str

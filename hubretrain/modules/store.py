@@ -124,6 +124,12 @@ def resolve(
     Raises:
         ModuleError: It is unknown, could not be downloaded, its folder holds no complete
             SavedModel, or `value_range` differs from the documented one.
+
+    Examples:
+        >>> from hubretrain import resolve
+        >>> module = resolve("modules/small")
+        >>> module.name, len(module.sha256)
+        ('small', 64)
     """
     entry = find(name) if _is_folder(name) else described(name)
     if entry is not None and entry.source == "keras" and image_size is not None:

@@ -72,6 +72,13 @@ def write_report(
         RunError: The run is not fitted, or is damaged.
         WriteError: A file cannot be written.
         DataError: The map method is unknown or not installed, or matplotlib is not installed.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import Run, write_report
+        >>> report = write_report(Run(Path("runs/digits")), n_saliency=0)
+        >>> report.page.as_posix()
+        'runs/digits/report.html'
     """
     if png is not None:
         figures.require_matplotlib()

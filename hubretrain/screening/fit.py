@@ -93,6 +93,13 @@ def screen_modules(
         SplitError: A class is too small for the folds.
         RunError: The run folder belongs to another data set.
         WriteError: The run folder cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import Run, open_dataset, screen_modules
+        >>> screening = screen_modules(open_dataset("data/digits"), Run(Path("runs/digits")))
+        >>> screening.leaderboard["module"].tolist()
+        ['small', '1-nearest-neighbour of small', 'majority class']
     """
     files = _bottleneck_files(dataset, cache, modules, run)
     images = dataset.usable_images(cache, near_duplicates=options.split.keep_duplicates_together)

@@ -28,6 +28,12 @@ class ScreenOptions:
         views: Whether to train on all cached views too, besides view 0 only.
         split: How the images are split; a run that has folds keeps them.
         top: Largest number of modules in the shortlist.
+
+    Examples:
+        >>> from hubretrain import ScreenOptions, SplitOptions
+        >>> options = ScreenOptions(metric="macro_f1", split=SplitOptions(n_folds=10))
+        >>> options.class_weights
+        (None, 'balanced')
     """
 
     metric: str | None = option(

@@ -21,6 +21,11 @@ class ServeLimits:
         timeout_seconds: Time for a body to arrive, and again for its answer.
         max_images: Largest number of images in flight: being received, decoded, waiting or
             running; also of requests with a body.
+
+    Examples:
+        >>> from hubretrain import ServeLimits
+        >>> ServeLimits(max_images=16).timeout_seconds
+        30.0
     """
 
     max_bytes: int = option(32_000_000, "Maximum size of a request, bytes.", minimum=1)

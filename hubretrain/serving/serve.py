@@ -43,6 +43,10 @@ def serve_export(
     Raises:
         EngineError: The server, or the library that runs the format, is not installed.
         RunError: The folder holds no complete export, or the address is not available.
+
+    Examples:
+        >>> from hubretrain import serve_export
+        >>> serve_export("runs/digits/export", port=8501)  # doctest: +SKIP
     """
     try:
         import uvicorn

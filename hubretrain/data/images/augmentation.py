@@ -34,6 +34,13 @@ class Augmentation:
         contrast: Largest relative change of the distance to mid-grey, [0, 1].
         saturation: Largest relative change of the distance to grey, [0, 1].
         hue: Largest turn of the hue, as a share of the full circle, [0, 0.5].
+
+    Examples:
+        >>> from hubretrain import Augmentation
+        >>> augmentation = Augmentation(rotate90=True, hue=0.05)
+        >>> draw = augmentation.draw("5f36...", view=1, seed=0)  # depends on nothing else
+        >>> draw == augmentation.draw("5f36...", view=1, seed=0)
+        True
     """
 
     horizontal_flip: bool = option(

@@ -64,6 +64,12 @@ def explain_images(
         WriteError: The folder cannot be written.
         HeadError: The model has no class `of_class`.
         ModuleError: The model has no gradients, or no feature map for Grad-CAM.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from hubretrain import explain_images
+        >>> image = Path("data/digits/0/0000.png")
+        >>> (explanation,) = explain_images(Path("runs/digits"), [image], Path("explained"))
     """
     explained = open_explained(model, head)
     if of_class is not None and of_class not in explained.class_names:
