@@ -1,4 +1,4 @@
-"""What is asked of a fine-tuning, and the file that remembers it: `options.json`."""
+"""Options of a fine-tuning, and the file that keeps them for resuming: `options.json`."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ SCHEDULES = ("cosine", "plateau")
 
 @dataclass(frozen=True)
 class FineTuneOptions:
-    """The options of a fine-tuning; every default needs no flag.
+    """Options of a fine-tuning.
+
+    The names of the fields are those in `options.json` and in the identity of checkpoints.
 
     Attributes:
-        unfreeze_last: Layers of the backbone to train; None for all, 0 for the head alone.
-        epochs: Instead of the policy's own.
-        batch_size: Images a step, instead of the policy's own.
-        learning_rate: The peak, instead of the policy's own.
-        schedule: `cosine` or `plateau`.
-        warmup_head: Epochs of the head alone before the backbone joins.
-        depth_decay: Learning rate of the first trained layer as a share of the head's; those
-            between get geometrically more (discriminative rates, Howard and Ruder 2018,
-            https://arxiv.org/abs/1801.06146). 1: all the same.
-        label_smoothing: Share of each label spread over all classes, [0, 1)
+        unfreeze_last: Number of layers of the backbone to train; None for all, 0 for the head
+            alone.
+        epochs: Maximum number of epochs; None for the training policy's.
+        batch_size: Images per step; None for the training policy's.
+        learning_rate: Peak learning rate; None for the training policy's.
+        schedule: Course of the learning rate, `cosine` or `plateau`.
+        warmup_head: Epochs in which the head alone is trained before the backbone is.
+        depth_decay: Learning rate of the first trained layer as a share of the head's; rates in
+            between rise geometrically (discriminative fine-tuning, Howard and Ruder 2018,
+            https://arxiv.org/abs/1801.06146). 1 for one rate.
+        label_smoothing: Share of each label that is spread over all classes, [0, 1)
             (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567).
-        balanced_sampling: Draw as many images of each class an epoch, instead of class weights.
+        balanced_sampling: Whether an epoch draws every class equally often, instead of class
+            weights.
         l2_sp: Strength of the pull back to the weights that training started from
             (Li et al. 2018, https://arxiv.org/abs/1802.01483).
-        train_batchnorm: Let BatchNorm use and update the statistics of the batches.
-        mixed_precision: Compute in float16 where a GPU gains by it.
-        trunk_views: Augmented views an image that the frozen part is run for, once; epochs then
-            train only the top. 0: the frozen part runs in each epoch.
-        augmentation: How each epoch's view of an image differs from it.
-        seed: Of order and augmentation.
+        train_batchnorm: Whether BatchNorm uses and updates the statistics of the batches.
+        mixed_precision: Whether to compute in float16, which needs a GPU.
+        trunk_views: Number of augmented views per image whose activations behind the frozen part
+            are computed once and cached. 0 runs the frozen part in each epoch.
+        augmentation: How an epoch's view of an image differs from the image.
+        seed: Random seed of the order of the images and of the augmentation.
 
     Examples:
         >>> from hubretrain import FineTuneOptions
@@ -102,32 +106,32 @@ class FineTuneOptions:
         check_options(self, RunError)
 
     def identity(self) -> dict[str, Any]:
-        """What a result depends on: all options but the length, as JSON knows them."""
-        chosen = asdict(self)
-        del chosen["epochs"]
-        return json.loads(json.dumps(chosen))
+        """Return what a result depends on, as JSON has it: all options but the number of epochs."""
+        values = asdict(self)
+        del values["epochs"]
+        return json.loads(json.dumps(values))
 
     def save(self, folder: Path) -> None:
-        """Writes `options.json`, for a fine-tuning that is resumed."""
+        """Write `options.json`, from which the fine-tuning is resumed."""
         write_json(folder / OPTIONS, asdict(self))
 
 
 def saved_options(folder: Path) -> FineTuneOptions:
-    """The options that a fine-tuning was begun with.
+    """Return the options that a fine-tuning was begun with.
 
     Raises:
-        RunError: There is none to go on with, or its options cannot be read.
+        RunError: There is no fine-tuning to resume, or its options cannot be read.
     """
     path = folder / OPTIONS
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        found["augmentation"] = Augmentation(**found["augmentation"])
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["augmentation"] = Augmentation(**values["augmentation"])
         return FineTuneOptions(
-            **{f.name: found[f.name] for f in fields(FineTuneOptions) if f.name in found}
+            **{f.name: values[f.name] for f in fields(FineTuneOptions) if f.name in values}
         )
     except FileNotFoundError:
-        raise RunError(
-            f"{folder} holds no fine-tuning to resume; begin one without `resume`."
-        ) from None
+        raise RunError(f"{folder} holds no fine-tuning to resume; leave out `resume`.") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be read ({error}); begin anew with `restart`.") from error
+        raise RunError(
+            f"{path} cannot be read ({error}); start again with `restart=True`."
+        ) from error

@@ -1,4 +1,4 @@
-"""The training policy: how long and how fast to fine-tune, from the data's size.
+"""The training policy: epochs, batch size and learning rates, from the number of images.
 
 After BiT's HyperRule (Kolesnikov et al. 2020, https://arxiv.org/abs/1912.11370): few images
 train briefly, many train longer, nothing is tuned by hand.
@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from hubretrain.errors import RunError
 from hubretrain.finetuning.options import SCHEDULES
 
-REDUCTION = 0.5  # of the learning rate, each time that the validation loss stays on a plateau
+# Factor of the learning rate each time that the validation loss stays on a plateau.
+REDUCTION = 0.5
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a fine-tuning goes.
+    """The course of a fine-tuning.
 
     Attributes:
-        epochs: Passes over the training images, at most; those of the head alone come before.
-        batch_size: Images a step.
-        learning_rate: Its peak, for Adam.
-        warmup_steps: Steps over which the learning rate grows to its peak.
-        patience: Epochs without a better validation loss before it stops.
-        kind: `cosine`: the rate falls to zero at the last epoch; `plateau`: it stays, and is
-            halved whenever `reduce_after` epochs bring no better validation loss.
-        reduce_after: Epochs without a better validation loss before a plateau halves the rate.
+        epochs: Maximum number of epochs; those in which the head alone is trained come before.
+        batch_size: Images per step.
+        learning_rate: Peak learning rate of Adam.
+        warmup_steps: Steps over which the learning rate rises to its peak.
+        patience: Epochs without a better validation loss after which training stops.
+        kind: `cosine`: the rate falls to zero at the last epoch. `plateau`: it stays, and is
+            halved after `reduce_after` epochs without a better validation loss.
+        reduce_after: Epochs without a better validation loss after which the rate is halved.
     """
 
     epochs: int
@@ -39,12 +40,14 @@ class Schedule:
     reduce_after: int = 2
 
     def learning_rate_at(self, step: int, steps_per_epoch: int, scale: float = 1.0) -> float:
-        """Linear warm-up, then a half cosine to zero (https://arxiv.org/abs/1608.03983).
+        """Return the learning rate of a step: a linear warm-up, then the course of `kind`.
+
+        The cosine is that of Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983.
 
         Args:
-            step: Steps done, from 0.
-            steps_per_epoch: Steps an epoch.
-            scale: What plateaus have left of the peak; a cosine needs none.
+            step: Number of the step, from 0.
+            steps_per_epoch: Steps per epoch.
+            scale: Factor that plateaus have reduced the rate by; a cosine has none.
         """
         if step < self.warmup_steps:
             return scale * self.learning_rate * (step + 1) / self.warmup_steps
@@ -63,9 +66,16 @@ def schedule_for(
     learning_rate: float | None = None,
     kind: str = "cosine",
 ) -> Schedule:
-    """The policy for `n_images` training images; what is given is taken as it is.
+    """Return the policy for a number of training images, with the chosen values as they are.
 
     About 1,500 steps below 20,000 images and 5,000 above, in 3 to 30 epochs.
+
+    Args:
+        n_images: Number of training images.
+        epochs: Maximum number of epochs; None for the policy's.
+        batch_size: Images per step; None for the policy's.
+        learning_rate: Peak learning rate; None for the policy's.
+        kind: Course of the learning rate, one of `SCHEDULES`.
 
     Raises:
         RunError: `kind` is not one of `SCHEDULES`.
