@@ -26,6 +26,7 @@ FILES = (
     "per_class.csv",
     "effects.csv",
     "out_of_fold.csv",
+    "test_predictions.csv",
     "ensemble.json",
 )
 PATTERNS = ("heads/*.h5", "finetune/*/*.csv", "export/export.json", "export/saved_model.pb")

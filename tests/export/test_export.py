@@ -100,8 +100,13 @@ def test_the_ensemble_is_one_export_of_several_sizes(place):
     run = Run(place / "runs" / "digits")
     folds = pd.read_csv(run.folds_file).head(12)
     ensemble = Ensemble.load(run.ensemble_file)
-    features = {name: cached(name, folds["sha256"]) for name in ensemble.weights}
-    plain = ensemble.probabilities(run, features)
+    members = {
+        name: ModuleHeads.load(run.heads_file(name)).ensemble_member.probabilities(
+            cached(name, folds["sha256"])
+        )
+        for name in ensemble.weights
+    }
+    plain = ensemble.mean(members)
     exported = Export.open(place / "together")
     expected = at_temperature(plain, exported.manifest["temperature"])
     paths = [f"data/digits/{path}" for path in folds["path"]]

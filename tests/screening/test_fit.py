@@ -21,9 +21,10 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.options import SplitOptions
 from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, RunError
+from hubretrain.evaluation.temperature import temperature_of
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
-from hubretrain.run_tables import CANDIDATES, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS
+from hubretrain.run_tables import CANDIDATES, LEADERBOARD, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS
 from hubretrain.runs import Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
@@ -182,6 +183,26 @@ def test_the_predictions_of_the_test_split_are_kept_of_the_shortlist_alone(place
         assert row["test_balanced_accuracy"] == pytest.approx(recall)
         top_1 = probs.argmax(axis=1).astype(str) == of_module["label"]
         assert row["test_plain_accuracy"] == pytest.approx(top_1.mean())
+
+
+def test_modules_keep_their_names_costs_and_rows_whatever_they_are_called(place):
+    shutil.rmtree(place / "cache")
+    for name, columns in (("2024", slice(None)), ("None", slice(4))):
+        file = write_cache(place / "digits", place / "cache", name, columns=columns)
+        ForwardPassLog(file.parent).add(name, "tensorflow", "f32", 100, 1.0)
+    run = fit(place).run
+    assert set(run.fit.modules) == {"2024", "None"}
+    board = LEADERBOARD.read(run.folder)
+    modules = board[board["kind"] == "module"]
+    assert set(modules["module"]) == {"2024", "None"}
+    assert modules["ms_an_image"].tolist() == [10, 10]
+    for table in (OUT_OF_FOLD, PER_CLASS):
+        assert set(table.read(run.folder)["module"]) == {"2024", "None", "ensemble"}
+    assert set(CANDIDATES.read(run.folder)["module"]) == {"2024", "None"}
+    assert set(TEST_PREDICTIONS.read(run.folder)["module"]) == set(run.fit.shortlist)
+    predictions = OUT_OF_FOLD.read(run.folder)
+    of_module = predictions[predictions["module"] == "2024"]
+    assert temperature_of(of_module, run.fit.class_names) > 0
 
 
 def test_without_a_test_split_its_table_has_no_row(place):
