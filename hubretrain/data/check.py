@@ -74,7 +74,7 @@ def check_dataset(
 
     Args:
         dataset: The images.
-        options: The split to try: its number of folds and its test fraction.
+        options: The split to try.
         cache: The cache folder, where digests and near duplicates are kept.
 
     Raises:
@@ -102,7 +102,7 @@ def check_dataset(
         duplicates=summarize_duplicates(images, pairs),
         given_splits=summarize_given_split(images, names),
         random_split_leak=random_split_leak(images),
-        folds=_try_folds(images, names, options.n_folds, options.test_fraction),
+        folds=_try_folds(images, names, options),
     )
     return DataCheck(summary, findings_of(summary), images)
 
@@ -145,9 +145,7 @@ def _more_roots(dataset: ImageDataset) -> list[str]:
     return more_roots if isinstance(more_roots, list) else []
 
 
-def _try_folds(
-    images: pd.DataFrame, names: tuple[str, ...], n_folds: int, test_fraction: float
-) -> FoldsSummary:
+def _try_folds(images: pd.DataFrame, names: tuple[str, ...], options: SplitOptions) -> FoldsSummary:
     """Cut folds to see whether it is possible, and how even they are."""
     usable = images[images["unreadable"] == ""].reset_index(drop=True)
     missing = sorted(set(names) - set(usable["label"]))
@@ -155,10 +153,10 @@ def _try_folds(
         error = (
             f"Class {missing[0]!r} has no image that can be decoded: repair its files or drop it."
         )
-        return FoldsSummary(n_folds, test_fraction, error=error)
+        return FoldsSummary(options.n_folds, options.test_fraction, error=error)
     try:
-        parts = cut_parts(usable, None, n_folds=n_folds, test_fraction=test_fraction)
+        parts = cut_parts(usable, None, options)
     except SplitError as error:
-        return FoldsSummary(n_folds, test_fraction, error=str(error))
+        return FoldsSummary(options.n_folds, options.test_fraction, error=str(error))
     deviation = round(worst_deviation(parts, usable["label"]), 4)
-    return FoldsSummary(n_folds, test_fraction, worst_deviation_points=deviation)
+    return FoldsSummary(options.n_folds, options.test_fraction, worst_deviation_points=deviation)

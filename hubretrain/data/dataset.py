@@ -144,13 +144,8 @@ class ImageDataset:
             SplitError: A class has too few groups, or the earlier split does not fit.
         """
         images = self.usable_images(cache, near_duplicates=options.keep_duplicates_together)
-        images["fold"] = cut_parts(
-            images,
-            None if folds_file is None else Path(folds_file),
-            n_folds=options.n_folds,
-            test_fraction=options.test_fraction,
-            seed=options.seed,
-        )
+        earlier = None if folds_file is None else Path(folds_file)
+        images["fold"] = cut_parts(images, earlier, options)
         return images
 
 

@@ -180,13 +180,7 @@ def _split(
     images: pd.DataFrame, run: Run, split: SplitOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut the folds and write them; return the images outside and inside of the test split."""
-    images["fold"] = cut_parts(
-        images,
-        run.folds_file,
-        n_folds=split.n_folds,
-        test_fraction=split.test_fraction,
-        seed=split.seed,
-    )
+    images["fold"] = cut_parts(images, run.folds_file, split)
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     is_test = images["fold"] == TEST
     return images[~is_test].reset_index(drop=True), images[is_test].reset_index(drop=True)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import BoolArray, FloatArray, IntArray
+from hubretrain.data.options import SplitOptions
 from hubretrain.data.splitting.folds import (
     N_FOLDS_LIMIT,
     NEW,
@@ -202,19 +203,14 @@ class _Task:
 def cut_parts(
     images: pd.DataFrame,
     folds_file: Path | None,
-    *,
-    n_folds: int = 5,
-    test_fraction: float = 0.2,
-    seed: int = 0,
+    options: SplitOptions = SplitOptions(),
 ) -> Parts:
     """Return the part of each image: as in an earlier `folds.csv` if there is one, else newly cut.
 
     Args:
         images: Columns path, sha256, label, cluster, split (blank where none was given).
         folds_file: An earlier split, if there is one; images that it holds keep their part.
-        n_folds: Number of folds.
-        test_fraction: Share of the images in the test split.
-        seed: Random seed of the split.
+        options: How to split.
 
     Raises:
         SplitError: See `split_images`.
@@ -227,9 +223,9 @@ def cut_parts(
     return split_images(
         images["label"],
         images["cluster"],
-        n_folds=n_folds,
-        test_fraction=test_fraction,
-        seed=seed,
+        n_folds=options.n_folds,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
         previous=previous,
         given=images["split"] if (images["split"] != "").any() else None,
     )

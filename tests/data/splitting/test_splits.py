@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from hubretrain.data.image_table import cluster_names
+from hubretrain.data.options import SplitOptions
 from hubretrain.data.splitting.folds import NEW, TEST, TRAIN, previous_parts, write_folds
 from hubretrain.data.splitting.leakage import leaked_images, worst_deviation
 from hubretrain.data.splitting.splits import cut_parts, split_images
@@ -315,7 +316,7 @@ def test_no_group_and_no_duplicate_straddles_two_parts(
     table, pairs = made
     table["cluster"] = cluster_names(table["group"], table["sha256"], pairs)
     folds_file = tmp_path_factory.mktemp("split") / "folds.csv"
-    parts = cut_parts(table, folds_file, n_folds=2, seed=seed)
+    parts = cut_parts(table, folds_file, SplitOptions(n_folds=2, seed=seed))
     part_of = dict(zip(table["sha256"], parts, strict=True))
     for column in ("group", "sha256"):
         assert len(set(zip(table[column], parts, strict=True))) == table[column].nunique()
@@ -323,7 +324,7 @@ def test_no_group_and_no_duplicate_straddles_two_parts(
     # The same again from the file that was kept, whatever the order of the rows and the seed.
     write_folds(folds_file, table.assign(fold=parts))
     shuffled = table.sample(frac=1, random_state=seed)
-    again = cut_parts(shuffled, folds_file, n_folds=2, seed=seed + 1)
+    again = cut_parts(shuffled, folds_file, SplitOptions(n_folds=2, seed=seed + 1))
     np.testing.assert_array_equal(again, parts[shuffled.index])
 
 
@@ -331,7 +332,7 @@ def test_an_earlier_split_that_parts_copies_is_refused_with_their_names(tmp_path
     table = table_of([("a", 1)] * 20 + [("b", 1)] * 20).assign(split="")
     table["sha256"] = [f"{i:064d}" for i in range(len(table))]
     table["cluster"] = cluster_names(table["group"], table["sha256"])
-    parts = cut_parts(table, tmp_path / "folds.csv", n_folds=2)
+    parts = cut_parts(table, tmp_path / "folds.csv", SplitOptions(n_folds=2))
     write_folds(tmp_path / "folds.csv", table.assign(fold=parts))
     one, other = (table["sha256"][parts == part].iloc[0] for part in (0, TEST))
     pairs = pd.DataFrame({"a": [one], "b": [other]})
@@ -341,4 +342,4 @@ def test_an_earlier_split_that_parts_copies_is_refused_with_their_names(tmp_path
         match=r"folds\.csv: image_\d+\.jpg is in .* and image_\d+\.jpg in .*, but they belong "
         r"together, as one group or duplicates; remove the file to cut a new split\.$",
     ):
-        cut_parts(table, tmp_path / "folds.csv", n_folds=2)
+        cut_parts(table, tmp_path / "folds.csv", SplitOptions(n_folds=2))
