@@ -75,7 +75,7 @@ class ModuleRecord:
 
 @dataclass(frozen=True)
 class FitRecord:
-    """What `fit` was asked for and what it chose.
+    """The options of a fit and what it chose.
 
     Attributes:
         data: Folder of the images.
@@ -95,7 +95,7 @@ class FitRecord:
         shortlist: Modules that tie with the best, the cheapest first; at least one.
         test_looked_at: Each different look at the test split: module name to the identity of
             its screening.
-        modules: Module name to what it was.
+        modules: Module name to its record.
         notes: Sentences that a reader of the leaderboard should know.
         versions: Library name to its version.
     """
@@ -126,7 +126,7 @@ class FitRecord:
         return self.cache / self.data.name
 
     def module(self, name: str) -> ModuleRecord:
-        """Return what a module of the run was.
+        """Return the record of a module of the run.
 
         Raises:
             RunError: The run was not fitted on it.
@@ -147,7 +147,7 @@ class FitRecord:
 
 @dataclass(frozen=True)
 class FineTunedModuleRecord:
-    """What fine-tuning one module came to.
+    """The result of fine-tuning one module.
 
     Attributes:
         test: Metrics on the test split, {} without one.
@@ -193,10 +193,10 @@ class OrderRecord:
 
 @dataclass(frozen=True)
 class FineTuneRecord:
-    """What fine-tuning came to so far.
+    """The results of fine-tuning so far.
 
     Attributes:
-        modules: Module name to what fine-tuning it came to; {} where there was none.
+        modules: Module name to its result; {} where there was none.
         chosen: Module whose fine-tuned model is exported; None where there was none.
         order: Whether the order of the screening held; None for fewer than two modules.
         versions: Library name to its version.

@@ -18,7 +18,7 @@ from hubretrain.export import Export
 from hubretrain.finetuning.devices import available_devices
 from hubretrain.finetuning.module import ModuleFineTuning
 from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_options
-from hubretrain.finetuning.result import FineTuneResult, order_of
+from hubretrain.finetuning.result import FineTuneResult, order_of, screening_metric
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.locks import only_writer
 from hubretrain.progress import progress_shown
@@ -231,9 +231,7 @@ def _keep(
         for name, other in records.items()
         if metric in other.validation and other.identity["images"] == record.identity["images"]
     }
-    board = LEADERBOARD.read(run.folder)
-    board = board[board["module"].isin(fit.modules)]
-    screening = dict(zip(board["module"], board[metric].astype(float), strict=True))
+    screening = screening_metric(LEADERBOARD.read(run.folder), fit.modules, metric)
     finetuned = {name: score for name, score in on_validation.items() if name in screening}
     order = order_of(screening, finetuned, metric) if len(finetuned) > 1 else None
     best = order.finetuned[0] if order else result.module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
 from hubretrain.evaluation import METRICS, DecisionRule, Evaluator, Predictions
+from hubretrain.run_tables import ENSEMBLE
 from hubretrain.runs import Figures, OrderRecord
 
 
@@ -74,6 +75,13 @@ def predictions_table(
     for c, name in enumerate(class_names):
         table[f"p({name})"] = probs[:, c].round(6)
     return table
+
+
+def screening_metric(board: pd.DataFrame, modules: Iterable[str], metric: str) -> dict[str, float]:
+    """Return a metric of the modules on the leaderboard: module name to its value."""
+    # An ensemble of one member has its module's name.
+    rows = board[board["module"].isin(list(modules)) & (board["kind"] != ENSEMBLE)]
+    return dict(zip(rows["module"], rows[metric].astype(float), strict=True))
 
 
 def order_of(

@@ -183,5 +183,5 @@ def ranked(
 
 def by_cost(tied: pd.DataFrame) -> pd.DataFrame:
     """Return some rows, the cheapest first; as they are where no cost is known of all."""
-    known = [name for name in COSTS if name in tied and tied[name].notna().all()]
-    return tied.sort_values(known[0], kind="stable") if known else tied
+    complete = [name for name in COSTS if name in tied and tied[name].notna().all()]
+    return tied.sort_values(complete[0], kind="stable") if complete else tied

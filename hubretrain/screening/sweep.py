@@ -84,7 +84,7 @@ class Sweep:
         """Return the sweep of some options, with the defaults that the labels ask for.
 
         Args:
-            options: What was asked for.
+            options: The options of the fit.
             class_names: Class names in class order.
             labels: int (n_images,), of the images outside of the test split.
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from hubretrain.finetuning.result import order_of
+from hubretrain.finetuning.result import order_of, screening_metric
 from hubretrain.runs import OrderRecord
 
 
@@ -32,3 +33,11 @@ def test_where_all_are_tied_there_is_no_tau():
     order = order_of({"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.5}, "accuracy")
     assert order.kendall_tau is None
     assert order.regret == 0.0
+
+
+def test_an_ensemble_of_one_member_does_not_stand_in_for_its_module():
+    names = ["2024", "b", "2024", "majority class", "b_random"]
+    kinds = ["module", "module", "ensemble", "reference", "reference"]
+    board = pd.DataFrame({"module": names, "kind": kinds, "accuracy": [0.9, 0.8, 0.85, 0.3, 0.2]})
+    screened = screening_metric(board, ("2024", "b", "b_random"), "accuracy")
+    assert screened == {"2024": 0.9, "b": 0.8, "b_random": 0.2}

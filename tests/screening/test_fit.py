@@ -205,6 +205,15 @@ def test_modules_keep_their_names_costs_and_rows_whatever_they_are_called(place)
     assert temperature_of(of_module, run.fit.class_names) > 0
 
 
+def test_an_ensemble_of_one_member_is_not_evaluated_on_the_test_split(place):
+    write_cache(place / "digits", place / "cache", "blank", columns=slice(1))
+    found = fit(place)
+    ensemble, module = rows_of(found, "ensemble").iloc[0], rows_of(found, "module").iloc[0]
+    assert ensemble["module"] == module["module"] == "pixels"
+    assert module["test_accuracy"] > 0.8
+    assert pd.isna(ensemble["test_accuracy"])
+
+
 def test_without_a_test_split_its_table_has_no_row(place):
     found = fit(place, split=SplitOptions(test_fraction=0.0))
     assert TEST_PREDICTIONS.read(found.run.folder).empty
