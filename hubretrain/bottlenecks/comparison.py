@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.bottlenecks.layout import CONTENT_ATTRIBUTES, Attribute, RowIndex
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.errors import CacheError
@@ -31,7 +32,7 @@ class FileComparison:
         rows: The required rows, and views beyond them that the file has finished.
     """
 
-    from_row: npt.NDArray[np.int64]
+    from_row: IntArray
     n_new: int
     n_edited: int
     n_gone: int
@@ -39,7 +40,7 @@ class FileComparison:
     kept_views: int
     rows: RowIndex
 
-    def for_rows(self, values: npt.NDArray[Any], missing: int) -> npt.NDArray[Any]:
+    def for_rows(self, values: AnyArray, missing: int) -> AnyArray:
         """Return a value for each required row, from a value for each row of the file."""
         aligned = np.full(len(self.from_row), missing, dtype=values.dtype)
         aligned[self.from_row >= 0] = values[self.from_row[self.from_row >= 0]]

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain._version import __version__
+from hubretrain.arrays import AnyArray, BoolArray
 from hubretrain.errors import CacheError
 
 FORMAT = "hubretrain bottlenecks"
@@ -136,7 +137,7 @@ def attributes_of(file: h5py.File) -> dict[str, Attribute]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 
 
-def todo_of(file: h5py.File, n_views_of: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
+def todo_of(file: h5py.File, n_views_of: npt.NDArray[np.int16]) -> BoolArray:
     """Return which views of which rows are wanted and not finished: bool (n_images, n_views).
 
     Args:
@@ -167,7 +168,7 @@ def rows_per_block(n_features: int, dtype: np.dtype[Any]) -> int:
     return max(1, BLOCK_BYTES // max(1, n_features * dtype.itemsize))
 
 
-def blocks_of(dataset: h5py.Dataset) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def blocks_of(dataset: h5py.Dataset) -> Iterator[tuple[int, AnyArray]]:
     """Yield a view in blocks: the number of the first row, and the rows."""
     n_rows = rows_per_block(dataset.shape[1], dataset.dtype)
     for first in range(0, dataset.shape[0], n_rows):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.bottlenecks.comparison import differing_attributes
 from hubretrain.bottlenecks.layout import RowIndex
 from hubretrain.bottlenecks.reader import Bottlenecks
@@ -42,7 +41,7 @@ def merge_files(parts: Sequence[Path], output: Path) -> RowIndex:
             _check_same_kind(first, other)
         rows, part_of, row_of = _merged_rows(opened)
 
-        def fill(view: int, start: int, stop: int, values: npt.NDArray[Any]) -> None:
+        def fill(view: int, start: int, stop: int, values: AnyArray) -> None:
             for p, part in enumerate(opened):
                 if view < part.n_views:
                     of_part = part_of[start:stop] == p
@@ -57,7 +56,7 @@ def merge_files(parts: Sequence[Path], output: Path) -> RowIndex:
 
 def _merged_rows(
     parts: Sequence[Bottlenecks],
-) -> tuple[RowIndex, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[RowIndex, IntArray, IntArray]:
     """Return the rows of all parts in order of path, and the part and row that each comes from."""
     location_of: dict[str, _Location] = {}  # by content
     for p, part in enumerate(parts):
@@ -97,7 +96,7 @@ def _fuller(parts: Sequence[Bottlenecks], first: _Location, second: _Location) -
         CacheError: They disagree on a view that both have finished.
     """
 
-    def finished_views(location: _Location) -> list[npt.NDArray[Any]]:
+    def finished_views(location: _Location) -> list[AnyArray]:
         part, row = parts[location[0]], location[1]
         views = [part.view(v)[row] for v in range(part.n_views_of[row])]
         return [view for view in views if not np.isnan(view).any()]

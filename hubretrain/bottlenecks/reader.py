@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.arrays import BoolArray, Float32Array, IntArray
 from hubretrain.bottlenecks.layout import (
     RowIndex,
     attributes_of,
@@ -101,7 +102,7 @@ class Bottlenecks:
         """Return one view of every row, (n_images, n_features), read as it is sliced."""
         return self._views[view]
 
-    def rows(self, sha256s: Sequence[str], view: int = 0) -> npt.NDArray[np.float32]:
+    def rows(self, sha256s: Sequence[str], view: int = 0) -> Float32Array:
         """Read one view of the images with these contents.
 
         Args:
@@ -138,7 +139,7 @@ class Bottlenecks:
             )
         return features
 
-    def todo(self) -> npt.NDArray[np.bool_]:
+    def todo(self) -> BoolArray:
         """Return which views of which rows are wanted and missing: bool (n_images, n_views)."""
         return todo_of(self._file, self.n_views_of)
 
@@ -191,7 +192,7 @@ class CachedView:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+    def __getitem__(self, rows: slice) -> Float32Array:
         """Read a slice of rows.
 
         Raises:
@@ -202,7 +203,7 @@ class CachedView:
 
 def cached_views(
     bottlenecks: Bottlenecks, sha256s: Sequence[str], *, all_views: bool
-) -> tuple[list[CachedView], npt.NDArray[np.int64]]:
+) -> tuple[list[CachedView], IntArray]:
     """Return the cached views of some images, and the image that each row is of.
 
     An image has as many rows as views were cached of it; images may differ in that.

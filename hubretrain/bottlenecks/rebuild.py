@@ -11,9 +11,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 from rich.filesize import decimal
 
+from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.bottlenecks.comparison import FileComparison, check_nothing_lost, compare_file
 from hubretrain.bottlenecks.layout import Attribute, RowIndex, rows_per_block, view_name
 from hubretrain.bottlenecks.reader import Bottlenecks
@@ -30,7 +30,7 @@ def make_file(
     n_features: int,
     attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
-    fill: Callable[[int, int, int, npt.NDArray[Any]], None] | None = None,
+    fill: Callable[[int, int, int, AnyArray], None] | None = None,
 ) -> None:
     """Write a whole bottleneck file beside `path` and move it into place.
 
@@ -106,7 +106,7 @@ def rebuild_file(
         raise CacheError(f"{old.path}: {damaged[0]}")
     rows = comparison.rows
 
-    def copy(view: int, first: int, last: int, values: npt.NDArray[Any]) -> None:
+    def copy(view: int, first: int, last: int, values: AnyArray) -> None:
         if view < kept_views:
             from_row = comparison.from_row[first:last]
             kept = np.flatnonzero((from_row >= 0) & (rows.n_views[first:last] > view))
@@ -117,9 +117,9 @@ def rebuild_file(
 
 def copy_rows(
     source: h5py.Dataset,
-    from_rows: npt.NDArray[np.int64],
-    values: npt.NDArray[Any],
-    to_rows: npt.NDArray[np.int64],
+    from_rows: IntArray,
+    values: AnyArray,
+    to_rows: IntArray,
 ) -> None:
     """Copy the rows `from_rows` of a view into the rows `to_rows` of `values`."""
     if not len(from_rows):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array
 from hubretrain.bottlenecks.comparison import check_nothing_lost, compare_file, is_up_to_date
 from hubretrain.bottlenecks.layout import (
     Attribute,
@@ -74,9 +75,7 @@ class BottleneckWriter:
         with self._lock, contextlib.suppress(OSError, RuntimeError):
             self._file.close()  # fails on a full disk, which write() has reported
 
-    def write(
-        self, views: Sequence[int], rows: Sequence[int], features: npt.NDArray[np.float32]
-    ) -> None:
+    def write(self, views: Sequence[int], rows: Sequence[int], features: Float32Array) -> None:
         """Write a batch and flush it, so that a kill loses at most this batch.
 
         Args:

@@ -69,7 +69,6 @@ def cache() -> None:
 )
 @click.option(
     "--ray-address",
-    "address",
     metavar="ADDRESS",
     help="Address of a Ray cluster: auto, host:port or ray://host:port; by default Ray runs on "
     "this machine.",
@@ -98,7 +97,7 @@ def fill(
     value_range: tuple[float, float] | None,
     part: str | None,
     n_workers: int | None,
-    address: str | None,
+    ray_address: str | None,
     preview: Path | None,
     n_folds: int,
 ) -> None:
@@ -139,7 +138,7 @@ def fill(
         options,
         cache=cache,
         part=Part.parse(part) if part else None,
-        cluster=Cluster(n_workers or 2, address) if n_workers or address else None,
+        cluster=Cluster(n_workers or 2, ray_address) if n_workers or ray_address else None,
     )
     for result in results:
         click.echo(

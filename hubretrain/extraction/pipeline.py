@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hubretrain.arrays import Float32Array
 from hubretrain.data.images import UnreadableImageError, decode, read_image_bytes, view
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.engines import open_engine
@@ -63,7 +63,7 @@ class Batch:
     module: int
     rows: tuple[int, ...]
     views: tuple[int, ...]
-    features: npt.NDArray[np.float32]
+    features: Float32Array
     seconds: float
     busy_seconds: float
 
@@ -238,7 +238,7 @@ class _Flight:
 
     images: tuple[ImageTask, ...]
     views: tuple[int, ...]
-    features: Future[npt.NDArray[np.float32]]
+    features: Future[Float32Array]
     started: float
 
 

@@ -26,11 +26,8 @@ def test_what_was_written_is_read_back(tmp_path):
     path = tmp_path / "small.h5"
     assert make(path) == 10
     with Bottlenecks(path) as bottlenecks:
-        assert (bottlenecks.n_images, bottlenecks.n_views, bottlenecks.n_features) == (
-            5,
-            2,
-            N_FEATURES,
-        )
+        assert (bottlenecks.n_images, bottlenecks.n_views) == (5, 2)
+        assert bottlenecks.n_features == N_FEATURES
         assert bottlenecks.attributes["module_sha256"] == "m"
         wanted = [sha256_of("d"), sha256_of("a"), sha256_of("d")]
         assert np.array_equal(bottlenecks.rows(wanted, 1), [features_of(s, 1) for s in wanted])
@@ -44,9 +41,7 @@ def test_unfinished_rows_and_unknown_images_are_an_error_that_says_what_to_do(tm
     with Bottlenecks(path) as bottlenecks:
         with pytest.raises(CacheError, match=r"view 0 is not finished \(1 of 3 images are still"):
             bottlenecks.rows([sha256_of("a"), sha256_of("b"), sha256_of("c")])
-        with pytest.raises(
-            CacheError, match=r"no row for an image .*run `hubretrain cache` again for module small"
-        ):
+        with pytest.raises(CacheError, match=r"no row for an image .* again for module small"):
             bottlenecks.rows([sha256_of("z")])
         assert bottlenecks.todo().sum() == 3
         assert "rows to do" in bottlenecks.verify()[0]

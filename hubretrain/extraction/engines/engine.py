@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from hubretrain.arrays import Float32Array, Pixels
 
-Pixels = npt.NDArray[np.uint8]
-Features = npt.NDArray[np.float32]
 Slot = TypeVar("Slot")
 
 # Small, for two or more batches are in flight at once, each on its own cores; of 1 to 48 the
@@ -58,7 +55,7 @@ class Engine(abc.ABC, Generic[Slot]):
             self._free.put(slot)
         self._pool = ThreadPoolExecutor(len(slots), thread_name_prefix=self.name)
 
-    def submit(self, images: Sequence[Any]) -> Future[Features]:
+    def submit(self, images: Sequence[Any]) -> Future[Float32Array]:
         """Start a forward pass and return at once.
 
         Args:
@@ -73,7 +70,7 @@ class Engine(abc.ABC, Generic[Slot]):
             raise ValueError(f"{len(images)} images in a batch of at most {self.batch_size}")
         return self._pool.submit(self._forward_in_slot, images)
 
-    def __call__(self, images: Sequence[Any]) -> Features:
+    def __call__(self, images: Sequence[Any]) -> Float32Array:
         """Return the bottlenecks of at most `batch_size` images.
 
         Args:
@@ -97,7 +94,7 @@ class Engine(abc.ABC, Generic[Slot]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _forward_in_slot(self, images: Sequence[Any]) -> Features:
+    def _forward_in_slot(self, images: Sequence[Any]) -> Float32Array:
         slot = self._free.get()
         started = time.perf_counter()
         try:
@@ -108,7 +105,7 @@ class Engine(abc.ABC, Generic[Slot]):
                 self.busy_seconds += time.perf_counter() - started
 
     @abc.abstractmethod
-    def _forward(self, images: Sequence[Any], slot: Slot) -> Features:
+    def _forward(self, images: Sequence[Any], slot: Slot) -> Float32Array:
         """Compute one batch in a slot that no other batch uses now."""
 
     @staticmethod

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.data.images import to_unit
 from hubretrain.errors import EngineError
-from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine, Features, Pixels
+from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine
 from hubretrain.modules import StoredModule, store_folder
 
 MODEL = "model.xml"
@@ -104,14 +105,14 @@ class OpenVINOEngine(Engine[Any]):
             raise self._failed(error) from error
         super().__init__(size, batch_size, requests)
 
-    def _forward(self, images: Sequence[Pixels], slot: Any) -> Features:
+    def _forward(self, images: Sequence[Pixels], slot: Any) -> Float32Array:
         self._fill(slot.get_input_tensor().data, images)
         try:
             slot.start_async()
             slot.wait()
         except RuntimeError as error:
             raise self._failed(error) from error
-        features: Features = slot.get_output_tensor().data[: len(images)].copy()
+        features: Float32Array = slot.get_output_tensor().data[: len(images)].copy()
         return features
 
     def _failed(self, error: RuntimeError) -> EngineError:

@@ -23,8 +23,8 @@ from typing import Any
 
 import pandas as pd
 
+from hubretrain.arrays import Pixels
 from hubretrain.errors import CacheError, EngineError, first_line
-from hubretrain.extraction.engines.engine import Pixels
 from hubretrain.files import file_sha256, write_json, write_table
 from hubretrain.locks import only_writer
 from hubretrain.modules import StoredModule

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.errors import EngineError, first_line
-from hubretrain.extraction.engines.engine import Engine, Features, Pixels
+from hubretrain.extraction.engines.engine import Engine
 
 if TYPE_CHECKING:
     from hubretrain.modules import Backbone
@@ -52,10 +53,10 @@ class TensorFlowEngine(Engine[Pixels]):
 
         self._graph = forward
 
-    def _forward(self, images: Sequence[Pixels], slot: Pixels) -> Features:
+    def _forward(self, images: Sequence[Pixels], slot: Pixels) -> Float32Array:
         self._fill(slot, images)
         try:
-            features: Features = self._graph(slot).numpy()
+            features: Float32Array = self._graph(slot).numpy()
         except self._error_type as error:
             raise self._failed(error) from error
         return features[: len(images)]
@@ -75,7 +76,7 @@ class ViewCuttingEngine(TensorFlowEngine):
 
     cuts_views = True
 
-    def _forward(self, images: Sequence[Any], slot: Pixels) -> Features:
+    def _forward(self, images: Sequence[Any], slot: Pixels) -> Float32Array:
         from hubretrain.data.images import batch_views
 
         pixels, draws = zip(*images, strict=True)
