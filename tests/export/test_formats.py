@@ -48,7 +48,7 @@ def test_every_format_says_of_the_same_pixels_what_was_trained(small_export, poo
     else:
         assert np.abs(said - truth).max() < 1e-4
     alone = np.concatenate([runner({8: pixels[i : i + 1]}) for i in range(3)])
-    assert np.allclose(alone, said[:3], atol=1e-6)
+    assert np.allclose(alone, said[:3], atol=1e-5)  # another batch size, other kernels
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -63,7 +63,7 @@ def test_a_model_that_was_opened_stays_itself_when_another_takes_its_place(
     shutil.rmtree(copy)
     copy.mkdir()
     (copy / MODEL_OF[form]).write_bytes(b"of another model")
-    assert np.allclose(runner({8: pixels})[:1], alone, atol=1e-6)  # interpreters are made now
+    assert np.allclose(runner({8: pixels})[:1], alone, atol=1e-5)  # interpreters are made now
 
 
 def test_the_signature_gives_bottlenecks_too_and_can_be_called_by_name(small_export, pooled_module):

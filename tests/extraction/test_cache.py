@@ -47,7 +47,7 @@ def test_features_are_those_of_the_module_called_by_hand(digits, small_module, t
             for v, draw in ((0, None), (1, Augmentation().draw(sha256, 1, 3))):
                 pixels = view(image, 8, draw)[None].astype(np.float32) / 255
                 expected = module(pixels).numpy()[0]
-                assert np.allclose(bottlenecks.view(v)[row], expected, atol=1e-5)
+                assert_same_features(bottlenecks.view(v)[row], expected, module.variables)
 
 
 def test_a_second_run_computes_nothing_and_imports_no_tensorflow(digits, small_module, tmp_path):
@@ -195,6 +195,7 @@ SIGNALLED = """
 import os, sys
 from hubretrain.bottlenecks import BottleneckWriter
 from hubretrain.cli import main
+from tests.tolerances import assert_same_features
 write, n_left, number = BottleneckWriter.write, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 def write_and_count(*arguments):
     global n_left

@@ -12,6 +12,7 @@ from sklearn.datasets import load_sample_image
 from hubretrain.errors import ModuleError
 from hubretrain.modules.builders import efficientnet_lite as lite
 from hubretrain.modules.builders.torch_weights import read_state_dict
+from tests.tolerances import assert_same_features
 
 import tf_keras  # isort: skip  (behind the door: it imports TensorFlow)
 
@@ -110,7 +111,7 @@ def test_the_features_are_those_of_the_original_written_out_in_numpy(classifier,
     features = backbone(photos).numpy()
     assert features.shape == (2, lite.N_FEATURES)
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features[0], original.features(photos[0]), rtol=1e-3, atol=1e-4)
+    assert_same_features(features[0], original.features(photos[0]), backbone.variables)
 
 
 def test_without_its_top_the_model_ends_in_the_classifiers_input(published):

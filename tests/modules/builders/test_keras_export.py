@@ -10,51 +10,12 @@ from hubretrain.errors import ModuleError
 from hubretrain.modules.builders import efficientnet_lite
 from hubretrain.modules.builders.keras_export import export_keras
 from hubretrain.tensorflow import tf
+from tests.modules.builders.networks import dense_net, images_for, mobilenet, settled
+from tests.tolerances import assert_same_features
 
 import tensorflow_hub as hub  # isort: skip  (behind the door: they import TensorFlow)
 import tf_keras  # isort: skip
 from tf_keras import layers  # isort: skip
-
-# The reloaded module runs the same kernels, and here gives the very same numbers; the tolerance
-# leaves room for another order of additions.
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-def mobilenet() -> tf_keras.Model:
-    return tf_keras.applications.MobileNet(
-        alpha=0.25, weights=None, include_top=False, pooling="avg", input_shape=(64, 64, 3)
-    )
-
-
-def dense_net() -> tf_keras.Model:
-    """Any image size, slashes in names and branches as in DenseNet; swish, dropout, penalties."""
-    images = layers.Input((None, None, 3), name="images")
-    penalty = tf_keras.regularizers.L2(0.01)
-    x = layers.Conv2D(8, 3, strides=2, kernel_regularizer=penalty, name="stem/conv")(images)
-    # Swish has a gradient of its own, which a SavedModel has to bring along.
-    x = layers.Activation("swish", name="stem/swish")(x)
-    new = layers.BatchNormalization(name="block1/bn")(x)
-    new = layers.Conv2D(8, 1, kernel_regularizer=penalty, name="block1/conv")(new)
-    x = layers.Concatenate(name="block1/concat")([x, new])
-    x = layers.Dropout(0.5, name="dropout")(x)
-    return tf_keras.Model(images, layers.GlobalAveragePooling2D(name="pool")(x), name="dense_net")
-
-
-def settled(model: tf_keras.Model) -> tf_keras.Model:
-    """Sets the moving averages to a batch's, since random layers otherwise fade to 1e-15."""
-    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    model(images_for(model, 8), training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model
-
-
-def images_for(model: tf_keras.Model, n: int, seed: int = 0) -> tf.Tensor:
-    height, width = (length or 48 for length in model.input_shape[1:3])
-    return tf.random.stateless_uniform((n, height, width, 3), (seed, 1))
 
 
 @pytest.fixture(scope="module", params=[mobilenet, dense_net], ids=lambda f: f.__name__)
@@ -84,10 +45,10 @@ def test_the_module_gives_the_models_features(exported, load):
     assert features.dtype == tf.float32
     assert features.shape == (3, model.output_shape[1])
     assert expected.std() > 1e-3, "features that are all alike would compare nothing"
-    np.testing.assert_allclose(features, expected, **CLOSE)
-    np.testing.assert_allclose(module(images, False), expected, **CLOSE)
+    assert_same_features(features, expected, model.variables)
+    assert_same_features(module(images, False), expected, model.variables)
     served = module.signatures["serving_default"](inputs=images)
-    np.testing.assert_allclose(served["feature_vector"], expected, **CLOSE)
+    assert_same_features(served["feature_vector"], expected, model.variables)
     assert list(served) == ["feature_vector"]
 
 
@@ -95,7 +56,7 @@ def test_efficientnet_lite_gives_its_features_and_names_after_the_way_through_di
     model, folder = lite
     images = images_for(model, 2)
     module = hub.load(str(folder))
-    np.testing.assert_allclose(module(images), model(images), **CLOSE)
+    assert_same_features(module(images), model(images), model.variables)
     assert [v.name for v in module.variables] == [v.name for v in model.variables]
 
 
@@ -172,7 +133,7 @@ def test_a_model_of_any_image_size_stays_so_and_a_fixed_one_refuses_others(expor
     module = hub.load(str(folder))
     images = tf.random.stateless_uniform((2, 40, 56, 3), (0, 1))
     if model.input_shape[1] is None:
-        np.testing.assert_allclose(module(images), model(images), **CLOSE)
+        assert_same_features(module(images), model(images), model.variables)
     else:
         with pytest.raises(ValueError, match="Could not find matching concrete function"):
             module(images)
@@ -188,7 +149,7 @@ def test_preprocessing_becomes_part_of_the_module(tmp_path):
     images = images_for(model, 2)
     # What "caffe" means, written out: BGR minus ImageNet's mean colour.
     expected = model(255 * images[..., ::-1] - [103.939, 116.779, 123.68])
-    np.testing.assert_allclose(hub.load(str(tmp_path / "module"))(images), expected, rtol=1e-4)
+    assert_same_features(hub.load(str(tmp_path / "module"))(images), expected, model.variables)
 
 
 def test_frozen_layers_stay_frozen(tmp_path):
@@ -208,11 +169,11 @@ def test_a_model_can_be_rebuilt_from_code_and_cut_at_a_layer(lite):
         assert new.name == old.name
         new.assign(old)
     images = images_for(model, 1)
-    np.testing.assert_allclose(rebuilt(images), module(images), **CLOSE)
+    assert_same_features(rebuilt(images), module(images), model.variables)
     cut = rebuilt.get_layer("block5a_depthwise_conv")
     trunk = tf_keras.Model(rebuilt.input, cut.input)
     rest = tf_keras.Model(cut.input, rebuilt.output)
-    np.testing.assert_allclose(rest(trunk(images)), module(images), **CLOSE)
+    assert_same_features(rest(trunk(images)), module(images), model.variables)
 
 
 def test_the_folder_appears_complete_and_alone(tmp_path):
