@@ -18,6 +18,7 @@ from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks, shared_seconds
 from hubretrain.modules import resolve
 from tests.samples import encoded, write_digits, write_module, write_pooled
+from tests.tolerances import assert_same_features
 
 
 @pytest.fixture
@@ -195,7 +196,6 @@ SIGNALLED = """
 import os, sys
 from hubretrain.bottlenecks import BottleneckWriter
 from hubretrain.cli import main
-from tests.tolerances import assert_same_features
 write, n_left, number = BottleneckWriter.write, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 def write_and_count(*arguments):
     global n_left
