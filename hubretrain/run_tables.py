@@ -111,6 +111,7 @@ LEADERBOARD = RunTable(
         "adjust": NUMBER,
         "tied": FLAG,
         "shortlist": OPTIONAL_INTEGER,
+        "n_members": OPTIONAL_INTEGER,
     },
 )
 """One row per module, then the ensemble and the baselines: metrics with intervals, costs."""

@@ -14,21 +14,12 @@ import pandas as pd
 from hubretrain.evaluation import METRICS
 from hubretrain.report.curves import finite
 from hubretrain.report.run_data import RunData
-from hubretrain.run_tables import ENSEMBLE, REFERENCE
+from hubretrain.run_tables import REFERENCE
+from hubretrain.screening import formatting
 
 Chart = dict[str, Any]
 
-COSTS = {  # column of the leaderboard: its head, and its name on an axis
-    "gflops": ("GFLOPs", "GFLOPs per image (10^9 floating-point operations)"),
-    "ms_an_image": ("ms per image", "milliseconds per image, on the machine that cached"),
-    "n_parameters": ("parameters", "parameters"),
-}
-METRIC_NAMES = {
-    "macro_f1": "macro F1",
-    "roc_auc": "ROC AUC",
-    "top_3": "top-3 accuracy",
-}
-SHOWN = ("balanced_accuracy", "accuracy", "top_3")
+DRAWN_COSTS = {name: cost for name, cost in formatting.COSTS.items() if cost.axis}
 TRAINING = {  # chart: columns of history.csv
     "loss": ("loss", "validation_loss"),
     "accuracy": ("accuracy", "validation_accuracy", "validation_balanced_accuracy"),
@@ -37,56 +28,13 @@ TRAINING = {  # chart: columns of history.csv
 LINE_COLOURS = ("#4477aa", "#ee6677", "#228833")
 
 
-def metric_name(metric: str) -> str:
-    """Return the name of a metric for people."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
-
-
-def shown_metrics(metric: str) -> list[str]:
-    """Return the metrics that the leaderboard shows, the metric of choice first."""
-    return list(dict.fromkeys((metric, *SHOWN)))
-
-
-def column_name(metric: str, of_choice: str) -> str:
-    """Return the head of a metric's column; see `_column`."""
-    is_unadjusted = metric == "accuracy" != of_choice
-    return ("unadjusted " if is_unadjusted else "") + metric_name(metric)
-
-
-def row_name(row: Any) -> str:
-    """Return the name of a row of the leaderboard; that of an ensemble is its size."""
-    name = str(row["module"])
-    return f"ensemble of {name.count(' + ') + 1}" if row["kind"] == ENSEMBLE else name
-
-
 def estimate_text(row: Any, column: str) -> dict[str, str] | None:
     """Format an estimate and its confidence interval, `value` and `ends`; None without one."""
-    if column not in row or pd.isna(row[column]):
+    words = formatting.estimate_words(row, column)
+    if words is None:
         return None
-    is_share = METRICS[column.removeprefix("test_").removeprefix("plain_")].is_share
-    scale, digits = (100, 1) if is_share else (1, 3)
-    low, high = (scale * row.get(f"{column}_{end}", np.nan) for end in ("low", "high"))
-    return {
-        "value": f"{scale * row[column]:.{digits}f}",
-        "ends": "" if pd.isna(low) else f"{low:.{digits}f}–{high:.{digits}f}",
-    }
-
-
-def head_text(row: Any) -> str:
-    """Describe the chosen head, such as `softmax, l2 316, balanced, adjusted 0.75`."""
-    if row["head"] == "none" or pd.isna(row["head"]):
-        return ""
-    parts = [str(row["head"])]
-    if pd.notna(row.get("l2")):
-        parts.append(f"l2 {row['l2']:,.0f}" if row["l2"] >= 10 else f"l2 {row['l2']:.3g}")
-    if row.get("trained_on") == "all views":
-        parts.append("all views")
-    weight = row.get("class_weight")
-    if isinstance(weight, str) and weight != "none":
-        parts.append("balanced" if weight == "balanced" else f"class weights {weight}")
-    if pd.notna(row.get("adjust")) and row["adjust"]:
-        parts.append(f"adjusted {row['adjust']:g}")
-    return ", ".join(parts)
+    estimate, low, high = words
+    return {"value": estimate, "ends": f"{low}–{high}" if low else ""}
 
 
 def shown_board(run_data: RunData) -> pd.DataFrame:
@@ -102,27 +50,22 @@ def board_rows(run_data: RunData) -> list[dict[str, Any]]:
     axis = _axis(board, metric)
     return [
         {
-            "name": row_name(row),
+            "name": formatting.row_name(row),
             "title": str(row["module"]),
             "rank": int(row["shortlist"]) if pd.notna(row["shortlist"]) else None,
             "tied": bool(row["tied"]),
-            "head": head_text(row),
+            "head": formatting.head_words(row),
             "drawn": _on_axis(row, metric, axis),
             "metrics": [
-                estimate_text(row, _column(row, name, metric)) for name in shown_metrics(metric)
+                estimate_text(row, formatting.metric_column(row, name, metric))
+                for name in formatting.shown_metrics(metric)
             ],
-            "costs": {cost: finite(row[cost]) for cost in COSTS if cost in row},
-            "test": estimate_text(row, f"test_{_column(row, metric, metric)}"),
+            "costs": {cost: finite(row[cost]) for cost in DRAWN_COSTS if cost in row},
+            "test": estimate_text(row, formatting.metric_column(row, metric, metric, "test_")),
             "is_baseline": row["kind"] == REFERENCE,
         }
         for _, row in board.iterrows()
     ]
-
-
-def _column(row: Any, name: str, metric: str) -> str:
-    """Return the column of a metric: accuracy is unadjusted unless it is the metric of choice."""
-    unadjusted = f"plain_{name}"
-    return unadjusted if name == "accuracy" != metric and pd.notna(row.get(unadjusted)) else name
 
 
 def _axis(board: pd.DataFrame, metric: str) -> tuple[float, float]:
@@ -181,7 +124,7 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 def cost_charts(run_data: RunData) -> dict[str, Chart]:
     """Return charts of the metric of choice against each recorded cost, with the Pareto front."""
     charts = {}
-    for cost in COSTS:
+    for cost in DRAWN_COSTS:
         if cost in run_data.board:
             board = run_data.board[run_data.board["kind"] != REFERENCE]
             is_known = board[cost].notna() & (board[cost] > 0) & board[run_data.fit.metric].notna()
@@ -200,10 +143,15 @@ def _cost_chart(board: pd.DataFrame, cost: str, metric: str) -> Chart:
     front = pareto(x, y if METRICS[metric].higher_is_better else [-value for value in y])
     margin = 0.08 * ((max(high) - min(low)) or 1.0)
     return {
-        "title": f"{metric_name(metric)} against cost",
-        "x": {"label": COSTS[cost][1], "low": min(x) / 1.3, "high": max(x) * 1.3, "log": True},
+        "title": f"{formatting.metric_name(metric)} against cost",
+        "x": {
+            "label": DRAWN_COSTS[cost].axis,
+            "low": min(x) / 1.3,
+            "high": max(x) * 1.3,
+            "log": True,
+        },
         "y": {
-            "label": metric_name(metric) + (", %" if is_share else ", nats"),
+            "label": formatting.metric_name(metric) + (", %" if is_share else ", nats"),
             "low": round(min(low) - margin, 4),
             "high": round(max(high) + margin, 4),
         },
@@ -222,7 +170,7 @@ def _cost_chart(board: pd.DataFrame, cost: str, metric: str) -> Chart:
                 "y": [round(value, 4) for value in y],
                 "low": [round(value, 4) for value in low],
                 "high": [round(value, 4) for value in high],
-                "names": [row_name(row) for _, row in board.iterrows()],
+                "names": [formatting.row_name(row) for _, row in board.iterrows()],
                 "labelled": True,
             },
         ],
@@ -257,7 +205,7 @@ def _training_chart(
     for column, colour in zip(there, LINE_COLOURS, strict=False):
         is_known = history[column].notna()
         x, y = epochs[is_known].tolist(), history[column][is_known].astype(float).tolist()
-        name, points = metric_name(column), {"x": x, "y": y, "colour": colour}
+        name, points = formatting.metric_name(column), {"x": x, "y": y, "colour": colour}
         texts = [f"{name}, epoch {e:g}: {value:.4g}" for e, value in zip(x, y, strict=True)]
         series.append({"kind": "line", "name": name, **points})
         series.append({"kind": "points", "r": 3, "names": texts, **points})

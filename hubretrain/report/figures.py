@@ -14,6 +14,7 @@ from hubretrain.report import charts, curves
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import EvaluatedModel, RunData
 from hubretrain.run_tables import REFERENCE
+from hubretrain.screening import formatting
 
 BLUE, RED, GREY = "#3b7ea1", "#c2372d", "#8a949c"
 MAX_NAMED = 20  # classes with a name on an axis or in a legend
@@ -96,9 +97,9 @@ def _leaderboard(run_data: RunData) -> Any:
         colour = GREY if row["kind"] == REFERENCE else BLUE
         axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [y, y], color=colour)
         axes.plot(row[metric], y, "o", color=colour)
-    names = [_literal(charts.row_name(row)) for _, row in board.iterrows()]
+    names = [_literal(formatting.row_name(row)) for _, row in board.iterrows()]
     axes.set_yticks(range(len(board)), names)
-    axes.set_xlabel(f"{charts.metric_name(metric)}, 95 % confidence interval")
+    axes.set_xlabel(f"{formatting.metric_name(metric)}, 95 % confidence interval")
     return figure
 
 

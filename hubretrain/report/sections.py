@@ -18,6 +18,7 @@ from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import OUT_OF_FOLD, RunData
 from hubretrain.report.thumbnails import Thumbnails
 from hubretrain.runs import OrderRecord
+from hubretrain.screening import formatting
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
 def summary(run_data: RunData, board: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the tiles on top: what, value, and its interval."""
     metric = run_data.fit.metric
-    name = charts.metric_name(metric)
+    name = formatting.metric_name(metric)
     tiles = [
         ("images", f"{len(run_data.images):,}", ""),
         ("classes", f"{len(run_data.class_names):,}", ""),
@@ -51,16 +52,20 @@ def leaderboard(
     """Return the leaderboard, the cost charts and the ablation."""
     metric = run_data.fit.metric
     costs = [
-        cost for cost in charts.COSTS if any(row["costs"].get(cost) is not None for row in board)
+        cost
+        for cost in charts.DRAWN_COSTS
+        if any(row["costs"].get(cost) is not None for row in board)
     ]
     return {
         "notes": run_data.fit.notes,
-        "metric": charts.metric_name(metric),
-        "columns": [charts.column_name(name, metric) for name in charts.shown_metrics(metric)],
+        "metric": formatting.metric_name(metric),
+        "columns": [
+            formatting.metric_title(name, metric) for name in formatting.shown_metrics(metric)
+        ],
         "board": board,
         "any_test": any(row["test"] for row in board),
         "cost_keys": costs,
-        "cost_labels": [charts.COSTS[cost][0] for cost in costs],
+        "cost_labels": [charts.DRAWN_COSTS[cost].title for cost in costs],
         "cost_charts": list(cost_charts),
         "is_only_module": len(run_data.fit.modules) == 1,
         "effects": charts.effect_rows(run_data),
@@ -137,7 +142,7 @@ def training(run_data: RunData, training_charts: dict[str, dict[str, Chart]]) ->
 def _order(order: OrderRecord | None) -> dict[str, Any] | None:
     if order is None:
         return None
-    tau, metric = order.kendall_tau, charts.metric_name(order.metric)
+    tau, metric = order.kendall_tau, formatting.metric_name(order.metric)
     sentences = [] if tau is None else [f"Kendall's tau of the two orders: {tau:.2f} (1: equal)."]
     sentences.append(
         f"Choosing the module that screening ranked first costs {order.regret:.4g} in {metric} "

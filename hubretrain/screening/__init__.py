@@ -3,7 +3,7 @@
 `fit` is the stage with the options of `options`; `sweep` is what is compared on every module,
 `screen` fits the candidates of one module and chooses, `candidates` are their out-of-fold
 predictions, `result` is what is kept; `comparison` and `leaderboard` set the modules side by side
-with `baselines` and `transferability` scores.
+with `baselines` and `transferability` scores, and `formatting` has the words of their rows.
 """
 
 import lazy_loader as lazy

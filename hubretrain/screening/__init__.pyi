@@ -1,3 +1,4 @@
+from . import formatting as formatting
 from .fit import Screening as Screening
 from .fit import screen_modules as screen_modules
 from .options import ClassWeightByName as ClassWeightByName

@@ -55,6 +55,7 @@ def module_row(result: ScreenResult, evaluator: Evaluator, metric: str) -> Row:
     row = {
         "module": result.module,
         "kind": REFERENCE if is_random_control(result.module) else MODULE,
+        "n_members": 1,
         **result.about["chosen"],
         **columns(evaluator.metrics(result.chosen)),
         f"{metric}_uncorrected": result.about["naive"],
@@ -111,6 +112,7 @@ def ensemble_row(
     row: Row = {
         "module": " + ".join(sorted(weights, key=lambda name: (-weights[name], name))),
         "kind": ENSEMBLE,
+        "n_members": len(weights),
         "head": "ensemble",
         "adjust": ensemble.rule.strength,
         **columns(evaluator.metrics(predictions)),

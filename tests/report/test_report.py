@@ -32,12 +32,12 @@ from hubretrain.data import SplitOptions
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.report import charts, provenance
+from hubretrain.report import provenance
 from hubretrain.report.report import write_report
 from hubretrain.report.run_data import gather
 from hubretrain.run_tables import OUT_OF_FOLD, TEST_PREDICTIONS
 from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
-from hubretrain.screening import ScreenOptions
+from hubretrain.screening import ScreenOptions, formatting
 from hubretrain.screening.fit import screen_modules
 from tests.browsing import asked, run
 from tests.samples import write_digits
@@ -290,8 +290,8 @@ def test_a_narrow_window_needs_no_sideways_scrolling(
     too_wide, heads = asked(browser, page, tmp_path, script)
     assert too_wide <= 0  # the leaderboard at 1280 pixels
     assert heads[3:6] == ["accuracy", "balanced accuracy", "top-3 accuracy"]
-    metrics = charts.shown_metrics("macro_f1")
-    assert [charts.column_name(metric, "macro_f1") for metric in metrics] == [
+    metrics = formatting.shown_metrics("macro_f1")
+    assert [formatting.metric_title(metric, "macro_f1") for metric in metrics] == [
         "macro F1",
         "balanced accuracy",
         "unadjusted accuracy",

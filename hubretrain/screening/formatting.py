@@ -1,0 +1,116 @@
+"""Words of the leaderboard, for the terminal and for the report.
+
+A row is a row of `leaderboard.csv`; values that are missing are NaN or absent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union
+
+from hubretrain.evaluation import METRICS
+from hubretrain.run_tables import ENSEMBLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Union["pd.Series[Any]", Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How a cost is shown.
+
+    Attributes:
+        title: Title of a table's column.
+        axis: Label of a chart's axis; empty for what is not drawn.
+        format: Format of a number.
+    """
+
+    title: str
+    axis: str
+    format: str
+
+
+COSTS = {
+    "gflops": Cost("GFLOPs", "GFLOPs per image (10^9 floating-point operations)", ".2f"),
+    "ms_an_image": Cost(
+        "ms per image", "milliseconds per image, on the machine that cached", ".1f"
+    ),
+    "n_parameters": Cost("parameters", "parameters", ",.0f"),
+    "seconds_to_cache": Cost("s to cache", "", ",.0f"),
+    "seconds_to_fit": Cost("s to fit", "", ",.0f"),
+}
+SHOWN_METRICS = ("balanced_accuracy", "accuracy", "top_3")
+_METRIC_NAMES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "top_3": "top-3 accuracy"}
+
+
+def metric_name(metric: str) -> str:
+    """Return the name of a metric for people."""
+    return _METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def shown_metrics(metric: str) -> list[str]:
+    """Return the metrics that the leaderboard shows, the metric of choice first."""
+    return list(dict.fromkeys((metric, *SHOWN_METRICS)))
+
+
+def metric_title(metric: str, of_choice: str) -> str:
+    """Return the title of a metric's column; see `metric_column`."""
+    is_unadjusted = metric == "accuracy" != of_choice
+    return ("unadjusted " if is_unadjusted else "") + metric_name(metric)
+
+
+def metric_column(row: Row, metric: str, of_choice: str, prefix: str = "") -> str:
+    """Return the column of a metric: accuracy is unadjusted unless it is the metric of choice."""
+    unadjusted = f"{prefix}plain_{metric}"
+    if metric == "accuracy" != of_choice and has_number(row, unadjusted):
+        return unadjusted
+    return prefix + metric
+
+
+def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:
+    """Format an estimate and the ends of its confidence interval; None without an estimate.
+
+    Shares are in percent, the log loss in nats; ends that are missing are empty.
+    """
+    if not has_number(row, column):
+        return None
+    is_share = METRICS[column.removeprefix("test_").removeprefix("plain_")].is_share
+    scale, digits = (100, 1) if is_share else (1, 3)
+    estimate, low, high = (
+        f"{scale * row[name]:.{digits}f}" if has_number(row, name) else ""
+        for name in (column, f"{column}_low", f"{column}_high")
+    )
+    return estimate, low, high
+
+
+def row_name(row: Row) -> str:
+    """Return the name of a row; that of an ensemble is its size."""
+    return f"ensemble of {int(row['n_members'])}" if row["kind"] == ENSEMBLE else str(row["module"])
+
+
+def head_words(row: Row) -> str:
+    """Describe the chosen head, such as `softmax, l2 316, balanced, adjusted 0.75`."""
+    head = row["head"]
+    if not isinstance(head, str) or head == "none":
+        return ""
+    parts = [head]
+    if has_number(row, "l2"):
+        parts.append(f"l2 {row['l2']:,.0f}" if row["l2"] >= 10 else f"l2 {row['l2']:.3g}")
+    if row.get("trained_on") == "all views":
+        parts.append("all views")
+    weight = row.get("class_weight")
+    if isinstance(weight, str) and weight != "none":
+        parts.append("balanced" if weight == "balanced" else f"class weights {weight}")
+    if has_number(row, "adjust") and row["adjust"]:
+        parts.append(f"adjusted {row['adjust']:g}")
+    return ", ".join(parts)
+
+
+def has_number(row: Row, name: str) -> bool:
+    """Return whether a row has a number in a column."""
+    value = row.get(name)
+    return isinstance(value, int | float) and not math.isnan(value)
