@@ -55,7 +55,7 @@ def report(
     """Write report.html of RUN, by default of the latest run: one file that needs no other.
 
     Leaderboard and costs; confusion, precision, recall and calibration of heads and fine-tuned
-    modules; a map of the bottlenecks; saliency; errors, and labels to check again
+    modules; a map of the bottlenecks; saliency; errors, and labels to review
     (label_errors.csv); training, data, and the commands that reproduce it.
     """
     from hubretrain.report import write_report
@@ -72,5 +72,5 @@ def report(
         click.echo(in_flags(sentence))
     if result.pictures:
         click.echo(f"{len(result.pictures)} figures in {result.pictures[0].parent}/")
-    click.echo(f"{result.n_doubtful:,} labels to check again: {result.label_errors}")
+    click.echo(f"{result.n_doubtful:,} labels to review: {result.label_errors}")
     click.echo(f"{result.page} ({decimal(result.page.stat().st_size)}): open it in a browser.")

@@ -1,6 +1,6 @@
 """The export stage and prediction: a trained model as a folder that takes images.
 
-`export` is the stage: it joins what a run found with its modules. `writer` writes the folder,
+`export` is the stage: it joins a run's heads with their modules. `writer` writes the folder,
 `manifest` documents, reads and checks it; `graph` is the exported graph; `litert` and `onnx`
 convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage.
 """

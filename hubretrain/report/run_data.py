@@ -296,13 +296,13 @@ class _Reader:
             ) from error
 
 
-def near_pairs(gathered: RunData) -> pd.DataFrame | None:
+def near_pairs(run_data: RunData) -> pd.DataFrame | None:
     """Return the near duplicates in the cache; None where there was no search.
 
     Returns:
         Columns a, b (sha256), similarity.
     """
-    near = read_near_duplicates(gathered.fit.cache_folder)
+    near = read_near_duplicates(run_data.fit.cache_folder)
     return None if near is None else near.pairs
 
 

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 import time
 
+import psutil
 import pytest
 
-pytest.importorskip("fastapi")
 from hubretrain.serving.body_limits import BodyLimits
 from hubretrain.serving.limits import ServeLimits
 from hubretrain.serving.prometheus import Metrics
+from tests.samples import PATIENCE
+from tests.serving.samples import metric, picture, serving
+
+pytest.importorskip("fastapi")
 
 
 def test_the_time_of_an_answer_is_not_that_of_draining(monkeypatch):
@@ -31,3 +37,55 @@ def test_the_time_of_an_answer_is_not_that_of_draining(monkeypatch):
     assert seconds[0] == 400  # it read on
     lines = metrics.text().decode().splitlines()
     assert 'hubretrain_request_seconds_sum{route="/predict"} 100.0' in lines
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_gigabyte_is_refused_and_not_read(server, is_chunked):
+    before = psutil.Process(server.process.pid).memory_info().rss
+    block, n_sent = b"\0" * 65536, 0
+    length = "Transfer-Encoding: chunked" if is_chunked else "Content-Length: 1000000000"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+        part = b"%x\r\n" % len(block) + block + b"\r\n" if is_chunked else block
+        client.settimeout(0.2)
+        answer = b""
+        for _ in range(50):
+            try:
+                client.sendall(part)
+                n_sent += len(block)
+            except OSError:
+                break
+        client.settimeout(PATIENCE)
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert n_sent < 1e9
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 50e6
+    assert server.ask("GET", "/healthz")[0] == 200
+
+
+def test_a_client_that_breaks_off_is_no_failure_of_the_server(server):
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    while not metric(server, "hubretrain_requests_total", 'route="/predict",status="499"'):
+        time.sleep(0.05)
+    assert not metric(server, "hubretrain_requests_total", 'route="/predict",status="500"')
+
+
+def test_the_bytes_of_all_bodies_have_a_bound_and_idle_connections_take_no_room(small_export):
+    with serving(small_export, "--max-bytes", "100000", "--queue", "20") as server:
+        place = ("127.0.0.1", server.port)
+        idle = [socket.create_connection(place, timeout=PATIENCE) for _ in range(200)]
+        assert server.ask("GET", "/healthz")[0] == 200
+        clients = [socket.create_connection(place, timeout=PATIENCE) for _ in range(9)]
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        for client in clients:
+            client.sendall(head + b"x" * 99_990)
+        (refused,), _, _ = select.select(clients, [], [], PATIENCE)  # whichever came last
+        assert refused.recv(4096).startswith(b"HTTP/1.1 503 ")
+        for client in clients:
+            if client is not refused:
+                client.sendall(b"x" * 10)
+                assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+        assert server.ask("POST", "/predict", picture(0))[0] == 200
+        for client in idle + clients:
+            client.close()

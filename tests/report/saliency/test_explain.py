@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+from PIL import Image
+
+from hubretrain.cli import main
+from hubretrain.report.saliency.explain import explain_images
+from hubretrain.report.saliency.gradients import (
+    METHODS,
+)
+from hubretrain.runs import Run
+from tests.report.saliency.samples import SIZE, fitted_head, write_flat
+from tests.samples import write_digits
+
+
+def test_the_command_draws_every_method_and_goes_on_past_a_broken_image(
+    run: Run, tmp_path: Path
+) -> None:
+    images = sorted(write_digits(tmp_path / "digits", 2).rglob("*.png"))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    out = tmp_path / "out"
+    ran = CliRunner().invoke(
+        main, ["explain", str(run.folder), *map(str, images), str(broken), "--out", str(out)]
+    )
+    assert ran.exit_code == 1
+    assert f"hubretrain: {broken}: no image of a known type" in ran.stderr
+    for image in images:
+        assert f"{image}: " in ran.stdout
+        for method in METHODS:
+            assert Image.open(out / f"{image.stem}_{method}.png").size == (SIZE, SIZE)
+    first = (out / f"{images[0].stem}_saliency.png").read_bytes()
+    again = ["explain", str(run.folder), str(images[0]), "--out", str(tmp_path / "again")]
+    assert CliRunner().invoke(main, again).exit_code == 0
+    assert (tmp_path / "again" / f"{images[0].stem}_saliency.png").read_bytes() == first
+    only = [*again[:-1], str(tmp_path / "only"), "--method", "integrated", "--class", "b"]
+    ran = CliRunner().invoke(main, only)
+    assert f"{images[0]}: b " in ran.stdout
+    assert not (tmp_path / "only" / f"{images[0].stem}_gradcam.png").exists()
+
+
+def test_what_cannot_be_explained_is_said(run: Run, tmp_path: Path) -> None:
+    image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
+    for place, options, why in (
+        (tmp_path / "none", [], "holds no finished fit; run `hubretrain fit` first"),
+        (run.folder, ["--class", "c"], "--class is 'c'; expected one of a, b."),
+        (run.folder, ["--head", "other"], "other was not fitted in this run (there are: pooled)"),
+    ):
+        ran = CliRunner().invoke(main, ["explain", str(place), str(image), *options])
+        assert ran.exit_code == 1
+        assert why in ran.stderr
+
+
+def test_grad_cam_that_is_asked_for_is_never_left_out_unsaid(tmp_path: Path) -> None:
+    flat = fitted_head(write_flat(tmp_path / "flat"), tmp_path)
+    image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
+    out = tmp_path / "out"
+    usual = ["explain", str(flat.folder), str(image), "--out", str(out)]
+    ran = CliRunner().invoke(main, [*usual, "--method", "smoothgrad", "--method", "gradcam"])
+    assert ran.exit_code == 1
+    assert "flat has no feature map for Grad-CAM; use smoothgrad or integrated." in ran.stderr
+    assert CliRunner().invoke(main, usual).exit_code == 0
+    assert {path.name.rpartition("_")[2] for path in out.iterdir()} == {
+        "smoothgrad.png",
+        "integrated.png",
+        "saliency.png",
+    }
+    ran = CliRunner().invoke(main, [*usual, "--seed", "-1"])
+    assert ran.exit_code == 2
+    assert "-1 is not in the range x>=0" in ran.stderr
+
+
+def test_no_two_images_write_the_same_file(run: Run, tmp_path: Path) -> None:
+    first, second, third = sorted(write_digits(tmp_path / "digits", 3).rglob("*.png"))
+    images = [tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a_2.png"]
+    images[1].parent.mkdir()
+    for image, source in zip(images, (first, second, third), strict=True):
+        image.write_bytes(source.read_bytes())
+    found = explain_images(run.folder, images, tmp_path / "out", methods=["smoothgrad"])
+    assert [one.pictures[0].name for one in found] == [
+        "a_smoothgrad.png",
+        "a_2_smoothgrad.png",
+        "a_2_2_smoothgrad.png",
+    ]

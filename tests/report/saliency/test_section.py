@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from hubretrain.report.report import write_report
+from hubretrain.report.run_data import gather
+from hubretrain.runs import Run
+from tests.report.samples import copied
+
+
+def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    data = gather(run).fit.data
+    shutil.copytree(data, tmp_path / "changed")
+    for path in (tmp_path / "changed").rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+    found = write_report(run, data=tmp_path / "changed", n_saliency=2)
+    text = found.page.read_text(encoding="utf-8")
+    assert f"none of the images can be read in {tmp_path / 'changed'}, or all have changed" in text
+    (run.folder / "export").mkdir()
+    (run.folder / "export" / "export.json").write_text("{", encoding="utf-8")
+    found = write_report(run, n_saliency=2)
+    text = found.page.read_text(encoding="utf-8")
+    assert f"No saliency maps: {run.folder / 'export'} is no export" in text

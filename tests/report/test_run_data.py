@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from hubretrain.report.run_data import gather
+from hubretrain.run_tables import OUT_OF_FOLD, TEST_PREDICTIONS
+from hubretrain.runs import Run
+from tests.report.samples import copied
+
+
+def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
+    gone = folds[folds["fold"].isin(["test", "0"])].groupby("fold")["path"].first()
+    folds[~folds["path"].isin(gone)].to_csv(run.folds_file, index=False)
+    for table in (OUT_OF_FOLD, TEST_PREDICTIONS):
+        predictions = table.read(run.folder)
+        table.write(run.folder, predictions[~predictions["path"].isin(gone)])
+    gathered = gather(run)
+    before = gather(tuned)
+    for part, n_before in ((0, len(before.models[0].rows)), (1, len(before.models[1].rows))):
+        model = gathered.models[part]
+        assert model.kind == "fine-tuned"
+        assert len(model.rows) == n_before - 1
+        assert not set(gathered.images["path"].iloc[model.rows]) & set(gone)
+        told = f"1 of {n_before} images that pixels was evaluated on are no longer in "
+        told += str(run.folds_file)
+        assert any(sentence.startswith(told) for sentence in gathered.missing)
+
+
+def test_the_page_opens_on_the_chosen_module_where_there_is_no_test_split(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    shutil.copytree(run.finetune_folder("pixels"), run.finetune_folder("half"))
+    titles = [model.title for model in gather(run).models[:4]]
+    assert titles == [
+        "pixels, fine-tuned: test split",
+        "pixels, fine-tuned: validation fold",
+        "half, fine-tuned: test split",
+        "half, fine-tuned: validation fold",
+    ]
+    for module in ("pixels", "half"):
+        (run.finetune_folder(module) / "predictions.csv").unlink()
+    assert gather(run).models[0].title == "pixels, fine-tuned: validation fold"
