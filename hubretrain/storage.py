@@ -1,8 +1,8 @@
-"""Image files, here or elsewhere: below the data set's folder, or at a URL.
+"""Bytes and versions of image files: below the data set's folder, or at a URL.
 
-A path with `://` in it (`https://`, `s3://`, `gs://`, `memory://` ...) is read through
-`fsspec <https://filesystem-spec.readthedocs.io>`_, an extra: `hubretrain[remote]`. This is the
-one door to it.
+A path with `://` in it (`https://`, `s3://`, `gs://`, `memory://` ...) is read through fsspec
+(https://filesystem-spec.readthedocs.io), which the extra `hubretrain[remote]` installs. No other
+file imports it.
 """
 
 from __future__ import annotations
@@ -33,60 +33,60 @@ _importing = threading.Lock()
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URL."""
+    """Return whether a path is a URL."""
     return "://" in path
 
 
 def located(root: Path, path: str) -> str:
-    """Where an image is: its URL, or its file below `root`."""
+    """Return where an image is: its URL, or its file below `root`."""
     return path if is_remote(path) else str(root / path)
 
 
-def read_bytes(place: str) -> bytes:
-    """The bytes of an image file.
+def read_bytes(location: str) -> bytes:
+    """Return the bytes of an image file.
 
     Args:
-        place: What `located` gives.
+        location: What `located` returns.
 
     Raises:
         OSError: It cannot be read.
-        DataError: Nothing that is installed reads such a URL.
+        DataError: No installed library reads such a URL.
     """
-    if not is_remote(place):
-        return Path(place).read_bytes()
-    files, path = _file_system(place)
+    if not is_remote(location):
+        return Path(location).read_bytes()
+    files, path = _file_system(location)
     try:
         return bytes(files.cat_file(path))
     except Exception as error:  # each kind of storage raises types of its own
         raise _unreadable(error) from error
 
 
-def stamp_of(place: str) -> Stamp:
-    """Size and two times of a file, which change when its bytes do, as git's index takes it.
+def stamp_of(location: str) -> Stamp:
+    """Return size and two times of a file, which change when its bytes do, as in git's index.
 
-    Of a URL the times are a hash of what the server tells of its version.
+    The times of a URL are a hash of what the server tells of its version.
 
     Raises:
-        OSError: It cannot be asked.
-        DataError: Nothing that is installed reads such a URL.
+        OSError: The file is missing, or the server does not answer.
+        DataError: No installed library reads such a URL.
     """
-    if not is_remote(place):
-        status = os.stat(place)
+    if not is_remote(location):
+        status = os.stat(location)
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    files, path = _file_system(place)
+    files, path = _file_system(location)
     try:
-        facts = files.info(path)
+        info = files.info(path)
     except Exception as error:
         raise _unreadable(error) from error
-    version = [facts.get(name) for name in _VERSION]
-    if not any(version):  # nothing tells when it changes: it is read each time
-        return int(facts.get("size") or 0), time.time_ns(), 0
+    version = [info.get(name) for name in _VERSION]
+    if not any(version):  # no version is known: the file is read each time
+        return int(info.get("size") or 0), time.time_ns(), 0
     number = int.from_bytes(hashlib.sha256(repr(version).encode()).digest()[:6], "big")
-    return int(facts.get("size") or 0), number, 0
+    return int(info.get("size") or 0), number, 0
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """The storage of a URL, and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     with _importing:
         try:
             import fsspec
@@ -102,7 +102,7 @@ def _file_system(url: str) -> tuple[Any, str]:
             ) from error
         except ValueError as error:
             raise DataError(
-                f"{url} is no URL that can be read ({error}); expected s3://, gs:// or https://."
+                f"{url} cannot be read as a URL ({error}); expected s3://, gs:// or https://."
             ) from error
     return files, str(path)
 

@@ -87,7 +87,7 @@ def test_what_http_serves_is_read(served):
 
 
 def test_a_url_that_nothing_reads_is_a_sentence(monkeypatch):
-    with pytest.raises(DataError, match=r"nix://a/b is no URL that can be read"):
+    with pytest.raises(DataError, match=r"nix://a/b cannot be read as a URL"):
         read_bytes("nix://a/b")
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(DataError, match=r"install it with: pip install 'hubretrain\[remote\]'"):

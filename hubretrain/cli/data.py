@@ -88,7 +88,7 @@ def _print_check(check: DataCheck) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     table.add_column("", no_wrap=True, min_width=BAR_CHARACTERS)
-    for name in ("images", "share", "groups", "MB", "broken", "random leak"):
+    for name in ("images", "share", "groups", "size", "broken", "random leak"):
         table.add_column(name, justify="right")
     largest = max(of_class.n_images for of_class in summary.classes)
     for of_class in summary.classes:
@@ -99,7 +99,7 @@ def _print_check(check: DataCheck) -> None:
             f"{of_class.n_images:,}",
             f"{of_class.share:.1%}",
             f"{of_class.n_clusters:,}",
-            f"{of_class.n_bytes / 1e6:,.1f}",
+            decimal(of_class.n_bytes),
             f"{of_class.n_unreadable:,}",
             "" if leak is None else f"{leak:.1%}",
         )

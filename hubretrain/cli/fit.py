@@ -95,7 +95,7 @@ def fit(
 
 
 def _as_json(screening: Screening) -> str:
-    """Notes, leaderboard and effects; null where there is no value."""
+    """Return notes, leaderboard and effects as JSON; null where there is no value."""
     rows = json.loads(screening.leaderboard.to_json(orient="records"))
     effects = json.loads(screening.effects.to_json(orient="records"))
     return json.dumps(
