@@ -78,7 +78,9 @@ def reason_of(error: BaseException) -> str:
     """Return the one line of a library's error that says what is wrong."""
     if isinstance(error, EOFError) or type(error).__name__ == "ReadError":
         return f"the download is truncated or damaged: {str(error).rstrip('. ')}"
-    text = first_line(error)
-    if "Caused by" in text:  # urllib3 wraps its causes in each other's names
-        text = text.rpartition("Caused by")[2].rpartition(": ")[2].rstrip("')\" ")
-    return text
+    text = str(error).strip().partition("\n")[0]
+    if "Caused by" not in text:
+        return first_line(error)
+    # urllib3 wraps its causes in each other's names, behind a URL of any length.
+    cause = text.rpartition("Caused by")[2].rpartition(": ")[2]
+    return cause.rstrip("')\" ").removesuffix(".")

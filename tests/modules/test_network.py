@@ -8,6 +8,7 @@ import pytest
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules import resolve
+from hubretrain.modules.network import reason_of
 
 
 def test_offline_nothing_is_asked_for_and_caches_are_honoured(hub, monkeypatch):
@@ -40,3 +41,13 @@ def test_a_download_shows_how_far_it_is_in_a_terminal_and_nowhere_else(hub, monk
     assert f"Downloading {hub.url}/shown/module/1" in captured.err
     assert captured.out == ""
     assert "TFHUB_DOWNLOAD_PROGRESS" not in os.environ
+
+
+def test_the_cause_of_a_failed_download_is_found_behind_an_address_of_any_length():
+    error = OSError(
+        "HTTPSConnectionPool(host='www.kaggle.com', port=443): Max retries exceeded with url: "
+        f"/api/v1/models/{'long' * 80} (Caused by NewConnectionError('<urllib3.connection."
+        "HTTPSConnection object at 0x7f>: Failed to establish a new connection: [Errno 101] "
+        "Network is unreachable'))"
+    )
+    assert reason_of(error) == "[Errno 101] Network is unreachable"
