@@ -17,17 +17,28 @@ NUMERICS := tests/bottlenecks tests/export tests/extraction tests/finetuning tes
 
 PYTEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check pytest slow test-all test-cpus bench clean
+.PHONY: demo test check lint types spelling docs pytest slow test-all test-cpus bench clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: check pytest
 
-check: $(VENV)/installed
+check: lint types spelling docs
+
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
 	$(BIN)/mypy
+
+spelling: $(VENV)/installed
+	$(BIN)/codespell
+
+# The site, in build/site; a dead link or a name that does not exist is an error.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 pytest: $(VENV)/installed
 	$(PYTEST)
