@@ -448,7 +448,7 @@ def test_the_table_fits_the_terminal(place, width):
     assert "softmax" in text or "logistic" in text
     best = f"{100 * found.leaderboard['balanced_accuracy'][0]:.1f}"
     assert best in text
-    assert ("top 3" in text.splitlines()[0]) == (width >= 100)
+    assert ("s to fit" in text) == (width >= 100)  # costs want room
 
 
 def test_a_cache_that_does_not_fit_into_memory_is_streamed_to_the_same_leaderboard(
