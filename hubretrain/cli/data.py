@@ -106,7 +106,7 @@ def _print_check(check: DataCheck) -> None:
     console.print(table)
     console.print()
     for finding in check.findings:
-        what, advice = escape(finding.what), escape(in_flags(finding.advice))
+        what, advice = (escape(in_flags(text)) for text in (finding.what, finding.advice))
         console.print(f"{MARKS[finding.level]} {what} [dim]{advice}[/]")
     if not check.findings:
         console.print("[green]Nothing to fix.[/]")

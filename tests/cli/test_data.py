@@ -58,6 +58,11 @@ def test_check_exits_with_1_and_names_a_class_too_small_for_the_folds(place: Pat
     invoke("data", "check", "--folds", 2)
 
 
+def test_check_names_flags_where_no_folds_can_be_cut(place: Path) -> None:
+    ran = invoke("data", "check", "--folds", 200, code=1)
+    assert "error --folds is 200. Expected 2 to 100." in ran.stdout
+
+
 def test_check_survives_everything_at_once(place: Path) -> None:
     write_messy(place / "messy")
     ran = invoke("data", "check", "messy", "--labels", "labels.csv", code=1)
