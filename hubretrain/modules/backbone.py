@@ -34,7 +34,7 @@ class Backbone:
     Examples:
         >>> from hubretrain import Backbone, resolve
         >>> backbone = Backbone(resolve("modules/small"))
-        >>> images = np.zeros((2, 8, 8, 3), np.float32)  # RGB in the module's value range
+        >>> images = np.zeros((2, 8, 8, 3), np.float32)  # RGB in [0, 1]
         >>> backbone(images).shape.as_list()
         [2, 5]
     """
