@@ -142,9 +142,12 @@ def test_weights_of_another_architecture_are_refused(real_models):
     ("handle", "message"),
     [
         ("keras:VGG61", r"has no 'VGG61'\. Did you mean .*VGG16"),
-        ("keras:VGG16?alpha=0.5", r"VGG16 has no alpha; MobileNets have"),
+        ("keras:VGG16?alpha=0.5", r"VGG16 has no alpha; only MobileNets do"),
         ("keras:MobileNet?alpha=wide", r"alpha is 'wide'; expected 0.01 to 4"),
-        ("keras:MobileNet?width=2", r"no option 'width'; expected alpha, weights, image_size"),
+        (
+            "keras:MobileNet?width=2",
+            r"the option 'width' does not exist; expected alpha, weights, image_size",
+        ),
         ("keras:MobileNet?image_size=99.5", r"image_size is '99.5'; expected 32 to 2048"),
         ("keras:MobileNet?seed=3", r"a seed is for random weights; add weights=none"),
     ],
