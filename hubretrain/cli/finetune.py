@@ -173,7 +173,7 @@ def _show(result: FineTuneResult) -> None:
     )
     metrics = {
         "balanced_accuracy": "balanced accuracy by the head's decision rule",
-        "plain_accuracy": "top-1 accuracy",
+        "unadjusted_accuracy": "top-1 accuracy",
         "top_3": "top-3 accuracy",
     }
     for metric, words in metrics.items():

@@ -107,7 +107,7 @@ def show(
         "n_trainable_layers": len(listed),
         "n_trainable_parameters": sum(row["n_parameters"] for row in listed),
         "gflops": stored.gflops,
-        "ms_an_image": round(milliseconds(backbone, stored.image_size), 3),
+        "ms_per_image": round(milliseconds(backbone, stored.image_size), 3),
         "trainable": not backbone.why_not_trainable,
     }
     if as_json:
@@ -186,7 +186,7 @@ def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
         "features": f"{details['n_features']:,}",
         "parameters": f"{details['n_parameters']:,}",
         "GFLOPs per image": gflops,
-        "ms per image": f"{details['ms_an_image']:.1f}, one image at a time on this machine",
+        "ms per image": f"{details['ms_per_image']:.1f}, one image at a time on this machine",
         "trainable": f"no: it {why_not_trainable}" if why_not_trainable else trainable,
     }
     for title, value in lines.items():

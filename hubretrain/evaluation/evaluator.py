@@ -25,7 +25,7 @@ from hubretrain.evaluation.metrics import METRICS, recall_per_class
 from hubretrain.evaluation.ranking_metrics import average_precision_per_class
 
 N_RESAMPLES = 1000
-TOP_1 = {f"plain_{metric}": metric for metric in ("accuracy", "balanced_accuracy")}
+TOP_1 = {f"unadjusted_{metric}": metric for metric in ("accuracy", "balanced_accuracy")}
 """Metrics of the top-1 class whatever the decision rule: name to the metric it is."""
 
 

@@ -53,7 +53,7 @@ def rounded_metrics(
 ) -> Figures:
     """Return every metric on some images with its interval, rounded for `run.json`.
 
-    Metrics of decisions are those of the decision rule, as on the leaderboard; `plain_*` are
+    Metrics of decisions are those of the decision rule, as on the leaderboard; `unadjusted_*` are
     those of the top-1 class. One that is undefined there is absent, all of them for fewer than
     two groups.
     """

@@ -129,7 +129,7 @@ def _chart(chart: Chart) -> Any:
 
 
 def _confusion(model: EvaluatedModel, labels: Any, names: tuple[str, ...]) -> Any:
-    counts = curves.confusion(labels, model.decided, len(names))
+    counts = curves.confusion(labels, model.decisions, len(names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 2.5 + 0.55 * len(names))
     figure, axes = _figure(side, side)

@@ -16,7 +16,7 @@ from hubretrain.report.thumbnails import Thumbnails
 METRIC_TILES = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
-    "plain_accuracy": "unadjusted accuracy",
+    "unadjusted_accuracy": "unadjusted accuracy",
     "macro_f1": "macro F1",
     "top_3": "top-3 accuracy",
     "mean_average_precision": "mean average precision",
@@ -88,7 +88,7 @@ def model_payload(model: EvaluatedModel, run_data: RunData) -> dict[str, Any]:
         "about": [about(model), about(replace(model, adjust=0.0))],
         "adjust": model.adjust,
         "rows": model.rows.tolist(),
-        "decisions": model.decided.tolist(),
+        "decisions": model.decisions.tolist(),
         "top_classes": top_classes.tolist(),
         "top_thousandths": top_thousandths.tolist(),
         "metrics": _metrics(model),
@@ -124,11 +124,11 @@ def _metrics(model: EvaluatedModel) -> list[list[Any]]:
         [
             name,
             *(curves.finite(number) for number in model.figures[metric]),
-            "%" if METRICS[metric.removeprefix("plain_")].is_share else "",
+            "%" if METRICS[metric.removeprefix("unadjusted_")].is_share else "",
             metric,
         ]
         for metric, name in METRIC_TILES.items()
-        if metric in model.figures and (model.adjust or metric != "plain_accuracy")
+        if metric in model.figures and (model.adjust or metric != "unadjusted_accuracy")
     ]
 
 

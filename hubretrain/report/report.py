@@ -165,7 +165,7 @@ def _misclassified_rows(run_data: RunData) -> set[int]:
     rows: set[int] = set()
     for model in run_data.models:
         truth, top_1 = labels[model.rows], model.probabilities.argmax(axis=1)
-        rows |= set(model.rows[(model.decided != truth) | (top_1 != truth)].tolist())
+        rows |= set(model.rows[(model.decisions != truth) | (top_1 != truth)].tolist())
     return rows
 
 
@@ -174,8 +174,8 @@ def _large_rows(run_data: RunData, doubtful: pd.DataFrame) -> list[int]:
     labels = run_data.images["class_index"].to_numpy()
     lists = []
     for model in run_data.models:
-        wrong = np.flatnonzero(model.decided != labels[model.rows])
-        confidence = model.probabilities[wrong, model.decided[wrong]]
+        wrong = np.flatnonzero(model.decisions != labels[model.rows])
+        confidence = model.probabilities[wrong, model.decisions[wrong]]
         lists.append(model.rows[wrong[np.argsort(-confidence, kind="stable")]].tolist())
     lists.append(doubtful["row"].head(sections.MAX_DOUBTFUL).tolist())
     chosen: dict[int, None] = {}

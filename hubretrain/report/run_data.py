@@ -34,7 +34,7 @@ class EvaluatedModel:
         part: Which images: `out of fold`, `test split` or `validation fold`.
         rows: int64 (n_images,), rows of the image table.
         probabilities: float64 (n_images, n_classes).
-        decided: int64 (n_images,), the class that the decision rule decides on.
+        decisions: int64 (n_images,), the class that the decision rule decides on.
         adjust: Strength of the rule's logit adjustment; 0 is top-1.
         figures: Name of a metric to its estimate and interval; the ends of the interval are NaN
             where there is none.
@@ -46,7 +46,7 @@ class EvaluatedModel:
     part: str
     rows: IntArray
     probabilities: FloatArray
-    decided: IntArray
+    decisions: IntArray
     adjust: float
     figures: Mapping[str, Interval]
     classes: pd.DataFrame

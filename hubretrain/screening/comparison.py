@@ -183,15 +183,15 @@ class ModuleComparison:
         estimate, low, high = intervals.interval(
             self.evaluator.resample(metric, self._best().of(metric))
         )
-        naive = [float(result.about["naive"]) for result in self.modules]
-        top = max(naive) if METRICS[metric].higher_is_better else min(naive)
+        uncorrected = [float(result.about["uncorrected"]) for result in self.modules]
+        top = max(uncorrected) if METRICS[metric].higher_is_better else min(uncorrected)
         scale, digits = (100, 1) if METRICS[metric].is_share else (1, 3)
-        naive_text, estimate_text, low_text, high_text = (
+        uncorrected_text, estimate_text, low_text, high_text = (
             f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
         sentence = (
             f"The best of {n_candidates:,} candidates has a {metric.replace('_', ' ')} of "
-            f"{naive_text} on the images that it was chosen on, and {estimate_text} "
+            f"{uncorrected_text} on the images that it was chosen on, and {estimate_text} "
             f"({low_text}-{high_text}) in nested cross-validation, without selection bias; the "
             "leaderboard is nested within each module."
         )

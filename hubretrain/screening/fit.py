@@ -46,7 +46,7 @@ from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.screen import identity_of, screen
 from hubretrain.screening.sweep import Sweep
 
-TEST_METRICS = ("top_3", "plain_accuracy", "balanced_accuracy", "accuracy")
+TEST_METRICS = ("top_3", "unadjusted_accuracy", "balanced_accuracy", "accuracy")
 
 
 @dataclass(frozen=True)

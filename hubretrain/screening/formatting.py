@@ -36,7 +36,7 @@ class Cost:
 
 COSTS = {
     "gflops": Cost("GFLOPs", "GFLOPs per image (10^9 floating-point operations)", ".2f"),
-    "ms_an_image": Cost(
+    "ms_per_image": Cost(
         "ms per image", "milliseconds per image, on the machine that cached", ".1f"
     ),
     "n_parameters": Cost("parameters", "parameters", ",.0f"),
@@ -65,7 +65,7 @@ def metric_title(metric: str, of_choice: str) -> str:
 
 def metric_column(row: Row, metric: str, of_choice: str, prefix: str = "") -> str:
     """Return the column of a metric: accuracy is unadjusted unless it is the metric of choice."""
-    unadjusted = f"{prefix}plain_{metric}"
+    unadjusted = f"{prefix}unadjusted_{metric}"
     if metric == "accuracy" != of_choice and has_number(row, unadjusted):
         return unadjusted
     return prefix + metric
@@ -78,7 +78,7 @@ def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:
     """
     if not has_number(row, column):
         return None
-    is_share = METRICS[column.removeprefix("test_").removeprefix("plain_")].is_share
+    is_share = METRICS[column.removeprefix("test_").removeprefix("unadjusted_")].is_share
     scale, digits = (100, 1) if is_share else (1, 3)
     estimate, low, high = (
         f"{scale * row[name]:.{digits}f}" if has_number(row, name) else ""

@@ -1,7 +1,7 @@
 """The leaderboard: one row per module, the ensemble and the baselines, ranked.
 
 Rows are dictionaries that become a DataFrame, saved as CSV. Metrics of decisions (accuracy,
-balanced accuracy, macro F1) are those of the chosen decision rule; `plain_*` are those of the
+balanced accuracy, macro F1) are those of the chosen decision rule; `unadjusted_*` are those of the
 top-1 class; the other metrics evaluate the unadjusted probabilities.
 """
 
@@ -21,7 +21,7 @@ from hubretrain.screening.result import ScreenResult
 
 RANDOM_SUFFIX = "_random"
 AVERAGED = ("balanced_accuracy", "accuracy", "top_3")
-COSTS = ("gflops", "ms_an_image", "n_parameters")
+COSTS = ("gflops", "ms_per_image", "n_parameters")
 Row = dict[str, Any]
 
 
@@ -58,7 +58,7 @@ def module_row(result: ScreenResult, evaluator: Evaluator, metric: str) -> Row:
         "n_members": 1,
         **result.about["chosen"],
         **columns(evaluator.metrics(result.chosen)),
-        f"{metric}_uncorrected": result.about["naive"],
+        f"{metric}_uncorrected": result.about["uncorrected"],
     }
     if result.averaged is not None:
         row |= averaged_columns(result.averaged, evaluator)
@@ -76,7 +76,7 @@ def costs(about: Mapping[str, Any]) -> dict[str, float]:
     """Return what a module costs, NaN where it is not known.
 
     Returns:
-        gflops (10^9 floating-point operations per image), ms_an_image and seconds_to_cache (on
+        gflops (10^9 floating-point operations per image), ms_per_image and seconds_to_cache (on
         the machine that cached), n_parameters, n_features, seconds_to_fit.
     """
     module = about["module"]
@@ -84,7 +84,7 @@ def costs(about: Mapping[str, Any]) -> dict[str, float]:
     return {
         "n_parameters": float(module.get("n_parameters") or np.nan),
         "gflops": float(module.get("gflops") or np.nan),
-        "ms_an_image": 1000 / speed,
+        "ms_per_image": 1000 / speed,
         "seconds_to_cache": float(about.get("seconds_to_cache") or np.nan),
         "n_features": about["n_features"],
         "seconds_to_fit": about["seconds_to_fit"],

@@ -33,7 +33,7 @@ class ScreenResult:
         module: Name of the module.
         identity: Digest of all that the result depends on.
         about: `chosen` and `ensemble_member` (settings of the best candidate by the metric of
-            choice and by log loss), `naive` (metric of choice of the first, optimistic),
+            choice and by log loss), `uncorrected` (metric of choice of the first, optimistic),
             `n_heads`, `n_features`, `seconds_to_fit`, `hints` (transferability scores), `module`
             (attributes of the bottleneck file); later also `images_per_second` and
             `seconds_to_cache`.

@@ -335,7 +335,7 @@ class Selection:
         return {
             "chosen": self.settings(self.by_metric.best),
             "ensemble_member": self.settings(self.by_log_loss.best),
-            "naive": float(self._values[self._metric][0, self.by_metric.best]),
+            "uncorrected": float(self._values[self._metric][0, self.by_metric.best]),
         }
 
     def table(self) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def test_a_module_is_shown_with_what_it_costs_and_its_layers(tmp_path):
     assert "           1         160  dense (kernel)" in shown
     facts = json.loads(invoke("modules", "show", folder, "--json", "--layers").stdout)
     assert facts["gflops"] == 7e-06
-    assert facts["ms_an_image"] > 0
+    assert facts["ms_per_image"] > 0
     assert [layer["from_the_end"] for layer in facts["layers"]] == [2, 1]
     pooled = write_pooled(tmp_path / "pooled", size=None)
     assert "takes images of any size; set" in invoke("modules", "show", pooled, code=1).stderr

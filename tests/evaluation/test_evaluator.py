@@ -35,7 +35,7 @@ def test_every_metric_has_the_interval_of_its_own_probabilities(evaluator):
         metric = TOP_1.get(name, name)
         of = adjusted if METRICS[metric].is_of_decision and name not in TOP_1 else probs
         assert value == interval(resample(metric, of, labels, evaluator.groups, weights))
-    assert metrics["accuracy"] != metrics["plain_accuracy"]
+    assert metrics["accuracy"] != metrics["unadjusted_accuracy"]
 
 
 def test_a_metric_that_is_undefined_is_absent():

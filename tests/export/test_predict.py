@@ -191,7 +191,7 @@ def test_files_are_read_a_bounded_number_of_views_ahead(place, small_export, tta
     ("arguments", "sentence"),
     [
         (["images", "images/00.jpg"], "images is no export (export.json: "),
-        (["--json", "--csv", "x", "y"], "two forms of output; ask for one"),
+        (["--json", "--csv", "x", "y"], "--json and --csv exclude each other; choose one"),
         (["x" * 300, "images/00.jpg"], "File name too long"),
         (["nowhere", "images/00.jpg"], "run `hubretrain export` first"),
     ],

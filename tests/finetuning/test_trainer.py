@@ -225,7 +225,7 @@ def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
     assert set(folds[validation["sha256"]]) == {"0"}
     columns = [c for c in validation if c.startswith("p(")]
     hits = validation[columns].to_numpy().argmax(1) == validation["label"].to_numpy()
-    assert record.modules["small"].validation["plain_accuracy"][0] == pytest.approx(
+    assert record.modules["small"].validation["unadjusted_accuracy"][0] == pytest.approx(
         hits.mean(), abs=1e-6
     )
 

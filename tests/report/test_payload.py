@@ -91,13 +91,13 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
         assert int(shown["false positives"]) == int(((1 - truth) & said).sum())
         assert int(shown["false negatives"]) == int((truth & (1 - said)).sum())
     first = gathered.models[0]
-    matrix = confusion_matrix(labels[first.rows], first.decided, labels=range(3))
+    matrix = confusion_matrix(labels[first.rows], first.decisions, labels=range(3))
     assert [[0 if n == "·" else int(n) for n in row] for row in found["matrix"]] == matrix.tolist()
     r, c = found["cell"]
-    of_cell = first.rows[(labels[first.rows] == r) & (first.decided == c)]
+    of_cell = first.rows[(labels[first.rows] == r) & (first.decisions == c)]
     assert sorted(found["cards"]) == sorted(gathered.images["path"].iloc[of_cell])
     assert found["tiles"] == len(found["cards"]) > 0
-    n_wrong = int((labels[first.rows] != first.decided).sum())
+    n_wrong = int((labels[first.rows] != first.decisions).sum())
     assert found["errors"][0].startswith(f"{n_wrong} of {len(first.rows)} images")
 
 
@@ -124,12 +124,12 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     ruled, plain = asked(browser, run.folder / "report.html", tmp_path, script)
     model = gather(run).models[0]
     labels = gather(run).images["class_index"].to_numpy()[model.rows]
-    for shown, said in ((ruled, model.decided), (plain, model.probabilities.argmax(axis=1))):
+    for shown, said in ((ruled, model.decisions), (plain, model.probabilities.argmax(axis=1))):
         oracles = {
             "accuracy": accuracy_score(labels, said),
             "balanced_accuracy": balanced_accuracy_score(labels, said),
             "macro_f1": f1_score(labels, said, average="macro"),
-            "plain_accuracy": accuracy_score(labels, model.probabilities.argmax(axis=1)),
+            "unadjusted_accuracy": accuracy_score(labels, model.probabilities.argmax(axis=1)),
         }
         for name, value in oracles.items():
             assert float(shown["figures"][name][0]) == pytest.approx(100 * value, abs=0.0501)

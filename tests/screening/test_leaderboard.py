@@ -44,7 +44,7 @@ def test_a_cost_orders_only_when_it_is_known_of_all():
         {
             "module": ["a", "b", "c"],
             "gflops": [3.0, np.nan, 1.0],
-            "ms_an_image": [2.0, 1.0, 3.0],
+            "ms_per_image": [2.0, 1.0, 3.0],
         }
     )
     assert by_cost(tied)["module"].tolist() == ["b", "a", "c"]

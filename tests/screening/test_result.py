@@ -14,7 +14,7 @@ def result_of(module="2024", averaged=False):
     names = ["unadjusted", "adjusted", "member"]
     names += ["averaged_unadjusted", "averaged_adjusted"] if averaged else []
     predictions = {name: rng.dirichlet(np.ones(3), 5).astype(np.float32) for name in names}
-    about = {"chosen": {"l2": 10.0}, "naive": 0.5, "module": {"module": module}}
+    about = {"chosen": {"l2": 10.0}, "uncorrected": 0.5, "module": {"module": module}}
     candidates = pd.DataFrame(
         {
             "module": [module, module],
