@@ -150,7 +150,7 @@ def _members(file: Path | IO[bytes], name: str, stack: ExitStack, depth: int) ->
             continue
         if member.filename.lower().endswith(".zip"):
             if depth < MAX_DEPTH:
-                # Seeking back in a compressed member decompresses it anew; on disk it is free.
+                # Seeking back in a compressed member decompresses it again; on disk it is free.
                 yield from _members(
                     _unpacked(archive, member, inner, stack), inner, stack, depth + 1
                 )

@@ -65,7 +65,7 @@ def worth_caching(cut: Cut, image_size: int) -> Cut:
     """
     n_bytes_of_pixels = image_size * image_size * 3
     if 2 * int(np.prod(cut.shape)) > n_bytes_of_pixels:
-        raise ModuleError(f"its activations at {cut.name} would take more room than the pixels")
+        raise ModuleError(f"its activations at {cut.name} would take more space than the pixels")
     return cut
 
 
@@ -209,7 +209,7 @@ class ActivationCache:
         return dataset
 
     def _open(self, identity: str) -> h5py.File:
-        """Open the file; make it anew if it is missing, damaged, or of other activations."""
+        """Open the file; replace it if it is damaged or of other activations."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             with contextlib.suppress(OSError, KeyError):

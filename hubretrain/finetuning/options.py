@@ -95,7 +95,7 @@ class FineTuneOptions:
     trunk_views: int = option(
         4,
         "With `unfreeze_last`: augmented views per image whose activations are kept; epochs use "
-        "them in turn. 0 runs the frozen part anew in each epoch.",
+        "them in turn. 0 runs the frozen part in each epoch.",
         minimum=0,
         metavar="N",
     )

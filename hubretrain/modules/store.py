@@ -278,7 +278,7 @@ def _download(entry: HubModule) -> StoredModule:
 
     store = store_folder()
     if (store / entry.name / METADATA_FILE).is_file():
-        _log.warning("the stored %s is damaged or another module; making it anew", entry.name)
+        _log.warning("the stored %s is damaged or another module; it is replaced", entry.name)
     failures: list[str] = []
     for handle, fetch in sources.of(entry):
         with _aside(store, entry.name) as aside:

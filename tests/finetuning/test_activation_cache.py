@@ -99,7 +99,7 @@ def test_activations_larger_than_the_pixels_are_not_worth_keeping():
 
     for fine in (of_shape(7, 7, 192), of_shape(56, 56, 24)):  # as much as pixels, to the byte
         assert worth_caching(fine, 224) is fine
-    with pytest.raises(ModuleError, match=r"activations at relu would take more room than the pix"):
+    with pytest.raises(ModuleError, match=r"activations at relu would take more space than the pi"):
         worth_caching(of_shape(56, 56, 25), 224)
 
 

@@ -111,7 +111,7 @@ def test_a_half_deleted_store_or_cache_is_repaired(hub, small_module, caplog):
     with caplog.at_level(logging.INFO, "hubretrain"):
         again = resolve(handle)
     assert tree_sha256(again.folder) == module.sha256  # from the hub's cache
-    assert "is damaged or another module; making it anew" in caplog.text
+    assert "is damaged or another module; it is replaced" in caplog.text
     assert len(hub.requests) == n_requests
     shutil.rmtree(module.folder)
     for left in Path(os.environ["TFHUB_CACHE_DIR"]).rglob("saved_model.pb"):

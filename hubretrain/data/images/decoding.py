@@ -52,7 +52,7 @@ _QUARTER_TURNS = (
 
 
 class UnreadableImageError(DataError):
-    """An image file whose bytes cannot be had now: missing, no permission, a server that is down.
+    """An image file whose bytes cannot be read now: missing, no permission, a server that is down.
 
     Nothing is known about its content, so it is no reason to put the image into quarantine.
     """
