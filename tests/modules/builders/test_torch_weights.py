@@ -224,8 +224,8 @@ def test_a_file_with_more_than_its_storages_is_refused(tmp_path):
     [
         ({"magic": 7}, f"the magic number is not {MAGIC_NUMBER}; this is not a legacy"),
         ({"version": 1002}, "the protocol version is not 1001"),
-        ({"system": {"little_endian": False}}, "not written as little-endian"),
-        ({"system": 5}, "not written as little-endian"),
+        ({"system": {"little_endian": False}}, "the data are not little-endian"),
+        ({"system": 5}, "the data are not little-endian"),
         ({"keys": ["0", "1"]}, "the storages that are listed and those that the tensors use"),
         ({"keys": [0]}, "the storages that are listed and those that the tensors use"),
         ({"keys": "0"}, "the storages that are listed and those that the tensors use"),
