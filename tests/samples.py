@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +181,18 @@ def fit_record(**changes: object) -> FitRecord:
         notes=(),
     )
     return replace(record, **changes)
+
+
+@contextlib.contextmanager
+def threads_take_turns() -> Iterator[None]:
+    """Let threads that are started now change at every line, so that races between them show."""
+
+    def let_others_run(*_: object) -> Callable[..., object]:
+        time.sleep(0)
+        return let_others_run
+
+    threading.settrace(let_others_run)
+    try:
+        yield
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from hubretrain.errors import WriteError
 from hubretrain.files import (
-    file_sha256,
     folder_aside,
     replace_folder,
     whole_file,
-    write_json,
     write_table,
 )
+from tests.samples import threads_take_turns
 
 
 def test_a_folder_is_replaced_whole_and_nothing_is_left_aside(tmp_path):
@@ -109,30 +105,5 @@ def test_no_file_written_in_threads_is_writable_for_everyone_nor_is_the_umask_ch
             aside.write_text("text")
         return path.stat().st_mode & 0o777
 
-    def let_others_run(*_: object) -> Callable[..., object]:
-        time.sleep(0)
-        return let_others_run
-
-    threading.settrace(let_others_run)  # at every line
-    try:
-        with umask(0o027), ThreadPoolExecutor(4) as pool:
-            assert set(pool.map(write, range(100))) == {0o640}
-    finally:
-        threading.settrace(None)
-
-
-def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WriteError, match=r"cannot be written: .*; free disk space, fix permiss"):
-        write_json(tmp_path / "file" / "run.json", {})
-    with (
-        pytest.raises(WriteError, match=r"export/ cannot be written .*choose another folder"),
-        folder_aside(tmp_path / "file" / "export"),
-    ):
-        pass
-
-
-def test_the_digest_of_a_file_is_that_of_all_its_blocks(tmp_path: Path) -> None:
-    data = bytes(range(256)) * 10_000
-    (tmp_path / "file").write_bytes(data)
-    assert file_sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+    with umask(0o027), threads_take_turns(), ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(write, range(100))) == {0o640}

@@ -69,6 +69,19 @@ def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp
     assert seen == {"1", "2", "3", "4"}
 
 
+KILL = """
+import os, signal, threading
+replace, n_left = os.replace, {n_steps}
+def replace_and_count(source, target):
+    global n_left
+    replace(source, target)
+    n_left -= str(target).endswith("state.json")
+    if n_left == 0:  # amid the step that follows, or amid its checkpoint
+        threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGKILL)).start()
+os.replace = replace_and_count
+"""
+
+
 def script(fitted, *runs):
     return (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
@@ -83,27 +96,20 @@ def test_killed_at_any_step_it_goes_on_exactly(fitted, tmp_path):
     straight, killed = copied(fitted, tmp_path, "straight"), copied(fitted, tmp_path, "killed")
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
-    def start(*runs):
-        command = [sys.executable, "-c", script(fitted, *runs)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    def train(*runs, before=""):
+        command = [sys.executable, "-c", before + script(fitted, *runs)]
+        return subprocess.run(command, capture_output=True, env=environment)
 
     state = killed.finetune_folder("small") / "checkpoint" / "state.json"
     random = np.random.default_rng(time.time_ns())
     steps = []
     for _ in range(2):
-        until = max(steps, default=0) + int(random.integers(2, 12))
-        process = start(killed)
-        while process.poll() is None:
-            if state.exists() and json.loads(state.read_text())["step"] >= until:
-                break
-            time.sleep(0.002)
-        time.sleep(float(random.random()) * 0.02)  # also amid a step, also amid a checkpoint
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill = KILL.format(n_steps=random.integers(2, 12), delay=random.random() * 0.02)
+        ran = train(killed, before=kill)
+        assert ran.returncode == -signal.SIGKILL, ran.stderr.decode()
         steps.append(json.loads(state.read_text())["step"])
-    last = start(killed, straight)
-    _, errors = last.communicate()
-    assert last.returncode == 0, errors.decode()
+    ran = train(killed, straight)
+    assert ran.returncode == 0, ran.stderr.decode()
     assert 0 < steps[0] < steps[1]
     for name in ("history.csv", "predictions.csv", "validation.csv"):
         contents = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,6 +95,36 @@ def read_image_bytes(root: Path, path: str, sha256: str = "") -> bytes:
     return data
 
 
+class _WithoutBombWarnings:
+    """Context in which Pillow does not warn of large images, while any thread is inside.
+
+    The filters of warnings belong to the process: two threads that each change and restore them
+    would leave them changed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._before.__exit__(None, None, None)
+
+
+_without_bomb_warnings = _WithoutBombWarnings()
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image file to 8-bit RGB, upright by its EXIF orientation.
 
@@ -109,9 +140,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         DataError: The bytes are no such image, or are cut short.
     """
     try:
-        with warnings.catch_warnings():
-            # The bound below is an error, so Pillow need not also warn of it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _without_bomb_warnings:  # the bound below is an error
             image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             file_format = image.format
             if image.width * image.height > max_pixels:
@@ -206,8 +235,7 @@ def read_headers(
 def _header(location: str) -> tuple[int, str, str, int, int]:
     n_bytes = 0
     # Pillow raises nearly every type on damaged files; a file without a header stays blank.
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with contextlib.suppress(Exception), _without_bomb_warnings:
         n_bytes = stamp_of(location)[0]
         source = io.BytesIO(read_bytes(location)) if is_remote(location) else location
         with Image.open(source) as image:

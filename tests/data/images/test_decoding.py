@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from hubretrain.data.images.decoding import (
     view,
 )
 from hubretrain.errors import DataError
-from tests.samples import encoded
+from tests.samples import encoded, threads_take_turns
 
 PHOTOS = load_sample_images().images
 
@@ -233,3 +235,13 @@ def test_what_is_no_image_has_blank_headers_and_its_size(tmp_path: Path) -> None
     assert table["format"].tolist() == ["", "", ""]
     assert sum(counts) == 3
     assert len(read_headers(tmp_path, [])) == 0
+
+
+def test_images_decoded_in_threads_leave_the_filters_of_warnings_as_they_were():
+    data = encoded(np.zeros((4, 4, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with threads_take_turns(), ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: decode(data), range(100)))
+        assert warnings.filters == before
