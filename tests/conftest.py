@@ -11,7 +11,14 @@ from hypothesis import HealthCheck, settings
 from tests.browsing import find_browser
 from tests.samples import REPOSITORY, small_head, write_module, write_pooled
 
-LONGEST = ("test_readme.py", "test_cache.py")  # begun first, so that no processor waits at the end
+# Files that are begun first, so that no CPU waits at the end.
+LONGEST = (
+    "tests/test_readme.py",
+    "tests/extraction/test_ray.py",
+    "tests/finetuning/test_trainer.py",
+    "tests/report/test_report.py",
+    "tests/export/test_export.py",
+)
 
 # On a busy machine every example may be slow.
 settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,7 +29,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)  # stable: the others keep order
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(REPOSITORY).as_posix()
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)  # stable: the others keep order
 
 
 def real_folder(variable: str, beside: str) -> Path | None:
