@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -166,15 +167,15 @@ def storing(model: Any, folder: Path) -> Iterator[Path]:
         EngineError: It cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        # Not mkdtemp: its folders are of mode 0700, whatever the umask.
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+        aside.mkdir(parents=True)
     except OSError as error:
         raise EngineError(
             f"{folder.parent}/ cannot be written ({error.strerror}); free disk space or fix "
             "permissions."
         ) from error
     try:
-        aside.chmod(0o755)
         ov.save_model(model, aside / MODEL, compress_to_fp16=False)
         read(aside)  # a full disk leaves a short file without an error
         yield aside

@@ -103,3 +103,18 @@ def test_a_module_that_openvino_cannot_convert_runs_in_tensorflow(antialiased, m
     monkeypatch.setattr(choice, "gpu_in_sight", lambda: False)
     assert choose_engine("auto", module=module) == "tensorflow"
     assert choose_engine("openvino", module=module) == "openvino"
+
+
+@needs_openvino
+def test_a_conversion_is_kept_with_the_permissions_that_the_umask_leaves(
+    pooled_module, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path / "store"))
+    before = os.umask(0o027)
+    try:
+        with open_engine(probed(pooled_module), "openvino"):
+            pass
+    finally:
+        os.umask(before)
+    (folder,) = (tmp_path / "store" / "openvino").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o750
