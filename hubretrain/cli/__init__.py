@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log 
 
 
 class _Main(Group):
-    """The commands, each imported when it is asked for: `predict` answers sooner."""
+    """The commands, each imported when it is used, so that `predict` starts faster."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """Return the commands in the order of the work."""

@@ -94,7 +94,7 @@ def cache_status(
 
 
 def _rows_for(bottlenecks: Bottlenecks, rows: RowIndex, *, keep_views: bool) -> RowIndex:
-    """Return which of the rows a file is to hold.
+    """Return those of the rows that a file is to hold.
 
     Args:
         bottlenecks: The file: of all rows, or a part, which holds the rows that it has.

@@ -25,7 +25,7 @@ Q is any orthonormal matrix as far as the solution is concerned, so it may come 
 the rows. With many rows the heads are rotated, which costs d/n of a pass and needs no second copy;
 with few rows, a copy of the rows.
 
-**Why no line search.** All problems share one pass over the rows, so a trial step costs a pass for
+**Why no line search.** All problems share one pass over the rows, so a trial step takes a pass for
 all of them. Each problem takes the whole step where that does not raise its objective, and tries
 half of it on the next pass where it does. Newton-like steps near the minimum are nearly always
 taken whole, so a Wolfe search would cost passes and gain nothing.
