@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hubretrain._version import __version__
-from hubretrain.cli.command import Group, show_messages
+from hubretrain.cli.command import Group, messages_shown
 
 COMMANDS = (
     "data",
@@ -54,6 +54,7 @@ class _Main(Group):
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hubretrain")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Cache bottlenecks once, screen many heads honestly, fine-tune the winner."""
-    show_messages()
+    context.with_resource(messages_shown())

@@ -6,6 +6,7 @@ the flag of the command that runs: "--views is 0". `name=value` becomes `--name 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -94,8 +95,18 @@ class EchoHandler(logging.Handler):
         click.echo(f"hubretrain: {in_flags(self.format(record))}", err=True)
 
 
-def show_messages() -> None:
-    """Print what the library logs from here on."""
+@contextlib.contextmanager
+def messages_shown() -> Iterator[None]:
+    """Print what the library logs inside on standard error.
+
+    Only once: TensorFlow may have given the root logger a handler, which would print it again.
+    """
     logger = logging.getLogger("hubretrain")
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [EchoHandler()], False
     logger.setLevel(logging.INFO)
-    logger.handlers = [EchoHandler()]
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,17 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from hubretrain import cli
-from hubretrain.cli.command import Group, in_flags, show_messages
+from hubretrain.cli.command import Group, in_flags, messages_shown
 from hubretrain.errors import DataError
 from tests.samples import write_digits, write_module
-
-
-@pytest.fixture(autouse=True)
-def _messages_as_before() -> Iterator[None]:
-    logger = logging.getLogger("hubretrain")
-    handlers, level = logger.handlers, logger.level
-    yield
-    logger.handlers, logger.level = handlers, level
 
 
 @click.group(cls=Group)
@@ -35,12 +26,10 @@ def main(n_workers: int | None) -> None:
 @click.option("--module", "-m", "modules", multiple=True)
 @click.option("--restart", is_flag=True)
 @click.option("--views/--no-views", default=True)
-@click.pass_context
-def fail(context: click.Context, images: tuple[str, ...], **_: object) -> None:
+def fail(images: tuple[str, ...], **_: object) -> None:
     """Fail with a sentence."""
-    show_messages()
-    logging.getLogger("hubretrain.test").info("`modules` is %s", "a")
-    del context
+    with messages_shown():
+        logging.getLogger("hubretrain.test").info("`modules` is %s", "a")
     raise DataError(images[0])
 
 
@@ -64,6 +53,18 @@ def test_parameters_become_the_flags_of_the_command(sentence: str, printed: str)
     ran = CliRunner().invoke(main, ["fail", sentence])
     assert ran.exit_code == 1
     assert ran.stderr == f"hubretrain: --module is a\nhubretrain: {printed}\n"
+
+
+def test_a_message_is_printed_once_where_a_library_has_set_up_logging(caplog) -> None:
+    assert CliRunner().invoke(main, ["fail", "x"]).stderr.startswith("hubretrain: --module is a\n")
+    assert caplog.text == ""  # caplog stands for the handler that TensorFlow gives the root
+
+
+def test_after_a_command_logging_is_as_it_was() -> None:
+    logger = logging.getLogger("hubretrain")
+    before = list(logger.handlers), logger.level, logger.propagate
+    CliRunner().invoke(cli.main, ["data", "check", "nowhere"])
+    assert (logger.handlers, logger.level, logger.propagate) == before
 
 
 def test_without_a_command_a_sentence_stays_as_it_is() -> None:
