@@ -6,9 +6,10 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
-from hubretrain.run_tables import ENSEMBLE
+from hubretrain.run_tables import ENSEMBLE, MODULE
 from hubretrain.screening import formatting
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ WIDE_TERMINAL = 100  # characters from which intervals and settings fit
 def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None = None) -> None:
     """Print estimates with 95 % confidence intervals, then what the marks mean.
 
-    A terminal narrower than 100 characters gets the metric of choice and accuracy, and no costs.
+    A terminal narrower than 100 characters gets the metric of choice and accuracy; costs are shown
+    as far as they fit.
 
     Args:
         board: The leaderboard.
@@ -49,31 +51,43 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
 
 def _print_table(board: pd.DataFrame, metric: str, console: Console) -> None:
     is_wide = console.width >= WIDE_TERMINAL
-    names = formatting.shown_metrics(metric)
-    names = names if is_wide else list(dict.fromkeys((metric, "accuracy")))
-    costs = {
-        name: cost
-        for name, cost in formatting.COSTS.items()
-        if is_wide and name in board and board[name].notna().any()
-    }
+    metrics = formatting.shown_metrics(metric)
+    metrics = metrics if is_wide else list(dict.fromkeys((metric, "accuracy")))
+    costs = [
+        name for name in formatting.COSTS if is_wide and name in board and board[name].notna().any()
+    ]
+    table = _table(board, metric, metrics, costs)
+    unbounded = console.options.update(max_width=10_000)
+    while costs and Measurement.get(console, unbounded, table).maximum > console.width:
+        costs.pop()  # the least important is last; a cell that wraps would hide more than it shows
+        table = _table(board, metric, metrics, costs)
+    console.print(table)
+
+
+def _table(board: pd.DataFrame, metric: str, metrics: list[str], costs: list[str]) -> Table:
     table = Table(box=None, padding=(0, 1), collapse_padding=True)
     table.add_column("", no_wrap=True)
-    table.add_column("module", overflow="fold")
-    for name in names:
-        table.add_column(formatting.metric_title(name, metric), no_wrap=is_wide)
+    # Names of baselines are the longest; they may wrap, those of modules may not.
+    longest = board.loc[board["kind"] == MODULE, "module"].str.len().max()
+    width = max(int(longest), len("1-nearest-neighbour of"))
+    table.add_column("module", overflow="fold", max_width=width)
+    for name in metrics:
+        table.add_column(formatting.metric_title(name, metric), no_wrap=len(metrics) > 2)
     table.add_column("head")
-    for cost in costs.values():
-        table.add_column(cost.title, justify="right")
+    for name in costs:
+        table.add_column(formatting.COSTS[name].title, justify="right")
     nearest = board.index[board["module"].str.startswith("1-nearest")]
     for _, row in board.drop(index=nearest[1:]).iterrows():  # the best of them is the baseline
-        cells = [_estimate(row, name, metric) for name in names]
+        cells = [_estimate(row, name, metric) for name in metrics]
         cost_cells = [
-            f"{row[name]:{cost.format}}" if formatting.has_number(row, name) else ""
-            for name, cost in costs.items()
+            f"{row[name]:{formatting.COSTS[name].format}}"
+            if formatting.has_number(row, name)
+            else ""
+            for name in costs
         ]
         name, head = formatting.row_name(row), formatting.head_words(row)
         table.add_row(_mark(row), name, *cells, head, *cost_cells)
-    console.print(table)
+    return table
 
 
 def _estimate(row: Any, name: str, metric: str, prefix: str = "") -> str:
