@@ -210,8 +210,8 @@ class FoldsSummary:
     """Whether a test split and folds can be cut, and how even they are.
 
     Attributes:
-        n_folds: Number of folds asked for.
-        test_fraction: Share of the images in the test split asked for.
+        n_folds: Number of folds requested.
+        test_fraction: Requested share of the images in the test split.
         error: Why they cannot be cut; None if they can.
         worst_deviation_points: Largest gap between the share of a class in one part and in all
             images, percentage points; None if they cannot be cut.

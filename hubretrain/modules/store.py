@@ -386,7 +386,7 @@ def restore_module(name: str, record: ModuleRecord) -> StoredModule:
         module = resolve(record.handle, image_size=size, value_range=value_range)
     if module.sha256 != sha256:
         raise RunError(
-            f"{name} is not what it was when its bottlenecks were computed (sha256 "
+            f"{name} has changed since its bottlenecks were computed (sha256 "
             f"{sha256[:12]} then, {module.sha256[:12]} now); cache and fit again."
         )
     return module

@@ -68,7 +68,7 @@ def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(project):
     fit = Run(project / "runs" / "digits").fit
     assert restore_module("mine", fit.module("mine")) == resolve(str(project / "mine"))
     write_pooled(project / "mine", seed=1)
-    with pytest.raises(RunError, match=r"mine is not what it was when its bottlenecks were comp"):
+    with pytest.raises(RunError, match=r"mine has changed since its bottlenecks were computed"):
         restore_module("mine", fit.module("mine"))
     with pytest.raises(RunError, match=r"^/etc was not fitted in this run \(there are: .*packed"):
         fit.module("/etc")
