@@ -21,6 +21,7 @@ from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, gree
 from hubretrain.run_tables import EFFECTS as EFFECTS_TABLE
 from hubretrain.run_tables import MODULE
 from hubretrain.screening.baselines import majority_class
+from hubretrain.screening.formatting import metric_name
 from hubretrain.screening.leaderboard import (
     baseline_rows,
     ensemble_row,
@@ -189,9 +190,10 @@ class ModuleComparison:
         uncorrected_text, estimate_text, low_text, high_text = (
             f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
+        name = metric_name(metric)
         sentence = (
-            f"The best of {n_candidates:,} candidates has a {metric.replace('_', ' ')} of "
-            f"{uncorrected_text} on the images that it was chosen on, and {estimate_text} "
+            f"{name[0].upper()}{name[1:]} of the best of {n_candidates:,} candidates: "
+            f"{uncorrected_text} on the images that it was chosen on, {estimate_text} "
             f"({low_text}-{high_text}) in nested cross-validation, without selection bias; the "
             "leaderboard is nested within each module."
         )
