@@ -30,13 +30,13 @@ def place(tmp_path, monkeypatch):
     images = tmp_path / "data" / "ham10000" / "images"
     images.mkdir(parents=True)
     digits = load_digits()
-    chosen = np.flatnonzero(digits.target < 3)[:60]
+    chosen = np.flatnonzero(digits.target < 3)[:45]
     names = [f"ISIC_{24306 + i:07d}" for i in range(len(chosen))]
     for name, i in zip(names, chosen, strict=True):
         pixels = (255 - digits.images[i] * 255 / 16).astype(np.uint8)
         (images / f"{name}.jpg").write_bytes(encoded(pixels, "JPEG"))
-    table = {"lesion_id": [f"HAM_{i // 2}" for i in range(60)], "image_id": names}
-    table["dx"] = [str(digits.target[chosen[i - i % 2]]) for i in range(60)]
+    table = {"lesion_id": [f"HAM_{i // 2}" for i in range(45)], "image_id": names}
+    table["dx"] = [str(digits.target[chosen[i - i % 2]]) for i in range(45)]
     pd.DataFrame(table).to_csv(images.parent / "HAM10000_metadata.csv", index=False)
     return tmp_path
 

@@ -72,12 +72,14 @@ def test_workers_do_every_job_with_few_of_them_waiting(here_on_workers):
     assert sorted(found) == [i * i for i in range(40)]
 
 
+@pytest.mark.slow  # half a minute of starting Ray
 def test_a_worker_that_dies_is_replaced_and_its_job_done_again(here_on_workers, tmp_path):
     jobs = [(i, tmp_path) for i in range(8)]
     assert sorted(map_on_ray(dying_once, jobs, Cluster(2))) == list(range(8))
     assert (tmp_path / "died").exists()
 
 
+@pytest.mark.slow  # half a minute of starting Ray
 def test_a_job_that_kills_every_worker_ends_with_a_sentence(here_on_workers):
     with pytest.raises(WorkerError, match=r"3 workers died of the same job"):
         list(map_on_ray(deadly, [1], Cluster(1)))
@@ -96,6 +98,7 @@ def failing_to_start():
     raise ImportError("no module named that.")
 
 
+@pytest.mark.slow  # half a minute of starting Ray
 def test_a_worker_that_cannot_start_says_why_at_once(here_on_workers):
     with pytest.raises(HeadError, match=r"^this worker does not start.$"):
         list(map_on_ray(refusing_to_start, [1], Cluster(1)))
