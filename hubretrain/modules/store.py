@@ -32,7 +32,7 @@ from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import file_sha256, write_json
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
-from hubretrain.modules.catalogue import HubModule, described, find, unknown
+from hubretrain.modules.catalogue import KAGGLE, HubModule, described, find, unknown
 from hubretrain.modules.saved_model import METADATA_FILE, missing, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
@@ -282,7 +282,8 @@ def _download(entry: HubModule) -> StoredModule:
     failures: list[str] = []
     for handle, fetch in sources.of(entry):
         with _aside(store, entry.name) as aside:
-            _log.info("downloading %s from %s", entry.name, handle)
+            is_remote = "://" in handle or handle.startswith(KAGGLE)
+            _log.info("%s %s from %s", "downloading" if is_remote else "making", entry.name, handle)
             try:
                 module = _fetch_into(store, aside, entry, handle, fetch)
             except ModuleError as error:
