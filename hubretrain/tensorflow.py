@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 from hubretrain.quiet import silent_stderr
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# tensorflow-hub 0.16.1 imports it; whoever runs hubretrain can do nothing about it.
+warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
 # By default TensorFlow returns each large tensor's memory to the system and requests it again; the
 # page faults take 40 % of a forward pass on a CPU, and more of a training step. The BFC allocator
 # ("best fit with coalescing", which TensorFlow uses on GPUs) keeps it.
