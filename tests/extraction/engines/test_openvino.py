@@ -61,7 +61,7 @@ def test_openvino_features_depend_on_no_neighbour_and_no_slot(real_models):
 
 @needs_openvino
 def test_a_converted_module_needs_no_tensorflow_and_a_damaged_one_is_made_again(tmp_path):
-    module = probed(write_pooled(tmp_path / "mine", seed=5))
+    module = probed(write_pooled(tmp_path / "converted_once", seed=5))
     images = noise(3, 8)
     with open_engine(module, "openvino") as engine:
         expected = engine(images)
@@ -74,10 +74,10 @@ np.save(sys.argv[2], open_engine(resolve(sys.argv[1]), "openvino")(images))
 print('tensorflow' in sys.modules, 'openvino_telemetry' in sys.modules)
 """
     np.save(tmp_path / "images.npy", images)
-    assert run_python(script, tmp_path / "mine", tmp_path / "images.npy") == "False False"
+    assert run_python(script, tmp_path / "converted_once", tmp_path / "images.npy") == "False False"
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
 
-    (kept,) = (Path(os.environ["HUBRETRAIN_STORE"]) / "openvino").glob("mine-*")
+    (kept,) = (Path(os.environ["HUBRETRAIN_STORE"]) / "openvino").glob("converted_once-*")
     weights = (kept / "model.bin").read_bytes()
     (kept / "model.bin").write_bytes(weights[: len(weights) // 2])
     with open_engine(module, "openvino") as engine:
