@@ -39,6 +39,9 @@ TABLE_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metad
 IMAGE_NAME = re.compile(r"(ISIC_\d{7})\.jpg", re.IGNORECASE)
 MAX_IMAGE_BYTES = 64 * 2**20  # an image of HAM10000 has 300 kB; this bounds a decompression bomb
 MAX_DEPTH = 3  # archives within archives
+# What zipfile raises of a damaged member, of an encrypted one (RuntimeError), and of a compression
+# that it does not know (NotImplementedError).
+ZIP_ERRORS = (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class _File:
             assert self.archive is not None
             assert self.member is not None
             return self.archive.read(self.member)
-        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+        except ZIP_ERRORS as error:
             raise DataError(f"{self.name} cannot be read: {error}; download it again.") from error
 
 
@@ -169,7 +172,7 @@ def _unpacked(
     try:
         with archive.open(member) as packed:
             shutil.copyfileobj(packed, aside, 2**20)
-    except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"{name} cannot be unpacked: {error}.") from error
     aside.seek(0)
     return aside

@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.samples import write_module, write_pooled
+from tests.samples import write_module
 
 
 @pytest.fixture(scope="session")
 def antialiased(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A module with an operation that OpenVINO does not know."""
     return write_module(tmp_path_factory.mktemp("modules") / "antialiased")
-
-
-@pytest.fixture(scope="session")
-def small_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pooled(tmp_path_factory.mktemp("modules") / "small")

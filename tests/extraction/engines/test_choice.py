@@ -19,11 +19,11 @@ def test_the_engine_that_is_named_is_taken():
 
 @needs_openvino
 def test_auto_takes_openvino_unless_a_gpu_is_in_sight_or_features_are_there(
-    small_module, monkeypatch
+    pooled_module, monkeypatch
 ):
     monkeypatch.setattr(choice, "gpu_in_sight", lambda: False)
     assert choose_engine("auto") == "openvino"
-    assert choose_engine("auto", module=probed(small_module)) == "openvino"
+    assert choose_engine("auto", module=probed(pooled_module)) == "openvino"
     assert choose_engine("auto", cached="tensorflow") == "tensorflow"
     monkeypatch.setattr(choice, "gpu_in_sight", lambda: True)
     assert choose_engine("auto") == "tensorflow"

@@ -21,10 +21,10 @@ from tests.tolerances import assert_same_features
 
 @needs_openvino
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0)])
-def test_openvino_gives_the_features_of_tensorflow(small_module, value_range):
+def test_openvino_gives_the_features_of_tensorflow(pooled_module, value_range):
     from dataclasses import replace
 
-    module = replace(probed(small_module), value_range=value_range)
+    module = replace(probed(pooled_module), value_range=value_range)
     images = noise(8, 8)
     with open_engine(module, "tensorflow") as tensorflow, open_engine(module, "openvino") as other:
         assert (other.name, other.precision) == ("openvino", "f32")

@@ -32,8 +32,8 @@ def test_the_sample_depends_on_contents_and_seed_only():
 
 
 @needs_openvino
-def test_int8_is_calibrated_once_and_gives_the_same_bytes_ever_after(small_module, tmp_path):
-    module, images = probed(small_module), contents(320, 8)
+def test_int8_is_calibrated_once_and_gives_the_same_bytes_ever_after(pooled_module, tmp_path):
+    module, images = probed(pooled_module), contents(320, 8)
     broken = sample(images, 3)[5]
     images[broken] = None
     folder = tmp_path / "small.int8"
@@ -66,7 +66,7 @@ def test_int8_is_calibrated_once_and_gives_the_same_bytes_ever_after(small_modul
 
 
 @needs_openvino
-def test_a_calibration_that_is_lost_is_made_again_byte_by_byte(small_module, tmp_path):
+def test_a_calibration_that_is_lost_is_made_again_byte_by_byte(pooled_module, tmp_path):
     script = """
 import sys, numpy as np
 from pathlib import Path
@@ -76,15 +76,15 @@ pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8
 images = {str(i): image for i, image in enumerate(pixels)}
 print(calibrate(resolve(sys.argv[1]), Path(sys.argv[2]), images, images.get))
 """
-    probed(small_module)
-    first = run_python(script, small_module, tmp_path / "small.int8")
+    probed(pooled_module)
+    first = run_python(script, pooled_module, tmp_path / "small.int8")
     shutil.rmtree(tmp_path / "small.int8")
-    assert run_python(script, small_module, tmp_path / "small.int8") == first
+    assert run_python(script, pooled_module, tmp_path / "small.int8") == first
 
 
 @needs_openvino
-def test_a_calibration_of_something_else_or_damaged_is_refused(small_module, tmp_path):
-    module, images = probed(small_module), contents(20, 8)
+def test_a_calibration_of_something_else_or_damaged_is_refused(pooled_module, tmp_path):
+    module, images = probed(pooled_module), contents(20, 8)
     folder = tmp_path / "small.int8"
 
     def again(**options):
@@ -107,10 +107,10 @@ def test_a_calibration_of_something_else_or_damaged_is_refused(small_module, tmp
 
 
 @needs_openvino
-def test_8_bit_weights_are_refused_where_they_overflow(small_module, tmp_path, monkeypatch):
+def test_8_bit_weights_are_refused_where_they_overflow(pooled_module, tmp_path, monkeypatch):
     from hubretrain.extraction.engines import quantization
 
-    module, images = probed(small_module), contents(20, 8)
+    module, images = probed(pooled_module), contents(20, 8)
     monkeypatch.setattr(quantization, "adds_8_bits", lambda: True)
     calibrate(module, tmp_path / "small.int8", images, images.get)
     monkeypatch.setattr(quantization, "adds_8_bits", lambda: False)

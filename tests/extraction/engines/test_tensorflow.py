@@ -12,8 +12,8 @@ from tests.extraction.engines.samples import (
 from tests.samples import write_pooled
 
 
-def test_submitted_batches_give_what_calls_give(small_module):
-    with open_engine(probed(small_module)) as engine:
+def test_submitted_batches_give_what_calls_give(pooled_module):
+    with open_engine(probed(pooled_module)) as engine:
         images = noise(100, 8)
         parts = [images[i : i + 7] for i in range(0, 100, 7)]
         futures = [engine.submit(part) for part in parts]
@@ -25,7 +25,7 @@ def test_submitted_batches_give_what_calls_give(small_module):
 
 
 @pytest.mark.slow  # TensorFlow waits ten seconds for memory to become free
-def test_a_batch_that_does_not_fit_in_memory_is_a_sentence(small_module, tmp_path):
+def test_a_batch_that_does_not_fit_in_memory_is_a_sentence(pooled_module, tmp_path):
     script = """
 import sys, numpy as np
 from hubretrain.extraction.engines import open_engine
