@@ -169,11 +169,10 @@ def finetune_modules(
         lock = only_writer(folder) if devices.is_chief else contextlib.nullcontext()
         with lock, progress_shown(devices.is_chief):
             module = ModuleFineTuning(dataset, run, images, name, fit, devices)
-            if devices.is_chief:
+            module.prepare(chosen, resumption.seconds_between_checkpoints)
+            if devices.is_chief:  # what it holds is deleted only now that another can be trained
                 _prepare(folder, chosen, restart=resumption.restart)
-            result, record = module.fine_tune(
-                chosen, resumption.more_epochs, resumption.seconds_between_checkpoints
-            )
+            result, record = module.fine_tune(resumption.more_epochs)
             results.append(result)
             if devices.is_chief:
                 _keep(run, fit, module, result, record)
@@ -190,6 +189,11 @@ def _options_of(
         RunError: They cannot all be trained by one call.
     """
     more_epochs = resumption.more_epochs
+    if more_epochs is not None and resumption.restart:
+        raise RunError(
+            f"`more_epochs={more_epochs}` adds to a training that `restart=True` would delete; "
+            "leave out one of them."
+        )
     if more_epochs is not None and len(modules) > 1:
         raise RunError(
             f"`more_epochs={more_epochs}` continues one module, but {len(modules)} are named; name "

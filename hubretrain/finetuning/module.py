@@ -82,43 +82,50 @@ class ModuleFineTuning:
                 "fit again with another split."
             )
 
-    def fine_tune(
-        self, options: FineTuneOptions, more_epochs: int | None, seconds_between_checkpoints: float
-    ) -> tuple[FineTuneResult, FineTunedModuleRecord]:
-        """Train and evaluate the module.
+    def prepare(self, options: FineTuneOptions, seconds_between_checkpoints: float) -> None:
+        """Set up the training; nothing is written or deleted yet.
 
         Args:
             options: How to train.
-            more_epochs: Epochs to add to a finished training.
             seconds_between_checkpoints: At most this much training within an epoch is lost by a
                 kill.
 
-        Returns:
-            The result, and the record of it for `run.json`.
-
         Raises:
-            RunError: Training cannot be continued as asked, or an image cannot be read.
             ModuleError: The module cannot be trained as the options say.
         """
         equal = np.ones_like(self.weight_of_class)
         weights = equal if options.balanced_sampling else self.weight_of_class
-        train = self._images(self.train, weights)
-        validation = self._images(self.parts["validation"], self.weight_of_class)
+        self._training = self._images(self.train, weights)
+        self._validation = self._images(self.parts["validation"], self.weight_of_class)
         self.trainer = Trainer(
             self.classifier,
             self.folder,
             options,
             self.devices,
             identity={
-                "n_train": len(train),
-                "n_validation": len(validation),
-                "images": _digest(train.digest(), validation.digest()),
+                "n_train": len(self._training),
+                "n_validation": len(self._validation),
+                "images": _digest(self._training.digest(), self._validation.digest()),
                 "class_weights": _digest(weights, self.weight_of_class),
             },
             seconds_between_checkpoints=seconds_between_checkpoints,
         )
+
+    def fine_tune(self, more_epochs: int | None) -> tuple[FineTuneResult, FineTunedModuleRecord]:
+        """Train and evaluate the module, as `prepare` set it up.
+
+        Args:
+            more_epochs: Epochs to add to a finished training.
+
+        Returns:
+            The result, and the record of it for `run.json`.
+
+        Raises:
+            RunError: Training cannot be continued as asked, or an image cannot be read.
+        """
+        options = self.trainer.options
         head = self._metrics(self._probabilities("{}, head"), options.seed)
-        history = self.trainer.fit(train, validation, more_epochs=more_epochs)
+        history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         if options.balanced_sampling and self.trainer.state.best_epoch > 0:
             # The model saw each class equally often, so its logits need no adjustment by priors.
             self.rule = replace(self.rule, strength=0.0)

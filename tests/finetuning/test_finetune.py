@@ -10,7 +10,7 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.errors import LockedError, RunError
+from hubretrain.errors import LockedError, ModuleError, RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.locks import only_writer
@@ -50,6 +50,18 @@ def test_a_restart_leaves_a_fine_tuning_alone_that_another_process_writes(fitted
     with only_writer(folder), pytest.raises(LockedError, match=r"small5 is being written by proc"):
         tune(fitted, run, module="small5", epochs=1, restart=True)
     assert (folder / "checkpoint" / "state.json").exists()
+
+
+def test_a_restart_that_cannot_train_leaves_the_earlier_training(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=1)
+    folder = run.finetune_folder("small5")
+    earlier = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(ModuleError, match=r"`unfreeze_last` is 9; expected at most 2"):
+        tune(fitted, run, module="small5", unfreeze_last=9, restart=True)
+    with pytest.raises(RunError, match=r"`more_epochs=1` adds to a training that `restart=True`"):
+        tune(fitted, run, module="small5", more_epochs=1, restart=True)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == earlier
 
 
 def test_images_of_a_given_training_split_are_trained_on(tmp_path):
