@@ -55,6 +55,11 @@ def _no_telemetry() -> Iterator[None]:
 with _no_telemetry():
     import openvino as ov
 
+# The first `data` in a process makes a C++ static, which lets go of the GIL on the way: two threads
+# that are there at once wait for each other for ever, one for the GIL, one for the static. While
+# this file is imported, Python holds every other thread back that comes for it.
+_ = ov.Tensor(ov.Type.u8, [1]).data
+
 
 def import_nncf() -> Any:
     """Import NNCF, which only a calibration needs; it logs errors and nothing else."""

@@ -11,6 +11,7 @@ import pytest
 
 from hubretrain.extraction.engines import choice
 from hubretrain.modules import resolve
+from tests.samples import PATIENCE
 
 needs_openvino = pytest.mark.skipif(
     not (choice._is_installed("openvino") and choice._is_installed("nncf")), reason="no OpenVINO"
@@ -29,13 +30,14 @@ def noise(n, size, seed=0):
 
 
 def run_python(script, *arguments, **environment):
-    """Run a script in a process of its own and return what it printed."""
+    """Run a script in a process of its own and return what it printed; one that hangs is killed."""
     process = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=True,
+        timeout=PATIENCE,
     )
     return process.stdout.strip()
 

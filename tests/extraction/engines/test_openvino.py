@@ -105,6 +105,63 @@ def test_a_module_that_openvino_cannot_convert_runs_in_tensorflow(antialiased, m
     assert choose_engine("openvino", module=module) == "openvino"
 
 
+_BUFFERS_OF_NEW_REQUESTS = """
+import sys, threading
+import numpy as np
+from hubretrain.extraction.engines.openvino import ov
+
+sys.setswitchinterval(1e-6)
+pixels = ov.opset8.parameter([1, 8], np.float32)
+model = ov.Core().compile_model(ov.Model([ov.opset8.relu(pixels)], [pixels]), "CPU")
+requests = [model.create_infer_request() for _ in range(2)]
+together = threading.Barrier(2)
+
+def take(request):
+    together.wait()
+    request.get_input_tensor().data
+
+threads = [threading.Thread(target=take, args=(r,), daemon=True) for r in requests]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "n_processes", [pytest.param(6, id="few"), pytest.param(60, id="many", marks=pytest.mark.slow)]
+)
+def test_two_threads_that_take_the_first_buffers_do_not_wait_for_each_other(n_processes):
+    # Without the call at the door's import, six of eight processes hang.
+    for _ in range(n_processes):
+        run_python(_BUFFERS_OF_NEW_REQUESTS)
+
+
+_TWO_ENGINES = """
+import sys, threading
+import numpy as np
+from hubretrain.extraction.engines import open_engine
+from hubretrain.modules import resolve
+
+sys.setswitchinterval(1e-6)
+engines = [open_engine(resolve(path), "openvino") for path in sys.argv[1:]]
+futures = [engine.submit([np.zeros((8, 8, 3), np.uint8)]) for engine in engines]
+print([future.result().shape[0] for future in futures])
+"""
+
+
+@needs_openvino
+@pytest.mark.slow
+def test_two_engines_begin_together_in_a_new_process(tmp_path):
+    folders = [write_pooled(tmp_path / f"begins_{seed}", seed=seed) for seed in (7, 8)]
+    for folder in folders:
+        with open_engine(probed(folder), "openvino"):  # converted once, so that the others are fast
+            pass
+    for _ in range(40):
+        assert run_python(_TWO_ENGINES, *folders) == "[1, 1]"
+
+
 @needs_openvino
 def test_a_conversion_is_kept_with_the_permissions_that_the_umask_leaves(
     pooled_module, tmp_path, monkeypatch
