@@ -7,5 +7,7 @@ from .merge import merge_files as merge_files
 from .reader import Bottlenecks as Bottlenecks
 from .reader import cached_views as cached_views
 from .rebuild import shrink_file as shrink_file
+from .segments import Segment as Segment
+from .segments import layer_segments as layer_segments
 from .writer import BottleneckWriter as BottleneckWriter
 from .writer import seal_file as seal_file

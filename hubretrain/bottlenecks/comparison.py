@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy.typing as npt
 from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.bottlenecks.layout import CONTENT_ATTRIBUTES, Attribute, RowIndex
 from hubretrain.bottlenecks.reader import Bottlenecks
+from hubretrain.bottlenecks.segments import Segment, layer_names
 from hubretrain.errors import CacheError
 
-# The digest says which module it is; these say only what it is called and what it costs.
-_DESCRIPTIVE = {"about", "written_by", "module", "handle", "n_parameters", "gflops"}
+# The digest says which module it is, the segments which layers; these say only what it is called,
+# what it costs, and how layers were asked for.
+_DESCRIPTIVE = {"about", "written_by", "module", "handle", "n_parameters", "gflops", "layers"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class FileComparison:
         n_gone: Number of the file's rows that are not required.
         differing: Attributes with another value: name, the file's value, the required one.
         kept_views: How many of the file's leading views still hold: all, only view 0, or none.
+        layers: Segments of the inner layers that the file is to hold.
         rows: The required rows, and views beyond them that the file has finished.
     """
 
@@ -38,6 +41,7 @@ class FileComparison:
     n_gone: int
     differing: tuple[tuple[str, Attribute | None, Attribute | None], ...]
     kept_views: int
+    layers: tuple[Segment, ...]
     rows: RowIndex
 
     def for_rows(self, values: AnyArray, missing: int) -> AnyArray:
@@ -52,6 +56,7 @@ def compare_file(
     rows: RowIndex,
     attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any] | None = None,
+    layers: Sequence[Segment] | None = None,
 ) -> FileComparison:
     """Compare a bottleneck file with what is required of it.
 
@@ -61,6 +66,8 @@ def compare_file(
         attributes: Its root attributes to be.
         dtype: Its dtype to be. A wider one than the file's counts as a differing attribute: what
             was rounded stays so.
+        layers: Segments of the inner layers that it is to hold; by default those that it holds.
+            A file of the last layer alone can be given them; others count as differing.
     """
     row_of = {sha256: row for row, sha256 in enumerate(bottlenecks.sha256s)}
     from_row = np.array([row_of.get(sha256, -1) for sha256 in rows.sha256], dtype=np.int64)
@@ -72,6 +79,10 @@ def compare_file(
     kept_views = 1 if differing else bottlenecks.n_views
     if any(name in (*CONTENT_ATTRIBUTES, "dtype") for name, _, _ in differing):
         kept_views = 0
+    cached_layers = bottlenecks.segments[1:]
+    layers = cached_layers if layers is None and kept_views else tuple(layers or ())
+    if cached_layers and layers != cached_layers:
+        differing = (*differing, ("layers", *_unlike_layers(bottlenecks, attributes, layers)))
     comparison = FileComparison(
         from_row,
         n_new=len(new_paths),
@@ -79,6 +90,7 @@ def compare_file(
         n_gone=sum(sha256 not in required for sha256 in bottlenecks.sha256s),
         differing=differing,
         kept_views=kept_views,
+        layers=layers,
         rows=rows,
     )
     n_views = rows.n_views.astype(np.int16)
@@ -102,6 +114,22 @@ def differing_attributes(
     )
 
 
+def _unlike_layers(
+    bottlenecks: Bottlenecks, attributes: Mapping[str, Attribute], layers: Sequence[Segment]
+) -> tuple[str, str]:
+    """Return the layers of a file and other ones in words that tell them apart."""
+    cached, required = bottlenecks.layers, layer_names(layers)
+    words = []
+    for names, others, asked in (
+        (cached, required, bottlenecks.attributes.get("layers", "last")),
+        (required, cached, attributes.get("layers", "last")),
+    ):
+        alone = [name for name in names if name not in others]
+        also = f", {alone[0]} among them" if alone else ""
+        words.append(f"{asked} ({len(names)} inner layers{also})")
+    return words[0], words[1]
+
+
 def _finished_views(
     bottlenecks: Bottlenecks, n_views: npt.NDArray[np.int16]
 ) -> npt.NDArray[np.int16]:
@@ -112,19 +140,22 @@ def _finished_views(
     wanted = bottlenecks.n_views_of
     if wanted.max(initial=0) <= n_views.min(initial=0):
         return np.zeros_like(wanted)
-    finished = ~bottlenecks.todo() & (np.arange(bottlenecks.n_views) < wanted[:, None])
+    # Of the output: a file that is being given layers has lost nothing of what it had.
+    finished = ~bottlenecks.todo("last") & (np.arange(bottlenecks.n_views) < wanted[:, None])
     return np.cumprod(finished, axis=1).sum(axis=1).astype(np.int16)
 
 
 def is_up_to_date(
     bottlenecks: Bottlenecks,
-    rows: RowIndex,
+    comparison: FileComparison,
     attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
 ) -> bool:
-    """Return whether a file has exactly these rows, views and attributes: it needs only filling."""
+    """Return whether a file has just the rows, views and layers to be: it needs only filling."""
+    rows = comparison.rows
     return (
-        bottlenecks.attributes == dict(attributes)
+        bottlenecks.segments[1:] == comparison.layers
+        and bottlenecks.attributes == dict(attributes)
         and bottlenecks.n_views == int(rows.n_views.max(initial=1))
         and bottlenecks.dtype == dtype
         and bottlenecks.sha256s == list(rows.sha256)

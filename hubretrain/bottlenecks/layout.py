@@ -3,14 +3,20 @@
     /images/path     {n}     UTF-8 strings
     /images/sha256   {n}     64 ASCII characters: the image file's bytes, which identify the row
     /images/n_views  {n}     int16: views wanted of the image; 0: it cannot be decoded
-    /view_000        {n, d}  float32 (or float16): the images as they are
-    /view_001 ...    {n, d}  augmented views
+    /view_000        {n, d}  float32 (or float16): the module's own output for the images
+    /view_001 ...    {n, d}  for augmented views
     /digests         {v}     64 ASCII characters: sha256 of a finished view's rows, '' before
+    /layers_000 ...  {n, D}  of each view, mean and standard deviation of inner layers' maps
+    /layer_digests   {v}     as `/digests`, of `/layers_NNN`
+    /segments                columns, layer and statistic; see `hubretrain.bottlenecks.segments`
     root attributes          format, module, image size, seed, ... (see `CONTENT_ATTRIBUTES`)
+
+A file of the last layer alone has no `/layers_NNN`, `/layer_digests` and `/segments`.
 
 Everything is allocated and filled with NaN when the file is made; from then on only raw rows
 are written, with a flush after each batch. So a file opens after kill -9 at any moment, and
 NaN itself says what is still to do: nothing else records progress, so nothing can disagree.
+A row is to do if there is NaN in its output or in its inner features, which are written last.
 To grow, rows are copied to a new file that is renamed over the old one.
 """
 
@@ -98,6 +104,19 @@ def view_name(view: int) -> str:
     return f"view_{view:03d}"
 
 
+def layers_name(view: int) -> str:
+    """Return the name of the HDF5 dataset that holds one view's features of inner layers."""
+    return f"layers_{view:03d}"
+
+
+def datasets_of(file: h5py.File, view: int) -> list[tuple[str, str]]:
+    """Return the names of the datasets that hold one view, and of those with their digests."""
+    names = [(view_name(view), "digests")]
+    if "segments" in file:
+        names.append((layers_name(view), "layer_digests"))
+    return names
+
+
 def format_attributes() -> dict[str, Attribute]:
     """Return the root attributes that every bottleneck file of this version has."""
     return {
@@ -137,21 +156,25 @@ def attributes_of(file: h5py.File) -> dict[str, Attribute]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 
 
-def todo_of(file: h5py.File, n_views_of: npt.NDArray[np.int16]) -> BoolArray:
+def todo_of(
+    file: h5py.File, n_views_of: npt.NDArray[np.int16], *, output_only: bool = False
+) -> BoolArray:
     """Return which views of which rows are wanted and not finished: bool (n_images, n_views).
 
     Args:
         file: An open bottleneck file.
         n_views_of: Views wanted of each row; never more than the file itself wants.
+        output_only: Whether a view is finished if the module's own output is.
     """
     n_views = len(file["digests"])
     todo = np.zeros((len(n_views_of), n_views), dtype=bool)
     n_views_of = np.minimum(n_views_of, file["images/n_views"][:] if n_views else 0)
     for v in range(n_views):
-        if not file["digests"][v]:
-            for first, rows in blocks_of(file[view_name(v)]):
-                # A row that a kill tore has a NaN left somewhere.
-                todo[first : first + len(rows), v] = np.isnan(rows).any(axis=1)
+        for name, digests in datasets_of(file, v)[: 1 if output_only else None]:
+            if not file[digests][v]:
+                for first, rows in blocks_of(file[name]):
+                    # A row that a kill tore has a NaN left somewhere.
+                    todo[first : first + len(rows), v] |= np.isnan(rows).any(axis=1)
     return todo & (np.arange(n_views) < n_views_of[:, None])
 
 

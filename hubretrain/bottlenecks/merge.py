@@ -12,7 +12,7 @@ from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.bottlenecks.comparison import differing_attributes
 from hubretrain.bottlenecks.layout import RowIndex
 from hubretrain.bottlenecks.reader import Bottlenecks
-from hubretrain.bottlenecks.rebuild import copy_rows, make_file
+from hubretrain.bottlenecks.rebuild import make_file
 from hubretrain.bottlenecks.writer import seal_file
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
@@ -40,16 +40,20 @@ def merge_files(parts: Sequence[Path], output: Path) -> RowIndex:
         for other in opened[1:]:
             _check_same_kind(first, other)
         rows, part_of, row_of = _merged_rows(opened)
+        layers = first.layers
 
         def fill(view: int, start: int, stop: int, values: AnyArray) -> None:
             for p, part in enumerate(opened):
                 if view < part.n_views:
                     of_part = part_of[start:stop] == p
                     to_rows = np.flatnonzero(of_part & (rows.n_views[start:stop] > view))
-                    copy_rows(part.view(view), row_of[start:stop][to_rows], values, to_rows)
+                    values[to_rows] = part.view(view, layers).take(row_of[start:stop][to_rows])
 
         with only_writer(output):
-            make_file(output, rows, first.n_features, first.attributes, first.dtype, fill)
+            make_file(
+                *(output, rows, first.n_features, first.attributes, first.dtype, fill),
+                layers=first.segments[1:],
+            )
     seal_file(output)
     return rows
 
@@ -87,6 +91,12 @@ def _check_same_kind(first: Bottlenecks, second: Bottlenecks) -> None:
             f"{first.path} and {second.path} do not belong together: {first.n_features} features "
             f"of {first.dtype} in the first, {second.n_features} of {second.dtype} in the second."
         )
+    if first.segments != second.segments:
+        raise CacheError(
+            f"{first.path} and {second.path} do not belong together: {len(first.layers)} inner "
+            f"layers in the first, {len(second.layers)} in the second, and not the same; merge "
+            "parts that were made by the same command."
+        )
 
 
 def _fuller(parts: Sequence[Bottlenecks], first: _Location, second: _Location) -> _Location:
@@ -98,7 +108,7 @@ def _fuller(parts: Sequence[Bottlenecks], first: _Location, second: _Location) -
 
     def finished_views(location: _Location) -> list[AnyArray]:
         part, row = parts[location[0]], location[1]
-        views = [part.view(v)[row] for v in range(part.n_views_of[row])]
+        views = [part.view(v, part.layers)[row] for v in range(part.n_views_of[row])]
         return [view for view in views if not np.isnan(view).any()]
 
     views, other_views = finished_views(first), finished_views(second)

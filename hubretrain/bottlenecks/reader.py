@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -15,12 +14,19 @@ from hubretrain.arrays import BoolArray, Float32Array, IntArray
 from hubretrain.bottlenecks.layout import (
     RowIndex,
     attributes_of,
+    blocks_of,
+    datasets_of,
     digest_of,
+    layers_name,
     open_file,
     todo_of,
     view_name,
 )
+from hubretrain.bottlenecks.segments import Segment, layer_names, read_segments
+from hubretrain.bottlenecks.views import StoredView
 from hubretrain.errors import CacheError
+
+Layers: TypeAlias = str | Sequence[str]
 
 
 class Bottlenecks:
@@ -35,6 +41,11 @@ class Bottlenecks:
         paths: A path of each row's image, relative to the data set.
         sha256s: The content that each row belongs to.
         n_views_of: int16 of shape (n_images,), the views of each row; 0: cannot be decoded.
+        segments: Which columns of a feature vector of all layers are which: the module's own
+            output, then mean and standard deviation of each inner layer, shallow to deep.
+
+    Several methods take `layers`: `last` is the module's own output; `all` is that and all inner
+    layers that are cached; names of inner layers are the output and these, in the file's order.
 
     Raises:
         CacheError: The file is missing or is no bottleneck file of this version.
@@ -55,8 +66,13 @@ class Bottlenecks:
             self.paths: list[str] = list(self._file["images/path"].asstr()[:])
             self.sha256s: list[str] = [s.decode() for s in self._file["images/sha256"][:]]
             self.n_views_of: npt.NDArray[np.int16] = self._file["images/n_views"][:]
-            self._views = [self._file[view_name(v)] for v in range(len(self._file["digests"]))]
-        except (KeyError, OSError) as error:
+            n_views = len(self._file["digests"])
+            self._views = [self._file[view_name(v)] for v in range(n_views)]
+            self.segments: tuple[Segment, ...] = read_segments(self._file)
+            n_inner = n_views if self.has_layers else 0
+            self._layers = [self._file[layers_name(v)] for v in range(n_inner)]
+            self._check_shapes()
+        except (KeyError, OSError, ValueError) as error:
             self._file.close()
             raise CacheError(
                 f"{self.path} is damaged ({error}); remove it and cache again."
@@ -85,8 +101,31 @@ class Bottlenecks:
 
     @property
     def n_features(self) -> int:
-        """Length of a bottleneck."""
-        return int(self._views[0].shape[1])
+        """Length of the module's own output."""
+        return self.segments[0].stop
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the inner layers whose features are cached, shallow to deep."""
+        return layer_names(self.segments)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether features of inner layers are cached."""
+        return len(self.segments) > 1
+
+    @property
+    def lacks_layers(self) -> bool:
+        """Whether inner layers were never asked for, so that `hubretrain cache` may add them."""
+        return not self.has_layers and self.attributes.get("layers", "last") == "last"
+
+    def n_features_of(self, layers: Layers) -> int:
+        """Return the length of a feature vector of some layers.
+
+        Raises:
+            CacheError: See `view`.
+        """
+        return self.n_features + sum(stop - first for first, stop in self._columns(layers))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -98,23 +137,38 @@ class Bottlenecks:
         """The file's rows."""
         return RowIndex(tuple(self.paths), tuple(self.sha256s), self.n_views_of)
 
-    def view(self, view: int) -> h5py.Dataset:
-        """Return one view of every row, (n_images, n_features), read as it is sliced."""
-        return self._views[view]
+    def view(self, view: int, layers: Layers = "last") -> StoredView:
+        """Return one view of every row, like an array of shape (n_images, n_features_of(layers)).
 
-    def rows(self, sha256s: Sequence[str], view: int = 0) -> Float32Array:
+        Args:
+            view: Number of the view.
+            layers: `last`, `all`, or names of inner layers; see `Bottlenecks`.
+
+        Returns:
+            The view, which is read as it is sliced; NaN is still to do.
+
+        Raises:
+            CacheError: A layer is not in the file.
+        """
+        columns = self._columns(layers)
+        return StoredView(self._views[view], self._layers[view] if columns else None, columns)
+
+    def rows(self, sha256s: Sequence[str], view: int = 0, layers: Layers = "last") -> Float32Array:
         """Read one view of the images with these contents.
 
         Args:
             sha256s: The contents.
             view: Number of the view.
+            layers: `last`, `all`, or names of inner layers; see `Bottlenecks`.
 
         Returns:
-            float32 of shape (len(sha256s), n_features).
+            float32 of shape (len(sha256s), n_features_of(layers)).
 
         Raises:
-            CacheError: A content has no row, or its row is not finished.
+            CacheError: A content has no row, or its row is not finished, or a layer is not in the
+                file.
         """
+        stored = self.view(view, layers)
         try:
             index = np.array([self._row_of[sha256] for sha256 in sha256s], dtype=np.int64)
         except KeyError as error:
@@ -122,16 +176,14 @@ class Bottlenecks:
                 f"{self.path} has no row for an image with sha256 {error.args[0][:12]}; "
                 f"run `hubretrain cache` again for module {self.attributes['module']}."
             ) from None
-        # One read of the span and a gather in memory: HDF5's own selections are far slower.
-        first, last = (int(index.min()), int(index.max())) if len(index) else (0, -1)
-        features = np.asarray(self._views[view][first : last + 1], dtype=np.float32)[index - first]
         n_without = int((self.n_views_of[index] <= view).sum())
         if n_without:
             raise CacheError(
                 f"{self.path} has no view {view} of {n_without} of {len(index)} images; expected "
                 "only images whose `n_views_of` is greater."
             )
-        n_missing = int(np.isnan(features).any(axis=1).sum())
+        features: Float32Array = stored.take(index, np.float32)
+        n_missing = sum(int(np.isnan(block).any(axis=1).sum()) for _, block in blocks_of(features))
         if n_missing:
             raise CacheError(
                 f"{self.path}: view {view} is not finished ({n_missing} of {len(index)} images "
@@ -139,9 +191,13 @@ class Bottlenecks:
             )
         return features
 
-    def todo(self) -> BoolArray:
-        """Return which views of which rows are wanted and missing: bool (n_images, n_views)."""
-        return todo_of(self._file, self.n_views_of)
+    def todo(self, layers: Literal["last", "all"] = "all") -> BoolArray:
+        """Return which views of which rows are wanted and missing: bool (n_images, n_views).
+
+        Args:
+            layers: `last` if a view is finished as soon as the module's own output is.
+        """
+        return todo_of(self._file, self.n_views_of, output_only=layers == "last")
 
     def verify(self) -> list[str]:
         """Return what is wrong with the file, as sentences; none if it is finished and intact."""
@@ -161,15 +217,56 @@ class Bottlenecks:
             views: Numbers of the views to check.
             sealed: Whether a view without a digest is damaged too; else it is not finished.
         """
-        sentences = []
-        for v in views:
-            stored = self._file["digests"][v].decode()
-            if (stored or sealed) and stored != digest_of(self._views[v]):
-                sentences.append(
-                    f"{view_name(v)}: its bytes are not those that were written; remove the file "
-                    "and cache again"
+        return [
+            f"{name}: its bytes are not those that were written; remove the file and cache again"
+            for v in views
+            for name, digests in datasets_of(self._file, v)
+            if (stored := self._file[digests][v].decode()) or sealed
+            if stored != digest_of(self._file[name])
+        ]
+
+    def _columns(self, layers: Layers) -> list[tuple[int, int]]:
+        """Return the runs of columns of `/layers_NNN` that hold some inner layers, ascending."""
+        if layers == "all" and self.lacks_layers:
+            raise CacheError(
+                f"{self.path} holds features of the last layer alone; run `hubretrain cache` for "
+                f"module {self.attributes['module']}, which adds those of inner layers, or choose "
+                "`layers` last."
+            )
+        if isinstance(layers, str):
+            if layers not in ("last", "all"):
+                raise CacheError(
+                    f"`layers` is {layers!r}; expected last, all, or a list of names of layers."
                 )
-        return sentences
+            layers = self.layers if layers == "all" else ()
+        if unknown := [name for name in layers if name not in self.layers]:
+            raise CacheError(
+                f"{self.path} holds no layer {unknown[0]}; it holds "
+                f"{', '.join(self.layers) or 'the last layer alone'}."
+            )
+        runs: list[tuple[int, int]] = []
+        for segment in self.segments[1:]:
+            if segment.layer in layers:
+                first, stop = segment.first - self.n_features, segment.stop - self.n_features
+                if runs and runs[-1][1] == first:
+                    first = runs.pop()[0]
+                runs.append((first, stop))
+        return runs
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError where a dataset does not have the shape that the others require."""
+        n_views = len(self._views)
+        expected = {
+            "images/n_views": (self.n_images,),
+            **{view_name(v): (self.n_images, self.n_features) for v in range(n_views)},
+        }
+        if self.has_layers:
+            n_inner = self.segments[-1].stop - self.n_features
+            expected["layer_digests"] = (n_views,)
+            expected |= {layers_name(v): (self.n_images, n_inner) for v in range(n_views)}
+        for name, shape in expected.items():
+            if self._file[name].shape != shape:
+                raise ValueError(f"/{name} has shape {self._file[name].shape}, expected {shape}")
 
 
 class CachedView:
@@ -181,13 +278,24 @@ class CachedView:
         bottlenecks: An open bottleneck file.
         sha256s: The contents of the images, in the order of the rows to be.
         view: Number of the view.
+        layers: `last`, `all`, or names of inner layers; see `Bottlenecks`.
+
+    Raises:
+        CacheError: A layer is not in the file.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, bottlenecks: Bottlenecks, sha256s: Sequence[str], view: int) -> None:
+    def __init__(
+        self,
+        bottlenecks: Bottlenecks,
+        sha256s: Sequence[str],
+        view: int,
+        layers: Layers = "last",
+    ) -> None:
         self._bottlenecks, self._sha256s, self._view = bottlenecks, list(sha256s), view
-        self.shape = (len(self._sha256s), bottlenecks.n_features)
+        self._layers = layers
+        self.shape = (len(self._sha256s), bottlenecks.n_features_of(layers))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -198,11 +306,11 @@ class CachedView:
         Raises:
             CacheError: See `Bottlenecks.rows`.
         """
-        return self._bottlenecks.rows(self._sha256s[rows], self._view)
+        return self._bottlenecks.rows(self._sha256s[rows], self._view, self._layers)
 
 
 def cached_views(
-    bottlenecks: Bottlenecks, sha256s: Sequence[str], *, all_views: bool
+    bottlenecks: Bottlenecks, sha256s: Sequence[str], *, all_views: bool, layers: Layers = "last"
 ) -> tuple[list[CachedView], IntArray]:
     """Return the cached views of some images, and the image that each row is of.
 
@@ -212,6 +320,10 @@ def cached_views(
         bottlenecks: An open bottleneck file.
         sha256s: The contents of the images.
         all_views: Whether to take every view; else only view 0.
+        layers: `last`, `all`, or names of inner layers; see `Bottlenecks`.
+
+    Raises:
+        CacheError: A layer is not in the file.
 
     Returns:
         One `CachedView` per view, and for each of their rows, one after another, the position of
@@ -224,6 +336,7 @@ def cached_views(
     for view in range(bottlenecks.n_views if all_views else 1):
         images = np.flatnonzero(n_views > view)
         if len(images):
-            parts.append(CachedView(bottlenecks, [sha256s[i] for i in images.tolist()], view))
+            chosen = [sha256s[i] for i in images.tolist()]
+            parts.append(CachedView(bottlenecks, chosen, view, layers))
             image_of.append(images)
     return parts, np.concatenate(image_of)

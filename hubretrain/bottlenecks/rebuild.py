@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,17 @@ import h5py
 import numpy as np
 from rich.filesize import decimal
 
-from hubretrain.arrays import AnyArray, IntArray
+from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks.comparison import FileComparison, check_nothing_lost, compare_file
-from hubretrain.bottlenecks.layout import Attribute, RowIndex, rows_per_block, view_name
+from hubretrain.bottlenecks.layout import (
+    Attribute,
+    RowIndex,
+    layers_name,
+    rows_per_block,
+    view_name,
+)
 from hubretrain.bottlenecks.reader import Bottlenecks
+from hubretrain.bottlenecks.segments import Segment, output_segment, write_segments
 from hubretrain.errors import CacheError, first_line
 from hubretrain.files import reserve
 from hubretrain.locks import only_writer
@@ -31,24 +38,28 @@ def make_file(
     attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
     fill: Callable[[int, int, int, AnyArray], None] | None = None,
+    layers: Sequence[Segment] = (),
 ) -> None:
     """Write a whole bottleneck file beside `path` and move it into place.
 
     Args:
         path: The file.
         rows: Its rows.
-        n_features: Length of a bottleneck.
+        n_features: Length of the module's own output.
         attributes: Its root attributes.
         dtype: The dtype of its views.
         fill: `fill(view, first, last, values)` puts the features that are known of the rows from
-            `first` to `last` into `values`, (last - first, n_features), which is NaN before.
+            `first` to `last` into `values`, which is NaN before, of shape (last - first, length of
+            the output and of inner layers).
+        layers: Segments of the inner layers that it is to hold.
 
     Raises:
         CacheError: The disk is full, or the folder cannot be written.
     """
     n_views = int(rows.n_views.max(initial=1))
     n_bytes = sum(len(name.encode()) + _BYTES_PER_ROW for name in rows.path) + 2**16
-    n_bytes += len(rows) * n_views * n_features * dtype.itemsize
+    n_all = layers[-1].stop if layers else n_features
+    n_bytes += len(rows) * n_views * n_all * dtype.itemsize
     aside = path.with_name(f".{path.name}.new")
     try:
         reserve(aside, n_bytes)
@@ -59,15 +70,24 @@ def make_file(
             file["images/sha256"] = np.array(rows.sha256, dtype="S64")
             file["images/n_views"] = rows.n_views.astype(np.int16)
             file["digests"] = np.zeros(n_views, dtype="S64")
-            n_rows = rows_per_block(n_features, dtype)
+            if layers:
+                file["layer_digests"] = np.zeros(n_views, dtype="S64")
+                write_segments(file, [output_segment(n_features), *layers])
+            n_rows = rows_per_block(n_all, dtype)
             for v in range(n_views):
-                dataset = file.create_dataset(view_name(v), (len(rows), n_features), dtype)
+                view = file.create_dataset(view_name(v), (len(rows), n_features), dtype)
+                inner = None
+                if layers:
+                    shape = (len(rows), n_all - n_features)
+                    inner = file.create_dataset(layers_name(v), shape, dtype)
                 for first in range(0, len(rows), n_rows):
                     last = min(first + n_rows, len(rows))
-                    values = np.full((last - first, n_features), np.nan, dtype=dtype)
+                    values = np.full((last - first, n_all), np.nan, dtype=dtype)
                     if fill is not None:
                         fill(v, first, last, values)
-                    dataset[first:last] = values
+                    view[first:last] = values[:, :n_features]
+                    if inner is not None:
+                        inner[first:last] = values[:, n_features:]
         with open(aside, "rb") as written:
             os.fsync(written.fileno())
         os.replace(aside, path)
@@ -89,12 +109,13 @@ def rebuild_file(
     attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
 ) -> None:
-    """Make a file anew, with the rows and views of it that still hold.
+    """Make a file anew, with the rows, views and layers of it that still hold.
 
     Args:
         old: The file.
         comparison: The file beside what it is to hold.
-        n_features: Length of a bottleneck; another one than before only if no view is kept.
+        n_features: Length of the module's own output; another one than before only if no view is
+            kept.
         attributes: Its root attributes to be.
         dtype: Its dtype to be.
 
@@ -105,31 +126,16 @@ def rebuild_file(
     if damaged := old.damaged(range(kept_views)):
         raise CacheError(f"{old.path}: {damaged[0]}")
     rows = comparison.rows
+    kept_layers = "all" if old.segments[1:] == comparison.layers != () else "last"
 
     def copy(view: int, first: int, last: int, values: AnyArray) -> None:
         if view < kept_views:
             from_row = comparison.from_row[first:last]
             kept = np.flatnonzero((from_row >= 0) & (rows.n_views[first:last] > view))
-            copy_rows(old.view(view), from_row[kept], values, kept)
+            stored = old.view(view, kept_layers)
+            values[kept, : stored.shape[1]] = stored.take(from_row[kept])
 
-    make_file(old.path, rows, n_features, attributes, dtype, copy)
-
-
-def copy_rows(
-    source: h5py.Dataset,
-    from_rows: IntArray,
-    values: AnyArray,
-    to_rows: IntArray,
-) -> None:
-    """Copy the rows `from_rows` of a view into the rows `to_rows` of `values`."""
-    if not len(from_rows):
-        return
-    first, last = int(from_rows.min()), int(from_rows.max())
-    if last - first < 4 * len(values):
-        values[to_rows] = source[first : last + 1][from_rows - first]
-    else:  # rows from all over: read them one by one, so that memory stays flat
-        for to_row, from_row in zip(to_rows.tolist(), from_rows.tolist(), strict=True):
-            values[to_row] = source[from_row]
+    make_file(old.path, rows, n_features, attributes, dtype, copy, comparison.layers)
 
 
 @dataclass(frozen=True)
@@ -191,5 +197,5 @@ def _plan_shrinking(
     if kept.all() and n_after == old.n_views:
         return comparison, None
     n_dropped = old.n_images * old.n_views - len(rows) * n_after
-    n_bytes = n_dropped * old.n_features * old.dtype.itemsize
+    n_bytes = n_dropped * old.segments[-1].stop * old.dtype.itemsize
     return comparison, Shrinkage(int((~kept).sum()), old.n_views, n_after, n_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,19 +11,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.arrays import Float32Array
+from hubretrain.arrays import AnyArray, Float32Array
 from hubretrain.bottlenecks.comparison import check_nothing_lost, compare_file, is_up_to_date
 from hubretrain.bottlenecks.layout import (
     Attribute,
     RowIndex,
+    datasets_of,
     digest_of,
     format_attributes,
+    layers_name,
     open_file,
     todo_of,
     view_name,
 )
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.bottlenecks.rebuild import make_file, rebuild_file
+from hubretrain.bottlenecks.segments import Segment, output_segment
 from hubretrain.errors import CacheError
 from hubretrain.locks import only_writer
 
@@ -33,13 +37,17 @@ class BottleneckWriter:
     Args:
         path: The file; its folder is made.
         rows: The rows that the file is to hold.
-        n_features: Length of a bottleneck.
+        n_features: Length of the module's own output.
         attributes: What the features depend on; see `CONTENT_ATTRIBUTES`.
         overwrite: Whether to drop what was computed with other attributes instead of refusing.
         dtype: float32, or float16 to halve the file; by default that of the file, else float32.
+        layers: Segments of the inner layers that the file is to hold besides the output, see
+            `layer_segments`; by default those of the file, else none. A file of the last layer
+            alone keeps its output, also while the inner layers of its rows are still to do.
 
     Attributes:
         path: The file.
+        segments: Which columns of a feature vector are which.
         rows: The rows that the file holds: `rows`, and views beyond them that it had already.
         todo: Which views of which rows are still to do: bool (n_images, n_views).
 
@@ -58,13 +66,18 @@ class BottleneckWriter:
         *,
         overwrite: bool = False,
         dtype: npt.DTypeLike | None = None,
+        layers: Sequence[Segment] | None = None,
     ) -> None:
         self.path = Path(path)
         attributes = {**format_attributes(), **attributes}
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_writer(self.path))
-            self.rows = _prepare_file(self.path, rows, n_features, attributes, overwrite, dtype)
+            self.rows, inner = _prepare_file(
+                self.path, rows, n_features, attributes, overwrite, dtype, layers
+            )
+            self.segments = (output_segment(n_features), *inner)
             self._file = open_file(self.path, "r+")
+            self._dtype = self._file[view_name(0)].dtype
             self.todo = todo_of(self._file, self.rows.n_views)
             self._lock = stack.pop_all()
 
@@ -81,32 +94,55 @@ class BottleneckWriter:
         Args:
             views: The view of each feature vector.
             rows: The row of each feature vector.
-            features: float32 of shape (len(rows), n_features), finite.
+            features: Whole vectors, float32 of shape (len(rows), columns of all segments),
+                finite.
 
         Raises:
             CacheError: The disk is full, or a feature is beyond the range of float16.
         """
+        if features.shape != (len(rows), self.segments[-1].stop):
+            raise ValueError(f"{features.shape} features, expected {self.segments[-1].stop} each")
         v, r = np.asarray(views), np.asarray(rows)
         order = np.lexsort((r, v))
-        dtype = self._file[view_name(0)].dtype
-        v, r, features = v[order], r[order], features[order].astype(dtype)
-        if not np.isfinite(features).all():
-            raise CacheError(
-                f"{self.path}: a feature is beyond the range of {dtype}; cache again with `dtype` "
-                "float32 and `overwrite`."
-            )
+        v, r = v[order], r[order]
+        features = self._stored(features[order])
         # Neighbouring rows of a view go in one write: one HDF5 call costs as much as 20 rows.
         breaks = np.flatnonzero((np.diff(v) != 0) | (np.diff(r) != 1)) + 1
+        spans = itertools.pairwise([0, *breaks, len(r)])
+        runs = [(v[i], slice(r[i], r[j - 1] + 1), slice(i, j)) for i, j in spans]
+        n = self.segments[0].stop
         try:
-            for start, stop in zip([0, *breaks], [*breaks, len(r)], strict=True):
-                self._file[view_name(v[start])][r[start] : r[stop - 1] + 1] = features[start:stop]
-            self._file.flush()
+            for names, columns in ((view_name, features[:, :n]), (layers_name, features[:, n:])):
+                if columns.shape[1]:
+                    for view, to_rows, from_rows in runs:
+                        self._file[names(view)][to_rows] = columns[from_rows]
+                    # The output before the inner layers: where it stood already, as in a file
+                    # that is given layers, their NaN alone says that the row is to do.
+                    self._file.flush()
             self.todo[r, v] = False
         except (OSError, RuntimeError) as error:
             raise CacheError(
                 f"{self.path} cannot be written ({error}); free disk space and rerun the command: "
                 "completed work is kept."
             ) from error
+
+    def _stored(self, features: Float32Array) -> AnyArray:
+        """Return features in the dtype of the file.
+
+        Raises:
+            CacheError: One is beyond its range.
+        """
+        with np.errstate(over="ignore"):  # said below
+            stored = features.astype(self._dtype, copy=False)
+        finite = np.isfinite(stored).all(axis=0)
+        if not finite.all():
+            column = int(np.argmin(finite))
+            (segment,) = (s for s in self.segments if s.first <= column < s.stop)
+            raise CacheError(
+                f"{self.path}: a feature of layer {segment.layer} is beyond the range of "
+                f"{self._dtype}; cache again with `dtype` float32 and `overwrite`."
+            )
+        return stored
 
     def quarantine(self, row: int) -> None:
         """Mark a row as an image that cannot be decoded: no view of it is wanted."""
@@ -120,8 +156,9 @@ class BottleneckWriter:
         certify damage.
         """
         for v in range(self.todo.shape[1]):
-            if not self._file["digests"][v] and not self.todo[:, v].any():
-                self._file["digests"][v] = digest_of(self._file[view_name(v)]).encode()
+            for name, digests in datasets_of(self._file, v):
+                if not self._file[digests][v] and not self.todo[:, v].any():
+                    self._file[digests][v] = digest_of(self._file[name]).encode()
         self._file.flush()
 
 
@@ -132,19 +169,26 @@ def _prepare_file(
     attributes: Mapping[str, Attribute],
     overwrite: bool,
     dtype: npt.DTypeLike | None,
-) -> RowIndex:
-    """Make the file, or rebuild it where it does not have just these rows and attributes."""
+    layers: Sequence[Segment] | None,
+) -> tuple[RowIndex, tuple[Segment, ...]]:
+    """Make the file, or rebuild it where it does not have just these rows, attributes and layers.
+
+    Returns:
+        Its rows and the segments of its inner layers.
+    """
     if not path.exists():
-        make_file(path, rows, n_features, attributes, np.dtype(dtype or np.float32))
-        return rows
+        layers = tuple(layers or ())
+        stored_dtype = np.dtype(dtype or np.float32)
+        make_file(path, rows, n_features, attributes, stored_dtype, layers=layers)
+        return rows, layers
     with Bottlenecks(path) as old:
         stored_dtype = old.dtype if dtype is None else np.dtype(dtype)
-        comparison = compare_file(old, rows, attributes, stored_dtype)
-        if not is_up_to_date(old, comparison.rows, attributes, stored_dtype):
+        comparison = compare_file(old, rows, attributes, stored_dtype, layers)
+        if not is_up_to_date(old, comparison, attributes, stored_dtype):
             if not overwrite:
                 check_nothing_lost(old, comparison)
             rebuild_file(old, comparison, n_features, attributes, stored_dtype)
-    return comparison.rows
+    return comparison.rows, comparison.layers
 
 
 def seal_file(path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hubretrain.bottlenecks import BottleneckWriter, RowIndex
+from hubretrain.bottlenecks import BottleneckWriter, RowIndex, layer_segments
 
 ATTRIBUTES = {
     "module": "small",
@@ -22,6 +22,8 @@ ATTRIBUTES = {
     "seed": 0,
 }
 N_FEATURES = 6
+LAYERS = layer_segments(N_FEATURES, [("stem/Relu", 4, 4, 2), ("block/add", 2, 1, 3)])
+N_ALL = LAYERS[-1].stop
 
 
 def sha256_of(name):
@@ -36,17 +38,22 @@ def rows_of(names, n_views=2):
 
 
 def features_of(sha256, view):
+    """The vector of all layers; the first `N_FEATURES` are the module's own output."""
     seed = int.from_bytes(hashlib.sha256(f"{sha256}{view}".encode()).digest()[:8], "little")
-    return np.random.default_rng(seed).random(N_FEATURES, np.float32)
+    return np.random.default_rng(seed).random(N_ALL, np.float32)
+
+
+def output_of(sha256, view):
+    return features_of(sha256, view)[:N_FEATURES]
 
 
 def fill(writer: BottleneckWriter, at_most=None) -> int:
     """Compute what is to do, one row at a time, and return how many rows that were."""
-    count = 0
+    count, n_columns = 0, writer.segments[-1].stop
     for row, v in np.argwhere(writer.todo).tolist():
         if at_most is not None and count >= at_most:
             return count
-        writer.write([v], [row], features_of(writer.rows.sha256[row], v)[None])
+        writer.write([v], [row], features_of(writer.rows.sha256[row], v)[None, :n_columns])
         count += 1
     writer.seal()
     return count

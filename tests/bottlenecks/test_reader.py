@@ -14,9 +14,9 @@ from hubretrain.errors import CacheError
 from tests.bottlenecks.samples import (
     ATTRIBUTES,
     N_FEATURES,
-    features_of,
     fill,
     make,
+    output_of,
     rows_of,
     sha256_of,
 )
@@ -30,7 +30,7 @@ def test_what_was_written_is_read_back(tmp_path):
         assert bottlenecks.n_features == N_FEATURES
         assert bottlenecks.attributes["module_sha256"] == "m"
         wanted = [sha256_of("d"), sha256_of("a"), sha256_of("d")]
-        assert np.array_equal(bottlenecks.rows(wanted, 1), [features_of(s, 1) for s in wanted])
+        assert np.array_equal(bottlenecks.rows(wanted, 1), [output_of(s, 1) for s in wanted])
         assert bottlenecks.verify() == []
 
 

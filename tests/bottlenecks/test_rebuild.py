@@ -16,9 +16,9 @@ from hubretrain.bottlenecks import (
 from tests.bottlenecks.samples import (
     ATTRIBUTES,
     N_FEATURES,
-    features_of,
     fill,
     make,
+    output_of,
     rows_of,
     sha256_of,
 )
@@ -42,7 +42,7 @@ def test_removed_images_drop_out_and_moved_ones_cost_nothing(tmp_path):
         assert fill(writer) == 0
     with Bottlenecks(path) as bottlenecks:
         assert bottlenecks.paths == ["new/e.png", "b.png"]
-        assert np.array_equal(bottlenecks.view(1)[0], features_of(sha256_of("e"), 1))
+        assert np.array_equal(bottlenecks.view(1)[0], output_of(sha256_of("e"), 1))
 
 
 def test_more_views_compute_only_the_new_ones(tmp_path):

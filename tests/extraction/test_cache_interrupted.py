@@ -19,7 +19,7 @@ from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.modules import resolve
 from tests.extraction import interruption
-from tests.extraction.interruption import Stop, fill, fill_until_killed, interrupt, wanted
+from tests.extraction.interruption import LAYERS, Stop, fill, fill_until_killed, interrupt, wanted
 from tests.samples import write_digits
 
 
@@ -40,20 +40,23 @@ def forkserver():
     seeds=st.integers(0, 2**16),
     first=st.integers(0, 12),
     n_views=st.lists(st.integers(0, 4), min_size=12, max_size=12),
+    n_without_layers=st.one_of(st.none(), st.integers(0, 3)),
 )
 def test_a_file_killed_at_any_line_again_and_again_ends_bit_equal(
-    forkserver, kills, seeds, first, n_views
+    forkserver, kills, seeds, first, n_views, n_without_layers
 ):
     names = [f"image{i:02}" for i in range(12)]
     rows = wanted(names, n_views)
     few = wanted(names[:first], np.minimum(n_views[:first], 2))
     with tempfile.TemporaryDirectory() as folder:
         straight, killed = Path(folder) / "straight.h5", Path(folder) / "killed.h5"
-        fill(straight, rows, 0)
+        layers = None if n_without_layers is None else LAYERS
+        fill(straight, rows, 0, layers)
         n_done = 0
         for i, n_lines in enumerate(kills):
             asked = few if i == 0 else rows  # the first run had fewer images and views
-            arguments = (killed, asked, seeds + i, n_lines)
+            layers_now = None if i < (n_without_layers or 0) else layers
+            arguments = (killed, asked, seeds + i, layers_now, n_lines)
             process = forkserver.Process(target=fill_until_killed, args=arguments)
             process.start()
             process.join()
@@ -62,9 +65,10 @@ def test_a_file_killed_at_any_line_again_and_again_ends_bit_equal(
                 with Bottlenecks(killed) as bottlenecks:  # opens whenever it was killed
                     assert bottlenecks.n_images in (len(few), len(rows))
                     before = n_done
-                    n_done = int(bottlenecks.n_views_of.sum() - bottlenecks.todo().sum())
+                    todo = bottlenecks.todo("last")
+                    n_done = int(bottlenecks.n_views_of.sum() - todo.sum())
                     assert n_done >= before  # what was written stays
-        fill(killed, rows, seeds)
+        fill(killed, rows, seeds, layers)
         assert killed.read_bytes() == straight.read_bytes()
 
 
