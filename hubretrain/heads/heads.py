@@ -1,8 +1,10 @@
-"""Linear heads on bottlenecks, and the file that keeps the three heads of a module.
+"""Heads on bottlenecks, and the file that keeps the three heads of a module.
 
-On disk, `heads/<module>.h5`: `weight` (feature, head, class), `bias` (head, class),
-`class_names`, `roles` (what each head is for), one array per setting of the heads in `facts/`,
-and the attributes of the module's bottleneck file.
+On disk, `heads/<module>.h5`: `class_names`, the attributes of the module's bottleneck file, and one
+group per role. A group holds `weight` (feature or hidden unit, class), `bias` (class), of a network
+also `hidden_weight` (feature, hidden unit) and `hidden_bias` (hidden unit), the `layers` whose
+features it takes beside the module's output, `weight_of_class` and `priors`; its attributes are the
+other settings.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from hubretrain.errors import HeadError
 from hubretrain.evaluation import LOWEST_EXPONENT, DecisionRule, softmax
 from hubretrain.files import whole_file
 
-FORMAT = "hubretrain heads 3"
+FORMAT = "hubretrain heads 4"
 ROLES = ("deployed", "warm_start", "ensemble_member")
+ARRAYS = ("weight", "bias", "hidden_weight", "hidden_bias")
+SETTINGS = ("kind", "trained_on", "class_weight", "l2", "aim")
 
 
 def probabilities(logits: AnyArray, kind: str) -> AnyArray:
@@ -29,10 +33,10 @@ def probabilities(logits: AnyArray, kind: str) -> AnyArray:
 
     Args:
         logits: float (..., n_classes).
-        kind: `softmax`, or `logistic`: each class on its own, then normalised to sum to 1,
-            as scikit-learn's `OneVsRestClassifier` does.
+        kind: `softmax` or `mlp`; or `logistic`: each class on its own, then normalised to sum to
+            1, as scikit-learn's `OneVsRestClassifier` does.
     """
-    if kind == "softmax":
+    if kind != "logistic":
         return softmax(logits)
     scores = 1 / (1 + np.exp(-np.clip(logits, LOWEST_EXPONENT, -LOWEST_EXPONENT)))
     return scores / scores.sum(axis=-1, keepdims=True)
@@ -74,15 +78,21 @@ class Head:
     """One fitted head and its decision rule.
 
     Attributes:
-        kind: `softmax` or `logistic`.
-        weight: float (n_features, n_classes), for features as they are cached.
+        kind: `softmax`, `logistic` or `mlp`.
+        weight: float (n_features, n_classes), for features as they are cached; of a network
+            (n_hidden, n_classes), for its hidden units.
         bias: float (n_classes,).
         rule: Decision rule.
         weight_of_class: Weight in the loss of an image of each class, float64 (n_classes,).
         trained_on: Views that it was trained on, `view 0` or `all views`.
         class_weight: Name of the class weights.
-        l2: Penalty, 1 / C of scikit-learn.
+        l2: Penalty, 1 / C of scikit-learn; the weight decay of a network.
         aim: Metric that it was chosen by.
+        layers: Names of the inner layers whose features follow the module's output, shallow to
+            deep; () for the output alone.
+        hidden_weight: float (n_features, n_hidden), for features as they are cached; None for a
+            linear head.
+        hidden_bias: float (n_hidden,); None for a linear head.
     """
 
     kind: str
@@ -94,15 +104,30 @@ class Head:
     class_weight: str = ""
     l2: float = np.nan
     aim: str = ""
+    layers: tuple[str, ...] = ()
+    hidden_weight: AnyArray | None = None
+    hidden_bias: AnyArray | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of features that it takes."""
+        first = self.weight if self.hidden_weight is None else self.hidden_weight
+        return int(first.shape[0])
+
+    def logits(self, features: AnyArray) -> AnyArray:
+        """Return logits (n_images, n_classes) of features (n_images, n_features)."""
+        if self.hidden_weight is not None:
+            features = np.maximum(features @ self.hidden_weight + self.hidden_bias, 0)
+        return features @ self.weight + self.bias
 
     def probabilities(self, features: AnyArray) -> AnyArray:
         """Return probabilities (n_images, n_classes) of features (n_images, n_features)."""
-        return probabilities(features @ self.weight + self.bias, self.kind)
+        return probabilities(self.logits(features), self.kind)
 
 
 @dataclass(frozen=True, eq=False)
 class ModuleHeads:
-    """The heads of one module that are kept, all of one kind.
+    """The heads of one module that are kept; they may differ in kind and layers.
 
     Attributes:
         deployed: The best by the metric of choice, fitted on all folds: for use.
@@ -135,21 +160,13 @@ class ModuleHeads:
         Raises:
             WriteError: The file cannot be written.
         """
-        heads = [getattr(self, role) for role in ROLES]
         with whole_file(path) as aside, h5py.File(aside, "w") as file:
-            file.attrs["format"], file.attrs["kind"] = FORMAT, self.deployed.kind
+            file.attrs["format"] = FORMAT
             for name, value in module.items():
                 file.attrs.setdefault(name, value)
-            file["weight"] = np.stack([head.weight for head in heads], axis=1).astype(np.float32)
-            file["bias"] = np.stack([head.bias for head in heads]).astype(np.float32)
             file["class_names"] = _texts(self.class_names)
-            file["roles"] = _texts(ROLES)
-            for name in ("trained_on", "class_weight", "aim"):
-                file[f"facts/{name}"] = _texts([getattr(head, name) for head in heads])
-            file["facts/l2"] = np.array([head.l2 for head in heads])
-            file["facts/adjust"] = np.array([head.rule.strength for head in heads])
-            file["facts/priors"] = np.array([head.rule.priors for head in heads])
-            file["facts/weight_of_class"] = np.stack([head.weight_of_class for head in heads])
+            for role in ROLES:
+                _write(file.create_group(role), getattr(self, role))
 
     @classmethod
     def load(cls, path: Path) -> ModuleHeads:
@@ -164,8 +181,7 @@ class ModuleHeads:
                     raise HeadError(
                         f"{path} is no head file of this version; run `hubretrain fit` again."
                     )
-                roles = file["roles"].asstr()[:].tolist()
-                heads = {role: _head(file, roles.index(role)) for role in ROLES}
+                heads = {role: _read(file[role]) for role in ROLES}
                 return cls(**heads, class_names=tuple(file["class_names"].asstr()[:]))
         except (OSError, KeyError, ValueError) as error:
             raise HeadError(
@@ -173,22 +189,26 @@ class ModuleHeads:
             ) from error
 
 
-def _head(file: h5py.File, index: int) -> Head:
-    settings = file["facts"]
-    priors = tuple(settings["priors"][index].tolist())
-    trained_on, class_weight, aim = (
-        str(settings[name].asstr()[index]) for name in ("trained_on", "class_weight", "aim")
-    )
+def _write(group: h5py.Group, head: Head) -> None:
+    for name in ARRAYS:
+        if (values := getattr(head, name)) is not None:
+            group[name] = values.astype(np.float32)
+    group["weight_of_class"], group["priors"] = head.weight_of_class, np.array(head.rule.priors)
+    group["layers"] = _texts(head.layers)
+    for name in SETTINGS:
+        group.attrs[name] = getattr(head, name)
+    group.attrs["adjust"] = head.rule.strength
+
+
+def _read(group: h5py.Group) -> Head:
+    values: dict[str, Any] = {name: group[name][:] for name in ARRAYS if name in group}
+    values |= {name: group.attrs[name] for name in SETTINGS}
+    values["l2"] = float(values["l2"])
     return Head(
-        kind=str(file.attrs["kind"]),
-        weight=file["weight"][:, index],
-        bias=file["bias"][index],
-        rule=DecisionRule(float(settings["adjust"][index]), priors),
-        weight_of_class=settings["weight_of_class"][index],
-        trained_on=trained_on,
-        class_weight=class_weight,
-        l2=float(settings["l2"][index]),
-        aim=aim,
+        **values,
+        rule=DecisionRule(float(group.attrs["adjust"]), tuple(group["priors"][:].tolist())),
+        weight_of_class=group["weight_of_class"][:],
+        layers=tuple(group["layers"].asstr()[:]),
     )
 
 

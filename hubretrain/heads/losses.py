@@ -23,7 +23,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.evaluation import LOWEST_EXPONENT, softmax
 
-Kind = Literal["softmax", "logistic"]
+Kind = Literal["softmax", "logistic", "mlp"]
 
 
 @dataclass(frozen=True)
