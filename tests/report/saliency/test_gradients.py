@@ -117,12 +117,13 @@ def test_maps_find_the_square_and_delete_it_better_than_chance(method: str) -> N
 
 def test_a_map_changes_with_the_weights_and_with_nothing_else() -> None:
     # Adebayo et al.: a map that does not is no explanation but an edge detector.
-    image, models = red_square(4, 8), [random_model(seed) for seed in (0, 0, 1, 2, 3)]
+    # The Grad-CAM of models 1 and 3 is zero everywhere, which no correlation is defined for.
+    image, models = red_square(4, 8), [random_model(seed) for seed in (0, 0, 2, 4, 5)]
     for method in METHODS:
         same, again, *others = (saliency(model, image, 0, method) for model in models)
         np.testing.assert_array_equal(same, again)
         ranks = [spearmanr(same.ravel(), other.ravel()).statistic for other in others]
-        assert np.mean(np.nan_to_num(ranks)) < 0.6, method
+        assert np.mean(ranks) < 0.6, method
 
 
 def test_noise_follows_the_seed() -> None:
