@@ -85,13 +85,31 @@ class BodyLimits:
                 refusal = 503, _BUSY
             else:
                 if data is not None:  # else the client left
-                    await self._app(scope, _receive_again(data, receive), send)
+                    await self._answer_while_connected(scope, data, receive, send)
         finally:
             self._n_bodies -= 1
             self._n_bytes -= body.n_bytes
         if refusal is not None:
             body.data.clear()
             await _refuse(receive, send, *refusal)
+
+    async def _answer_while_connected(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Pass a request to the application, and cancel that when the client leaves.
+
+        Else whoever leaves would keep others waiting until an answer that nobody reads.
+        """
+        work = asyncio.ensure_future(self._app(scope, _receive_again(body, receive), send))
+        departure = asyncio.ensure_future(_departure(receive))
+        departure.add_done_callback(lambda _: work.cancel())
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not departure.done():  # it is the server that ends
+                raise
+        finally:
+            departure.cancel()
 
     async def _read(self, receive: Receive, body: _Body) -> bytes | None:
         """Read a body; None if the client leaves. `body` holds what has arrived so far."""
@@ -140,6 +158,12 @@ def _receive_again(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_body_first
+
+
+async def _departure(receive: Receive) -> None:
+    """Return when the client has closed the connection, or has its whole answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse(receive: Receive, send: Send, status: int, sentence: str) -> None:

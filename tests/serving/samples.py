@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 from sklearn.datasets import load_sample_images
@@ -73,3 +74,21 @@ def metric(server, name, labels):
     text = server.ask("GET", "/metrics")[2]
     found = re.search(rf"^{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+@contextmanager
+def done_with(server, n_requests, route="/predict"):
+    """Wait at the end until the server has done with so many requests that began inside.
+
+    An answer says that of its own request only, and a client that leaves gets none.
+    """
+
+    def n_done():
+        text = server.ask("GET", "/metrics")[2]
+        pattern = rf'^hubretrain_requests_total{{route="{route}",status="\d+"}} (\S+)$'
+        return sum(map(float, re.findall(pattern, text, re.MULTILINE)))
+
+    n_before = n_done()
+    yield
+    while n_done() < n_before + n_requests:
+        time.sleep(0.05)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.samples import PATIENCE
-from tests.serving.samples import picture
+from tests.serving.samples import done_with, picture
 
 pytest.importorskip("fastapi")
 
@@ -18,17 +18,18 @@ def test_more_than_there_is_room_for_come_again_and_nothing_is_lost(server, trut
     expected = [truth(data) for data in images]
     place = ("127.0.0.1", server.port)
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
-    holding = [socket.create_connection(place, timeout=PATIENCE) for _ in range(6)]
-    for client in holding:
-        client.sendall(head + b"abc")
-    while (refused := server.predict(images[0]))[0] == 200:
-        pass  # not all of the six are in yet
-    status, headers, answer = refused
-    assert status == 503
-    assert headers["retry-after"] == "1"
-    assert "again in a moment" in answer["error"]
-    for client in holding:
-        client.close()
+    with done_with(server, 6):
+        holding = [socket.create_connection(place, timeout=PATIENCE) for _ in range(6)]
+        for client in holding:
+            client.sendall(head + b"abc")
+        while (refused := server.predict(images[0]))[0] == 200:
+            pass  # not all of the six are in yet
+        status, headers, answer = refused
+        assert status == 503
+        assert headers["retry-after"] == "1"
+        assert "again in a moment" in answer["error"]
+        for client in holding:
+            client.close()
 
     def ask(i):
         while (answered := server.predict(images[i]))[0] == 503:
@@ -42,11 +43,11 @@ def test_more_than_there_is_room_for_come_again_and_nothing_is_lost(server, trut
 
 
 def test_a_client_that_leaves_keeps_nobody_waiting(server):
-    for _ in range(20):
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            data = picture(1)
-            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-            client.sendall(head.encode() + data)
-    while "hubretrain_images_inside 0.0" not in server.ask("GET", "/metrics")[2]:
-        time.sleep(0.05)
+    with done_with(server, 20):
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                data = picture(1)
+                head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+                client.sendall(head.encode() + data)
+    assert "hubretrain_images_inside 0.0" in server.ask("GET", "/metrics")[2]
     assert server.ask("POST", "/predict", picture(0))[0] == 200

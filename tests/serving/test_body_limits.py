@@ -12,7 +12,7 @@ from hubretrain.serving.body_limits import BodyLimits
 from hubretrain.serving.limits import ServeLimits
 from hubretrain.serving.prometheus import Metrics
 from tests.samples import PATIENCE
-from tests.serving.samples import metric, picture, serving
+from tests.serving.samples import done_with, metric, picture, serving
 
 pytest.importorskip("fastapi")
 
@@ -64,11 +64,69 @@ def test_a_gigabyte_is_refused_and_not_read(server, is_chunked):
 
 
 def test_a_client_that_breaks_off_is_no_failure_of_the_server(server):
-    with socket.create_connection(("127.0.0.1", server.port)) as client:
+    left = "hubretrain_requests_total", 'route="/predict",status="499"'
+    n_left = metric(server, *left)
+    with (
+        done_with(server, 1),
+        socket.create_connection(("127.0.0.1", server.port)) as client,
+    ):
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-    while not metric(server, "hubretrain_requests_total", 'route="/predict",status="499"'):
-        time.sleep(0.05)
+    assert metric(server, *left) == n_left + 1
     assert not metric(server, "hubretrain_requests_total", 'route="/predict",status="500"')
+
+
+def test_a_client_that_leaves_makes_room_before_its_answer_is_computed():
+    metrics, answered = Metrics(), []
+
+    async def endless(scope, receive, send):
+        await receive()
+        await asyncio.Event().wait()
+
+    async def one_after_the_other():
+        server = BodyLimits(endless, ServeLimits(max_images=1), metrics)
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        for _ in range(3):
+            messages = iter(({"type": "http.request", "body": b"x"}, {"type": "http.disconnect"}))
+
+            async def receive(messages=messages):
+                return next(messages)
+
+            async def send(message):
+                answered.append(message)
+
+            await asyncio.wait_for(server(scope, receive, send), PATIENCE)
+
+    asyncio.run(one_after_the_other())
+    assert not answered
+    lines = metrics.text().decode().splitlines()
+    assert 'hubretrain_requests_total{route="/predict",status="499"} 3.0' in lines
+
+
+def test_a_server_that_ends_while_it_computes_is_not_held_up():
+    async def endless(scope, receive, send):
+        await receive()
+        await asyncio.Event().wait()
+
+    async def ended():
+        is_read = asyncio.Event()
+
+        async def receive():
+            if is_read.is_set():
+                await asyncio.Event().wait()  # the client stays
+            is_read.set()
+            return {"type": "http.request", "body": b"x"}
+
+        server = BodyLimits(endless, ServeLimits(), Metrics())
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        request = asyncio.ensure_future(server(scope, receive, None))
+        await is_read.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)  # now it computes
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(ended())
 
 
 def test_the_bytes_of_all_bodies_have_a_bound_and_idle_connections_take_no_room(small_export):
