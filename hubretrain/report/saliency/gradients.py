@@ -32,6 +32,7 @@ N_SAMPLES = 16  # noisy copies per image
 NOISE = 0.15  # standard deviation, as a share of the range of pixels
 N_STEPS = 32  # of the integral
 BATCH_SIZE = 8
+_STATISTICS = {"SquaredDifference"}  # of a map's deviation over positions, not a map itself
 _SMALLEST_PROBABILITY = 1e-20  # below it the logarithm carries no information
 
 
@@ -198,17 +199,28 @@ def integrated_gradients(
 
 
 def _last_map(graph: Any, pixels: Any, output: Any) -> Any:
-    """Return the last feature map between pixels and output: float, 4-D, larger than 1 x 1."""
+    """Return the last feature map between pixels and output: float, 4-D, larger than 1 x 1.
+
+    The last is the one behind the most convolutions, wherever it stands among the operations: a
+    head on features of all layers reads the earlier ones after it.
+    """
     on_path = _followers(graph, pixels) & _ancestors(output)
-    last, convolved = None, set()
+    last, most, convolved = None, 0, set()
+    depth: dict[Any, int] = {}
     for operation in graph.get_operations():  # in topological order
         if operation not in on_path or not operation.outputs:
             continue
+        is_convolution = "Conv2D" in operation.type
+        depth[operation] = is_convolution + max(
+            (depth.get(t.op, 0) for t in operation.inputs), default=0
+        )
         size = _size(operation.outputs[0])
         keeps_size = any(t.op in convolved and _size(t) == size for t in operation.inputs)
-        if size and ("Conv2D" in operation.type or keeps_size):  # such as an activation after it
-            convolved.add(operation)
-            last = operation.outputs[0] if min(size) > 1 else last
+        if not size or not (is_convolution or keeps_size) or operation.type in _STATISTICS:
+            continue
+        convolved.add(operation)  # such as an activation after a convolution
+        if min(size) > 1 and depth[operation] >= most and operation.type != "Identity":
+            last, most = operation.outputs[0], depth[operation]
     return last
 
 

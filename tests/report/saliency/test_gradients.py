@@ -75,6 +75,33 @@ def test_grad_cam_is_the_class_activation_map_where_a_mean_is_all_that_follows()
     assert model.map_shape == (SIZE, SIZE, 2)
 
 
+def test_grad_cam_of_a_head_on_all_layers_is_of_the_deepest_map() -> None:
+    random = np.random.default_rng(1)
+    shapes = ((3, 3, 3, 6), (3, 3, 6, 5), (22, 2))
+    first, second, dense = (tf.constant(random.normal(0, 1, shape), tf.float32) for shape in shapes)
+    tangled: list[np.ndarray] = []
+
+    def probabilities(images):
+        early = tf.nn.relu(tf.nn.conv2d(images, first, 1, "SAME"))
+        deep = tf.nn.relu(tf.nn.conv2d(early, second, 2, "SAME"))
+        features = []
+        for maps in (tf.identity(deep), early):  # the earlier map is read last
+            mean = tf.reduce_mean(maps, (1, 2), keepdims=True)
+            variance = tf.reduce_mean(tf.math.squared_difference(maps, mean), (1, 2))
+            features += [tf.squeeze(mean, (1, 2)), tf.sqrt(variance + 1e-4)]
+        if tf.executing_eagerly():
+            tangled.append(deep.numpy())
+        return tf.nn.softmax(tf.concat(features, axis=1) @ dense)
+
+    model = Differentiable(probabilities, SIZE, "layers")
+    assert model.map_shape == (SIZE // 2, SIZE // 2, 5)
+    image = red_square(4, 8)[np.newaxis]
+    results = model.derive(image, np.array([0]))
+    probabilities(tf.constant(image))
+    assert np.allclose(results["map"], tangled[-1], atol=1e-5)
+    assert np.abs(results["map_gradients"]).max() > 0
+
+
 def test_integrated_gradients_sum_to_the_change_of_the_score() -> None:
     model, image = random_model(), red_square(2, 3)
     both = np.stack([image, np.zeros_like(image)])
