@@ -26,6 +26,13 @@ from hubretrain.cli.options import chosen_run, run_argument
 )
 @click.option("--ensemble", is_flag=True, help="Export the run's ensemble of heads.")
 @click.option(
+    "--tta",
+    type=click.IntRange(1, 8),
+    metavar="K",
+    help="Average over K views inside the model: the image, then flips, quarter turns and centred "
+    "crops such as it was trained on. By default 1, or what the export had before.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -36,6 +43,7 @@ def export(
     formats: tuple[str, ...],
     head: str | None,
     ensemble: bool,
+    tta: int | None,
     output: Path | None,
 ) -> None:
     """Export RUN, by default the latest run, as one model of module and head.
@@ -48,7 +56,7 @@ def export(
     if head and ensemble:
         raise click.UsageError("--head and --ensemble are two different exports; ask for one.")
     exported = export_run(
-        chosen_run(run), head=head, ensemble=ensemble, formats=formats, output=output
+        chosen_run(run), head=head, ensemble=ensemble, formats=formats, tta=tta, output=output
     )
     manifest = exported.manifest
     what = "fine-tuned" if manifest.get("fine_tuned") else "fitted head"
@@ -56,6 +64,8 @@ def export(
     names = [n for n in manifest["files"] if not n.startswith(("variables/", "assets/"))]
     for name in names:
         click.echo(f"  {exported.folder / name}: {_size(exported.folder, name)}")
+    if exported.n_views > 1:
+        click.echo(f"  averages over {exported.n_views} views: {'; '.join(manifest['tta'])}")
     if manifest["not_converted"]:
         click.echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
     click.echo(f"Next: hubretrain predict {exported.folder} IMAGE")

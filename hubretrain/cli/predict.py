@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @click.option(
     "--tta",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 100),
+    type=click.IntRange(1, 8),
     metavar="K",
-    help="Average over K views: the image and K - 1 views augmented as in training.",
+    help="Average over K views: the image, then flips, quarter turns and centred crops such as the "
+    "model was trained on. By default as it was exported.",
 )
 @format_option
 @click.pass_context
@@ -45,7 +44,7 @@ def predict(
     top: int,
     as_json: bool,
     as_csv: bool,
-    tta: int,
+    tta: int | None,
     format: str | None,
 ) -> None:
     """Show the most probable classes of each IMAGE.

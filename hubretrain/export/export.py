@@ -22,6 +22,7 @@ from hubretrain.export.manifest import (
     is_current,
     read_manifest,
 )
+from hubretrain.export.views import averaged_views
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.modules import restore_module
 from hubretrain.run_tables import OUT_OF_FOLD
@@ -37,13 +38,14 @@ def export_run(
     head: str | None = None,
     ensemble: bool = False,
     formats: Sequence[str] = (),
+    tta: int | None = None,
     output: Path | None = None,
 ) -> Export:
     """Export a run.
 
     Without `head` or `ensemble` it is the run's export, which fine-tuning left; where there is
     none, the head of the shortlist's first module, exported anew if the run was fitted since.
-    Formats that are there stay there.
+    Formats that are there stay there, and so do the views that it averages over.
 
     Args:
         run: A fitted run.
@@ -51,6 +53,9 @@ def export_run(
         ensemble: Whether to export the run's ensemble of heads.
         formats: Formats among `savedmodel`, `litert`, `onnx`; the SavedModel is always written,
             and LiteRT too where the model can be converted.
+        tta: Test-time augmentation: number of views whose probabilities the exported model
+            averages, 1 to 8: the image itself, then flips, quarter turns and centred crops such as
+            the model was trained on. By default 1, or as many as the folder's export has.
         output: Folder of the export; by default `<run>/export`, and `<run>/exports/<module>` or
             `<run>/exports/ensemble` for `head` and `ensemble`.
 
@@ -60,6 +65,7 @@ def export_run(
         HeadError: There is no such head.
         ModuleError: A module cannot be loaded, or is not what it was.
         EngineError: The model cannot be converted as asked.
+        DataError: The augmentation that the model was trained on has fewer views than `tta`.
 
     Examples:
         >>> from pathlib import Path
@@ -73,29 +79,42 @@ def export_run(
     name = ENSEMBLE_NAME if ensemble else str(head)
     folder = output or (run.folder / "exports" / name if is_named else run.export_folder)
     check_replaceable(folder)
-    from hubretrain.export.writer import add_formats, copy_export  # imports TensorFlow
-
     if not is_named and is_current(run):
-        if folder.resolve() == run.export_folder.resolve():
-            return add_formats(folder, formats)
-        return copy_export(run.export_folder, folder, formats)
-    formats = [*formats, *_formats_to_keep(folder)]
+        return _export_again(run, folder, formats, tta)
+    kept_formats, kept_tta = _to_keep(folder)
+    formats, tta = [*formats, *kept_formats], tta or kept_tta
     if ensemble:
-        _export_ensemble(run, fit, folder, formats)
+        _export_ensemble(run, fit, folder, formats, tta)
     else:
-        _export_head(run, fit, head or fit.shortlist[0], folder, formats)
+        _export_head(run, fit, head or fit.shortlist[0], folder, formats, tta)
     return Export.open(folder)
 
 
-def _formats_to_keep(folder: Path) -> list[str]:
-    """Return the formats that an earlier export to a folder was asked for."""
+def _export_again(run: Run, folder: Path, formats: Sequence[str], tta: int | None) -> Export:
+    """Export a run's current export, with further formats or other views."""
+    from hubretrain.export.writer import add_formats, copy_export, rewrite_export
+
+    source = run.export_folder
+    current = Export.open(source)
+    is_elsewhere = folder.resolve() != source.resolve()
+    if tta not in (None, current.n_views):
+        formats = [*formats, *_to_keep(folder)[0]]
+        rewrite_export(source, folder, formats, current.views(tta))
+        return Export.open(folder)
+    return copy_export(source, folder, formats) if is_elsewhere else add_formats(folder, formats)
+
+
+def _to_keep(folder: Path) -> tuple[list[str], int]:
+    """Return the formats that an earlier export to a folder was asked for, and its views."""
     if not (folder / MANIFEST).is_file():
-        return []
-    return ["onnx"] if "model.onnx" in read_manifest(folder).get("files", ()) else []
+        return [], 1
+    earlier = read_manifest(folder)
+    formats = ["onnx"] if "model.onnx" in earlier.get("files", ()) else []
+    return formats, len(earlier.get("tta") or ()) or 1
 
 
 def _export_head(
-    run: Run, fit: FitRecord, module: str, folder: Path, formats: Sequence[str]
+    run: Run, fit: FitRecord, module: str, folder: Path, formats: Sequence[str], tta: int
 ) -> None:
     fit.module(module)  # refuses one that was not fitted before its head file is looked for
     head = ModuleHeads.load(run.heads_file(module)).deployed
@@ -103,21 +122,30 @@ def _export_head(
         **_manifest(run, fit, module, head.rule),
         "heads_sha256": heads_sha256(run, module),
     }
+    views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
     temperature = _temperature(run, module, fit.class_names)
     from hubretrain.export.writer import Member, write_export
 
-    members = [Member(_classifier(fit, module, head))]
     write_export(
-        members, fit.class_names, folder, manifest, temperature=temperature, formats=formats
+        [Member(_classifier(fit, module, head))],
+        fit.class_names,
+        folder,
+        manifest,
+        temperature=temperature,
+        formats=formats,
+        views=views,
     )
 
 
-def _export_ensemble(run: Run, fit: FitRecord, folder: Path, formats: Sequence[str]) -> None:
+def _export_ensemble(
+    run: Run, fit: FitRecord, folder: Path, formats: Sequence[str], tta: int
+) -> None:
     ensemble = Ensemble.load(run.ensemble_file)
     manifest = {
         **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule),
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
     }
+    views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
     temperature = _temperature(run, ENSEMBLE_NAME, fit.class_names)
     from hubretrain.export.writer import Member, write_export
 
@@ -126,7 +154,13 @@ def _export_ensemble(run: Run, fit: FitRecord, folder: Path, formats: Sequence[s
         head = ModuleHeads.load(run.heads_file(name)).ensemble_member
         members.append(Member(_classifier(fit, name, head), weight))
     write_export(
-        members, fit.class_names, folder, manifest, temperature=temperature, formats=formats
+        members,
+        fit.class_names,
+        folder,
+        manifest,
+        temperature=temperature,
+        formats=formats,
+        views=views,
     )
 
 

@@ -8,11 +8,13 @@ Formats: JPEG (ITU-T T.81, annex B), Exif 2.32 (section 4.5), TIFF 6.0 (section 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hubretrain.evaluation import SMALLEST_PROBABILITY
 from hubretrain.export.manifest import pixels_name
+from hubretrain.export.views import AveragedView
 from hubretrain.modules import Classifier
 from hubretrain.tensorflow import tf
 
@@ -42,40 +44,84 @@ class Member:
         return self.classifier.backbone.stored.image_size
 
 
-# Names of attributes and of functions below are written into the SavedModel.
-class ServingGraph(tf.Module):  # type: ignore[misc]
-    """Classifiers, the decoder in front of them, and the temperature behind them.
+# Names of attributes and of functions of both classes are written into the SavedModel.
+class MeanOfMembers(tf.Module):  # type: ignore[misc]
+    """Classifiers as one function of pixels, before temperature and averaging over views.
 
     Args:
         members: Classifiers and their weights.
-        class_names: Class names in class order.
-        temperature: Calibration temperature, see `hubretrain.evaluation.temperature`.
 
     Attributes:
         sizes: Heights and widths of the members' inputs, each once, ascending.
-        pixels: A function of `pixels`, float32 (n_images, size, size, 3), RGB in [0, 1], or
-            with several sizes of `pixels_<size>` each. It gives `probabilities` float32
-            (n_images, n_classes) and `bottlenecks` float32 (n_images, n_features), those of all
+        one_view: A function of a tuple of pixels, float32 (n_images, size, size, 3), RGB in
+            [0, 1], one of each size in the order of `sizes`. It gives `probabilities`, float32
+            (n_images, n_classes), and `bottlenecks`, float32 (n_images, n_features), those of all
             members side by side.
     """
 
-    def __init__(
-        self, members: Sequence[Member], class_names: Sequence[str], temperature: float
-    ) -> None:
-        super().__init__(name="served")
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__(name="members")
         self.classifiers = [member.classifier for member in members]
         self.weights = [member.weight for member in members]
         self.backbone_objects = [c.backbone.saved_object for c in self.classifiers]
+        self.sizes = tuple(sorted({member.image_size for member in members}))
+        specs = tuple(tf.TensorSpec((None, size, size, 3), tf.float32) for size in self.sizes)
+        self.one_view = tf.function(self._one_view, input_signature=[specs])
+
+    def _one_view(self, pixels: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
+        of_size = dict(zip(self.sizes, pixels, strict=True))
+        bottlenecks = [
+            classifier.backbone(of_size[classifier.backbone.stored.image_size], False)
+            for classifier in self.classifiers
+        ]
+        probabilities = tf.add_n(
+            [
+                weight * classifier.to_probabilities(classifier.head_logits(features))
+                for classifier, weight, features in zip(
+                    self.classifiers, self.weights, bottlenecks, strict=True
+                )
+            ]
+        )
+        return {"probabilities": probabilities, "bottlenecks": tf.concat(bottlenecks, axis=1)}
+
+
+class ServingGraph(tf.Module):  # type: ignore[misc]
+    """The decoder, the views, the classifiers, the mean over the views, and the temperature.
+
+    Args:
+        model: A `MeanOfMembers`, or one that was loaded from an export.
+        sizes: Heights and widths of its inputs, ascending.
+        class_names: Class names in class order.
+        temperature: Calibration temperature, see `hubretrain.evaluation.temperature`.
+        views: Views whose probabilities are averaged, the image itself first.
+
+    Attributes:
+        pixels: A function of `pixels`, float32 (n_images, size, size, 3), RGB in [0, 1], or
+            with several sizes of `pixels_<size>` each. It gives `probabilities` float32
+            (n_images, n_classes) and `bottlenecks` float32 (n_images, n_features), those of the
+            image itself.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sizes: Sequence[int],
+        class_names: Sequence[str],
+        temperature: float,
+        views: Sequence[AveragedView] = (AveragedView(),),
+    ) -> None:
+        super().__init__(name="served")
+        self.model = model
         self.class_names = tf.constant(list(class_names))
         self.temperature = temperature
-        self.sizes = tuple(sorted({member.image_size for member in members}))
+        self.sizes, self._views = tuple(sizes), tuple(views)
         names = {size: pixels_name(size, self.sizes) for size in self.sizes}
 
         def of_one(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._outputs({self.sizes[0]: pixels})
+            return self._outputs((pixels,))
 
         def of_several(**pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._outputs({size: pixels[name] for size, name in names.items()})
+            return self._outputs(tuple(pixels[name] for name in names.values()))
 
         self.pixels = tf.function(of_one if len(self.sizes) == 1 else of_several)
         specs = {
@@ -87,26 +133,27 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
             "pixels": self.pixels.get_concrete_function(**specs),
         }
 
-    def _outputs(self, pixels: Mapping[int, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _outputs(self, pixels: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Return the probabilities and bottlenecks of pixels by size."""
-        bottlenecks = [
-            classifier.backbone(pixels[classifier.backbone.stored.image_size], False)
-            for classifier in self.classifiers
-        ]
-        probabilities = tf.add_n(
-            [
-                weight * classifier.to_probabilities(classifier.head_logits(features))
-                for classifier, weight, features in zip(
-                    self.classifiers, self.weights, bottlenecks, strict=True
-                )
-            ]
-        )
+        n_views = len(self._views)
+        if n_views > 1:
+            pixels = tuple(
+                tf.concat([of_view(images, view) for view in self._views], axis=0)
+                for images in pixels
+            )
+        outputs = self.model.one_view(pixels)
+        probabilities, bottlenecks = outputs["probabilities"], outputs["bottlenecks"]
+        if n_views > 1:
+            n_classes, n_features = probabilities.shape[1], bottlenecks.shape[1]
+            of_views = tf.reshape(probabilities, (n_views, -1, n_classes))
+            probabilities = tf.reduce_mean(of_views, axis=0)
+            bottlenecks = tf.reshape(bottlenecks, (n_views, -1, n_features))[0]
         if self.temperature != 1:
             logits = tf.math.log(tf.maximum(probabilities, SMALLEST_PROBABILITY))
             probabilities = tf.nn.softmax(logits / self.temperature)
         return {
             "probabilities": tf.identity(probabilities, "probabilities"),
-            "bottlenecks": tf.concat(bottlenecks, axis=1),
+            "bottlenecks": tf.identity(bottlenecks, "bottlenecks"),
         }
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
@@ -120,8 +167,28 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
         specs = tuple(tf.TensorSpec((size, size, 3), tf.float32) for size in self.sizes)
         pixels = tf.map_fn(pixels_of, image_bytes, fn_output_signature=specs)
         names = tf.tile(self.class_names[tf.newaxis], [tf.shape(image_bytes)[0], 1])
-        outputs = self._outputs(dict(zip(self.sizes, pixels, strict=True)))
-        return {"probabilities": outputs["probabilities"], "class_names": names}
+        return {"probabilities": self._outputs(pixels)["probabilities"], "class_names": names}
+
+
+def of_view(images: tf.Tensor, view: AveragedView) -> tf.Tensor:
+    """Return one view of each image, as `AveragedView.of` does.
+
+    Args:
+        images: float32 (n_images, size, size, 3).
+        view: The view.
+    """
+    if view.area < 1:
+        before, distance = view.positions(images.shape[1])
+        for axis in (1, 2):
+            share = distance.reshape((-1, 1, 1) if axis == 1 else (-1, 1))
+            first = tf.gather(images, before, axis=axis)
+            images = first + share * (tf.gather(images, before + 1, axis=axis) - first)
+    if view.mirror:
+        images = tf.reverse(images, [2])
+    if view.quarter_turns % 2:
+        images = tf.transpose(images, (0, 2, 1, 3))
+    axes = [[], [1], [1, 2], [2]][view.quarter_turns]
+    return tf.reverse(images, axes) if axes else images
 
 
 def decoded(data: tf.Tensor) -> tf.Tensor:

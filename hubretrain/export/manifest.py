@@ -10,6 +10,8 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
 - `temperature`: temperature of the calibration; the graph applies it already.
 - `adjust`, `priors`: the decision is the largest of probability / prior ** adjust.
 - `augmentation`: augmentation of the views that it was trained on.
+- `tta`: names of the views that the model averages its probabilities over (test-time augmentation),
+  see `hubretrain.export.views`; empty where it takes the image as it is.
 - `heads_sha256`: sha256 of the head file of a fitted head; absent for a fine-tuned model.
 - `files`: sha256 of each model file.
 """
@@ -27,8 +29,10 @@ from typing import Any
 import numpy as np
 
 from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.evaluation import DecisionRule
+from hubretrain.export.views import AveragedView, averaged_views
 from hubretrain.files import file_sha256
 from hubretrain.runs import Run
 
@@ -101,6 +105,19 @@ class Export:
         """Decision rule of the model."""
         strength, priors = self.manifest.get("adjust") or 0.0, self.manifest.get("priors") or ()
         return DecisionRule(float(strength), tuple(map(float, priors)))
+
+    @property
+    def n_views(self) -> int:
+        """Number of views that the model averages over; 1 where it takes the image as it is."""
+        return len(self.manifest.get("tta") or ()) or 1
+
+    def views(self, n_views: int) -> tuple[AveragedView, ...]:
+        """Return the first views of the augmentation that the model was trained on.
+
+        Raises:
+            DataError: The augmentation has fewer such views.
+        """
+        return averaged_views(Augmentation(**(self.manifest.get("augmentation") or {})), n_views)
 
     def has(self, format: str) -> bool:
         """Return whether the model is there in a format, a key of `MODEL_OF`."""

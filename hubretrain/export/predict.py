@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.data.images import IMAGE_SUFFIXES, Augmentation, Draw, decode, to_unit, view
+from hubretrain.data.images import IMAGE_SUFFIXES, decode, to_unit, view
 from hubretrain.errors import DataError
 from hubretrain.export.manifest import Export
 from hubretrain.export.runtimes import Runtime, open_runtime
 from hubretrain.parallel import ahead
 from hubretrain.storage import is_remote, read_bytes
 
-BATCH_SIZE = 16
-MAX_VIEWS_AHEAD = 64  # views that wait for the model, so that memory stays bounded
+BATCH_SIZE = 16  # views
+MAX_IMAGES_AHEAD = 64  # images that wait for the model, so that memory stays bounded
 
-_Views = Mapping[int, npt.NDArray[np.uint8]]  # size: (n_views, size, size, 3)
-_ViewsOrError = _Views | str
+_Pixels = Mapping[int, npt.NDArray[np.uint8]]  # size: (size, size, 3)
+_PixelsOrError = _Pixels | str
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def predict_images(
     images: Iterable[str | Path],
     top: int = 3,
     *,
-    tta: int = 1,
+    tta: int | None = None,
     format: str | None = None,
 ) -> Iterator[Prediction]:
     """Predict the most probable classes of images, in the order of `images`.
@@ -60,13 +59,16 @@ def predict_images(
         images: Image files, folders of them (searched recursively), or URLs. An image that cannot
             be read gets an error in place of its prediction; the others are predicted.
         top: Number of classes per image.
-        tta: Test-time augmentation: number of views per image whose mean is taken, the image
-            itself first and then views augmented as in training; 1 for the image alone.
+        tta: Test-time augmentation: number of views per image whose probabilities are averaged,
+            1 to 8: the image itself, then flips, quarter turns and centred crops such as the model
+            was trained on. By default as many as the export was made with.
         format: One of `hubretrain.export.runtimes.FORMATS`; by default LiteRT, or TensorFlow where
             the export has no LiteRT model.
 
     Raises:
-        RunError: The folder holds no export, or a damaged one.
+        RunError: The folder holds no export, or a damaged one, or one that averages over another
+            number of views.
+        DataError: The augmentation that the model was trained on has fewer views than `tta`.
         EngineError: The library that runs the format is not installed.
 
     Examples:
@@ -76,27 +78,28 @@ def predict_images(
         (1, '')
     """
     opened = Export.open(export)
-    return _predictions(opened, open_runtime(opened, format), images, top, tta)
+    runtime = open_runtime(opened, format, tta)
+    return _predictions(opened, runtime, images, top, tta or opened.n_views)
 
 
 def _predictions(
-    export: Export, runtime: Runtime, images: Iterable[str | Path], top: int, tta: int
+    export: Export, runtime: Runtime, images: Iterable[str | Path], top: int, n_views: int
 ) -> Iterator[Prediction]:
     """Read images ahead, and run them in batches of about `BATCH_SIZE` views."""
-    read = _reader(export, tta)
+    read = _reader(export)
     files = image_files(images)
     first = list(itertools.islice(files, 2))
-    views_of: Iterable[tuple[str, _ViewsOrError]]
+    pixels_of: Iterable[tuple[str, _PixelsOrError]]
     if len(first) == 1:  # read here: a thread would have to be started for it
-        views_of = [(first[0], read(first[0]))]
+        pixels_of = [(first[0], read(first[0]))]
     else:
-        views_of = ahead(read, itertools.chain(first, files), max(2, MAX_VIEWS_AHEAD // tta))
-    batch: list[tuple[str, _ViewsOrError]] = []
+        pixels_of = ahead(read, itertools.chain(first, files), MAX_IMAGES_AHEAD)
+    batch: list[tuple[str, _PixelsOrError]] = []
     n_readable = 0
-    for path, views in views_of:
-        batch.append((path, views))
-        n_readable += not isinstance(views, str)
-        if n_readable * tta >= BATCH_SIZE:
+    for path, pixels in pixels_of:
+        batch.append((path, pixels))
+        n_readable += not isinstance(pixels, str)
+        if n_readable * n_views >= BATCH_SIZE:
             yield from _predict_batch(export, runtime, batch, top)
             batch, n_readable = [], 0
     yield from _predict_batch(export, runtime, batch, top)
@@ -115,57 +118,38 @@ def image_files(images: Iterable[str | Path]) -> Iterator[str]:
         yield from map(str, files) if files else [str(image)]
 
 
-def _reader(export: Export, tta: int) -> Callable[[str], _ViewsOrError]:
-    """Return a function from a path to the pixels of its views, or to a sentence on the error."""
-    augmentation = Augmentation(**(export.manifest.get("augmentation") or {}))
+def _reader(export: Export) -> Callable[[str], _PixelsOrError]:
+    """Return a function from a path to its pixels, or to a sentence on the error."""
 
-    def read(path: str) -> _ViewsOrError:
+    def read(path: str) -> _PixelsOrError:
         try:
-            data = read_bytes(path)
-            image = decode(data)
+            image = decode(read_bytes(path))
         except IsADirectoryError:
             return "a folder without images"
         except OSError as error:
             return error.strerror or str(error)
         except (DataError, ValueError) as error:  # ValueError: no valid file name
             return str(error)
-        draws: list[Draw | None] = [None]
-        if tta > 1:
-            sha256 = hashlib.sha256(data).hexdigest()
-            draws += [augmentation.draw(sha256, number, 0) for number in range(1, tta)]
-        return {
-            size: np.stack([view(image, size, draw) for draw in draws]) for size in export.sizes
-        }
+        return {size: view(image, size) for size in export.sizes}
 
     return read
 
 
 def _predict_batch(
-    export: Export, runtime: Runtime, batch: Sequence[tuple[str, _ViewsOrError]], top: int
+    export: Export, runtime: Runtime, batch: Sequence[tuple[str, _PixelsOrError]], top: int
 ) -> Iterator[Prediction]:
-    readable = [views for _, views in batch if not isinstance(views, str)]
-    rows: Iterator[npt.NDArray[np.float32]] = iter(
-        _probabilities(export, runtime, readable) if readable else ()
-    )
+    readable = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+    rows: Iterator[npt.NDArray[np.float32]] = iter(())
+    if readable:
+        stacked = {size: np.stack([pixels[size] for pixels in readable]) for size in export.sizes}
+        rows = iter(runtime({size: to_unit(images) for size, images in stacked.items()}))
     names = export.class_names
-    for path, views in batch:
-        if isinstance(views, str):
-            yield Prediction(path, error=views)
+    for path, pixels in batch:
+        if isinstance(pixels, str):
+            yield Prediction(path, error=pixels)
             continue
         probs = next(rows)
         order = np.argsort(-probs, kind="stable")[:top]
         classes = tuple((names[c], float(probs[c])) for c in order)
         (decision,) = export.decisions(probs[np.newaxis])
         yield Prediction(path, classes, names[int(decision)])
-
-
-def _probabilities(
-    export: Export, runtime: Runtime, images: Sequence[_Views]
-) -> npt.NDArray[np.float32]:
-    """Return the mean probabilities over the views of each image: float32 (n_images, n_classes)."""
-    pixels = {
-        size: to_unit(np.concatenate([views[size] for views in images])) for size in export.sizes
-    }
-    probs = runtime(pixels)
-    mean: npt.NDArray[np.float32] = probs.reshape(len(images), -1, probs.shape[1]).mean(axis=1)
-    return mean

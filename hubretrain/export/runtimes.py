@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import RunError
+from hubretrain.evaluation import softmax
 from hubretrain.export import litert, onnx
 from hubretrain.export.manifest import MODEL_OF, Export, pixels_name
+from hubretrain.export.views import AveragedView
 
 FORMATS = ("litert", "litert_int8", "onnx", "savedmodel")
 
@@ -61,18 +63,61 @@ class SavedModel:
         return np.asarray(self._function(**inputs)["probabilities"].numpy())
 
 
-def open_runtime(export: Export, format: str | None = None) -> Runtime:
+class OverViews:
+    """A model whose probabilities are averaged over views, as an export with `tta` does itself.
+
+    Args:
+        runtime: A model that takes images as they are.
+        views: The views.
+        temperature: Its calibration temperature: probabilities are averaged without it.
+    """
+
+    def __init__(self, runtime: Runtime, views: Sequence[AveragedView], temperature: float) -> None:
+        self.name, self._runtime = runtime.name, runtime
+        self._views, self._temperature = views, temperature
+
+    def __call__(self, pixels: Mapping[int, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Return probabilities, float32 (n_images, n_classes), of pixels by size."""
+        views = {
+            size: np.concatenate([view.of(images) for view in self._views])
+            for size, images in pixels.items()
+        }
+        probs = self._runtime(views)
+        of_views = _to_power(probs, self._temperature).reshape(len(self._views), -1, probs.shape[1])
+        return _to_power(of_views.mean(axis=0), 1 / self._temperature)
+
+
+def _to_power(probs: npt.NDArray[np.float32], power: float) -> npt.NDArray[np.float32]:
+    """Return probabilities to a power, rows summing to 1: 1 / T applies a temperature T."""
+    if power == 1:
+        return probs
+    return softmax(power * np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
+
+
+def open_runtime(export: Export, format: str | None = None, tta: int | None = None) -> Runtime:
     """Open an exported model in a format.
 
     Args:
         export: The export.
         format: One of `FORMATS`; by default LiteRT if the export has it and it is installed, else
             TensorFlow.
+        tta: Number of views whose probabilities are averaged, 1 to 8; by default those of the
+            export.
 
     Raises:
-        RunError: The export lacks that format, or its model is damaged.
+        RunError: The export lacks that format, its model is damaged, or it averages over another
+            number of views.
+        DataError: The augmentation that the model was trained on has fewer views.
         EngineError: The library that runs the format is not installed.
     """
+    if tta not in (None, export.n_views):
+        if export.n_views > 1:
+            raise RunError(
+                f"`tta` is {tta}, but {export.folder} averages over its {export.n_views} views "
+                "itself; leave it out, or run `hubretrain export` with another number."
+            )
+        views = export.views(tta)
+        return OverViews(open_runtime(export, format), views, export.manifest["temperature"])
     if format is None:
         has_litert = export.has("litert") and litert.is_installed()
         format = "litert" if has_litert else "savedmodel"

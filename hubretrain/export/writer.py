@@ -14,15 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import EngineError, WriteError
+from hubretrain.errors import EngineError, RunError, WriteError
 from hubretrain.export import litert, onnx
-from hubretrain.export.graph import Member, ServingGraph
+from hubretrain.export.graph import MeanOfMembers, Member, ServingGraph
 from hubretrain.export.manifest import LABELS, MANIFEST, MODEL_OF, Export, check_replaceable
+from hubretrain.export.views import AveragedView
 from hubretrain.files import file_sha256, folder_aside, replace_folder, write_json
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.tensorflow import tf
 
-__all__ = ["Member", "add_formats", "copy_export", "write_export"]
+__all__ = ["Member", "add_formats", "copy_export", "rewrite_export", "write_export"]
 
 
 def write_export(
@@ -33,6 +34,7 @@ def write_export(
     *,
     temperature: float = 1.0,
     formats: Sequence[str] = (),
+    views: Sequence[AveragedView] = (AveragedView(),),
 ) -> None:
     """Write the export folder of a model: one classifier, or an ensemble of several.
 
@@ -49,6 +51,7 @@ def write_export(
             `hubretrain.evaluation.temperature`.
         formats: `litert` and `onnx`, where the model must be available in them. Without being
             asked, LiteRT is written if the model can be converted.
+        views: Views whose probabilities are averaged in the graph, the image itself first.
 
     Raises:
         RunError: The folder holds something other than an export.
@@ -56,9 +59,62 @@ def write_export(
         EngineError: The model cannot be converted to one of `formats`.
     """
     check_replaceable(folder)
-    graph = ServingGraph(members, class_names, temperature)
-    # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
-    strength = float(metadata.get("adjust") or 0.0) / temperature
+    model = MeanOfMembers(members)
+    sizes = list(model.sizes)
+    manifest = {
+        "class_names": list(class_names),
+        "image_sizes": sizes,
+        "image_size": sizes[0] if len(sizes) == 1 else None,
+        **_model_entries(members),
+        **metadata,
+        "temperature": temperature,
+        # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
+        "adjust": float(metadata.get("adjust") or 0.0) / temperature,
+    }
+    _write(model, folder, manifest, formats, views)
+
+
+def rewrite_export(
+    source: Path, folder: Path, formats: Sequence[str], views: Sequence[AveragedView]
+) -> None:
+    """Write an export that averages over other views than one that is there.
+
+    Args:
+        source: The export folder of the model.
+        folder: Destination, which may be `source`; an export that is there is replaced.
+        formats: Names of formats, as `write_export` takes them.
+        views: Views whose probabilities are averaged, the image itself first.
+
+    Raises:
+        RunError: `source` holds no complete export of this version, or `folder` something other
+            than an export.
+        WriteError: `folder` cannot be written.
+        EngineError: The model cannot be converted to one of `formats`.
+    """
+    check_replaceable(folder)
+    export = Export.open(source)
+    export.model("savedmodel")  # its bytes are checked
+    model = getattr(tf.saved_model.load(str(export.folder)), "model", None)
+    if model is None:
+        raise RunError(
+            f"{source} was written by another version, whose views cannot be changed; fit or "
+            "fine-tune the model again."
+        )
+    _write(model, folder, export.manifest, formats, views)
+
+
+def _write(
+    model: Any,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    formats: Sequence[str],
+    views: Sequence[AveragedView],
+) -> None:
+    """Write a model, a `MeanOfMembers` or one that was loaded, and complete its manifest."""
+    class_names = manifest["class_names"]
+    graph = ServingGraph(
+        model, manifest["image_sizes"], class_names, manifest["temperature"], views
+    )
     with _aside(folder) as aside:
         new = aside / "new"
         tf.saved_model.save(graph, str(new), graph.signatures_of)
@@ -75,19 +131,13 @@ def write_export(
             if set(formats) - {"savedmodel"}:
                 raise
             not_converted = str(error)  # TensorFlow runs it all the same
-        sizes = list(graph.sizes)
-        manifest = {
-            "class_names": list(class_names),
-            "image_sizes": sizes,
-            "image_size": sizes[0] if len(sizes) == 1 else None,
-            **_model_entries(members),
-            **metadata,
-            "temperature": temperature,
-            "adjust": strength,
+        completed = {
+            **manifest,
+            "tta": [view.name for view in views] if len(views) > 1 else [],
             "not_converted": not_converted,
             "files": files,
         }
-        write_json(new / MANIFEST, manifest)
+        write_json(new / MANIFEST, completed)
         replace_folder(new, folder)
 
 

@@ -35,7 +35,7 @@ from hubretrain.serving.tf_serving import (
     read_request,
 )
 
-MAX_BATCH_SIZE = 16
+MAX_BATCH_SIZE = 16  # views
 
 
 def make_app(export: Export, runtime: Runtime, name: str, limits: ServeLimits) -> App:
@@ -48,7 +48,8 @@ def make_app(export: Export, runtime: Runtime, name: str, limits: ServeLimits) -
         limits: Request limits of the server.
     """
     metrics = Metrics()
-    queue = BatchQueue(runtime, limits.max_images, MAX_BATCH_SIZE, metrics)
+    batch_size = max(1, MAX_BATCH_SIZE // export.n_views)
+    queue = BatchQueue(runtime, limits.max_images, batch_size, metrics)
     predictor = _Predictor(export, queue, limits)
 
     @contextlib.asynccontextmanager
@@ -125,7 +126,7 @@ def _model_routes(export: Export, name: str) -> APIRouter:
             "class_names": {"dtype": "DT_STRING", "shape": shape},
         },
     }
-    keys = ("module", "head", "fine_tuned", "temperature", "adjust", "class_names")
+    keys = ("module", "head", "fine_tuned", "temperature", "adjust", "tta", "class_names")
 
     @router.get("/v1/models/{model}")
     @router.get("/v1/models/{model}/versions/1")

@@ -221,6 +221,52 @@ def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(pl
         assert sentence in invoke(*command, code=1).stderr
 
 
+def probs_of(folder, image):
+    (found,) = predict_images(folder, [image])
+    return dict(found.classes)
+
+
+def test_an_export_that_averages_over_views_answers_as_predict_does_with_that_many(place, run):
+    image = sorted(place.glob("data/digits/*/*.png"))[0]
+    for names in (["--ensemble"], ["--head", "m1"]):
+        folder = run.folder / "exports" / names[-1].strip("-")
+        invoke("export", run.folder, *names)
+        (outside,) = predict_images(folder, [image], tta=4)
+        ran = invoke("export", run.folder, *names, "--tta", 4)
+        assert (
+            "  averages over 4 views: image; horizontal flip; centred crop of 75 %; centred crop "
+            "of 75 %, horizontal flip\n"
+        ) in ran.stdout
+        inside = probs_of(folder, image)
+        assert inside == pytest.approx(dict(outside.classes), abs=1e-4)
+    invoke("export", run.folder, *names)  # made anew, it averages over as many
+    assert probs_of(folder, image) == pytest.approx(inside, abs=1e-6)
+    ran = invoke("predict", folder, image, "--tta", 2, code=1)
+    assert ran.stderr == (
+        f"hubretrain: --tta is 2, but {folder} averages over its 4 views itself; leave it "
+        "out, or run `hubretrain export` with another number.\n"
+    )
+    invoke("export", run.folder, *names, "--tta", 1)
+    assert probs_of(folder, image) != pytest.approx(inside, abs=1e-4)
+    ran = invoke("export", run.folder, "--tta", 9, code=2)
+    assert "9 is not in the range 1<=x<=8" in ran.stderr
+
+
+def test_what_was_fine_tuned_is_averaged_over_views_without_the_module(place, run, tmp_path):
+    fine_tuned(run, run.fit.class_names)
+    plain = (run.export_folder / "model.tflite").read_bytes()
+    ran = invoke("export", run.folder, "--output", tmp_path / "out", "--tta", 2)
+    assert "m0 (fine-tuned), temperature 1.00:" in ran.stdout
+    assert Export.open(tmp_path / "out").manifest["tta"] == ["image", "horizontal flip"]
+    assert (run.export_folder / "model.tflite").read_bytes() == plain
+    invoke("export", run.folder, "--tta", 3)
+    assert Export.open(run.folder).n_views == 3
+    invoke("export", run.folder, "--format", "litert")
+    assert Export.open(run.folder).n_views == 3
+    image = sorted(place.glob("data/digits/*/*.png"))[0]
+    assert list(probs_of(run.folder, image).values()) == pytest.approx([0.5, 0.3, 0.2], abs=1e-5)
+
+
 def test_serve_exports_the_fitted_head_of_a_run_as_predict_does(run):
     pytest.importorskip("fastapi")
     ran = invoke("serve", run.folder, "--host", "a..b", code=1)

@@ -70,9 +70,9 @@ def _open_export(folder: Path) -> ExplainedModel:
         inputs = {pixels_name(size, sizes): resized.get(size, images) for size in sizes}
         return pixels(**inputs)["probabilities"]
 
-    # A feature map of one member would not explain the ensemble.
-    is_ensemble = export.manifest.get("module") == ENSEMBLE_NAME
-    model = Differentiable(probabilities, largest, str(folder), with_map=not is_ensemble)
+    # A feature map of one member, or of one view, would not explain the mean.
+    is_mean = export.manifest.get("module") == ENSEMBLE_NAME or export.n_views > 1
+    model = Differentiable(probabilities, largest, str(folder), with_map=not is_mean)
     title = f"{export.manifest.get('module', 'the model')} as exported"
     return ExplainedModel(title, model, tuple(export.class_names))
 
