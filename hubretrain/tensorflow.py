@@ -41,4 +41,30 @@ def frozen(function: Any, *, lower_control_flow: bool = True) -> Any:
     )
 
 
-__all__ = ["frozen", "tf"]
+def inlined(function: Any) -> Any:
+    """Return the definition of the same graph with every call of a function inlined.
+
+    What the function captured (variables, tables) stays a placeholder of the same name, so the
+    graph can be imported again with the same variables, and trained.
+
+    Args:
+        function: A concrete function.
+
+    Returns:
+        A GraphDef; conditions and loops stay single operations.
+    """
+    # As in TensorFlow's own convert_to_constants: nothing public inlines a graph.
+    from tensorflow.python.framework.convert_to_constants import disable_lower_using_switch_merge
+    from tensorflow.python.grappler import tf_optimizer
+
+    whole = tf.compat.v1.MetaGraphDef()
+    whole.graph_def.CopyFrom(disable_lower_using_switch_merge(function.graph.as_graph_def()))
+    kept = [tensor.name for tensor in (*function.inputs, *function.outputs)]
+    whole.collection_def["train_op"].node_list.value.extend(kept)
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.min_graph_nodes = -1  # small graphs too
+    config.graph_options.rewrite_options.optimizers.append("function")
+    return tf_optimizer.OptimizeGraph(config, whole)
+
+
+__all__ = ["frozen", "inlined", "tf"]

@@ -7,6 +7,9 @@ from .classifier import Classifier as Classifier
 from .complexity import milliseconds as milliseconds
 from .cut import Cut as Cut
 from .cut import cut_below as cut_below
+from .graph import spatial_statistics as spatial_statistics
+from .layers import LayerPoint as LayerPoint
+from .layers import choose_layers as choose_layers
 from .store import StoredModule as StoredModule
 from .store import current_digest as current_digest
 from .store import find_stored as find_stored

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +13,15 @@ import numpy as np
 from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, first_line
 from hubretrain.modules.complexity import complexity
+from hubretrain.modules.graph import ModuleGraph, spatial_statistics
+from hubretrain.modules.layers import LayerPoint
+from hubretrain.modules.regions import layer_points
 from hubretrain.modules.store import StoredModule, remember
 from hubretrain.tensorflow import tf
 
 import tensorflow_hub as hub  # isort: skip  (behind the door: it imports TensorFlow)
+
+_log = logging.getLogger(__name__)
 
 
 class Backbone:
@@ -22,14 +29,17 @@ class Backbone:
 
     Args:
         stored: The module. If it was never probed, it is probed now and the result kept.
+        layers: Names of inner layers (`StoredModule.layer_points`) whose features are to follow the
+            module's own output.
 
     Attributes:
         stored: The module with its image size and number of features.
+        layer_names: The inner layers, in the order of their features.
         variables: Every variable, in the module's order.
         trainable_variables: Those that training may change; empty where the module has none.
 
     Raises:
-        ModuleError: It cannot be loaded, or is no image feature vector module.
+        ModuleError: It cannot be loaded, is no image feature vector module, or has no such layer.
 
     Examples:
         >>> from hubretrain import Backbone, resolve
@@ -39,17 +49,21 @@ class Backbone:
         [2, 5]
     """
 
-    def __init__(self, stored: StoredModule) -> None:
-        self.stored = stored
+    def __init__(self, stored: StoredModule, layers: Sequence[str] = ()) -> None:
+        self.stored, self.layer_names = stored, tuple(layers)
         self._loaded: Any = _load(stored)
         self._function, self._takes_training = _callable(self._loaded, stored)
         self.variables: list[tf.Variable] = list(getattr(self._loaded, "variables", ()))
         self.trainable_variables: list[tf.Variable] = list(
             getattr(self._loaded, "trainable_variables", ())
         )
+        self._graphs: dict[bool, ModuleGraph] = {}
+        self._functions: dict[bool, Any] = {}
         if not stored.probed:
             self.stored = self._probe()
             remember(self.stored)
+        if self.layer_names:
+            self.graph().tensors(self.layer_names)  # an unknown name is an error now, not later
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the bottlenecks of a batch of images.
@@ -59,12 +73,69 @@ class Backbone:
             training: Run BatchNorm and dropout as in training, if the module supports it.
 
         Returns:
-            float32 of shape (n_images, n_features).
+            float32 of shape (n_images, n_features): the module's own output, and then mean and
+            standard deviation (`spatial_statistics`) of each of `layer_names`.
+
+        Raises:
+            ModuleError: The module has no layer of such a name.
         """
+        if not self.layer_names:
+            return self.own_output(images, training)
+        # A function of its own, because a gradient tape does not look into an imported graph.
+        return self._forward(training and self._takes_training)(images)
+
+    def own_output(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return the module's own output; arguments as of a call."""
         low, high = self.stored.value_range
         if (low, high) != (0.0, 1.0):
             images = low + (high - low) * images
         return self._function(images, training) if self._takes_training else self._function(images)
+
+    @property
+    def n_features(self) -> int:
+        """Length of what it gives for an image: its own output, and twice each layer's width."""
+        widths = {point.name: point.n_features for point in self.stored.layer_points or ()}
+        return self.stored.n_features + sum(widths[name] for name in self.layer_names)
+
+    def graph(self, training: bool = False) -> ModuleGraph:
+        """Return the flat graph of the forward pass, traced at the first use.
+
+        Raises:
+            ModuleError: It cannot be made flat; the message says why.
+        """
+        if training not in self._graphs:
+            with tf.init_scope():  # not as a part of a function that is being traced
+                self._graphs[training] = self._trace(self.stored.image_size, training)
+        return self._graphs[training]
+
+    def _trace(self, size: int, training: bool) -> ModuleGraph:
+        forward = functools.partial(self.own_output, training=training)
+        name = self.stored.name
+        return ModuleGraph(forward, self.variables, size, name, training=training)
+
+    def replica(self) -> Backbone:
+        """Return a copy with variables of its own, in the distribution strategy of this scope.
+
+        Graphs are shared: in a strategy's scope a graph cannot be traced, only used.
+        """
+        copy = Backbone(self.stored)
+        copy.layer_names, copy._graphs = self.layer_names, self._graphs
+        return copy
+
+    def _forward(self, training: bool) -> Any:
+        """Return the function of a call that gives the layers too."""
+        if training not in self._functions:
+            size = self.stored.image_size
+            spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+            features = functools.partial(self._all_features, training=training)
+            self._functions[training] = tf.function(features, input_signature=[spec])
+        return self._functions[training]
+
+    def _all_features(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        graph = self.graph(training)
+        points = graph.tensors(self.layer_names)
+        output, *maps = graph.piece([graph.images], [graph.output, *points], self.variables)(images)
+        return tf.concat([output, *map(spatial_statistics, maps)], axis=1)
 
     @property
     def saved_object(self) -> Any:
@@ -135,7 +206,19 @@ class Backbone:
             n_features=int(features.shape[1]),
             n_parameters=counted.n_parameters,
             gflops=counted.gflops,
+            layer_points=self._find_layers(size),
         )
+
+    def _find_layers(self, size: int) -> tuple[LayerPoint, ...]:
+        """Return the points of the module's graph; none, with a note, where it has no maps."""
+        try:
+            points = layer_points(self._trace(size, training=False))
+            reason = "its graph holds no feature maps"
+        except ModuleError as error:
+            points, reason = (), str(error)
+        if not points:
+            _log.info("%s offers its output only, no inner layers: %s", self.stored.name, reason)
+        return points
 
     def _probe_features(self, size: int) -> Float32Array:
         """Return the bottlenecks of two images of noise, their shape checked."""

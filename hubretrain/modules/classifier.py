@@ -17,11 +17,17 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     Args:
         backbone: A loaded module.
-        kind: `softmax` or `logistic`. Logistic classes are scored independently, and their
-            probabilities then divided by their sum.
-        weight: float32 of shape (n_features, n_classes).
+        kind: `softmax`, `logistic` or `mlp`. Logistic classes are scored independently, and their
+            probabilities then divided by their sum. `mlp` is softmax on a hidden layer.
+        weight: float32 of shape (n_features, n_classes); of `mlp` (n_hidden, n_classes).
         bias: float32 of shape (n_classes,).
+        hidden_weight: float32 of shape (n_features, n_hidden), of `mlp` only. The hidden layer is
+            `max(features @ hidden_weight + hidden_bias, 0)`.
+        hidden_bias: float32 of shape (n_hidden,), of `mlp` only.
     """
+
+    hidden_weight: tf.Variable | None = None
+    hidden_bias: tf.Variable | None = None
 
     def __init__(
         self,
@@ -29,11 +35,18 @@ class Classifier(tf.Module):  # type: ignore[misc]
         kind: str,
         weight: Float32Array,
         bias: Float32Array,
+        hidden_weight: Float32Array | None = None,
+        hidden_bias: Float32Array | None = None,
     ) -> None:
         super().__init__(name="classifier")
         self.backbone, self.kind = backbone, kind
         self.weight = tf.Variable(weight, name="head/weight", dtype=tf.float32)
         self.bias = tf.Variable(bias, name="head/bias", dtype=tf.float32)
+        if (hidden_weight is None) != (kind != "mlp"):
+            raise ValueError("a hidden layer belongs to the kind `mlp`, and to no other")
+        if hidden_weight is not None:
+            self.hidden_weight = tf.Variable(hidden_weight, name="head/hidden_weight")
+            self.hidden_bias = tf.Variable(hidden_bias, name="head/hidden_bias")
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the class scores of images.
@@ -49,6 +62,9 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     def head_logits(self, features: tf.Tensor) -> tf.Tensor:
         """Return the class scores of bottlenecks, float32 of shape (n_images, n_features)."""
+        if self.hidden_weight is not None:
+            hidden = tf.linalg.matmul(features, self.hidden_weight) + self.hidden_bias
+            features = tf.nn.relu(hidden)
         return tf.linalg.matmul(features, self.weight) + self.bias
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
@@ -57,7 +73,7 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     def to_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Return the probabilities of scores, both float32 of shape (n_images, n_classes)."""
-        if self.kind == "softmax":
+        if self.kind != "logistic":
             return tf.nn.softmax(logits)
         scores = tf.nn.sigmoid(logits)
         return scores / tf.reduce_sum(scores, axis=1, keepdims=True)
@@ -79,7 +95,7 @@ class Classifier(tf.Module):  # type: ignore[misc]
         """
         n_classes = logits.shape[1]
         targets = (1 - smoothing) * tf.one_hot(labels, n_classes, dtype=logits.dtype)
-        if self.kind == "softmax":
+        if self.kind != "logistic":
             targets += smoothing / n_classes
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         else:
@@ -90,8 +106,9 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     def replica(self) -> Classifier:
         """Return a copy with a module of its own, in the distribution strategy of this scope."""
-        backbone = type(self.backbone)(self.backbone.stored)
-        copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy())
+        hidden = [v.numpy() for v in self.head_variables[:-2]]
+        backbone = self.backbone.replica()
+        copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy(), *hidden)
         for new, old in zip(copy.all_variables, self.all_variables, strict=True):
             new.assign(old.numpy())
         return copy
@@ -104,8 +121,9 @@ class Classifier(tf.Module):  # type: ignore[misc]
 
     @property
     def head_variables(self) -> list[tf.Variable]:
-        """The head's weight and bias."""
-        return [self.weight, self.bias]
+        """The head's weight and bias, after those of a hidden layer."""
+        hidden = [] if self.hidden_weight is None else [self.hidden_weight, self.hidden_bias]
+        return [*hidden, self.weight, self.bias]
 
     def trained_layers(self, unfreeze_last: int | None) -> list[list[tf.Variable]]:
         """Return the variables that fine-tuning changes, by layer in network order, the head last.

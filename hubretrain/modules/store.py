@@ -33,6 +33,7 @@ from hubretrain.files import file_sha256, write_json
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import KAGGLE, HubModule, described, find, unknown
+from hubretrain.modules.layers import LayerPoint
 from hubretrain.modules.saved_model import METADATA_FILE, missing, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
@@ -56,6 +57,8 @@ class StoredModule:
         n_parameters: Numbers in its variables; None until it has been probed.
         gflops: 10^9 floating-point operations per image, a multiplication and an addition being
             two; None until it has been probed, or where they cannot be counted.
+        layer_points: Inner layers whose features can be cached, shallow to deep; () where there are
+            none, None until it has been probed.
         to_remember: Whether the result of a probe is kept. False where image size or range were
             chosen by the caller, since the next caller may choose others.
     """
@@ -69,12 +72,14 @@ class StoredModule:
     value_range: tuple[float, float] = (0.0, 1.0)
     n_parameters: int | None = None
     gflops: float | None = None
+    layer_points: tuple[LayerPoint, ...] | None = None
     to_remember: bool = True
 
     @property
     def probed(self) -> bool:
         """Whether it was loaded once and found to be a feature vector module."""
-        return self.n_features > 0 and self.n_parameters is not None
+        measured = (self.n_parameters, self.layer_points)
+        return self.n_features > 0 and None not in measured
 
 
 def store_folder() -> Path:
@@ -152,7 +157,9 @@ def _with_input(
     """Return the module with the image size and range that the caller chose."""
     if image_size is not None and image_size != module.image_size:
         fixes_none = module.image_size == 0  # then the chosen size is as good as its own
-        module = replace(module, image_size=image_size, n_features=0, to_remember=fixes_none)
+        module = replace(
+            module, image_size=image_size, n_features=0, layer_points=None, to_remember=fixes_none
+        )
     if value_range is not None and value_range != module.value_range:
         module = replace(module, value_range=value_range, to_remember=False)
     return module
@@ -265,6 +272,8 @@ def _measured(values: dict[str, Any]) -> dict[str, Any]:
     measured: dict[str, Any] = {name: values[name] for name in names if name in values}
     if "value_range" in measured:
         measured["value_range"] = tuple(measured["value_range"])
+    if (points := values.get("layer_points")) is not None:
+        measured["layer_points"] = tuple(LayerPoint(**point) for point in points)
     return measured
 
 
