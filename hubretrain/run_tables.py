@@ -104,6 +104,7 @@ LEADERBOARD = RunTable(
         "rank": OPTIONAL_INTEGER,
         "module": NAME,
         "kind": NAME,
+        "layers": TEXT,
         "trained_on": TEXT,
         "head": TEXT,
         "class_weight": TEXT,
@@ -112,6 +113,7 @@ LEADERBOARD = RunTable(
         "tied": FLAG,
         "shortlist": OPTIONAL_INTEGER,
         "n_members": OPTIONAL_INTEGER,
+        "averaged_views": OPTIONAL_INTEGER,
     },
 )
 """One row per module, then the ensemble and the baselines: metrics with intervals, costs."""
@@ -120,6 +122,7 @@ CANDIDATES = RunTable(
     "heads.csv",
     {
         "module": NAME,
+        "layers": NAME,
         "trained_on": NAME,
         "head": NAME,
         "class_weight": NAME,

@@ -87,6 +87,9 @@ class FitRecord:
         l2: Penalties that were compared.
         adjust: Strengths of logit adjustment that were compared.
         views: Whether training on all cached views was compared.
+        layers: Layers whose features heads were fitted on, `last` or `all`; None for both.
+        heads: Kinds of heads that were compared on every module; None for the linear ones, and
+            `mlp` on those that tied with the best.
         n_folds: Folds of the cross-validation.
         test_fraction: Share of the images in the test split.
         top: Length that the shortlist may have.
@@ -109,6 +112,8 @@ class FitRecord:
     l2: tuple[float, ...]
     adjust: tuple[float, ...]
     views: bool
+    layers: str | None
+    heads: tuple[str, ...] | None
     n_folds: int
     test_fraction: float
     top: int
@@ -294,9 +299,14 @@ class Run:
         """`ensemble.json`: members and weights of the ensemble."""
         return self.folder / "ensemble.json"
 
-    def screened_file(self, module: str) -> Path:
-        """Return the path `screened/<module>.h5`: the screening of a module, to resume from."""
-        return self.folder / "screened" / f"{module}.h5"
+    def screened_file(self, module: str, heads: str) -> Path:
+        """Return the path `screened/<heads>/<module>.h5`: a module's sweep, to resume from.
+
+        Args:
+            module: Name of the module.
+            heads: Heads of the sweep, `linear` or `mlp`.
+        """
+        return self.folder / "screened" / heads / f"{module}.h5"
 
     def finetune_folder(self, module: str) -> Path:
         """Return the path `finetune/<module>/`: history, checkpoints, predictions."""

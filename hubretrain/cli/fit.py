@@ -50,12 +50,23 @@ class ClassWeight(click.ParamType):  # type: ignore[type-arg]
         return weights
 
 
+def _kinds(value: str) -> tuple[str, ...]:
+    """Return kinds of heads that commas separate."""
+    return tuple(kind.strip() for kind in value.split(","))
+
+
+PARAM_TYPES: dict[str, click.ParamType[Any]] = {
+    "class_weights": ClassWeight(),
+    "heads": click.types.FuncParamType(_kinds),
+}
+
+
 @click.command(cls=Command, short_help="Fit heads on the cached modules and rank the modules.")
 @data_options
 @modules_option
 @cache_option
 @run_option
-@options_from(ScreenOptions, param_types={"class_weights": ClassWeight()})
+@options_from(ScreenOptions, param_types=PARAM_TYPES)
 @json_option
 def fit(
     source: DataSource,
@@ -65,7 +76,7 @@ def fit(
     options: ScreenOptions,
     as_json: bool,
 ) -> None:
-    """Fit softmax and logistic heads on every cached module of DATA and rank the modules.
+    """Fit heads on every cached module of DATA and rank the modules.
 
     With --module only these modules, and those that the run has already. A cached module called
     NAME_random is the randomly initialised control of NAME: a baseline.

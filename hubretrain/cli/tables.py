@@ -35,6 +35,11 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
         "Percent, with 95 % confidence intervals; log loss in nats. 1, 2, ...: shortlist, the "
         "cheapest of the tied modules first. =: also statistically tied with the best."
     )
+    if board["averaged_views"].notna().any():
+        legend += (
+            " Averaged: the same head on several views of each image, of which each costs a "
+            "forward pass."
+        )
     if metric != "accuracy":
         legend += " Accuracy is unadjusted: that of the top-1 class."
     console.print(legend, highlight=False)
@@ -79,15 +84,25 @@ def _table(board: pd.DataFrame, metric: str, metrics: list[str], costs: list[str
     nearest = board.index[board["module"].str.startswith("1-nearest")]
     for _, row in board.drop(index=nearest[1:]).iterrows():  # the best of them is the baseline
         cells = [_estimate(row, name, metric) for name in metrics]
-        cost_cells = [
-            f"{row[name]:{formatting.COSTS[name].format}}"
-            if formatting.has_number(row, name)
-            else ""
-            for name in costs
-        ]
         name, head = formatting.row_name(row), formatting.head_words(row)
-        table.add_row(_mark(row), name, *cells, head, *cost_cells)
+        table.add_row(_mark(row), name, *cells, head, *(_cost(row, cost) for cost in costs))
+        n_views = row["averaged_views"]
+        if isinstance(n_views, Integral):
+            cells = [_estimate(row, name, metric, formatting.AVERAGED) for name in metrics]
+            of_passes = [
+                _cost(row, cost, int(n_views)) if cost in formatting.COSTS_OF_A_PASS else ""
+                for cost in costs
+            ]
+            name, head = f"  {n_views} views averaged", f"{n_views} passes per image"
+            table.add_row("", name, *cells, head, *of_passes)
     return table
+
+
+def _cost(row: Any, name: str, times: int = 1) -> str:
+    """Return a multiple of a cost; '' where it is not known."""
+    if not formatting.has_number(row, name):
+        return ""
+    return f"{times * row[name]:{formatting.COSTS[name].format}}"
 
 
 def _estimate(row: Any, name: str, metric: str, prefix: str = "") -> str:

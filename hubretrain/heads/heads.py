@@ -161,12 +161,16 @@ class ModuleHeads:
             WriteError: The file cannot be written.
         """
         with whole_file(path) as aside, h5py.File(aside, "w") as file:
-            file.attrs["format"] = FORMAT
+            self.write(file)
             for name, value in module.items():
                 file.attrs.setdefault(name, value)
-            file["class_names"] = _texts(self.class_names)
-            for role in ROLES:
-                _write(file.create_group(role), getattr(self, role))
+
+    def write(self, group: h5py.Group) -> None:
+        """Write the heads into a group of an open HDF5 file."""
+        group.attrs["format"] = FORMAT
+        group["class_names"] = _texts(self.class_names)
+        for role in ROLES:
+            _write(group.create_group(role), getattr(self, role))
 
     @classmethod
     def load(cls, path: Path) -> ModuleHeads:
@@ -177,16 +181,35 @@ class ModuleHeads:
         """
         try:
             with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != FORMAT:
+                if not cls.are_in(file):
                     raise HeadError(
                         f"{path} is no head file of this version; run `hubretrain fit` again."
                     )
-                heads = {role: _read(file[role]) for role in ROLES}
-                return cls(**heads, class_names=tuple(file["class_names"].asstr()[:]))
+                return cls.read(file)
         except (OSError, KeyError, ValueError) as error:
             raise HeadError(
                 f"{path} cannot be read ({error}); run `hubretrain fit` again."
             ) from error
+
+    @classmethod
+    def read(cls, group: h5py.Group) -> ModuleHeads:
+        """Read the heads that `are_in` a group of an open HDF5 file."""
+        heads = {role: _read(group[role]) for role in ROLES}
+        return cls(**heads, class_names=tuple(group["class_names"].asstr()[:]))
+
+    @staticmethod
+    def are_in(group: h5py.Group) -> bool:
+        """Return whether a group of an open HDF5 file holds heads of this version."""
+        return bool(group.attrs.get("format") == FORMAT)
+
+    @classmethod
+    def attributes_of(cls, path: Path) -> dict[str, Any]:
+        """Return the attributes of a head file; {} where there is none of this version."""
+        try:
+            with h5py.File(path, "r") as file:
+                return dict(file.attrs) if cls.are_in(file) else {}
+        except OSError:
+            return {}
 
 
 def _write(group: h5py.Group, head: Head) -> None:

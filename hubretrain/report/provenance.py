@@ -72,6 +72,8 @@ def _fit_words(run: Run, fit: FitRecord, data: list[str]) -> list[str]:
         adjust=fit.adjust,
         l2=fit.l2,
         views=fit.views,
+        layers=fit.layers,
+        heads=fit.heads,
         split=SplitOptions(fit.n_folds, fit.test_fraction, fit.seed, fit.duplicates_kept_together),
         top=fit.top,
     )

@@ -1,9 +1,11 @@
 """The fit stage: heads on every cached module, compared on images that they never saw.
 
 `fit` is the stage with the options of `options`; `sweep` is what is compared on every module,
-`screen` fits the candidates of one module and chooses, `candidates` are their out-of-fold
-predictions, `result` is what is kept; `comparison` and `leaderboard` set the modules side by side
-with `baselines` and `transferability` scores, and `formatting` has the words of their rows.
+`stages` screens all modules and `screen` one of them: `fitting` fits the heads on its features,
+`candidates` are their out-of-fold predictions, `selection` chooses, and `result` is what is kept,
+also of two kinds of heads together. `comparison` and `leaderboard` set the modules
+side by side with `baselines` and `transferability` scores, and `formatting` has the words of their
+rows.
 """
 
 import lazy_loader as lazy

@@ -1,12 +1,12 @@
 """Out-of-fold predictions of every fitted head of one module, with every decision rule.
 
-A candidate is a fitted head (which views it was trained on, its kind, class weight and l2) with a
-decision rule, the strength of its logit adjustment.
+A candidate is a fitted head (on which layers and views it was trained, its kind, class weight and
+l2) with a decision rule, the strength of its logit adjustment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,12 +17,20 @@ from hubretrain.arrays import AnyArray, BoolArray, Float32Array
 from hubretrain.evaluation import DecisionRule
 from hubretrain.heads import HeadPath, Kind, probabilities
 
+LAST_LAYER, ALL_LAYERS = "last", "all"
 VIEW_0, ALL_VIEWS = "view 0", "all views"
 
 
 class Source(NamedTuple):
-    """The paths that candidates come from: one kind of head, trained on some of the views."""
+    """The paths that candidates come from.
 
+    Attributes:
+        layers: Layers whose features they take, `last` or `all`.
+        trained_on: Views that they are trained on, `view 0` or `all views`.
+        kind: Kind of the heads.
+    """
+
+    layers: str
     trained_on: str
     kind: Kind
 
@@ -49,9 +57,11 @@ class Candidates:
         validated: bool (n_images,), the images whose out-of-fold predictions count.
         priors: Share of each class, for the adjustment.
         strengths: Strengths of adjustment; (0,) for none.
+        averaged: Function from a position to its probabilities averaged over views,
+            float32 (n_validated, n_classes).
 
     Attributes:
-        table: One row per candidate: trained_on, head, class_weight, l2, adjust, passes,
+        table: One row per candidate: layers, trained_on, head, class_weight, l2, adjust, passes,
             converged.
     """
 
@@ -61,6 +71,7 @@ class Candidates:
         validated: BoolArray,
         priors: AnyArray,
         strengths: Sequence[float],
+        averaged: Callable[[Position], Float32Array],
     ) -> None:
         self._paths, self._validated = paths, validated
         self._rules = [DecisionRule(float(s), tuple(priors.tolist())) for s in strengths]
@@ -79,12 +90,14 @@ class Candidates:
             ]
         )
         # The rules of a head follow one another and share its probabilities.
-        self._probs = lru_cache(maxsize=2)(self._probs_of)
+        self._probs = lru_cache(maxsize=1)(self._probs_of)
+        self._averaged = lru_cache(maxsize=None)(averaged)  # asked for the few that are chosen
 
     def _row(self, position: Position, strength: float) -> dict[str, object]:
         source, w, i = position
         path = self._paths[source]
         return {
+            "layers": source.layers,
             "trained_on": source.trained_on,
             "head": source.kind,
             "class_weight": path.class_weights[w],
@@ -107,23 +120,21 @@ class Candidates:
 
     def unadjusted(self, candidate: int) -> Float32Array:
         """Return its probabilities on view 0, float32 (n_validated, n_classes)."""
-        return self._probs(self.position(candidate), averaged=False)
+        return self._probs(self.position(candidate))
 
     def adjusted(self, candidate: int) -> Float32Array:
         """Return the same after its logit adjustment: the largest is the decision."""
         return self.rule(candidate).adjust(self.unadjusted(candidate))
 
     def averaged_unadjusted(self, candidate: int) -> Float32Array:
-        """Return probabilities from logits averaged over the views of each image."""
-        return self._probs(self.position(candidate), averaged=True)
+        """Return its probabilities averaged over views, float32 (n_validated, n_classes)."""
+        return self._averaged(self.position(candidate))
 
     def averaged_adjusted(self, candidate: int) -> Float32Array:
         """Return the same after its logit adjustment."""
         return self.rule(candidate).adjust(self.averaged_unadjusted(candidate))
 
-    def _probs_of(self, position: Position, *, averaged: bool) -> Float32Array:
+    def _probs_of(self, position: Position) -> Float32Array:
         path = self._paths[position.source]
-        logits = path.out_of_fold_mean if averaged else path.out_of_fold
-        assert logits is not None
-        chosen = logits[self._validated, position.class_weight, position.l2]
+        chosen = path.out_of_fold[self._validated, position.class_weight, position.l2]
         return probabilities(chosen, path.kind)

@@ -21,9 +21,11 @@ from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, gree
 from hubretrain.run_tables import EFFECTS as EFFECTS_TABLE
 from hubretrain.run_tables import MODULE
 from hubretrain.screening.baselines import majority_class
+from hubretrain.screening.candidates import ALL_LAYERS
 from hubretrain.screening.formatting import metric_name
 from hubretrain.screening.leaderboard import (
     baseline_rows,
+    choosable,
     ensemble_row,
     is_random_control,
     module_row,
@@ -31,7 +33,7 @@ from hubretrain.screening.leaderboard import (
     ranked,
 )
 from hubretrain.screening.result import ScreenResult
-from hubretrain.screening.sweep import EFFECTS, Sweep
+from hubretrain.screening.sweep import EFFECTS, MLP, Sweep
 
 Pair = tuple[AnyArray, AnyArray]
 
@@ -65,8 +67,7 @@ class ModuleComparison:
         folds = development["fold"].to_numpy()
         every_label = development["class_index"].to_numpy()
         self._majority = majority_class(every_label, folds, len(sweep.class_names))[folds >= 0]
-        # With nothing but controls, they are the modules.
-        self.modules = [r for r in results if not is_random_control(r.module)] or list(results)
+        self.modules = choosable(results)
         self.ensemble: Ensemble | None = None
         self._ensemble_averaged: Predictions | None = None
         if len(self.modules) > 1:
@@ -78,11 +79,14 @@ class ModuleComparison:
         self.ensemble = greedy_ensemble(members, labels, metric, strengths)
         options = (members, labels, self._parts, metric, strengths)
         self._ensemble_predictions = Predictions(*crossfitted_ensemble(*options))
-        if any("member_averaged" in result.predictions for result in self.modules):
-            averaged = {
-                result.module: result.predictions.get("member_averaged", members[result.module])
-                for result in self.modules
-            }
+        averaged = {
+            result.module: result.predictions["member_averaged"]
+            for result in self.modules
+            if result.averaged is not None
+        }
+        # Of as many views for each member, as a model that is exported takes them.
+        n_views = {result.n_views_averaged for result in self.modules}
+        if len(n_views) == 1 and averaged:
             self._ensemble_averaged = Predictions(
                 *crossfitted_ensemble(*options, averaged=averaged)
             )
@@ -101,6 +105,7 @@ class ModuleComparison:
                     self._ensemble_averaged,
                     self.modules,
                     evaluator,
+                    metric,
                 )
             )
         rows += baseline_rows(self._majority, self.modules, evaluator)
@@ -108,7 +113,8 @@ class ModuleComparison:
             result.module: evaluator.resample(metric, result.chosen.of(metric))
             for result in self.modules
         }
-        return ranked(rows, resampled, metric, top)
+        board = ranked(rows, resampled, metric, top)
+        return board.assign(averaged_views=board["averaged_views"].astype("Int64"))
 
     def effects(self) -> pd.DataFrame:
         """Return the ablation: what views, averaging, class weights and so on are worth."""
@@ -134,7 +140,7 @@ class ModuleComparison:
         """Return each effect's predictions with and without it, one pair per module."""
         pairs: dict[str, list[Pair]] = {}
         names = {key: effect.name for key, effect in EFFECTS.items()}
-        names["averaging"] = "averaging over views when scoring"
+        names[MLP] = "an mlp instead of linear heads"
         for key, name in names.items():
             of_effect = [
                 (result.predictions[f"with_{key}"], result.predictions[f"without_{key}"])
@@ -142,6 +148,12 @@ class ModuleComparison:
                 if f"with_{key}" in result.predictions
             ]
             pairs |= {name: of_effect} if of_effect else {}
+        averaged = [
+            (result.averaged.adjusted, result.chosen.adjusted)
+            for result in self.modules
+            if result.averaged is not None
+        ]
+        pairs |= {"averaging over views when scoring": averaged} if averaged else {}
         pairs |= self._pairs_with_controls()
         if METRICS[self.sweep.metric].is_of_decision:
             nearest = [
@@ -178,7 +190,28 @@ class ModuleComparison:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Return sentences on the selection optimism: what choosing the best of many adds."""
+        """Return sentences on what was compared, and on the selection optimism."""
+        sentences = (self._on_layers(), self._on_networks(), self._on_optimism())
+        return tuple(sentence for sentence in sentences if sentence)
+
+    def _on_layers(self) -> str:
+        lacking = [result.module for result in self.results if result.about["lacks_layers"]]
+        if ALL_LAYERS not in self.sweep.layers or not lacking:
+            return ""
+        return (
+            f"{', '.join(lacking)}: only features of the last layer are cached; `hubretrain cache` "
+            "adds those of all layers, which are often better."
+        )
+
+    def _on_networks(self) -> str:
+        seconds = [result.about.get(f"seconds_of_{MLP}", 0.0) for result in self.results]
+        n_modules = sum(of > 0 for of in seconds)
+        if not n_modules or not self.sweep.mlp_where_tied:
+            return ""
+        are = "1 module that ties" if n_modules == 1 else f"{n_modules} modules that tie"
+        return f"The {are} with the best by linear heads got an mlp, too, in {sum(seconds):,.0f} s."
+
+    def _on_optimism(self) -> str:
         metric = self.sweep.metric
         n_candidates = sum(len(result.candidates) for result in self.modules)
         estimate, low, high = intervals.interval(
@@ -191,13 +224,12 @@ class ModuleComparison:
             f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
         name = metric_name(metric)
-        sentence = (
+        return (
             f"{name[0].upper()}{name[1:]} of the best of {n_candidates:,} candidates: "
             f"{uncorrected_text} on the images that it was chosen on, {estimate_text} "
             f"({low_text}-{high_text}) in nested cross-validation, without selection bias; the "
             "leaderboard is nested within each module."
         )
-        return (sentence,)
 
     def predictions(self) -> dict[str, Predictions]:
         """Return the predictions of every module, and of the ensemble."""

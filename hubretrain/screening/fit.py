@@ -9,13 +9,13 @@ kept, so an interrupted fit resumes, and a later one adds modules to the same ru
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog, bottleneck_files
+from hubretrain.bottlenecks import Bottlenecks, bottleneck_files
 from hubretrain.data import ImageDataset, SplitOptions
 from hubretrain.data.splitting import (
     NEW,
@@ -27,7 +27,7 @@ from hubretrain.data.splitting import (
     worst_deviation,
     write_folds,
 )
-from hubretrain.errors import CacheError, HeadError, RunError
+from hubretrain.errors import CacheError, RunError
 from hubretrain.evaluation import Evaluator, Predictions
 from hubretrain.heads import ModuleHeads
 from hubretrain.run_tables import (
@@ -43,7 +43,7 @@ from hubretrain.screening.comparison import ModuleComparison
 from hubretrain.screening.leaderboard import columns
 from hubretrain.screening.options import ScreenOptions
 from hubretrain.screening.result import ScreenResult
-from hubretrain.screening.screen import identity_of, screen
+from hubretrain.screening.stages import Stages
 from hubretrain.screening.sweep import Sweep
 
 TEST_METRICS = ("top_3", "unadjusted_accuracy", "balanced_accuracy", "accuracy")
@@ -107,7 +107,7 @@ def screen_modules(
     development, test = _split(images, run, options.split)
     labels = development["class_index"].to_numpy()
     sweep = Sweep.of(options, dataset.class_names, labels)
-    results = [_screened(file, development, sweep, run) for file in files]
+    results = Stages(development, sweep, run, options.split.seed).results(files)
     comparison = ModuleComparison(development, results, sweep, options.split.seed)
     board, effects = comparison.leaderboard(options.top), comparison.effects()
     listed = board[board["shortlist"].notna()].sort_values("shortlist")
@@ -184,31 +184,6 @@ def _split(
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     is_test = images["fold"] == TEST
     return images[~is_test].reset_index(drop=True), images[is_test].reset_index(drop=True)
-
-
-def _screened(file: Path, images: pd.DataFrame, sweep: Sweep, run: Run) -> ScreenResult:
-    """Return the screening of a module: kept by an earlier fit, else made now and kept."""
-    path, identity = run.screened_file(file.stem), identity_of(file, images, sweep)
-    result = ScreenResult.load(path, identity) if _has_heads(run, file.stem) else None
-    if result is None:
-        result, heads = screen(file, images, sweep)
-        heads.save(run.heads_file(file.stem), result.about["module"])
-        result.save(path)
-    log, name = ForwardPassLog(file.parent), str(result.about["module"]["module"])
-    seconds = log.table.loc[log.table["module"] == name, "seconds"]
-    costs = {
-        "images_per_second": log.images_per_second(name),
-        "seconds_to_cache": float(seconds.sum()),
-    }
-    return replace(result, about={**result.about, **costs})
-
-
-def _has_heads(run: Run, module: str) -> bool:
-    try:
-        ModuleHeads.load(run.heads_file(module))
-    except HeadError:
-        return False
-    return True
 
 
 def _test_predictions(
@@ -325,6 +300,8 @@ def _record(
         l2=sweep.l2,
         adjust=sweep.strengths,
         views=options.views,
+        layers=options.layers,
+        heads=options.heads,
         n_folds=split.n_folds,
         test_fraction=split.test_fraction,
         top=options.top,

@@ -43,6 +43,8 @@ COSTS = {
     "seconds_to_cache": Cost("s to cache", "", ",.0f"),
     "seconds_to_fit": Cost("s to fit", "", ",.0f"),
 }
+COSTS_OF_A_PASS = ("gflops", "ms_per_image")
+AVERAGED = "averaged_"  # begins the columns of predictions that are averaged over views
 SHOWN_METRICS = ("balanced_accuracy", "accuracy", "top_3")
 _METRIC_NAMES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "top_3": "top-3 accuracy"}
 
@@ -78,7 +80,10 @@ def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:
     """
     if not has_number(row, column):
         return None
-    is_share = METRICS[column.removeprefix("test_").removeprefix("unadjusted_")].is_share
+    metric = column
+    for prefix in ("test_", AVERAGED, "unadjusted_"):
+        metric = metric.removeprefix(prefix)
+    is_share = METRICS[metric].is_share
     scale, digits = (100, 1) if is_share else (1, 3)
     estimate, low, high = (
         f"{scale * row[name]:.{digits}f}" if has_number(row, name) else ""
@@ -93,13 +98,16 @@ def row_name(row: Row) -> str:
 
 
 def head_words(row: Row) -> str:
-    """Describe the chosen head, such as `softmax, l2 316, balanced, adjusted 0.75`."""
+    """Describe the chosen head, such as `softmax, all layers, l2 316, adjusted 0.75`."""
     head = row["head"]
     if not isinstance(head, str) or head == "none":
         return ""
-    parts = [head]
+    parts = [head, "all layers"] if row.get("layers") == "all" else [head]
     if has_number(row, "l2"):
-        parts.append(f"l2 {row['l2']:,.0f}" if row["l2"] >= 10 else f"l2 {row['l2']:.3g}")
+        penalty = "decay" if head == "mlp" else "l2"
+        parts.append(
+            f"{penalty} {row['l2']:,.0f}" if row["l2"] >= 10 else f"{penalty} {row['l2']:.3g}"
+        )
     if row.get("trained_on") == "all views":
         parts.append("all views")
     weight = row.get("class_weight")

@@ -14,13 +14,21 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
-from hubretrain.evaluation import METRICS, Evaluator, Interval, Predictions, Resampled, intervals
+from hubretrain.evaluation import (
+    METRICS,
+    TOP_1,
+    Evaluator,
+    Interval,
+    Predictions,
+    Resampled,
+    intervals,
+)
 from hubretrain.heads import Ensemble
 from hubretrain.run_tables import ENSEMBLE, MODULE, REFERENCE
 from hubretrain.screening.result import ScreenResult
 
 RANDOM_SUFFIX = "_random"
-AVERAGED = ("balanced_accuracy", "accuracy", "top_3")
+AVERAGED = ("balanced_accuracy", "accuracy", "top_3", "log_loss")
 COSTS = ("gflops", "ms_per_image", "n_parameters")
 Row = dict[str, Any]
 
@@ -28,6 +36,11 @@ Row = dict[str, Any]
 def is_random_control(module: str) -> bool:
     """Return whether a module is the randomly initialised control of another, by its name."""
     return module.endswith(RANDOM_SUFFIX)
+
+
+def choosable(results: Sequence[ScreenResult]) -> list[ScreenResult]:
+    """Return the screenings without those of controls; with nothing but controls, all of them."""
+    return [r for r in results if not is_random_control(r.module)] or list(results)
 
 
 def pretrained_of(control: str, modules: Iterable[str]) -> str | None:
@@ -56,20 +69,25 @@ def module_row(result: ScreenResult, evaluator: Evaluator, metric: str) -> Row:
         "module": result.module,
         "kind": REFERENCE if is_random_control(result.module) else MODULE,
         "n_members": 1,
+        "averaged_views": None,
         **result.about["chosen"],
         **columns(evaluator.metrics(result.chosen)),
         f"{metric}_uncorrected": result.about["uncorrected"],
     }
     if result.averaged is not None:
-        row |= averaged_columns(result.averaged, evaluator)
+        row |= averaged_columns(result.averaged, result.n_views_averaged, evaluator, metric)
     n_heads = {"n_heads": result.about["n_heads"]}
     return row | costs(result.about) | result.about["hints"] | n_heads
 
 
-def averaged_columns(averaged: Predictions, evaluator: Evaluator) -> dict[str, float]:
-    """Return the columns of predictions with logits averaged over views."""
-    metrics = {name: evaluator.interval(name, averaged.of(name)) for name in AVERAGED}
-    return columns(metrics, "averaged_")
+def averaged_columns(
+    averaged: Predictions, n_views: int, evaluator: Evaluator, metric: str
+) -> dict[str, float]:
+    """Return the columns of predictions averaged over views, of which each costs a pass."""
+    of_choice = dict.fromkeys((metric, *AVERAGED))
+    metrics = {name: evaluator.interval(name, averaged.of(name)) for name in of_choice}
+    metrics |= {name: evaluator.interval(of, averaged.unadjusted) for name, of in TOP_1.items()}
+    return {"averaged_views": n_views, **columns(metrics, "averaged_")}
 
 
 def costs(about: Mapping[str, Any]) -> dict[str, float]:
@@ -97,6 +115,7 @@ def ensemble_row(
     averaged: Predictions | None,
     results: Sequence[ScreenResult],
     evaluator: Evaluator,
+    metric: str,
 ) -> Row:
     """Return the row of the ensemble, with the summed costs of its members.
 
@@ -106,6 +125,7 @@ def ensemble_row(
         averaged: The same from members averaged over views; None where there is one view.
         results: The modules, members or not.
         evaluator: What to evaluate on.
+        metric: Metric of choice.
     """
     weights = ensemble.weights
     members = [costs(result.about) for result in results if result.module in weights]
@@ -118,7 +138,7 @@ def ensemble_row(
         **columns(evaluator.metrics(predictions)),
     }
     if averaged is not None:
-        row |= averaged_columns(averaged, evaluator)
+        row |= averaged_columns(averaged, results[0].n_views_averaged, evaluator, metric)
     return row | {name: float(np.sum([of[name] for of in members])) for name in members[0]}
 
 

@@ -26,6 +26,10 @@ class ScreenOptions:
             rule of the best accuracy.
         l2: Penalties to compare, 1 / C of scikit-learn.
         views: Whether to train on all cached views too, besides view 0 only.
+        layers: `last` for the features of the last layer, `all` for those of every layer; by
+            default both are compared where they are cached.
+        heads: Kinds of heads to compare, of `softmax`, `logistic` and `mlp`. By default the two
+            linear ones on every module, then `mlp` on the modules that tie with the best.
         split: How the images are split; a run that has folds keeps them.
         top: Largest number of modules in the shortlist.
 
@@ -62,6 +66,18 @@ class ScreenOptions:
         metavar="L2",
     )
     views: bool = option(True, "Compare training on all cached views with training on view 0.")
+    layers: str | None = option(
+        None,
+        "Layers whose features heads are fitted on; by default those of the last layer and of all "
+        "are compared.",
+        choices=("last", "all"),
+    )
+    heads: tuple[str, ...] | None = option(
+        None,
+        "Kinds of heads to compare, such as softmax,logistic,mlp. By default softmax and logistic "
+        "on every module, and mlp on the modules that tie with the best.",
+        metavar="KINDS",
+    )
     split: SplitOptions = SplitOptions()
     top: int = option(3, "Largest number of modules in the shortlist.", minimum=1)
 

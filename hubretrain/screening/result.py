@@ -1,12 +1,17 @@
-"""The result of screening one module, and the file that keeps it: `screened/<module>.h5`.
+"""The result of screening one module, its file, and two results that are made one.
 
 A fit that was interrupted, or that later modules join, reads what is there instead of fitting
-anew. On disk: `about` (JSON: choices, costs, transferability) and `identity` as attributes,
-`predictions/<name>` float32 (n_validated, n_classes), and `candidates/<column>`.
+anew.
+
+On disk, `screened/<heads>/<module>.h5`: `about` (JSON: choices, costs, transferability) and
+`identity` as attributes, `predictions/<name>` float32 (n_validated, n_classes),
+`chosen_by/<choice>` float64 (1 + n_parts,), `candidates/<column>`, and the heads that are kept in
+`heads/`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +22,18 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import Float32Array
-from hubretrain.evaluation import Predictions
+from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
+from hubretrain.evaluation import METRICS, Predictions
 from hubretrain.files import whole_file
+from hubretrain.heads import ModuleHeads
 
 FORMAT = "hubretrain screened module"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+CHOSEN, MEMBER = "chosen", "ensemble_member"
+PREDICTIONS_OF = {
+    CHOSEN: ("unadjusted", "adjusted", "averaged_unadjusted", "averaged_adjusted"),
+    MEMBER: ("member", "member_averaged"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +45,14 @@ class ScreenResult:
         identity: Digest of all that the result depends on.
         about: `chosen` and `ensemble_member` (settings of the best candidate by the metric of
             choice and by log loss), `uncorrected` (metric of choice of the first, optimistic),
-            `n_heads`, `n_features`, `seconds_to_fit`, `hints` (transferability scores), `module`
-            (attributes of the bottleneck file); later also `images_per_second` and
-            `seconds_to_cache`.
+            `n_heads`, `n_features`, `n_views_averaged`, `seconds_to_fit`, `hints` (transferability
+            scores), `module` (attributes of the bottleneck file); later also `images_per_second`
+            and `seconds_to_cache`.
         predictions: Name to probabilities; see `hubretrain.screening.screen`.
         candidates: One row per candidate, with its metrics before any correction.
+        chosen_by: What was chosen by, of `chosen` the metric of choice and of `ensemble_member` the
+            log loss: float64 (1 + n_parts,), of the best by all images and then of the best
+            without each part on the images outside of it.
     """
 
     module: str
@@ -46,6 +60,7 @@ class ScreenResult:
     about: Mapping[str, Any]
     predictions: Mapping[str, Float32Array]
     candidates: pd.DataFrame
+    chosen_by: Mapping[str, FloatArray]
 
     @property
     def chosen(self) -> Predictions:
@@ -53,15 +68,20 @@ class ScreenResult:
         return Predictions(self.predictions["unadjusted"], self.predictions["adjusted"])
 
     @property
+    def n_views_averaged(self) -> int:
+        """Views of each image that `averaged` is the mean over; 1 where there is one view."""
+        return int(self.about["n_views_averaged"])
+
+    @property
     def averaged(self) -> Predictions | None:
-        """Predictions with logits averaged over the views; None where there is one view."""
+        """Predictions averaged over the views; None where there is one view."""
         if "averaged_adjusted" not in self.predictions:
             return None
         names = ("averaged_unadjusted", "averaged_adjusted")
         return Predictions(*(self.predictions[name] for name in names))
 
-    def save(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+    def save(self, path: Path, heads: ModuleHeads) -> None:
+        """Write the file, whole or not at all, with the heads that are kept.
 
         Raises:
             WriteError: The file cannot be written.
@@ -72,13 +92,22 @@ class ScreenResult:
             file.attrs["about"] = json.dumps(self.about)
             for name, probs in self.predictions.items():
                 file[f"predictions/{name}"] = probs.astype(np.float32)
+            for name, values in self.chosen_by.items():
+                file[f"chosen_by/{name}"] = values
             for name in self.candidates.columns:
-                values = self.candidates[name].to_numpy()
-                is_text = values.dtype.kind not in "fiub"
+                column = self.candidates[name].to_numpy()
+                is_text = column.dtype.kind not in "fiub"
                 file[f"candidates/{name}"] = (
-                    values.astype(h5py.string_dtype()) if is_text else values
+                    column.astype(h5py.string_dtype()) if is_text else column
                 )
             file["candidates"].attrs["columns"] = list(self.candidates.columns)
+            heads.write(file.create_group("heads"))
+
+    @staticmethod
+    def load_heads(path: Path) -> ModuleHeads:
+        """Return the heads in the file of a result that `load` has read."""
+        with h5py.File(path, "r") as file:
+            return ModuleHeads.read(file["heads"])
 
     @classmethod
     def load(cls, path: Path, identity: str) -> ScreenResult | None:
@@ -87,6 +116,8 @@ class ScreenResult:
             with h5py.File(path, "r") as file:
                 written = file.attrs.get("format"), file.attrs.get("format_version")
                 if written != (FORMAT, FORMAT_VERSION) or file.attrs["identity"] != identity:
+                    return None
+                if not ModuleHeads.are_in(file["heads"]):
                     return None
                 table = {}
                 for name in file["candidates"].attrs["columns"]:
@@ -99,6 +130,69 @@ class ScreenResult:
                     json.loads(file.attrs["about"]),
                     {str(name): values[:] for name, values in file["predictions"].items()},
                     pd.DataFrame(table),
+                    {str(name): values[:] for name, values in file["chosen_by"].items()},
                 )
         except (OSError, KeyError, ValueError):
             return None
+
+
+def merged(
+    first: ScreenResult, second: ScreenResult, metric: str, parts: IntArray, effect: str
+) -> ScreenResult:
+    """Return the screening of the candidates of both, of which the first are the simpler.
+
+    Nothing is fitted again: the best of a union is the better of the two bests, also without each
+    part of the images. So what was chosen in either, and by what values, gives exactly the choice
+    and the cross-fitted predictions that screening all candidates at once would give.
+
+    Args:
+        first: Screening of a module; its baselines, hints and effects are kept.
+        second: Screening of the same module with other kinds of heads.
+        metric: Metric of choice.
+        parts: int (n_validated,), from `choice_parts`.
+        effect: Name of the effect of the second's heads instead of the first's.
+    """
+    predictions = dict(first.predictions)
+    chosen_by, about = {}, dict(first.about)
+    for name, is_better in _is_better(first, second, metric).items():
+        best = (second if is_better[0] else first).about
+        about[name] = best[name]
+        if name == CHOSEN:
+            about["uncorrected"] = best["uncorrected"]
+        chosen_by[name] = np.where(is_better, second.chosen_by[name], first.chosen_by[name])
+        of_second = is_better[1:][parts][:, None]
+        for kind in PREDICTIONS_OF[name]:
+            if kind in predictions:
+                predictions[kind] = np.where(
+                    of_second, second.predictions[kind], first.predictions[kind]
+                )
+    predictions[f"with_{effect}"] = second.predictions["adjusted"]
+    predictions[f"without_{effect}"] = first.predictions["adjusted"]
+    about |= {
+        name: first.about[name] + second.about[name] for name in ("n_heads", "seconds_to_fit")
+    }
+    about[f"seconds_of_{effect}"] = second.about["seconds_to_fit"]
+    identity = hashlib.sha256(f"{first.identity} {second.identity}".encode()).hexdigest()
+    candidates = pd.concat([first.candidates, second.candidates], ignore_index=True)
+    return ScreenResult(first.module, identity, about, predictions, candidates, chosen_by)
+
+
+def merged_heads(
+    first: ScreenResult, second: ScreenResult, metric: str, heads: tuple[ModuleHeads, ModuleHeads]
+) -> ModuleHeads:
+    """Return the heads that are kept of the candidates of both; `heads` are those of either."""
+    is_better = _is_better(first, second, metric)
+    chosen, member = (heads[int(is_better[name][0])] for name in (CHOSEN, MEMBER))
+    return ModuleHeads(
+        chosen.deployed, chosen.warm_start, member.ensemble_member, chosen.class_names
+    )
+
+
+def _is_better(first: ScreenResult, second: ScreenResult, metric: str) -> dict[str, BoolArray]:
+    """Return where the second's choices are better, of equal ones the first's: (1 + n_parts,)."""
+    result: dict[str, Any] = {}
+    for name, by in ((CHOSEN, metric), (MEMBER, "log_loss")):
+        sign = 1 if METRICS[by].higher_is_better else -1
+        scores = [np.nan_to_num(sign * of.chosen_by[name], nan=-np.inf) for of in (first, second)]
+        result[name] = scores[1] > scores[0]
+    return result

@@ -11,12 +11,14 @@ import pandas as pd
 from hubretrain.arrays import AnyArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import METRICS, STRENGTHS
-from hubretrain.heads import ClassWeight
-from hubretrain.screening.candidates import ALL_VIEWS, VIEW_0
+from hubretrain.heads import ClassWeight, Kind
+from hubretrain.screening.candidates import ALL_LAYERS, ALL_VIEWS, LAST_LAYER, VIEW_0
 from hubretrain.screening.options import L2, ClassWeightByName, ScreenOptions
 
 Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
+LINEAR: tuple[Kind, ...] = ("softmax", "logistic")
+MLP: Kind = "mlp"
 UNBALANCED = 1.5  # the largest class has this many times an equal share
 
 
@@ -36,6 +38,11 @@ class Effect:
 
 
 EFFECTS: Mapping[str, Effect] = {
+    "layers": Effect(
+        "all layers instead of the last",
+        lambda t: t["layers"] == ALL_LAYERS,
+        lambda t: t["layers"] == LAST_LAYER,
+    ),
     "views": Effect(
         "augmented views",
         lambda t: t["trained_on"] == ALL_VIEWS,
@@ -70,6 +77,9 @@ class Sweep:
         l2: Penalties, 1 / C of scikit-learn.
         strengths: Strengths of logit adjustment, ascending from 0.
         views: Whether to train on all cached views too.
+        layers: Layers whose features are compared, of `last` and `all`.
+        kinds: Kinds of heads on every module.
+        mlp_where_tied: Whether the modules that tie with the best by these get networks too.
     """
 
     metric: str
@@ -78,6 +88,9 @@ class Sweep:
     l2: tuple[float, ...] = L2
     strengths: tuple[float, ...] = STRENGTHS
     views: bool = True
+    layers: tuple[str, ...] = (LAST_LAYER, ALL_LAYERS)
+    kinds: tuple[Kind, ...] = LINEAR
+    mlp_where_tied: bool = False
 
     @classmethod
     def of(cls, options: ScreenOptions, class_names: tuple[str, ...], labels: AnyArray) -> Sweep:
@@ -89,7 +102,7 @@ class Sweep:
             labels: int (n_images,), of the images outside of the test split.
 
         Raises:
-            HeadError: The options name a metric or a class that there is not.
+            HeadError: The options name a metric, a class or a kind of head that there is not.
         """
         metric = options.metric
         if metric is None:
@@ -107,12 +120,25 @@ class Sweep:
             tuple(map(float, options.l2)),
             tuple(sorted({0.0, *map(float, adjust)})),
             options.views,
+            (LAST_LAYER, ALL_LAYERS) if options.layers is None else (options.layers,),
+            LINEAR if options.heads is None else _kinds(options.heads),
+            False,
         )
 
 
 def _default_metric(labels: AnyArray, n_classes: int) -> str:
     share = np.bincount(labels).max() / len(labels)
     return "balanced_accuracy" if share * n_classes > UNBALANCED else "accuracy"
+
+
+def _kinds(names: Sequence[str]) -> tuple[Kind, ...]:
+    """Return kinds of heads by their names, each once, the simplest first."""
+    kinds = (*LINEAR, MLP)
+    if not names or set(names) - set(kinds):
+        raise HeadError(
+            f"`heads` is {', '.join(names) or 'empty'}; expected some of {', '.join(kinds)}."
+        )
+    return tuple(kind for kind in kinds if kind in names)
 
 
 def _by_class(weight: ClassWeightByName, class_names: Sequence[str]) -> ClassWeight:

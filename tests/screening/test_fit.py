@@ -241,7 +241,7 @@ def test_fitting_again_fits_nothing_and_says_the_same(place):
 
 def test_a_damaged_result_is_fitted_anew(place):
     first = fit(place)
-    place_of = first.run.screened_file("pixels")
+    place_of = first.run.screened_file("pixels", "linear")
     place_of.write_bytes(place_of.read_bytes()[:1000])
     again = fit(place)
     columns = ["module", "balanced_accuracy", "l2", "adjust"]
@@ -308,6 +308,7 @@ def test_views_are_an_effect_and_images_may_have_different_numbers_of_them(place
     assert "averaging over views when scoring" in sentences
     row = rows_of(found, "module").iloc[0]
     assert row["averaged_accuracy_low"] <= row["averaged_accuracy"] <= 1
+    assert row["averaged_views"] == 2  # a new image is of no class that has a third
     heads = CANDIDATES.read(found.run.folder)
     assert set(heads["trained_on"]) == {"view 0", "all views"}
     alone = fit(place, "alone", views=False)
@@ -455,9 +456,9 @@ def test_a_cache_that_does_not_fit_into_memory_is_streamed_to_the_same_leaderboa
     place, monkeypatch
 ):
     rare = {f"2/{image.name}": 3 for image in (place / "digits" / "2").iterdir()}
-    write_cache(place / "digits", place / "cache", of=rare)
+    write_cache(place / "digits", place / "cache", n_views=2, of=rare)
     in_memory = fit(place, "memory").leaderboard
-    monkeypatch.setattr("hubretrain.screening.screen.MEMORY", 0)
+    monkeypatch.setattr("hubretrain.screening.fitting.MEMORY", 0)
     streamed = fit(place, "streamed").leaderboard
     for column in ("module", "trained_on", "head", "l2", "adjust"):
         assert in_memory[column].equals(streamed[column])

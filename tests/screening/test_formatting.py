@@ -19,6 +19,11 @@ NAN = float("nan")
         ({"head": "logistic", "l2": 3.1623, "adjust": 0.75}, "logistic, l2 3.16, adjusted 0.75"),
         ({"head": "softmax", "l2": NAN, "class_weight": "balanced"}, "softmax, balanced"),
         ({"head": "softmax", "class_weight": "a: 2", "adjust": 0.0}, "softmax, class weights a: 2"),
+        (
+            {"head": "logistic", "layers": "all", "l2": 10.0},
+            "logistic, all layers, l2 10",
+        ),
+        ({"head": "mlp", "layers": "last", "l2": 0.01}, "mlp, decay 0.01"),
         ({"head": "none"}, ""),
         ({"head": NAN}, ""),
     ],
@@ -38,6 +43,8 @@ def test_an_estimate_is_in_percent_or_in_nats_and_may_lack_an_interval() -> None
     assert formatting.estimate_words(row, "accuracy") == ("93.2", "90.0", "96.0")
     assert formatting.estimate_words(row, "log_loss") == ("0.314", "", "")
     assert formatting.estimate_words(row, "top_3") is None
+    averaged = {"averaged_unadjusted_accuracy": 0.5}
+    assert formatting.estimate_words(averaged, "averaged_unadjusted_accuracy") == ("50.0", "", "")
 
 
 def test_accuracy_is_unadjusted_unless_it_is_the_metric_of_choice() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from hubretrain.evaluation import DecisionRule
+from hubretrain.heads import Head, ModuleHeads
 from hubretrain.screening.result import ScreenResult
 
 
@@ -24,26 +28,36 @@ def result_of(module="2024", averaged=False):
             "converged": [True, False],
         }
     )
-    return ScreenResult(module, "identity", about, predictions, candidates)
+    chosen_by = {"chosen": np.array([0.5, 0.4, np.nan])}
+    return ScreenResult(module, "identity", about, predictions, candidates, chosen_by)
+
+
+def heads_of():
+    rule = DecisionRule(0.5, (0.2, 0.3, 0.5))
+    linear = Head("softmax", np.ones((4, 3)), np.zeros(3), rule, np.ones(3), l2=10.0)
+    return ModuleHeads(linear, linear, replace(linear, kind="logistic"), ("a", "b", "c"))
 
 
 @pytest.mark.parametrize("module", ["2024", "None", "NA", " x ", 'a "b"', "two\nlines"])
 def test_a_result_comes_back_from_its_file(tmp_path, module):
     result = result_of(module)
     path = tmp_path / "screened" / "module.h5"
-    result.save(path)
+    result.save(path, heads_of())
     read = ScreenResult.load(path, "identity")
     assert (read.module, read.about) == (module, result.about)
     pd.testing.assert_frame_equal(read.candidates, result.candidates, check_dtype=False)
     assert read.candidates["converged"].dtype == bool
     for name, probs in result.predictions.items():
         np.testing.assert_array_equal(read.predictions[name], probs)
+    np.testing.assert_array_equal(read.chosen_by["chosen"], result.chosen_by["chosen"])
+    heads = ScreenResult.load_heads(path)
+    assert (heads.deployed.kind, heads.ensemble_member.kind) == ("softmax", "logistic")
 
 
 def test_another_identity_or_a_damaged_file_is_no_result(tmp_path):
     path = tmp_path / "module.h5"
     assert ScreenResult.load(path, "identity") is None
-    result_of().save(path)
+    result_of().save(path, heads_of())
     assert ScreenResult.load(path, "another") is None
     path.write_bytes(path.read_bytes()[:500])
     assert ScreenResult.load(path, "identity") is None

@@ -1,0 +1,114 @@
+"""Screening of all modules: linear heads on each, then networks on those that tie with the best.
+
+The result of each module and kind of heads is kept, so that an interrupted fit resumes, and what
+tied with the best in one fit and does not in the next need not be fitted again in a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from hubretrain.arrays import AnyArray
+from hubretrain.bottlenecks import ForwardPassLog
+from hubretrain.evaluation import Evaluator, choice_parts, intervals
+from hubretrain.heads import Kind, ModuleHeads
+from hubretrain.runs import Run
+from hubretrain.screening.leaderboard import choosable
+from hubretrain.screening.result import ScreenResult, merged, merged_heads
+from hubretrain.screening.screen import identity_of, screen
+from hubretrain.screening.sweep import LINEAR, MLP, Sweep
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Screens the modules of a run.
+
+    Attributes:
+        images: The images outside of the test split; see `screen`.
+        sweep: What to compare.
+        run: The run that keeps the results.
+        seed: Random seed of the resamples by which ties are found.
+    """
+
+    images: pd.DataFrame
+    sweep: Sweep
+    run: Run
+    seed: int
+
+    def results(self, files: Sequence[Path]) -> list[ScreenResult]:
+        """Return the screenings of the modules with these bottleneck files, and write their heads.
+
+        Raises:
+            CacheError: A cache is not finished, or lacks images.
+            HeadError: The heads cannot be fitted.
+            WriteError: The run folder cannot be written.
+        """
+        linear = tuple(kind for kind in self.sweep.kinds if kind in LINEAR)
+        alone = {file: self._part(file, linear or self.sweep.kinds) for file in files}
+        with_networks: set[str] = set()
+        if linear and MLP in self.sweep.kinds:
+            with_networks = {file.stem for file in files}
+        elif self.sweep.mlp_where_tied:
+            with_networks = self._tied([result for result, _ in alone.values()])
+        results = []
+        for file, (result, heads) in alone.items():
+            if file.stem in with_networks:
+                result, heads = self._with_networks(file, result, heads)
+            self._write_heads(result, heads)
+            results.append(_with_costs(file, result))
+        return results
+
+    def _part(
+        self, file: Path, kinds: tuple[Kind, ...]
+    ) -> tuple[ScreenResult, Callable[[], ModuleHeads]]:
+        """Return a module's screening with some kinds of heads, kept or made now, and its heads."""
+        sweep = replace(self.sweep, kinds=kinds, mlp_where_tied=False)
+        path = self.run.screened_file(file.stem, MLP if kinds == (MLP,) else "linear")
+        result = ScreenResult.load(path, identity_of(file, self.images, sweep))
+        if result is None:
+            result, heads = screen(file, self.images, sweep)
+            result.save(path, heads)
+        return result, lambda: ScreenResult.load_heads(path)
+
+    def _with_networks(
+        self, file: Path, linear: ScreenResult, linear_heads: Callable[[], ModuleHeads]
+    ) -> tuple[ScreenResult, Callable[[], ModuleHeads]]:
+        networks, heads = self._part(file, (MLP,))
+        metric, parts = self.sweep.metric, choice_parts(*self._labels_and_groups())
+        return (
+            merged(linear, networks, metric, parts, MLP),
+            lambda: merged_heads(linear, networks, metric, (linear_heads(), heads())),
+        )
+
+    def _labels_and_groups(self) -> tuple[AnyArray, AnyArray]:
+        validated = self.images[self.images["fold"] >= 0]
+        return validated["class_index"].to_numpy(), validated["cluster"].to_numpy()
+
+    def _tied(self, results: Sequence[ScreenResult]) -> set[str]:
+        """Return the modules that tie with the best."""
+        evaluator, metric = Evaluator(*self._labels_and_groups(), self.seed), self.sweep.metric
+        modules = choosable(results)
+        resampled = [evaluator.resample(metric, of.chosen.of(metric)) for of in modules]
+        tied = intervals.tied_with_best(resampled)
+        return {of.module for of, is_tied in zip(modules, tied, strict=True) if is_tied}
+
+    def _write_heads(self, result: ScreenResult, heads: Callable[[], ModuleHeads]) -> None:
+        """Write the head file of a module unless it holds these heads already."""
+        path, identity = self.run.heads_file(result.module), {"screening": result.identity}
+        if ModuleHeads.attributes_of(path).get("screening") != result.identity:
+            heads().save(path, {**result.about["module"], **identity})
+
+
+def _with_costs(file: Path, result: ScreenResult) -> ScreenResult:
+    """Return the result with what the forward passes took."""
+    log, name = ForwardPassLog(file.parent), str(result.about["module"]["module"])
+    seconds = log.table.loc[log.table["module"] == name, "seconds"]
+    costs = {
+        "images_per_second": log.images_per_second(name),
+        "seconds_to_cache": float(seconds.sum()),
+    }
+    return replace(result, about={**result.about, **costs})

@@ -1,0 +1,43 @@
+"""Images without files, and bottleneck files of features that are made up."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from hubretrain.bottlenecks import BottleneckWriter, RowIndex
+
+SHARES = (0.6, 0.3, 0.1)
+
+
+def images_of(n_images, n_features=6, n_folds=3, signal=1.0, seed=0):
+    """Images of three unbalanced classes, and features that tell them apart a little."""
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.choice(3, n_images, p=SHARES))
+    images = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(n_images)],
+            "sha256": [hashlib.sha256(b"%d" % i).hexdigest() for i in range(n_images)],
+            "class_index": labels,
+            "cluster": np.arange(n_images),
+            "fold": np.arange(n_images) % n_folds,
+        }
+    )
+    features = rng.normal(size=(n_images, n_features)) + signal * np.eye(n_features)[labels]
+    return images, features.astype(np.float32)
+
+
+def write_features(path, images, views, n_views_of=None):
+    """A finished bottleneck file of the features of each view, (n_images, n_features)."""
+    known = {"module": path.stem, "handle": path.stem, "module_sha256": "0", "image_size": 8}
+    n_views_of = np.full(len(images), len(views)) if n_views_of is None else n_views_of
+    rows = RowIndex(tuple(images["path"]), tuple(images["sha256"]), n_views_of.astype(np.int16))
+    known |= {"value_range": "[0.0, 1.0]"}
+    with BottleneckWriter(path, rows, views[0].shape[1], known) as writer:
+        for v, values in enumerate(views):
+            here = np.flatnonzero(n_views_of > v)
+            writer.write(np.full(len(here), v), here, values[here])
+        writer.seal()
+    return path
