@@ -182,7 +182,8 @@ def _classifier(fit: FitRecord, module: str, head: Head) -> Classifier:
     stored = restore_module(module, fit.module(module))
     from hubretrain.modules import Backbone, Classifier
 
-    return Classifier(Backbone(stored), head.kind, head.weight, head.bias)
+    arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
+    return Classifier(Backbone(stored, head.layers), head.kind, *arrays)
 
 
 def _temperature(run: Run, module: str, class_names: Sequence[str]) -> float:
