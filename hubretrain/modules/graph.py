@@ -7,7 +7,7 @@ flat, all of them are the same kind of graph, of which pieces can be taken and i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -70,6 +70,8 @@ class ModuleGraph:
         path: The operations on some path from the images to the output, in topological order: no
             operation stands before one whose output it reads. Shapes are those of two images.
         position: Index of each operation in `path`.
+        variables_read: Indices of the variables that the graph reads anywhere.
+        first_reader: Index of a variable to the position of the first operation that depends on it.
 
     Raises:
         ModuleError: The graph cannot be made flat, or its output does not depend on the images.
@@ -98,32 +100,42 @@ class ModuleGraph:
                 function.graph.internal_captures, function.captured_inputs, strict=True
             )
         ]
+        self.variables_read = {c.variable for c in self._captures if c.variable is not None}
         self._start, self._end = function.inputs[0].name, function.outputs[0].name
-        self._analyse(variables, image_size)
-
-    def _analyse(self, variables: Sequence[tf.Variable], image_size: int) -> None:
-        """Import the graph for two images, so that all shapes are known where they can be."""
         spec = tf.TensorSpec((2, image_size, image_size, 3), tf.float32)
         run = self._import(self._definition, [self._start], [self._end], variables)
         # Kept, because a graph does not keep itself alive.
         self._analysed = tf.function(run, input_signature=[spec]).get_concrete_function()
-        graph = self._analysed.graph
-        self.images = graph.inputs[0]
-        self.output = graph.get_tensor_by_name(_PREFIX + self._end)
+        self.images = self._analysed.inputs[0]
+        self.output = self._analysed.graph.get_tensor_by_name(_PREFIX + self._end)
         needed = needed_for([self.output.op])
-        order = TopologicalSorter({o: [t.op for t in o.inputs] for o in needed}).static_order()
-        reached = {self.images.op}
-        self.path = []
-        for operation in order:
-            if operation is self.images.op or any(t.op in reached for t in operation.inputs):
-                reached.add(operation)
-                self.path.append(operation)
-        self.position = {o: i for i, o in enumerate(self.path)}
+        stateful = {o.type for o in needed if o.op_def.is_stateful} - _HARMLESS
+        if stateful and not training:
+            raise self.refused(f"it keeps state ({', '.join(sorted(stateful))})")
+        self.path: list[Any] = []
+        self.position: dict[Any, int] = {}
+        self.first_reader: dict[int, int] = {}
+        self._order(needed, indices)
         if self.output.op not in self.position:
             raise self.refused("its output does not depend on the images")
-        stateful = {o.type for o in needed if o.op_def.is_stateful} - _HARMLESS
-        if stateful and not self.training:
-            raise self.refused(f"it keeps state ({', '.join(sorted(stateful))})")
+
+    def _order(self, needed: Iterable[Any], indices: dict[int, int]) -> None:
+        """Put the path into order, and note where a variable's value enters it first."""
+        captured = zip(
+            self._analysed.graph.internal_captures, self._analysed.captured_inputs, strict=True
+        )
+        read = {i.op: {indices[id(outer)]} for i, outer in captured if id(outer) in indices}
+        order = TopologicalSorter({o: [t.op for t in o.inputs] for o in needed}).static_order()
+        for operation in order:
+            inputs = [t.op for t in operation.inputs]
+            variables = read.get(operation, set()).union(*(read.get(o, ()) for o in inputs))
+            if operation is self.images.op or any(o in self.position for o in inputs):
+                self.position[operation] = len(self.path)
+                self.path.append(operation)
+                for index in variables:
+                    self.first_reader.setdefault(index, self.position[operation])
+            else:
+                read[operation] = variables
 
     def refused(self, why: str) -> ModuleError:
         """Return the error that says why the graph cannot be used."""
@@ -177,14 +189,6 @@ class ModuleGraph:
                 cuts.append(operation)
             furthest = max([furthest, *(end for end, _ in edges)])
         return cuts
-
-    def variables_read(self) -> dict[int, str]:
-        """Return the variables that the graph reads, by index: the names of their placeholders."""
-        return {c.variable: c.placeholder for c in self._captures if c.variable is not None}
-
-    def operation(self, name: str) -> Any:
-        """Return an operation by its name in the flat graph."""
-        return self._analysed.graph.get_operation_by_name(_PREFIX + name)
 
     def piece(
         self, starts: Sequence[Any], ends: Sequence[Any], variables: Sequence[Any]

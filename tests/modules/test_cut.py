@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hubretrain.errors import ModuleError
 from hubretrain.modules import resolve
 from tests.samples import write_module, write_residual
 from tests.tolerances import assert_same_features
@@ -112,7 +111,7 @@ def test_training_the_first_layer_leaves_nothing_to_cut_off(tmp_path):
     assert np.allclose(small.trainable_variables[0].shape, (3, 3, 3, 8))
 
 
-def test_a_module_of_functions_inside_functions_is_refused(tmp_path):
+def test_a_module_of_functions_inside_functions_is_cut_as_any_other(tmp_path):
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.cut import cut_below
     from hubretrain.tensorflow import tf
@@ -125,9 +124,40 @@ def test_a_module_of_functions_inside_functions_is_refused(tmp_path):
     outer.__call__ = tf.function(lambda images: inner(images, False), input_signature=[spec])
     tf.saved_model.save(outer, str(tmp_path / "outer"))
     backbone = Backbone(resolve(str(tmp_path / "outer")))
-    expected = r"the graph of outer cannot be cut: it calls functions inside functions"
-    with pytest.raises(ModuleError, match=expected):
-        cut_below(backbone, backbone.trainable_variables[-1:])
+    images = np.random.default_rng(1).random((4, 8, 8, 3), dtype=np.float32)
+    cut = cut_below(backbone, backbone.trainable_variables[-1:])
+    assert cut.shape == (32,)
+    assert_same_features(cut.top(cut.trunk(images)), backbone(images), backbone.variables)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["shallow to deep", "deep to shallow"])
+def test_layers_below_the_cut_pass_it_by_and_those_above_are_trained(backbone, images, order):
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.cut import cut_below
+    from hubretrain.tensorflow import tf
+
+    names = [p.name for p in backbone.stored.layer_points][::order]
+    whole = Backbone(backbone.stored, names)
+    assert cut_below(whole, whole.trainable_variables).shape == (16, 16, 3)
+    for layers, shape in (
+        (["block_project", "head_conv"], (8 * 8 * 6 + 0,)),
+        (["head_conv"], (8 * 8 * 6 + 2 * (6 + 8),)),
+        ([], (10 + 2 * (6 + 8 + 10),)),
+    ):
+        cut = cut_below(whole, of_layers(whole, *layers))
+        assert cut.shape == (shape if layers != ["block_project", "head_conv"] else (8, 8, 6))
+        activations = cut.trunk(images)
+        assert activations.shape == (4, *cut.shape)
+        assert_same_features(cut.top(activations), whole(images), whole.variables)
+    cut = cut_below(whole, of_layers(whole, "head_conv"))
+    kernel = of_layers(whole, "head_conv")
+    gradients = []
+    for function, inputs in ((whole, images), (cut.top, cut.trunk(images))):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(function(inputs) ** 2)
+        gradients.append(tape.gradient(loss, kernel))
+    for one, other in zip(*gradients, strict=True):
+        assert np.allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
 
 
 @pytest.mark.slow
