@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.filesize import decimal
 
 from hubretrain.cli.command import Group
 from hubretrain.cli.options import input_options, json_option, offline_option
+
+if TYPE_CHECKING:
+    from hubretrain.modules import StoredModule
 
 
 @click.group(
@@ -68,7 +72,10 @@ def fetch(
 @modules.command()
 @click.argument("name")
 @click.option(
-    "--layers", is_flag=True, help="List its layers, for hubretrain finetune --unfreeze-last."
+    "--layers",
+    is_flag=True,
+    help="List its inner layers, for hubretrain cache --layers, and its trainable ones, for "
+    "hubretrain finetune --unfreeze-last.",
 )
 @json_option
 @input_options
@@ -108,14 +115,35 @@ def show(
         "n_trainable_parameters": sum(row["n_parameters"] for row in listed),
         "gflops": stored.gflops,
         "ms_per_image": round(milliseconds(backbone, stored.image_size), 3),
+        "n_inner_layers": len(stored.layer_points or ()),
         "trainable": not backbone.why_not_trainable,
     }
+    inner = _inner_layers(stored)
     if as_json:
-        click.echo(json.dumps({**details, **({"layers": listed} if layers else {})}, indent=2))
+        more = {"layers": listed, "inner_layers": inner} if layers else {}
+        click.echo(json.dumps({**details, **more}, indent=2))
         return
     _print_details(details, backbone.why_not_trainable)
     if layers:
+        _print_inner_layers(inner, stored.n_features)
         _print_layers(listed)
+
+
+def _inner_layers(module: StoredModule) -> list[dict[str, Any]]:
+    """Return the module's inner layers, and whether and why not `cache` takes each by default."""
+    from hubretrain.modules import choose_layers, why_not_chosen
+
+    points = module.layer_points or ()
+    chosen = choose_layers(points, "all", module.n_features, module.image_size)
+    return [
+        {
+            **asdict(point),
+            "n_features": point.n_features,
+            "taken": point in chosen,
+            "why_not": why_not_chosen(point, chosen, module.n_features, module.image_size),
+        }
+        for point in points
+    ]
 
 
 def _rows(search: str) -> list[dict[str, Any]]:
@@ -191,6 +219,20 @@ def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
     }
     for title, value in lines.items():
         click.echo(f"{title:17} {value}")
+
+
+def _print_inner_layers(layers: Sequence[dict[str, Any]], n_output: int) -> None:
+    if not layers:
+        click.echo("\nIt has no inner layers of feature maps: cache keeps its output only.")
+        return
+    n_all = n_output + sum(row["n_features"] for row in layers if row["taken"])
+    click.echo(f"\n{n_all:,} features with the inner layers that cache --layers all takes:")
+    click.echo("map        channels  taken  layer")
+    for row in layers:
+        shape = f"{row['height']} x {row['width']}"
+        why_not = "" if row["taken"] else f" ({row['why_not']})"
+        taken = "yes" if row["taken"] else "no"
+        click.echo(f"{shape:9} {row['n_channels']:9,}  {taken:5}  {row['name']}{why_not}")
 
 
 def _print_layers(layers: Sequence[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from .cut import cut_below as cut_below
 from .graph import spatial_statistics as spatial_statistics
 from .layers import LayerPoint as LayerPoint
 from .layers import choose_layers as choose_layers
+from .layers import why_not_chosen as why_not_chosen
 from .store import StoredModule as StoredModule
 from .store import current_digest as current_digest
 from .store import find_stored as find_stored

@@ -42,6 +42,14 @@ class LayerPoint:
         """Number of features: a mean and a standard deviation of each channel."""
         return N_STATISTICS * self.n_channels
 
+    def is_large(self, image_size: int) -> bool:
+        """Return whether it is left out where there are smaller maps.
+
+        Args:
+            image_size: Height and width of the module's input, pixels.
+        """
+        return max(self.height, self.width) > max(_MAX_EDGE, _MAX_EDGE_SHARE * image_size)
+
 
 def choose_layers(
     points: Sequence[LayerPoint], layers: Layers, n_output: int, image_size: int
@@ -67,8 +75,7 @@ def choose_layers(
     """
     if layers == "last" or not points:
         return ()
-    max_edge = max(_MAX_EDGE, _MAX_EDGE_SHARE * image_size)
-    small = [p for p in points if max(p.height, p.width) <= max_edge] or points
+    small = [p for p in points if not p.is_large(image_size)] or points
     budget = MAX_FEATURES - n_output
     candidates = [p for p in small if p.n_features <= budget]
     most = len(candidates) if layers == "all" else min(int(layers), len(candidates))
@@ -77,3 +84,23 @@ def choose_layers(
         if sum(p.n_features for p in chosen) <= budget:
             return tuple(chosen)
     return ()
+
+
+def why_not_chosen(
+    point: LayerPoint, chosen: Sequence[LayerPoint], n_output: int, image_size: int
+) -> str:
+    """Return why `choose_layers`, asked for all, left out a layer, in words; empty if it did not.
+
+    Args:
+        point: A point of the module.
+        chosen: What was chosen.
+        n_output: Length of the module's own output.
+        image_size: Height and width of its input, pixels.
+    """
+    if point in chosen:
+        return ""
+    if n_output + point.n_features > MAX_FEATURES:
+        return f"alone above the budget of {MAX_FEATURES:,} features"
+    if point.is_large(image_size):
+        return "large maps cost much and bring little"
+    return f"left out evenly, for a budget of {MAX_FEATURES:,} features"

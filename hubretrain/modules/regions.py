@@ -185,7 +185,7 @@ class _Search:
 
     def _end_of_shortcut(self, region: _Region) -> _Region | None:
         """Return the merge in which the shortcut around a region ends, or the next cut's region."""
-        operation: Any = region.operations[-1]
+        operation: Any = region.root
         while (operation := self._next[operation]) is not None:
             end = self.region_of[operation]
             if end is not region and (end.is_merge or operation in self._cuts):
@@ -200,7 +200,7 @@ class _Search:
             if other is end or passed.isdisjoint(other.inputs):
                 continue
             passed.add(other)
-            last = other.operations[-1]
+            last = other.root
             while last is not None and position[last] < position[end.root]:
                 last = self._next[last]
             if last is end.root:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from hubretrain.cli import main
 from tests.modules.test_backbone import write_tf1_module
-from tests.samples import write_digits, write_module, write_pooled
+from tests.samples import write_digits, write_module, write_pooled, write_residual
 
 
 def invoke(*arguments, code=0):
@@ -59,6 +59,40 @@ def test_a_module_is_shown_with_what_it_costs_and_its_layers(tmp_path):
     )
     frozen = write_module(tmp_path / "frozen", trainable=False)
     assert "no: it has no trainable variables" in invoke("modules", "show", frozen).stdout
+
+
+def test_inner_layers_are_listed_with_their_shape_and_whether_the_cache_takes_them(tmp_path):
+    folder = write_residual(tmp_path / "residual", size=32)
+    shown = invoke("modules", "show", folder, "--layers").stdout
+    assert "58 features with the inner layers that cache --layers all takes" in shown
+    assert "16 x 16           6  yes    residual/stem_relu/Relu6\n" in shown
+    details = json.loads(invoke("modules", "show", folder, "--layers", "--json").stdout)
+    assert [layer["n_features"] for layer in details["inner_layers"]] == [12, 16, 20]
+    from hubretrain.tensorflow import tf
+
+    def wide(images):
+        x = tf.nn.relu(tf.nn.conv2d(images, tf.ones((1, 1, 3, 8)), 1, "SAME"))
+        x = tf.nn.relu(tf.nn.conv2d(x, tf.ones((1, 1, 8, 9000)), 8, "SAME"))
+        x = tf.nn.relu(tf.nn.conv2d(x, tf.ones((1, 1, 9000, 4)), 1, "SAME"))
+        return tf.reduce_mean(x, (1, 2))
+
+    shown = invoke("modules", "show", save(wide, tmp_path / "wide"), "--layers").stdout
+    assert "64 x 64           8  no     Relu (large maps cost much and bring little)" in shown
+    assert "8 x 8         9,000  no     Relu_1 (alone above the budget of 16,384 features)" in shown
+    assert "8 x 8             4  yes    Relu_2" in shown
+    none = save(lambda images: tf.reduce_mean(images, (1, 2)), tmp_path / "none")
+    shown = invoke("modules", "show", none, "--layers").stdout
+    assert "It has no inner layers of feature maps: cache keeps its output only." in shown
+
+
+def save(function, folder):
+    from hubretrain.tensorflow import tf
+
+    module = tf.Module()
+    spec = tf.TensorSpec((None, 64, 64, 3), tf.float32)
+    module.__call__ = tf.function(function, input_signature=[spec])
+    tf.saved_model.save(module, str(folder))
+    return folder
 
 
 def test_what_was_fetched_is_used_without_a_network_and_what_was_not_is_refused(
