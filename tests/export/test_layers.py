@@ -95,6 +95,14 @@ def test_module_layers_and_head_are_one_model_that_gives_what_the_head_gives(
     assert np.abs(runner({size: pixels}) - expected).max() < tolerance
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_weights_of_a_litert_model_are_constants_so_that_it_is_fast(exports, source):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    model = interpreter.Interpreter(str(exports / source / "model.tflite"))
+    operations = {operation["op_name"] for operation in model._get_ops_details()}
+    assert not operations & {"VAR_HANDLE", "READ_VARIABLE"}
+
+
 @pytest.mark.parametrize("form", ["litert", "onnx", "savedmodel"])
 def test_an_ensemble_of_such_heads_is_one_model_too(members, exports, form):
     exported = Export.open(exports / "ensemble")
