@@ -15,5 +15,6 @@ from .inputs import FitInputs as FitInputs
 from .inputs import weights_by_class as weights_by_class
 from .losses import Kind as Kind
 from .path import PathFitter as PathFitter
+from .projection import Projection as Projection
 from .result import HeadPath as HeadPath
 from .solver import SolverOptions as SolverOptions

@@ -143,11 +143,7 @@ class FeatureBlocks:
             deviation = block - origin
             total += deviation.sum(axis=0)
             squares += np.einsum("ij,ij->j", deviation, deviation)
-        if n_not_finite:
-            raise HeadError(
-                f"{n_not_finite:,} of {self.n_rows:,} feature rows hold NaN or infinity, "
-                "as rows of an unfinished cache do; finish it with `hubretrain cache`."
-            )
+        check_finite(n_not_finite, self.n_rows)
         assert origin is not None
         shift = total / self.n_rows
         deviation = np.sqrt(np.maximum(squares / self.n_rows - shift**2, 0))
@@ -184,3 +180,20 @@ class FeatureBlocks:
                 n_seen += len(block)
         spectrum, basis = np.linalg.eigh(gram / n_seen)
         return np.ascontiguousarray(basis, dtype=self.dtype), np.maximum(spectrum, 0)
+
+
+def check_finite(n_not_finite: int, n_rows: int) -> None:
+    """Check that all feature rows are finite.
+
+    Args:
+        n_not_finite: Number of rows that are not.
+        n_rows: Number of rows.
+
+    Raises:
+        HeadError: Some are not.
+    """
+    if n_not_finite:
+        raise HeadError(
+            f"{n_not_finite:,} of {n_rows:,} feature rows hold NaN or infinity, "
+            "as rows of an unfinished cache do; finish it with `hubretrain cache`."
+        )

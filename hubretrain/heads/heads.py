@@ -44,15 +44,20 @@ def probabilities(logits: AnyArray, kind: str) -> AnyArray:
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Fitted heads of one kind on one module.
+    """Fitted heads of one kind, for the rows that they were fitted on.
+
+    Those are features as they are cached, or their components: `Projection.raw_head` makes of a
+    head on components one on features.
 
     Attributes:
-        kind: `softmax` or `logistic`.
-        weight: float (n_features, n_heads, n_classes), for features as they are cached.
+        kind: `softmax`, `logistic` or `mlp`.
+        weight: float (n_features, n_heads, n_classes); of networks (n_hidden, n_heads, n_classes).
         bias: float (n_heads, n_classes).
         settings: What each head was fitted with, such as its l2 and fold: name to an array
             (n_heads,).
         class_names: Class names in class order.
+        hidden_weight: float (n_features, n_heads, n_hidden) of networks, else None.
+        hidden_bias: float (n_heads, n_hidden) of networks, else None.
     """
 
     kind: str
@@ -60,13 +65,26 @@ class Heads:
     bias: AnyArray
     settings: Mapping[str, AnyArray]
     class_names: tuple[str, ...] = ()
+    hidden_weight: AnyArray | None = None
+    hidden_bias: AnyArray | None = None
 
     def __len__(self) -> int:
         return int(self.weight.shape[1])
 
+    def arrays(self, index: int) -> dict[str, Any]:
+        """Return the arrays of one head: those of `Head` with these names."""
+        arrays: dict[str, Any] = {"weight": self.weight[:, index], "bias": self.bias[index]}
+        if self.hidden_weight is not None and self.hidden_bias is not None:
+            arrays["hidden_weight"] = self.hidden_weight[:, index]
+            arrays["hidden_bias"] = self.hidden_bias[index]
+        return arrays
+
     def logits(self, features: AnyArray) -> AnyArray:
         """Return logits (n_images, n_heads, n_classes) of features (n_images, n_features)."""
-        return np.tensordot(features, self.weight, axes=1) + self.bias
+        if self.hidden_weight is None:
+            return np.tensordot(features, self.weight, axes=1) + self.bias
+        hidden = np.tensordot(features, self.hidden_weight, axes=1) + self.hidden_bias
+        return np.einsum("nph,hpk->npk", np.maximum(hidden, 0), self.weight) + self.bias
 
     def probabilities(self, features: AnyArray) -> AnyArray:
         """Return probabilities (n_images, n_heads, n_classes) of (n_images, n_features)."""
