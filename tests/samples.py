@@ -170,6 +170,8 @@ def fit_record(**changes: object) -> FitRecord:
         l2=(1.0, 10.0),
         adjust=(0.0, 1.0),
         views=True,
+        layers=None,
+        heads=("softmax", "logistic"),
         n_folds=5,
         test_fraction=0.2,
         top=3,

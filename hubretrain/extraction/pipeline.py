@@ -54,8 +54,7 @@ class Batch:
         module: Index of the module in the recipe.
         rows: The row of each.
         views: The view of each.
-        features: Whole vectors, the module's own output and then its inner layers: float32 of
-            shape (len(rows), n_features), finite.
+        features: float32 of shape (len(rows), n_features), finite.
         seconds: Time that it adds to that in which some module had a batch in flight.
         busy_seconds: Time that its module's forward passes took since its last batch, summed over
             those that ran at a time; beside other modules, all of them slow each other down.
@@ -169,7 +168,7 @@ class _Stream:
     def __init__(
         self, m: int, spec: ExtractorSpec, batch_size: int | None, stopwatch: Stopwatch
     ) -> None:
-        self.m, self.spec, self._stopwatch = m, spec, stopwatch
+        self.m, self.name, self._stopwatch = m, spec.module.name, stopwatch
         self.engine = open_engine(
             spec.module,
             spec.engine,
@@ -177,7 +176,6 @@ class _Stream:
             batch_size,
             spec.quantised,
             cuts_views=spec.cuts_views,
-            layers=spec.layers,
         )
         self._waiting: list[tuple[ImageTask, int, Any]] = []
         self._in_flight: collections.deque[_Flight] = collections.deque()
@@ -211,19 +209,15 @@ class _Stream:
         seconds = self._stopwatch.count(flight.started, time.perf_counter())
         busy_seconds = self.engine.busy_seconds - self._busy_seconds
         self._busy_seconds += busy_seconds
-        if not np.isfinite(features).all():
-            raise self._not_finite(flight, features)
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise CacheError(
+                f"{self.name} gives NaN or infinite features for "
+                f"{flight.images[int(np.argmin(finite))].path}; the module does not suit this "
+                "image or is damaged."
+            )
         rows = tuple(image.row for image in flight.images)
         return Batch(self.m, rows, flight.views, features, seconds, busy_seconds)
-
-    def _not_finite(self, flight: _Flight, features: Float32Array) -> CacheError:
-        row, column = np.argwhere(~np.isfinite(features))[0].tolist()
-        inner = [s.layer for s in self.spec.segments if s.first <= column < s.stop]
-        where = f"in layer {inner[0]} " if inner else ""
-        return CacheError(
-            f"{self.spec.module.name} gives NaN or infinite features {where}for "
-            f"{flight.images[row].path}; the module does not suit this image or is damaged."
-        )
 
 
 class Stopwatch:

@@ -195,7 +195,7 @@ def _test_predictions(
     for name in shortlist if len(test) else ():
         head = ModuleHeads.load(run.heads_file(name)).deployed
         with Bottlenecks(file_of[name]) as bottlenecks:
-            features = bottlenecks.rows(test["sha256"].tolist())
+            features = bottlenecks.rows(test["sha256"].tolist(), layers=head.layers or "last")
         probs = head.probabilities(features)
         predictions[name] = Predictions(probs, head.rule.adjust(probs))
     return predictions

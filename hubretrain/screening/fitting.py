@@ -1,31 +1,48 @@
-"""The features of one module, and all heads of a sweep fitted on them."""
+"""The features of one module, and all heads of a sweep fitted on them.
+
+Heads on all layers are fitted on the principal components of their features, of the same unit for
+all views; what is kept of them is undone into weights for features as they are cached.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray, Float32Array, FloatArray
+from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.bottlenecks import Bottlenecks, cached_views
 from hubretrain.evaluation import class_priors
 from hubretrain.heads import (
     TRAIN_ONLY,
     FeatureBlocks,
     FitInputs,
+    Head,
     HeadPath,
     Heads,
     PathFitter,
+    Projection,
     SolverOptions,
     weights_by_class,
 )
 from hubretrain.progress import Bar
 from hubretrain.screening.baselines import nearest_neighbour
-from hubretrain.screening.candidates import ALL_VIEWS, LAST_LAYER, VIEW_0, Position, Source
+from hubretrain.screening.candidates import (
+    ALL_LAYERS,
+    ALL_VIEWS,
+    LAST_LAYER,
+    VIEW_0,
+    Position,
+    Source,
+)
 from hubretrain.screening.sweep import Sweep
 from hubretrain.screening.transferability import transfer_scores
 
 PATIENCE = 2
-MEMORY = 1 << 29  # bytes of the standardised rows of view 0, and again of all views
+MEMORY = 1 << 30  # bytes of all copies of rows
 BLOCK_ROWS = 4096  # that are scored at once
 
 
@@ -58,29 +75,50 @@ class ModuleFitting:
         self._features: dict[tuple[str, str], FeatureBlocks] = {}
         self._inputs: dict[tuple[str, str], FitInputs] = {}
         self._fitters: dict[Source, PathFitter] = {}
-        several = sweep.views and bool((bottlenecks.n_views_of > 1).any())
+        views = (VIEW_0, ALL_VIEWS) if _several_views(bottlenecks, sweep) else (VIEW_0,)
+        layers = _compared_layers(bottlenecks, sweep)
+        # Each is held in memory once, and projected rows in one more copy, or read on every pass.
+        self._memory = MEMORY // (len(views) * len(layers) + (ALL_LAYERS in layers))
+        self._projection: Projection | None = None
+        self._layer_names = bottlenecks.layers
         sha256s = images["sha256"].tolist()
-        for trained_on in (VIEW_0, ALL_VIEWS) if several else (VIEW_0,):
-            self._read(bottlenecks, sha256s, LAST_LAYER, trained_on)
-        n_views = np.bincount(self._widest_inputs(LAST_LAYER).row_image)
+        self._sources = [(of, trained_on) for of in layers for trained_on in views]
+        for of in layers:
+            parts: Sequence[Any]
+            parts, row_image = cached_views(
+                bottlenecks, sha256s, all_views=ALL_VIEWS in views, layers=of
+            )
+            if of == ALL_LAYERS:
+                self._projection = Projection.fitted(parts, row_image)
+                parts = self._projection.project_parts(parts, row_image, self._memory)
+            for trained_on in views:
+                self._take(of, trained_on, parts, row_image)
+        if LAST_LAYER not in layers:  # of which the baseline and the hints are
+            self._take(LAST_LAYER, VIEW_0, *cached_views(bottlenecks, sha256s, all_views=False))
+        n_views = np.bincount(self._widest_inputs(layers[0]).row_image)
         # Rare classes may have more views; a new image has no class, so the fewest count.
         self.n_views_averaged = int(n_views.min())
 
-    def _read(
-        self, bottlenecks: Bottlenecks, sha256s: list[str], layers: str, trained_on: str
+    def _take(
+        self, layers: str, trained_on: str, parts: Sequence[Any], row_image: IntArray
     ) -> None:
-        parts, row_image = cached_views(bottlenecks, sha256s, all_views=trained_on == ALL_VIEWS)
+        """Keep the rows of some layers and views: those of view 0 are the first."""
+        n_parts = 1 if trained_on == VIEW_0 else len(parts)
+        n_rows = sum(len(part) for part in parts[:n_parts])
         inputs = FitInputs.checked(
-            parts,
+            parts[:n_parts],
             self.labels,
             self.n_classes,
             self._folds,
-            rows=row_image,
+            rows=row_image[:n_rows],
             class_names=self.sweep.class_names,
         )
         self._inputs[layers, trained_on] = inputs
         self._features[layers, trained_on] = FeatureBlocks(
-            parts, inputs.row_image, standardize=True, memory=MEMORY
+            inputs.parts,
+            inputs.row_image,
+            standardize=layers == LAST_LAYER,  # components are of standardised features
+            memory=self._memory,
         )
 
     def _widest_inputs(self, layers: str) -> FitInputs:
@@ -92,7 +130,7 @@ class ModuleFitting:
         sweep = self.sweep
         n_folds = len(next(iter(self._inputs.values())).folds)
         n_heads_per_path = len(sweep.class_weights) * n_folds * len(sweep.l2)
-        sources = [Source(*of, kind) for of in self._features for kind in sweep.kinds]
+        sources = [Source(*of, kind) for of in self._sources for kind in sweep.kinds]
         with Bar(what, len(sources) * n_heads_per_path, "heads") as bar:
             for n_done, source in enumerate(sources, start=1):
                 of = source.layers, source.trained_on
@@ -128,23 +166,31 @@ class ModuleFitting:
             start += len(part)
         return (total[self.validated] / self.n_views_averaged).astype(np.float32)
 
-    def refitted(self, position: Position) -> tuple[AnyArray, AnyArray]:
-        """Return weight and bias of a head that is fitted on all folds."""
-        source, w, i = position
-        heads = self._fitters[source].refit([float(self.paths[source].l2[i])])
-        return heads.weight[:, w], heads.bias[w]
+    def head(self, position: Position, without_fold: int | None = None, **settings: Any) -> Head:
+        """Return a head for features as they are cached, fitted on all folds or without one.
 
-    def without_fold(self, position: Position, fold: int) -> tuple[AnyArray, AnyArray]:
-        """Return weight and bias of a head that is fitted without one fold."""
+        Args:
+            position: Where it was fitted.
+            without_fold: The fold.
+            settings: The other attributes of the head.
+        """
         source, w, i = position
         path = self.paths[source]
-        heads, index = _heads_of_folds(path, w, i), path.folds.tolist().index(fold)
-        return heads.weight[:, index], heads.bias[index]
-
-    def weight_of_class(self, position: Position) -> FloatArray:
-        """Return the weight in the loss of an image of each class, float64 (n_classes,)."""
-        class_weight = self.sweep.class_weights[position.class_weight]
-        return weights_by_class(class_weight, self.priors[None], "softmax")[0, 0]
+        if without_fold is None:
+            heads, index = self._fitters[source].refit([float(path.l2[i])]), w
+        else:
+            heads, index = _heads_of_folds(path, w, i), path.folds.tolist().index(without_fold)
+        class_weight = self.sweep.class_weights[w]
+        head = Head(
+            kind=source.kind,
+            **heads.arrays(index),
+            weight_of_class=weights_by_class(class_weight, self.priors[None], "softmax")[0, 0],
+            **settings,
+        )
+        if source.layers == LAST_LAYER:
+            return head
+        assert self._projection is not None
+        return self._projection.raw_head(head, self._layer_names)
 
     def nearest(self) -> dict[str, Float32Array]:
         """Return the prediction `nearest`, or {} for too many images."""
@@ -161,5 +207,28 @@ class ModuleFitting:
 def _heads_of_folds(path: HeadPath, class_weight: int, l2: int) -> Heads:
     """Return the heads of one class weight and l2, one per fold."""
     at = np.arange(path.objective.size).reshape(path.objective.shape)[class_weight, :, l2]
-    settings = {name: values[at] for name, values in path.heads.settings.items()}
-    return Heads(path.kind, path.heads.weight[:, at], path.heads.bias[at], settings)
+    heads = path.heads
+    return replace(
+        heads,
+        weight=heads.weight[:, at],
+        bias=heads.bias[at],
+        settings={name: values[at] for name, values in heads.settings.items()},
+        hidden_weight=None if heads.hidden_weight is None else heads.hidden_weight[:, at],
+        hidden_bias=None if heads.hidden_bias is None else heads.hidden_bias[at],
+    )
+
+
+def _several_views(bottlenecks: Bottlenecks, sweep: Sweep) -> bool:
+    return sweep.views and bool((bottlenecks.n_views_of > 1).any())
+
+
+def _compared_layers(bottlenecks: Bottlenecks, sweep: Sweep) -> tuple[str, ...]:
+    """Return the layers of a sweep whose features are cached; asked for alone, they must be.
+
+    A module without feature maps has the features of its last layer alone, and these are all.
+    """
+    if bottlenecks.has_layers:
+        return sweep.layers
+    if sweep.layers == (ALL_LAYERS,):
+        bottlenecks.n_features_of(ALL_LAYERS)  # says how they are cached
+    return (LAST_LAYER,)

@@ -109,24 +109,16 @@ class Selection:
         )
 
     def _head(self, candidate: int, aim: str, without_fold: int | None = None) -> Head:
-        """Return the head of a candidate, fitted on all folds but one, or on all."""
-        fitting, position = self._fitting, self.candidates.position(candidate)
-        weight, bias = (
-            fitting.refitted(position)
-            if without_fold is None
-            else fitting.without_fold(position, without_fold)
-        )
+        """Return the head of a candidate, fitted on all folds or without one."""
         settings = self.settings(candidate)
-        return Head(
-            position.source.kind,
-            weight,
-            bias,
-            self.candidates.rule(candidate),
-            fitting.weight_of_class(position),
-            settings["trained_on"],
-            settings["class_weight"],
-            settings["l2"],
-            aim,
+        return self._fitting.head(
+            self.candidates.position(candidate),
+            without_fold,
+            rule=self.candidates.rule(candidate),
+            trained_on=settings["trained_on"],
+            class_weight=settings["class_weight"],
+            l2=settings["l2"],
+            aim=aim,
         )
 
     def settings(self, candidate: int) -> dict[str, Any]:
