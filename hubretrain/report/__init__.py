@@ -2,9 +2,9 @@
 
 `report` is the stage: it reads a run (`run_data`), computes each section and renders the page.
 `sections`, `data_section`, `provenance` and `saliency` return the template values of sections;
-`charts`, `curves`, `label_errors`, `feature_map` and `thumbnails` compute what they show;
-`payload` is the data of the page's script, `figures` draws PNG files, `html` renders;
-`data_check_page` is the page of `data check`. The room `saliency` also explains single images.
+`charts`, `curves`, `depth`, `label_errors`, `feature_map` and `thumbnails` compute what they show;
+`payload` is the data of the page's script, `figures` draws PNG files; `html` renders, and has the
+page of `data check`. The room `saliency` also explains single images.
 """
 
 import lazy_loader as lazy

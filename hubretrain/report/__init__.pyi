@@ -1,2 +1,2 @@
-from .data_check_page import write_check_page as write_check_page
+from .html import write_check_page as write_check_page
 from .report import write_report as write_report

@@ -118,13 +118,15 @@ def _chart(chart: Chart) -> Any:
             for i in range(len(x) if "low" in series else 0):
                 ends = [series["low"][i], series["high"][i]]
                 axes.plot([x[i], x[i]], ends, color=colour, alpha=0.6)
-                axes.annotate(_literal(series["names"][i]), (x[i], y[i]), (6, 4),
-                              textcoords="offset points", fontsize=8)  # fmt: skip
+                if series.get("labelled"):
+                    axes.annotate(_literal(series["names"][i]), (x[i], y[i]), (6, 4),
+                                  textcoords="offset points", fontsize=8)  # fmt: skip
     axes.set(title=_literal(chart["title"]), xlabel=chart["x"]["label"], ylabel=chart["y"]["label"])
     if chart["x"].get("log"):
         axes.set_xscale("log")
     axes.set_ylim(chart["y"]["low"], chart["y"]["high"])
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 

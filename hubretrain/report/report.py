@@ -17,6 +17,7 @@ from hubretrain.files import write_table
 from hubretrain.progress import progress_shown
 from hubretrain.report import charts, figures, label_errors, payload, provenance, sections
 from hubretrain.report.data_section import data_section
+from hubretrain.report.depth import depth_section
 from hubretrain.report.html import write_page
 from hubretrain.report.run_data import OUT_OF_FOLD, RunData, gather
 from hubretrain.report.saliency import saliency_section
@@ -94,7 +95,8 @@ def write_report(
     missing = (*run_data.missing, *sections.missing_thumbnails(thumbnails, root))
     board, cost_charts = charts.board_rows(run_data), charts.cost_charts(run_data)
     training_charts = charts.training_charts(run_data)
-    fixed_charts = dict(cost_charts)
+    depth, depth_chart = depth_section(run_data)
+    fixed_charts = cost_charts | depth_chart
     for of_module in training_charts.values():
         fixed_charts |= of_module
     map_section, points = sections.features(run_data, map_method)
@@ -109,6 +111,7 @@ def write_report(
         "n_models": len(run_data.models),
         **sections.summary(run_data, board),
         **sections.leaderboard(run_data, board, cost_charts),
+        **depth,
         **map_section,
         **saliency_section(run_data, root, n_saliency),
         **sections.label_errors(doubtful, csv),

@@ -11,7 +11,7 @@ from PIL import Image
 from hubretrain.data import SplitOptions
 from hubretrain.data.check import check_dataset
 from hubretrain.data.dataset import open_dataset
-from hubretrain.report.data_check_page import write_check_page
+from hubretrain.report.html import write_check_page
 from tests.browsing import run
 from tests.messy import SCRIPT, write_messy
 
