@@ -136,3 +136,54 @@ def test_an_unknown_layer_is_an_error(residual):
 
     with pytest.raises(ModuleError, match=r"residual has no layer nowhere; expected one of"):
         Backbone(residual.stored, ["nowhere"])
+
+
+def test_batchnorm_is_trained_with_layers_as_without(tmp_path, images):
+    from hubretrain.modules import Backbone
+
+    folder = str(write_residual(tmp_path / "residual"))
+    plain, other = Backbone(resolve(folder)), Backbone(resolve(folder))
+    names = [p.name for p in other.stored.layer_points]
+    whole = Backbone(other.stored, names)
+    features = whole(images, training=True)
+    assert_same_features(features[:, :10], plain(images, training=True), plain.variables)
+    for mine, other in zip(whole.variables, plain.variables, strict=True):
+        assert np.allclose(mine, other, rtol=1e-5, atol=1e-6)
+    assert any("moving" in v.name and np.abs(v).max() > 0 for v in whole.variables)
+
+
+def test_a_replica_has_variables_of_its_own_and_the_same_features(residual, images):
+    from hubretrain.modules import Backbone, Classifier
+    from hubretrain.tensorflow import tf
+
+    names = [p.name for p in residual.stored.layer_points]
+    random = np.random.default_rng(2)
+    shapes = ((7, 3), (3,), (58, 7), (7,))
+    values = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    classifier = Classifier(Backbone(residual.stored, names), "mlp", *values)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        replica = classifier.replica()
+    assert len(replica.head_variables) == 4
+    expected = classifier.probabilities(images)
+    assert np.allclose(replica.probabilities(images), expected, rtol=1e-5, atol=1e-6)
+    weight, bias, hidden_weight, hidden_bias = values
+    features = classifier.backbone(images).numpy().astype(np.float64)
+    logits = np.maximum(features @ hidden_weight + hidden_bias, 0) @ weight + bias
+    exact = np.exp(logits - logits.max(1, keepdims=True))
+    assert np.allclose(expected, exact / exact.sum(1, keepdims=True), rtol=1e-3, atol=1e-5)
+
+
+def test_a_module_in_tensorflow_1_format_has_layers_too(tmp_path):
+    from hubretrain.modules import Backbone, spatial_statistics
+    from hubretrain.tensorflow import tf
+    from tests.modules.test_backbone import SIZE, write_tf1_module
+
+    stored = Backbone(resolve(str(write_tf1_module(tmp_path / "tf1")))).stored
+    (relu,) = stored.layer_points
+    assert (relu.height, relu.n_channels) == (SIZE // 2, 6)
+    backbone = Backbone(stored, [relu.name])
+    images = np.random.default_rng(1).random((2, SIZE, SIZE, 3), dtype=np.float32)
+    kernel = np.random.default_rng(0).normal(0, 0.3, (3, 3, 3, 6)).astype(np.float32)
+    maps = tf.nn.relu(tf.nn.conv2d(images, kernel, 2, "SAME"))
+    expected = tf.concat([tf.reduce_mean(maps, (1, 2)), spatial_statistics(maps)], 1)
+    assert_same_features(backbone(images), expected, [kernel])
