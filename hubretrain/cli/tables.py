@@ -37,8 +37,7 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
     )
     if board["averaged_views"].notna().any():
         legend += (
-            " Averaged: the same head on several views of each image, of which each costs a "
-            "forward pass."
+            " Averaged: the same head on several views of each image, one forward pass per view."
         )
     if metric != "accuracy":
         legend += " Accuracy is unadjusted: that of the top-1 class."

@@ -83,7 +83,7 @@ def module_row(result: ScreenResult, evaluator: Evaluator, metric: str) -> Row:
 def averaged_columns(
     averaged: Predictions, n_views: int, evaluator: Evaluator, metric: str
 ) -> dict[str, float]:
-    """Return the columns of predictions averaged over views, of which each costs a pass."""
+    """Return the columns of predictions averaged over views, one pass per view."""
     of_choice = dict.fromkeys((metric, *AVERAGED))
     metrics = {name: evaluator.interval(name, averaged.of(name)) for name in of_choice}
     metrics |= {name: evaluator.interval(of, averaged.unadjusted) for name, of in TOP_1.items()}
