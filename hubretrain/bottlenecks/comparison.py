@@ -16,7 +16,7 @@ from hubretrain.bottlenecks.segments import Segment, layer_names
 from hubretrain.errors import CacheError
 
 # The digest says which module it is, the segments which layers; these say only what it is called,
-# what it costs, and how layers were asked for.
+# what it costs, and how layers were requested.
 _DESCRIPTIVE = {"about", "written_by", "module", "handle", "n_parameters", "gflops", "layers"}
 
 

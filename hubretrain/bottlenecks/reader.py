@@ -56,6 +56,13 @@ class Bottlenecks:
         ...     features = bottlenecks.rows(bottlenecks.sha256s[:100])
         >>> features.shape, features.dtype
         ((100, 5), dtype('float32'))
+        >>> with Bottlenecks("cache/digits/small.h5") as bottlenecks:
+        ...     features = bottlenecks.view(0, layers="all")[:]
+        ...     segments = bottlenecks.segments
+        >>> features.shape
+        (120, 21)
+        >>> [(s.statistic, s.first, s.stop) for s in segments]
+        [('output', 0, 5), ('mean', 5, 13), ('standard deviation', 13, 21)]
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -116,7 +123,7 @@ class Bottlenecks:
 
     @property
     def lacks_layers(self) -> bool:
-        """Whether inner layers were never asked for, so that `hubretrain cache` may add them."""
+        """Whether inner layers were never requested, so that `hubretrain cache` may add them."""
         return not self.has_layers and self.attributes.get("layers", "last") == "last"
 
     def n_features_of(self, layers: Layers) -> int:

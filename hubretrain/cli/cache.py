@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import click
 from click_default_group import DefaultGroup
@@ -20,6 +22,23 @@ from hubretrain.cli.options import (
     options_from,
 )
 from hubretrain.extraction import CacheOptions
+
+
+class LayersType(click.ParamType):  # type: ignore[type-arg]
+    """`all`, `last`, or a number of inner layers."""
+
+    name = "layers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        """Return the words as they are, a number as an int."""
+        if isinstance(value, int) or value in ("all", "last"):
+            return cast("str | int", value)
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not all, last, or a number of inner layers.", param, ctx)
 
 
 class _CacheGroup(Group, DefaultGroup):  # type: ignore[misc]
@@ -52,7 +71,7 @@ def cache() -> None:
 @data_options
 @modules_option
 @cache_option
-@options_from(CacheOptions)
+@options_from(CacheOptions, param_types={"layers": LayersType()})
 @offline_option
 @input_options
 @click.option(
@@ -142,8 +161,8 @@ def fill(
     )
     for result in results:
         click.echo(
-            f"{result.file}: {result.n_images:,} images, {result.n_rows:,} bottlenecks, "
-            f"{result.n_computed:,} computed now."
+            f"{result.file}: {result.n_images:,} images, {result.n_rows:,} bottlenecks of "
+            f"{_features(result.n_features, result.layers)}, {result.n_computed:,} computed now."
         )
     n_computed, seconds = sum(result.n_computed for result in results), results[0].seconds
     if n_computed:
@@ -158,6 +177,12 @@ def fill(
         )
 
 
+def _features(n_features: int, layers: Sequence[str]) -> str:
+    """Return how many features there are, and of how many layers, the output counted."""
+    whence = f"{1 + len(layers)} layers" if layers else "the last layer"
+    return f"{n_features:,} features from {whence}"
+
+
 @cache.command(short_help="Show what is cached, and what the next run would compute.")
 @data_options
 @cache_option
@@ -168,18 +193,32 @@ def fill(
     help="Views per image that the next run would compute; by default those of each file.",
 )
 @click.option("--minority-views", type=int, help="Maximum views per image of the rarest class.")
+@click.option(
+    "--layers",
+    type=LayersType(),
+    default="all",
+    show_default=True,
+    metavar="all|last|N",
+    help="Layers that the next run would keep.",
+)
 @json_option
 def status(
     source: DataSource,
     cache: Path,
     n_views: int | None,
     minority_views: int | None,
+    layers: str | int,
     as_json: bool,
 ) -> None:
     """Show what is cached of DATA, and what the next run would compute and why."""
     from hubretrain.extraction import cache_status
 
-    table = cache_status(source.open(), cache, n_views=n_views, minority_views=minority_views)
+    table = cache_status(
+        *(source.open(), cache),
+        n_views=n_views,
+        minority_views=minority_views,
+        layers=layers,
+    )
     if as_json:
         click.echo(table.to_json(orient="records", indent=2))
         return
@@ -190,6 +229,7 @@ def status(
             f"{row['file']}: {row['n_images']:,} images, {row['done']:,} of "
             f"{row['done'] + row['todo']:,} bottlenecks, {decimal(row['bytes'])}{rate}"
         )
+        click.echo(f"  bottlenecks of {_features(row['n_features'], row['layers'])}")
         by_view = " ".join(f"{n:,}" for n in row["done_by_view"])
         click.echo(f"  done per view: {by_view}")
         reasons = "; ".join(map(in_flags, row["why"]))

@@ -35,6 +35,8 @@ class CacheResult:
         file: Its bottleneck file.
         n_images: Number of distinct image contents in it.
         n_views: Most views of an image.
+        layers: Names of the inner layers whose features it holds beside the module's own output.
+        n_features: Length of a feature vector of all layers.
         n_rows: Number of bottlenecks in it: views of all images together.
         n_computed: Number of forward passes of this run.
         n_quarantined: Number of contents that cannot be decoded.
@@ -46,6 +48,8 @@ class CacheResult:
     file: Path
     n_images: int
     n_views: int
+    layers: tuple[str, ...]
+    n_features: int
     n_rows: int
     n_computed: int
     n_quarantined: int
@@ -103,6 +107,7 @@ def cache_bottlenecks(
                     attributes,
                     overwrite=options.overwrite,
                     dtype=options.dtype,
+                    layers=spec.segments,
                 )
             )
             for file, spec, attributes in zip(
@@ -180,6 +185,8 @@ class _Run:
                 file=writer.path,
                 n_images=len(rows),
                 n_views=int(writer.rows.n_views.max(initial=0)),
+                layers=spec.layers,
+                n_features=writer.segments[-1].stop,
                 n_rows=int(writer.rows.n_views[decodable].sum()),
                 n_computed=n_computed,
                 n_quarantined=len(quarantine.reasons),

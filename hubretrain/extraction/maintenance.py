@@ -59,6 +59,7 @@ def cache_status(
     *,
     n_views: int | None = None,
     minority_views: int | None = None,
+    layers: str | int = "all",
 ) -> pd.DataFrame:
     """Return what is cached of a data set, and what the next run would compute and why.
 
@@ -67,17 +68,19 @@ def cache_status(
         cache: The cache folder.
         n_views: Views per image that would be requested; by default those that each file has.
         minority_views: Views per image of the rarest class that would be requested.
+        layers: Layers that would be requested; see `CacheOptions`.
 
     Returns:
-        One row per file: `module`, `file`, `n_images`, `n_views`, `done` and `todo`
-        (bottlenecks), `done_by_view` (list of ints), `bytes`, `images_per_second` (of the
-        last run, NaN if unknown), `new`, `edited`, `gone` (images), `to_compute`
-        (forward passes of the next run) and `why` (sentences).
+        One row per file: `module`, `file`, `n_images`, `n_views`, `layers` (names of inner
+        layers), `n_features` (theirs and the output's), `done` and `todo` (bottlenecks),
+        `done_by_view` (list of ints), `bytes`, `images_per_second` (of the last run, NaN if
+        unknown), `new`, `edited`, `gone` (images), `to_compute` (forward passes of the next run)
+        and `why` (sentences).
 
     Raises:
         CacheError: Nothing is cached, or a number of views is out of range.
     """
-    options = CacheOptions(n_views=n_views or 1, minority_views=minority_views)
+    options = CacheOptions(n_views=n_views or 1, minority_views=minority_views, layers=layers)
     folder = dataset.cache_folder(cache)
     files = bottleneck_files(folder, recursive=True)
     digests = dataset.digests(cache)
@@ -89,7 +92,8 @@ def cache_status(
         with Bottlenecks(file) as bottlenecks:
             rows_of_file = _rows_for(bottlenecks, rows, keep_views=n_views is None)
             speed = costs.images_per_second(str(bottlenecks.attributes["module"]))
-            table.append(_status_of(bottlenecks, rows_of_file, speed))
+            adds_layers = bottlenecks.lacks_layers and options.layers != "last"
+            table.append(_status_of(bottlenecks, rows_of_file, speed, adds_layers=adds_layers))
     return pd.DataFrame(table)
 
 
@@ -112,7 +116,11 @@ def _rows_for(bottlenecks: Bottlenecks, rows: RowIndex, *, keep_views: bool) -> 
 
 
 def _status_of(
-    bottlenecks: Bottlenecks, rows: RowIndex, images_per_second: float | None
+    bottlenecks: Bottlenecks,
+    rows: RowIndex,
+    images_per_second: float | None,
+    *,
+    adds_layers: bool,
 ) -> dict[str, Any]:
     """Return a file's row of the status table."""
     todo = bottlenecks.todo()
@@ -132,6 +140,9 @@ def _status_of(
     why = [f"{count:,} {what}" for what, count in counts.items() if count]
     if comparison.n_gone:
         why.append(f"{comparison.n_gone:,} images are gone: their rows drop out")
+    if adds_layers:
+        why.append("features of inner layers are to be added")
+        to_compute = int(n_views.sum())
     module = str(bottlenecks.attributes["module"])
     digest = current_digest(module, str(bottlenecks.attributes["handle"]))
     if digest is not None and digest != bottlenecks.attributes["module_sha256"]:
@@ -142,6 +153,8 @@ def _status_of(
         "file": str(bottlenecks.path),
         "n_images": bottlenecks.n_images,
         "n_views": bottlenecks.n_views,
+        "layers": list(bottlenecks.layers),
+        "n_features": bottlenecks.n_features_of(bottlenecks.layers),
         "done": int(done.sum()),
         "todo": int(todo.sum()),
         "done_by_view": done.sum(axis=0).tolist(),

@@ -10,6 +10,7 @@ from hubretrain.option_fields import check_options, option
 
 ENGINES = ("auto", "tensorflow", "openvino")
 PRECISIONS = ("f32", "bf16", "int8")
+LAYERS = ("all", "last")
 MAX_VIEWS = 1000
 
 
@@ -31,6 +32,10 @@ class CacheOptions:
         batch_size: Images per forward pass; by default what suits the engine.
         dtype: `float32`, or `float16` to halve the files; by default that of the file, else
             `float32`.
+        layers: `all` to keep, besides the module's own output, the mean and the standard deviation
+            over positions of its inner layers' maps, from the same forward pass; `last` for the
+            output alone; or at most how many inner layers. See `hubretrain.modules.choose_layers`.
+            A file that has inner layers keeps them where only the last is required.
         strict: Whether to raise at the first image that cannot be decoded, instead of
             quarantining it.
         overwrite: Whether to compute anew what was computed with other settings.
@@ -84,6 +89,13 @@ class CacheOptions:
         "it exists, else float32.",
         choices=("float32", "float16"),
     )
+    layers: str | int = option(
+        "all",
+        "Layers of which features are kept, from one pass: all (up to 16,384 features), the last "
+        "alone, or at most N inner ones beside it.",
+        minimum=1,
+        metavar="all|last|N",
+    )
     strict: bool = option(False, "Stop at the first image that cannot be decoded.")
     overwrite: bool = option(False, "Recompute what was computed with other settings.")
 
@@ -91,3 +103,7 @@ class CacheOptions:
         check_options(self, CacheError)
         if not -(2**63) <= self.seed < 2**63:
             raise CacheError(f"`seed` is {self.seed}; expected an integer of 64 bits.")
+        if isinstance(self.layers, str) and self.layers not in LAYERS:
+            raise CacheError(
+                f"`layers` is {self.layers!r}; expected all, last, or a number of inner layers."
+            )

@@ -54,7 +54,8 @@ class Batch:
         module: Index of the module in the recipe.
         rows: The row of each.
         views: The view of each.
-        features: float32 of shape (len(rows), n_features), finite.
+        features: Whole vectors, the module's own output and then its inner layers: float32 of
+            shape (len(rows), n_features), finite.
         seconds: Time that it adds to that in which some module had a batch in flight.
         busy_seconds: Time that its module's forward passes took since its last batch, summed over
             those that ran at a time; beside other modules, all of them slow each other down.
@@ -168,7 +169,7 @@ class _Stream:
     def __init__(
         self, m: int, spec: ExtractorSpec, batch_size: int | None, stopwatch: Stopwatch
     ) -> None:
-        self.m, self.name, self._stopwatch = m, spec.module.name, stopwatch
+        self.m, self.spec, self._stopwatch = m, spec, stopwatch
         self.engine = open_engine(
             spec.module,
             spec.engine,
@@ -176,6 +177,7 @@ class _Stream:
             batch_size,
             spec.quantised,
             cuts_views=spec.cuts_views,
+            layers=spec.layers,
         )
         self._waiting: list[tuple[ImageTask, int, Any]] = []
         self._in_flight: collections.deque[_Flight] = collections.deque()
@@ -209,15 +211,19 @@ class _Stream:
         seconds = self._stopwatch.count(flight.started, time.perf_counter())
         busy_seconds = self.engine.busy_seconds - self._busy_seconds
         self._busy_seconds += busy_seconds
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            raise CacheError(
-                f"{self.name} gives NaN or infinite features for "
-                f"{flight.images[int(np.argmin(finite))].path}; the module does not suit this "
-                "image or is damaged."
-            )
+        if not np.isfinite(features).all():
+            raise self._not_finite(flight, features)
         rows = tuple(image.row for image in flight.images)
         return Batch(self.m, rows, flight.views, features, seconds, busy_seconds)
+
+    def _not_finite(self, flight: _Flight, features: Float32Array) -> CacheError:
+        row, column = np.argwhere(~np.isfinite(features))[0].tolist()
+        inner = [s.layer for s in self.spec.segments if s.first <= column < s.stop]
+        where = f"in layer {inner[0]} " if inner else ""
+        return CacheError(
+            f"{self.spec.module.name} gives NaN or infinite features {where}for "
+            f"{flight.images[row].path}; the module does not suit this image or is damaged."
+        )
 
 
 class Stopwatch:

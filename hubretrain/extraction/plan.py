@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import Pixels
-from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex
+from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex, Segment, layer_segments
 from hubretrain.data import ImageDataset, Quarantine
 from hubretrain.data.images import RESIZER, Augmentation, read_image, view
 from hubretrain.errors import CacheError, DataError, EngineError
@@ -24,7 +25,7 @@ from hubretrain.extraction.engines import (
     gpu_in_sight,
 )
 from hubretrain.extraction.options import CacheOptions
-from hubretrain.modules import StoredModule
+from hubretrain.modules import StoredModule, choose_layers
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 PARTS = "parts"  # the folder of parts, in the data set's folder
@@ -73,6 +74,8 @@ class ExtractorSpec:
         precision: `f32`, `bf16` or `int8`.
         quantised: The folder of the quantised model, for `int8`.
         cuts_views: Whether the engine cuts the views, in batches, from whole images.
+        layers: Names of the inner layers whose features follow the module's own output.
+        layers_requested: What they were chosen by: `all`, `last` or a number, as the file says it.
     """
 
     module: StoredModule
@@ -80,6 +83,15 @@ class ExtractorSpec:
     precision: str = "f32"
     quantised: Path | None = None
     cuts_views: bool = False
+    layers: tuple[str, ...] = ()
+    layers_requested: str | int = "last"
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Segments of the inner layers in a feature vector."""
+        point_of = {point.name: point for point in self.module.layer_points or ()}
+        points = [astuple(point_of[name]) for name in self.layers]
+        return layer_segments(self.module.n_features, points)
 
 
 @dataclass(frozen=True)
@@ -261,6 +273,7 @@ def attributes_of(
         "engine": spec.engine,
         "precision": spec.precision,
         **({"batch_size": size} if size_matters else {}),
+        **({"layers": spec.layers_requested} if spec.layers_requested != "last" else {}),
         **(calibration or {}),
     }
 
@@ -288,15 +301,16 @@ def _extractor_spec(
     Raises:
         EngineError: See `hubretrain.extraction.engines.choose_engine`.
     """
-    cached: dict[str, Attribute] = {}
-    if file.exists() and not options.overwrite:
-        with Bottlenecks(file) as bottlenecks:
-            cached = bottlenecks.attributes
+    cached, cached_layers = _cached(file, options)
+    requested, layers = _required_layers(
+        module, options.layers, cached.get("layers"), cached_layers
+    )
     same_precision = cached.get("precision") == options.precision
     engine = choose_engine(
         options.engine,
         options.precision,
         module=module,
+        layers=layers,
         cached=str(cached["engine"]) if same_precision else None,
     )
     cuts_views = options.augment_on == "gpu"
@@ -305,7 +319,49 @@ def _extractor_spec(
     if cuts_views and engine != "tensorflow":
         raise EngineError("`augment_on=gpu` needs the TensorFlow engine: `engine=tensorflow`.")
     quantised = folder / f"{module.name}.int8" if options.precision == "int8" else None
-    return ExtractorSpec(module, engine, options.precision, quantised, cuts_views)
+    return ExtractorSpec(
+        module, engine, options.precision, quantised, cuts_views, layers, requested
+    )
+
+
+def _cached(file: Path, options: CacheOptions) -> tuple[dict[str, Attribute], tuple[str, ...]]:
+    """Return the attributes and inner layers of a file that is to be continued, else none."""
+    if not file.exists() or options.overwrite:
+        return {}, ()
+    with Bottlenecks(file) as bottlenecks:
+        return bottlenecks.attributes, bottlenecks.layers
+
+
+def _required_layers(
+    module: StoredModule,
+    requested: str | int,
+    cached_request: Attribute | None,
+    cached_layers: tuple[str, ...],
+) -> tuple[str | int, tuple[str, ...]]:
+    """Return which inner layers a file is to hold: what they are chosen by, and their names.
+
+    A file keeps the layers that it has where only the last is requested, and its own words where
+    others lead to the same layers.
+
+    Args:
+        module: The module, probed.
+        requested: The option.
+        cached_request: What the layers of the file were chosen by; None where they never were.
+        cached_layers: The inner layers of the file.
+    """
+
+    def chosen(by: str | int) -> tuple[str, ...]:
+        choice = cast('Literal["all", "last"] | int', by)  # CacheOptions has checked it
+        points = choose_layers(
+            module.layer_points or (), choice, module.n_features, module.image_size
+        )
+        return tuple(point.name for point in points)
+
+    if isinstance(cached_request, str | int) and (
+        requested == "last" or chosen(requested) == cached_layers
+    ):
+        requested = cached_request
+    return requested, chosen(requested)
 
 
 def _calibration(

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from hubretrain import CacheOptions, FineTuneOptions, ScreenOptions, SplitOptions
+from hubretrain.cli.cache import LayersType
 from hubretrain.cli.command import Command
 from hubretrain.cli.fit import ClassWeight
 from hubretrain.cli.options import options_from
@@ -91,6 +92,8 @@ def test_options_out_of_bounds_name_the_parameter() -> None:
     "options",
     [
         CacheOptions(2, minority_views=5, seed=-3, precision="int8", overwrite=True),
+        CacheOptions(layers=3),
+        CacheOptions(layers="last"),
         ScreenOptions(
             "macro_f1",
             class_weights=(None, {"a": 2.0, "b": 0.1 + 0.2}),
@@ -102,9 +105,12 @@ def test_options_out_of_bounds_name_the_parameter() -> None:
 )
 def test_the_flags_of_options_give_these_options_again(options: object) -> None:
     read = []
+    param_types = {"class_weights": ClassWeight()}
+    if isinstance(options, CacheOptions):
+        param_types["layers"] = LayersType()
 
     @click.command()
-    @options_from(type(options), param_types={"class_weights": ClassWeight()})
+    @options_from(type(options), param_types=param_types)
     def command(options: object) -> None:
         read.append(options)
 

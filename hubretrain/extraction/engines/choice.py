@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def choose_engine(
     precision: str = "f32",
     *,
     module: StoredModule | None = None,
+    layers: Sequence[str] = (),
     cached: str | None = None,
 ) -> str:
     """Return the engine that runs a frozen module: `tensorflow` or `openvino`.
@@ -31,6 +33,7 @@ def choose_engine(
         engine: `auto`, `tensorflow` or `openvino`.
         precision: `f32`; `bf16` or `int8`, which OpenVINO alone can compute.
         module: The module, probed, if `auto` is to check that OpenVINO can run it.
+        layers: Names of the inner layers whose features are computed too.
         cached: The engine of the bottleneck file, if there is one.
 
     Raises:
@@ -46,7 +49,14 @@ def choose_engine(
     if engine == "auto" and cached is not None:
         engine = cached
     if engine == "auto":
-        engine = "openvino" if precision != "f32" or _suits_openvino(module) else "tensorflow"
+        engine = (
+            "openvino" if precision != "f32" or _suits_openvino(module, layers) else "tensorflow"
+        )
+    if engine == "openvino" and layers:
+        raise EngineError(
+            "the OpenVINO engine gives the last layer only; choose `engine=tensorflow`, or "
+            "`layers` last."
+        )
     if engine == "openvino":
         _check_openvino(precision)
     elif precision != "f32":
@@ -65,6 +75,7 @@ def open_engine(
     quantised: Path | None = None,
     *,
     cuts_views: bool = False,
+    layers: Sequence[str] = (),
 ) -> Engine[Any]:
     """Open the engine that `choose_engine` chose.
 
@@ -76,6 +87,7 @@ def open_engine(
             that is measured.
         quantised: Where `calibrate` left the quantised model, for `int8`.
         cuts_views: Whether the engine is to be given whole images with draws; TensorFlow only.
+        layers: Names of the inner layers whose features are to follow the module's own output.
 
     Raises:
         EngineError: OpenVINO cannot convert or run the module, or memory does not suffice.
@@ -93,7 +105,7 @@ def open_engine(
     from hubretrain.modules import Backbone
     from hubretrain.tensorflow import tf
 
-    backbone = Backbone(module)
+    backbone = Backbone(module, layers)
     if batch_size is None and tf.config.list_physical_devices("GPU"):
         # Whole images wait for an engine that cuts views, so few of them may.
         largest = (2 if cuts_views else 16) * tensorflow.BATCH_SIZE
@@ -115,8 +127,8 @@ def gpu_in_sight() -> bool:
     return (nvidia and not hidden) or Path("/dev/kfd").exists()
 
 
-def _suits_openvino(module: StoredModule | None) -> bool:
-    if not _is_installed("openvino") or gpu_in_sight():
+def _suits_openvino(module: StoredModule | None, layers: Sequence[str]) -> bool:
+    if layers or not _is_installed("openvino") or gpu_in_sight():
         return False
     if module is not None:
         from hubretrain.extraction.engines.openvino import converted
