@@ -1,9 +1,11 @@
 """Activations of the frozen part of a backbone, computed once per view and kept as float16 HDF5.
 
 `finetune/<module>/trunk.h5` holds `validation` (image, ...), the unaugmented validation images, and
-`view_001` ... (image, ...), augmented views of the training images. Each is allocated full of NaN
-when it is first needed and written batch by batch, so NaN marks what is still to compute, as in
-the bottleneck cache.
+`view_001` ... (image, ...), augmented views of the training images. If the head takes features of
+layers in the frozen part, `validation_layers` and `view_001_layers` ... (image, feature) hold
+these, as float32, because the head was fitted on unrounded ones: of a feature whose values lie
+close together float16 would leave little. Each is allocated full of NaN when it is first needed
+and written batch by batch, so NaN marks what is still to compute, as in the bottleneck cache.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from rich.filesize import decimal
 
-from hubretrain.arrays import AnyArray, IntArray
+from hubretrain.arrays import AnyArray, Float32Array, IntArray
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import reserve
@@ -39,7 +41,30 @@ from hubretrain.progress import Bar, progress_shown
 FORMAT = "hubretrain trunk 1"
 BATCH_SIZE = 48
 VALIDATION = "validation"
-_DEPENDS_ON = ("module_sha256", "image_size", "value_range", "augmentation", "seed")
+_DEPENDS_ON = ("module_sha256", "layers", "image_size", "value_range", "augmentation", "seed")
+
+
+class CachedView(NamedTuple):
+    """The data sets of a view.
+
+    Attributes:
+        activations: float16 of shape (n_images, *cut.activations_shape).
+        below: float32 of shape (n_images, cut.n_below); None where that is 0.
+    """
+
+    activations: h5py.Dataset
+    below: h5py.Dataset | None
+
+    def lacks(self, batch: IntArray) -> bool:
+        """Return whether something of a batch of neighbouring images is still to compute."""
+        rows = slice(batch[0], batch[-1] + 1)
+        return any(d is not None and bool(np.isnan(d[rows]).any()) for d in self)
+
+    def write(self, batch: IntArray, *arrays: AnyArray) -> None:
+        """Write a batch of neighbouring images."""
+        for dataset, array in zip(self, arrays, strict=True):
+            if dataset is not None:
+                dataset[batch[0] : batch[-1] + 1] = array
 
 
 def cacheable_cut(model: TrainedModel, options: FineTuneOptions, devices: Devices) -> Cut:
@@ -60,11 +85,13 @@ def cacheable_cut(model: TrainedModel, options: FineTuneOptions, devices: Device
 def worth_caching(cut: Cut, image_size: int) -> Cut:
     """Return the cut, if a view's activations in float16 take no more bytes than its pixels.
 
+    Features of layers below it do not count: they are no more than the bottleneck cache holds.
+
     Raises:
         ModuleError: They take more, so reading them would gain little.
     """
     n_bytes_of_pixels = image_size * image_size * 3
-    if 2 * int(np.prod(cut.shape)) > n_bytes_of_pixels:
+    if 2 * int(np.prod(cut.activations_shape)) > n_bytes_of_pixels:
         raise ModuleError(f"its activations at {cut.name} would take more space than the pixels")
     return cut
 
@@ -139,8 +166,11 @@ class ActivationCache:
 
     def batches(
         self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray]
-    ) -> Iterator[AnyArray]:
-        """Yield the activations of each batch: float16 of shape (n_images, *cut.shape).
+    ) -> Iterator[tuple[AnyArray, Float32Array]]:
+        """Yield the activations of each batch, and the features of layers in the frozen part.
+
+        The former are float16 of shape (n_images, *cut.activations_shape), the latter float32 of
+        shape (n_images, cut.n_below).
 
         Args:
             images: The training or the validation images.
@@ -153,32 +183,33 @@ class ActivationCache:
         """
         numbers = sorted({int(number) for batch_views in views for number in batch_views})
         assert all(images is self._images[_name(number)] for number in numbers)
-        datasets = {number: self._filled(number) for number in numbers}
+        views_of = {number: self._filled(number) for number in numbers}
         for batch, batch_views in zip(batches, views, strict=True):
-            activations = np.empty((len(batch), *self.cut.shape), np.float16)
+            activations = np.empty((len(batch), *self.cut.activations_shape), np.float16)
+            below = np.empty((len(batch), self.cut.n_below), np.float32)
             for k, (i, number) in enumerate(zip(batch, batch_views, strict=True)):
-                activations[k] = datasets[int(number)][int(i)]
-            yield activations
+                view = views_of[int(number)]
+                activations[k] = view.activations[int(i)]
+                if view.below is not None:
+                    below[k] = view.below[int(i)]
+            yield activations, below
 
-    def _filled(self, number: int) -> h5py.Dataset:
-        """Return the data set of a view, with what is missing computed."""
+    def _filled(self, number: int) -> CachedView:
+        """Return the data sets of a view, with what is missing computed."""
         name = _name(number)
         images = self._images[name]
         try:
-            dataset = self._file.get(name) or self._allocate(name, len(images))
+            view = self._view(name, len(images))
             if name not in self._complete:
                 # Whole batches, always the same ones: a row's bits may depend on its slot.
                 order = np.arange(len(images))
-                missing = [
-                    b for b in split(order, BATCH_SIZE) if _has_nan(dataset[b[0] : b[-1] + 1])
-                ]
-                self._compute(dataset, number, missing)
+                self._compute(view, number, [b for b in split(order, BATCH_SIZE) if view.lacks(b)])
                 self._complete.add(name)
         except (OSError, RuntimeError) as error:
             raise self._unwritable(error) from error
-        return dataset
+        return view
 
-    def _compute(self, dataset: h5py.Dataset, number: int, batches: list[IntArray]) -> None:
+    def _compute(self, view: CachedView, number: int, batches: list[IntArray]) -> None:
         """Compute and write batches of a view."""
         name = _name(number)
         views = [np.full(len(batch), number) for batch in batches]
@@ -186,24 +217,35 @@ class ActivationCache:
         with progress_shown(bool(batches)), Bar(what, sum(map(len, batches))) as bar:
             arrays = self.pixels.batches(self._images[name], batches, views)
             for batch, pixels in zip(batches, arrays, strict=True):
+                outputs = self.cut.trunk(to_unit_tensor(pixels)).numpy()
+                n_activations = outputs.shape[-1] - self.cut.n_below
                 with np.errstate(over="ignore"):
-                    activations = self.cut.trunk(to_unit_tensor(pixels)).numpy().astype(np.float16)
+                    activations = outputs[..., :n_activations].astype(np.float16)
                 if not np.isfinite(activations).all():
                     raise ModuleError(
                         f"an activation at {self.cut.name} is beyond the range of float16; "
                         "fine-tune with `restart=True` and `trunk_views=0` instead."
                     )
-                dataset[batch[0] : batch[-1] + 1] = activations
+                view.write(batch, activations, outputs[..., n_activations:])
                 self._file.flush()
                 bar.advance(len(batch))
 
-    def _allocate(self, name: str, n_images: int) -> h5py.Dataset:
-        """Make a data set full of NaN, all of it on the disk before it is used."""
-        check_room(self.path, 2 * n_images * int(np.prod(self.cut.shape)))
-        dataset = self._file.create_dataset(
-            name, (n_images, *self.cut.shape), np.float16, fillvalue=np.nan
+    def _view(self, name: str, n_images: int) -> CachedView:
+        """Return the data sets of a view; new ones are full of NaN."""
+        shape, n_below = (n_images, *self.cut.activations_shape), self.cut.n_below
+        activations = self._dataset(name, shape, np.float16)
+        return CachedView(
+            activations,
+            self._dataset(f"{name}_layers", (n_images, n_below), np.float32) if n_below else None,
         )
-        for batch in split(np.arange(n_images), 1024):
+
+    def _dataset(self, name: str, shape: tuple[int, ...], dtype: type[np.floating]) -> h5py.Dataset:
+        """Return a data set; a new one is all on the disk before it is used."""
+        if name in self._file:
+            return self._file[name]
+        check_room(self.path, np.dtype(dtype).itemsize * int(np.prod(shape)))
+        dataset = self._file.create_dataset(name, shape, dtype, fillvalue=np.nan)
+        for batch in split(np.arange(shape[0]), 1024):
             dataset[batch[0] : batch[-1] + 1] = np.nan
         self._file.flush()
         return dataset
@@ -240,7 +282,3 @@ def check_room(path: Path, n_bytes: int) -> None:
 
 def _name(number: int) -> str:
     return f"view_{number - FIRST_EPOCH_VIEW:03d}" if number else VALIDATION
-
-
-def _has_nan(rows: AnyArray) -> bool:
-    return bool(np.isnan(rows).any())

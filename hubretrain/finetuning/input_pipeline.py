@@ -61,7 +61,7 @@ class InputSource(Protocol):
 
     def batches(
         self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray]
-    ) -> Iterator[AnyArray]:
+    ) -> Iterator[AnyArray | tuple[AnyArray, ...]]:
         """Yield the inputs of each batch; view 0 is the unaugmented image."""
 
 

@@ -55,8 +55,12 @@ class ModuleFineTuning:
         self.dataset, self.run, self.name, self.devices = dataset, run, name, devices
         self.folder = run.finetune_folder(name)
         head = ModuleHeads.load(run.heads_file(name)).warm_start
-        backbone = Backbone(restore_module(name, fit.module(name)))
-        self.classifier = Classifier(backbone, head.kind, head.weight, head.bias)
+        backbone = Backbone(restore_module(name, fit.module(name)), head.layers)
+        arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
+        self.classifier = Classifier(backbone, head.kind, *arrays)
+        self._head = _digest(
+            " ".join((head.kind, *head.layers)).encode(), *(a for a in arrays if a is not None)
+        )
         self.weight_of_class = head.weight_of_class.astype(np.float32)
         self.rule = head.rule
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
@@ -106,6 +110,7 @@ class ModuleFineTuning:
                 "n_train": len(self._training),
                 "n_validation": len(self._validation),
                 "images": _digest(self._training.digest(), self._validation.digest()),
+                "head": self._head,
                 "class_weights": _digest(weights, self.weight_of_class),
             },
             seconds_between_checkpoints=seconds_between_checkpoints,

@@ -131,12 +131,13 @@ class Steps:
         self._model, self._options, self._devices, self._cut = model, options, devices, cut
         inputs = pixels_spec(model.classifier.backbone.stored.image_size)
         if cut is not None:
-            inputs = tf.TensorSpec((None, *cut.shape), tf.float16)
+            activations = tf.TensorSpec((None, *cut.activations_shape), tf.float16)
+            inputs = (activations, tf.TensorSpec((None, cut.n_below), tf.float32))
         per_image = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
         signature = [inputs, *per_image]
 
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-        def evaluate(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Any:
+        def evaluate(inputs: Any, labels: tf.Tensor, weights: tf.Tensor) -> Any:
             logits = self._logits(model.classifier, inputs)
             hits = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32))
             return model.classifier.loss(logits, labels, weights), hits
@@ -157,10 +158,14 @@ class Steps:
             sums += [float(value) for value in results]
         return [sums[0] / float(images.weights.sum()), sums[1] / len(images)]
 
-    def _logits(self, model: Classifier, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _logits(self, model: Classifier, inputs: Any, training: bool = False) -> tf.Tensor:
         if self._cut is None:
             return model.logits(to_unit_tensor(inputs), training)
-        return model.head_logits(self._cut.top(tf.cast(inputs, tf.float32)))
+        activations, below = inputs
+        activations = tf.cast(activations, tf.float32)
+        if self._cut.n_below:
+            activations = tf.concat([activations, below], axis=1)
+        return model.head_logits(self._cut.top(activations))
 
     def _step_of(self, optimizer: Optimizer) -> Callable[..., Any]:
         """Return a step of an optimizer; weights sum to 1 over the batch of all devices.
@@ -173,7 +178,7 @@ class Steps:
         start = model.start
         pulls = list(zip(model.trained_variables, start, strict=True)) if start else []
 
-        def step(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        def step(inputs: Any, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 logits = self._logits(model.copy, inputs, options.train_batchnorm)
                 loss = model.copy.loss(logits, labels, weights, options.label_smoothing)

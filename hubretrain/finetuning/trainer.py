@@ -165,7 +165,10 @@ class Trainer:
             train,
             validation,
             n_views=options.trunk_views,
-            identity=self.identity,
+            identity={
+                **self.identity,
+                "layers": self.model.classifier.backbone.layer_names,
+            },
         )
 
     def prepare(self, activations: ActivationCache | None) -> None:

@@ -35,6 +35,7 @@ class Cut:
         top: Activations to what the backbone gives, float32 of shape (n_images, n_features), all
             its layers included. Gradients flow to the activations and to the variables; a
             `tf.GradientTape` watches the variables.
+        n_below: Number of features of layers below the cut, the last ones of the trunk's vector.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Cut:
     shape: tuple[int, ...]
     trunk: Callable[[tf.Tensor], tf.Tensor]
     top: Callable[[tf.Tensor], tf.Tensor]
+    n_below: int = 0
+
+    @property
+    def activations_shape(self) -> tuple[int, ...]:
+        """Shape of what the trunk gives for one image, without the features of layers below."""
+        return (self.shape[0] - self.n_below,) if self.n_below else self.shape
 
 
 def cut_below(backbone: Backbone, variables: Sequence[tf.Variable]) -> Cut:
@@ -121,6 +128,7 @@ def _cut_at(graph: ModuleGraph, operation: Any, backbone: Backbone) -> Cut:
         given,
         _traced(trunk, (size, size, 3)),
         _traced(top, given),
+        n_below=sum(widths),
     )
 
 

@@ -12,7 +12,7 @@ from tests.samples import write_digits, write_module, write_residual
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """Two fitted modules: one that can be cut, one of functions inside functions."""
+    """Two fitted modules: one with a shortcut, one of functions inside functions."""
     from hubretrain.tensorflow import tf
 
     folder = tmp_path_factory.mktemp("fitted")
@@ -82,11 +82,12 @@ def test_activations_of_other_facts_are_made_anew(fitted, tmp_path):
         assert not np.array_equal(file["view_001"][:], before)
 
 
-def test_a_module_that_cannot_be_cut_says_so_and_goes_on(fitted, tmp_path):
+def test_a_module_that_is_trained_from_its_first_layer_says_so_and_goes_on(fitted, tmp_path):
     run = copied(fitted, tmp_path)
-    result = tune(fitted, run, module="nested", unfreeze_last=1, epochs=1)
+    result = tune(fitted, run, module="nested", unfreeze_last=2, epochs=1)
     (note,) = result.notes
-    assert note.startswith("The frozen part runs in each epoch: the graph of nested cannot be cut")
+    assert note.startswith("The frozen part runs in each epoch: its activations at ")
+    assert note.endswith(" would take more space than the pixels.")
     assert len(result.history) == 2
 
 

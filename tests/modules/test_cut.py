@@ -148,7 +148,13 @@ def test_layers_below_the_cut_pass_it_by_and_those_above_are_trained(backbone, i
         assert cut.shape == (shape if layers != ["block_project", "head_conv"] else (8, 8, 6))
         activations = cut.trunk(images)
         assert activations.shape == (4, *cut.shape)
-        assert_same_features(cut.top(activations), whole(images), whole.variables)
+        expected = whole(images)
+        assert_same_features(cut.top(activations), expected, whole.variables)
+        if cut.n_below:
+            start = 10 if order == 1 else whole.n_features - cut.n_below
+            features = expected[:, start : start + cut.n_below]
+            assert_same_features(activations[:, -cut.n_below :], features, whole.variables)
+            assert cut.activations_shape == (shape[0] - cut.n_below,)
     cut = cut_below(whole, of_layers(whole, "head_conv"))
     kernel = of_layers(whole, "head_conv")
     gradients = []
