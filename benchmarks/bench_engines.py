@@ -26,7 +26,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.evaluation.intervals import difference, group_resamples, interval, resample
 from hubretrain.extraction.engines import Engine, TensorFlowEngine, calibrate, open_engine
-from hubretrain.extraction.engines.openvino import can_bf16
+from hubretrain.extraction.engines.openvino_library import can_bf16
 from hubretrain.extraction.engines.quantization import sample
 from hubretrain.extraction.engines.tensorflow import images_per_second
 from hubretrain.heads.estimators import SoftmaxHead

@@ -91,6 +91,17 @@ class Backbone:
             images = low + (high - low) * images
         return self._function(images, training) if self._takes_training else self._function(images)
 
+    def with_maps(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        """Return its own output, and the feature map of each of `layer_names`.
+
+        To be called in a function that is traced; arguments as of a call.
+        """
+        if not self.layer_names:
+            return [self.own_output(images, training)]
+        graph = self.graph(training)
+        ends = [graph.output, *graph.tensors(self.layer_names)]
+        return graph.piece([graph.images], ends, self.variables)(images)
+
     @property
     def n_features(self) -> int:
         """Length of what it gives for an image: its own output, and twice each layer's width."""
@@ -132,9 +143,7 @@ class Backbone:
         return self._functions[training]
 
     def _all_features(self, images: tf.Tensor, training: bool) -> tf.Tensor:
-        graph = self.graph(training)
-        points = graph.tensors(self.layer_names)
-        output, *maps = graph.piece([graph.images], [graph.output, *points], self.variables)(images)
+        output, *maps = self.with_maps(images, training)
         return tf.concat([output, *map(spatial_statistics, maps)], axis=1)
 
     @property

@@ -52,11 +52,6 @@ def choose_engine(
         engine = (
             "openvino" if precision != "f32" or _suits_openvino(module, layers) else "tensorflow"
         )
-    if engine == "openvino" and layers:
-        raise EngineError(
-            "the OpenVINO engine gives the last layer only; choose `engine=tensorflow`, or "
-            "`layers` last."
-        )
     if engine == "openvino":
         _check_openvino(precision)
     elif precision != "f32":
@@ -99,7 +94,7 @@ def open_engine(
         from hubretrain.extraction.engines import openvino
 
         return openvino.OpenVINOEngine(
-            module, precision, batch_size or OPENVINO_BATCH_SIZE, quantised
+            module, precision, batch_size or OPENVINO_BATCH_SIZE, quantised, layers
         )
     from hubretrain.extraction.engines import tensorflow
     from hubretrain.modules import Backbone
@@ -128,13 +123,13 @@ def gpu_in_sight() -> bool:
 
 
 def _suits_openvino(module: StoredModule | None, layers: Sequence[str]) -> bool:
-    if layers or not _is_installed("openvino") or gpu_in_sight():
+    if not _is_installed("openvino") or gpu_in_sight():
         return False
     if module is not None:
-        from hubretrain.extraction.engines.openvino import converted
+        from hubretrain.extraction.engines.conversion import converted
 
         try:
-            converted(module)
+            converted(module, layers)
         except EngineError:
             return False
     return True
@@ -155,7 +150,7 @@ def _check_openvino(precision: str) -> None:
             "it with: pip install 'hubretrain[openvino]'"
         )
     if precision == "bf16":
-        from hubretrain.extraction.engines.openvino import can_bf16
+        from hubretrain.extraction.engines.openvino_library import can_bf16
 
         if not can_bf16():
             raise EngineError(

@@ -160,7 +160,8 @@ def _make(
     pixels_of: Callable[[str], Pixels | None],
 ) -> None:
     """Quantise a module and store the model in a folder."""
-    from hubretrain.extraction.engines.openvino import converted, import_nncf, storing
+    from hubretrain.extraction.engines.conversion import converted
+    from hubretrain.extraction.engines.openvino_library import import_nncf, storing
 
     with Bar(f"calibrating {module.name}", min(N_IMAGES, len(order))) as bar:
         images = _decodable(order, pixels_of)
@@ -205,7 +206,7 @@ def _quantised(
     Integer-Arithmetic-Only Inference, CVPR 2018, with corrected biases (Nagel et al., Data-Free
     Quantization Through Weight Equalization and Bias Correction, ICCV 2019).
     """
-    from hubretrain.extraction.engines.openvino import import_nncf
+    from hubretrain.extraction.engines.openvino_library import import_nncf
 
     nncf = import_nncf()
     # Half of the range of 8 bits for all weights, or for those of the first convolutions alone.

@@ -76,7 +76,7 @@ def test_tensorflow_refuses_what_it_cannot_compute(precision):
 
 @needs_openvino
 def test_bf16_is_refused_by_a_cpu_without_it():
-    from hubretrain.extraction.engines.openvino import ov
+    from hubretrain.extraction.engines.openvino_library import ov
 
     if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert choose_engine("openvino", "bf16") == "openvino"

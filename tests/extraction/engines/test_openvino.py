@@ -108,7 +108,7 @@ def test_a_module_that_openvino_cannot_convert_runs_in_tensorflow(antialiased, m
 _BUFFERS_OF_NEW_REQUESTS = """
 import sys, threading
 import numpy as np
-from hubretrain.extraction.engines.openvino import ov
+from hubretrain.extraction.engines.openvino_library import ov
 
 sys.setswitchinterval(1e-6)
 pixels = ov.opset8.parameter([1, 8], np.float32)

@@ -1,0 +1,120 @@
+"""Modules in OpenVINO's own format.
+
+A module is converted once, by way of TensorFlow, and kept:
+
+    <store>/openvino/<name>-<key>/model.xml, model.bin
+
+The key is made of the module's digest, its image size and range, the names of its inner layers, and
+OpenVINO's version. Later runs read it and import no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubretrain.arrays import Float32Array
+from hubretrain.data.images import to_unit
+from hubretrain.errors import EngineError
+from hubretrain.extraction.engines.openvino_library import ov, read, reason, storing
+from hubretrain.extraction.engines.pooling import OUTPUT, layer_output, pooled
+from hubretrain.modules import StoredModule, store_folder
+
+
+def converted(module: StoredModule, layers: Sequence[str] = ()) -> Any:
+    """Return a module as an OpenVINO model, converted now if that was never done.
+
+    Its input is uint8 of shape (n_images, image_size, image_size, 3). Its outputs are float32: the
+    module's own, and the feature map of each of `layers`, which `pooled` is to make small.
+
+    Raises:
+        EngineError: OpenVINO cannot convert it.
+        ModuleError: It cannot be loaded, or the store cannot be written.
+    """
+    folder = _folder_of(module, tuple(layers))
+    with contextlib.suppress(EngineError):
+        return read(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # missing or damaged
+    _convert(module, tuple(layers), folder)
+    return read(folder)
+
+
+def _folder_of(module: StoredModule, layers: tuple[str, ...]) -> Path:
+    identity = (module.sha256, module.image_size, module.value_range, ov.get_version())
+    described = repr((*identity, layers) if layers else identity)
+    key = hashlib.sha256(described.encode()).hexdigest()[:16]
+    return store_folder() / "openvino" / f"{module.name}-{key}"
+
+
+def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> None:
+    """Convert by way of a SavedModel that takes uint8 pixels, as TensorFlow's engine does."""
+    from hubretrain.data.images import to_unit_tensor  # imports TensorFlow
+    from hubretrain.modules import Backbone  # imports TensorFlow
+    from hubretrain.tensorflow import tf
+
+    backbone = Backbone(module, layers)
+    size = module.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, "pixels")])  # type: ignore[untyped-decorator]
+    def forward(pixels: tf.Tensor) -> tf.Tensor:
+        output, *maps = backbone.with_maps(to_unit_tensor(pixels))
+        named = {layer_output(name): a_map for name, a_map in zip(layers, maps, strict=True)}
+        return {OUTPUT: output, **named}
+
+    whole = tf.Module()
+    whole.module, whole.forward = backbone.saved_object, forward
+    with tempfile.TemporaryDirectory() as saved_model:
+        tf.saved_model.save(whole, saved_model, signatures={"serving_default": forward})
+        try:
+            model = ov.Core().read_model(saved_model)
+            _check_conversion(model, backbone, tf)
+        except RuntimeError as error:
+            raise EngineError(
+                f"OpenVINO cannot convert {module.handle} ({reason(error)}); "
+                "choose `engine=tensorflow`."
+            ) from error
+        with storing(model, folder):
+            pass
+
+
+def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
+    """Compare a conversion with TensorFlow on noise; one that differs is not stored.
+
+    Args:
+        model: As converted.
+        backbone: The module with the same layers.
+        tf: TensorFlow.
+
+    Raises:
+        RuntimeError: The module's own output, or means or deviations of a layer, differ by more
+            than rounding: over 1e-4 of their length (float32 keeps 6e-8 per operation, and networks
+            have hundreds of them in a row).
+    """
+    size, layers = backbone.stored.image_size, backbone.layer_names
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    expected = backbone(tf.constant(to_unit(noise))).numpy()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    outputs = ov.Core().compile_model(pooled(model, layers), "CPU", settings)(noise)
+    *statistics, output = (outputs[i] for i in range(len(outputs)))
+    features: Float32Array = np.concatenate([output, *statistics], axis=1)
+    if features.shape != expected.shape:
+        raise RuntimeError(f"it gives shape {features.shape}, TensorFlow {expected.shape}")
+    widths = [model.output(layer_output(name)).partial_shape[3].get_length() for name in layers]
+    ends = np.cumsum([output.shape[1], *(width for width in widths for _ in range(2))])
+    names = [
+        "its features",
+        *(f"{s} of layer {n}" for n in layers for s in ("means", "deviations")),
+    ]
+    for start, end, name in zip([0, *ends], ends, names, strict=False):
+        difference = features[:, start:end] - expected[:, start:end]
+        scale = max(float(np.linalg.norm(expected[:, start:end])), 1e-30)
+        error = float(np.linalg.norm(difference)) / scale
+        if not error <= 1e-4:
+            raise RuntimeError(f"{name} differ from TensorFlow's by {error:.1e}")
