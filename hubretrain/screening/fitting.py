@@ -89,8 +89,7 @@ class ModuleFitting:
                 bottlenecks, sha256s, all_views=ALL_VIEWS in views, layers=of
             )
             if of == ALL_LAYERS:
-                self._projection = Projection.fitted(parts, row_image)
-                parts = self._projection.project_parts(parts, row_image, self._memory)
+                parts = self._projected(bottlenecks.path.stem, parts, row_image)
             for trained_on in views:
                 self._take(of, trained_on, parts, row_image)
         if LAST_LAYER not in layers:  # of which the baseline and the hints are
@@ -98,6 +97,22 @@ class ModuleFitting:
         n_views = np.bincount(self._widest_inputs(layers[0]).row_image)
         # Rare classes may have more views; a new image has no class, so the fewest count.
         self.n_views_averaged = int(n_views.min())
+
+    def _projected(
+        self, module: str, parts: Sequence[Any], row_image: IntArray
+    ) -> list[Float32Array]:
+        """Return the principal components of all views, by those of a sample of them."""
+        projected: list[Float32Array] = []
+        memory, first = self._memory // len(parts), 0
+        with Bar(f"components of {module}", len(parts) + 1, "steps") as bar:
+            self._projection = Projection.fitted(parts, row_image)
+            bar.advance(1)
+            for part in parts:
+                image = row_image[first : first + len(part)]
+                projected += self._projection.project_parts([part], image, memory)
+                first += len(part)
+                bar.advance(1)
+        return projected
 
     def _take(
         self, layers: str, trained_on: str, parts: Sequence[Any], row_image: IntArray
