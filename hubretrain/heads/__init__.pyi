@@ -14,6 +14,9 @@ from .inputs import ClassWeight as ClassWeight
 from .inputs import FitInputs as FitInputs
 from .inputs import weights_by_class as weights_by_class
 from .losses import Kind as Kind
+from .mlp import DECAYS as DECAYS
+from .mlp import MLPFitter as MLPFitter
+from .mlp import MLPOptions as MLPOptions
 from .path import PathFitter as PathFitter
 from .projection import Projection as Projection
 from .result import HeadPath as HeadPath

@@ -78,6 +78,25 @@ class FeatureBlocks:
             block *= inverse_scale
             yield rows, block
 
+    def take(self, index: IntArray) -> AnyArray:
+        """Return a copy of some of the used rows, standardised, (len(index), n_features).
+
+        Args:
+            index: Rows, counted in the order of the blocks, each at most once; in any order.
+        """
+        if self._in_memory is not None:
+            return self._in_memory[index]
+        rows = np.empty((len(index), self.n_features), self.dtype)
+        wanted, first = np.flatnonzero(self._all_row_image >= 0)[index], 0
+        for part in self._parts:
+            at = np.flatnonzero((wanted >= first) & (wanted < first + len(part)))
+            at = at[np.argsort(wanted[at])]  # HDF5 reads rows in ascending order
+            rows[at] = part[wanted[at] - first]
+            first += len(part)
+        rows -= self.mean.astype(self.dtype)
+        rows *= (1 / self.scale).astype(self.dtype)
+        return rows
+
     def rotated_blocks(self) -> Iterator[tuple[slice, AnyArray]] | None:
         """Return the blocks in the eigenbasis, (m, rank), or None where heads are rotated instead.
 

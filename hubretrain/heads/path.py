@@ -37,6 +37,7 @@ from hubretrain.heads.validation import Validation
 
 DEFAULT_MEMORY = 1 << 30  # bytes
 ALL_IMAGES = -1  # the fold of heads that are fitted to all images
+NO_FOLDS = "There are no folds to refit heads of; the heads are fitted to all images already."
 
 
 def l2_of(kind: str, inverse_strength: float, n_classes: int) -> float:
@@ -174,9 +175,7 @@ class PathFitter:
             HeadError: There were no folds, so the heads are fitted to all images already.
         """
         if self._inputs.folds[0] == ALL_IMAGES:
-            raise HeadError(
-                "There are no folds to refit heads of; the heads are fitted to all images already."
-            )
+            raise HeadError(NO_FOLDS)
         levels = checked_l2(l2)
         n_weights, n_classes = len(self._class_weights), self._inputs.n_classes
         objective, solver = self._problems(np.array([ALL_IMAGES]))
