@@ -2,9 +2,9 @@
 
 `metrics` and `ranking_metrics` compute many resamples at once; `intervals` resamples whole groups
 (confidence intervals, differences, ties) and `evaluator` gives every metric with its interval;
-`selection` chooses the best of many candidates by nested cross-validation; `logit_adjustment` is
-the decision rule; `logits` turns scores into probabilities and `temperature` calibrates these;
-`checks` validates predictions.
+`selection` chooses the best of many candidates by nested cross-validation and `parts` evaluates
+what was chosen within each of its parts; `logit_adjustment` is the decision rule; `logits` turns
+scores into probabilities and `temperature` calibrates these; `checks` validates predictions.
 """
 
 import lazy_loader as lazy

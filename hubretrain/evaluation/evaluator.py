@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray
+from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation import intervals
 from hubretrain.evaluation.intervals import Difference, Interval, Resampled
 from hubretrain.evaluation.metrics import METRICS, recall_per_class
+from hubretrain.evaluation.parts import class_values
 from hubretrain.evaluation.ranking_metrics import average_precision_per_class
 
 N_RESAMPLES = 1000
@@ -53,20 +54,29 @@ class Evaluator:
         groups: Group of each image, (n_images,).
         seed: Random seed of the resamples.
         n_resamples: Number of resamples.
+        parts: int (n_images,), from `choice_parts`, where the predictions are cross-fitted, so
+            that each part may be of another model; None if each prediction is of one model. See
+            `hubretrain.evaluation.parts`.
 
     Attributes:
         labels: int (n_images,).
         groups: Group of each image, (n_images,).
         weights: uint8 (n_resamples, n_images), how often each resample holds each image.
+        parts: int (n_images,) or None.
 
     Raises:
         DataError: There are fewer than two groups.
     """
 
     def __init__(
-        self, labels: AnyArray, groups: AnyArray, seed: int = 0, n_resamples: int = N_RESAMPLES
+        self,
+        labels: AnyArray,
+        groups: AnyArray,
+        seed: int = 0,
+        n_resamples: int = N_RESAMPLES,
+        parts: IntArray | None = None,
     ) -> None:
-        self.labels, self.groups = labels, groups
+        self.labels, self.groups, self.parts = labels, groups, parts
         self.weights = intervals.group_resamples(groups, n_resamples=n_resamples, seed=seed)
 
     @classmethod
@@ -80,7 +90,7 @@ class Evaluator:
         Raises:
             DataError: The metric is undefined for these labels.
         """
-        return intervals.resample(metric, probs, self.labels, self.groups, self.weights)
+        return intervals.resample(metric, probs, self.labels, self.groups, self.weights, self.parts)
 
     def interval(self, metric: str, probs: AnyArray) -> Interval | None:
         """Return a metric with its interval; None where it is undefined for these labels."""
@@ -112,8 +122,8 @@ class Evaluator:
         }
         values = {
             metric: (
-                function(probs, self.labels, None),
-                function(probs, self.labels, self.weights),
+                class_values(function, probs, self.labels, None, self.parts),
+                class_values(function, probs, self.labels, self.weights, self.parts),
             )
             for metric, (function, probs) in functions.items()
         }

@@ -26,7 +26,8 @@ in 100, with seven groups in the rarest class. They do less well for the macro F
 biased.
 
 Selection bias is not in these intervals: `hubretrain.evaluation.selection` removes it from the
-predictions before they come here.
+predictions before they come here. Such predictions come with their parts, each perhaps of another
+model; see `hubretrain.evaluation.parts`.
 
 None of this covers the variation of training: other training images would have given other heads.
 An interval is about these predictions on new groups, not about training again: Bates, Hastie and
@@ -46,6 +47,7 @@ from scipy import special, stats
 from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation.metrics import METRICS, Metric
+from hubretrain.evaluation.parts import metric_values
 from hubretrain.evaluation.ranking_metrics import TINY
 
 
@@ -182,6 +184,7 @@ def resample(
     labels: AnyArray,
     groups: AnyArray,
     weights: AnyArray,
+    parts: AnyArray | None = None,
 ) -> Resampled:
     """Return a metric of one model on the images themselves and on every resample.
 
@@ -191,14 +194,18 @@ def resample(
         labels: Integer array of shape (n_images,).
         groups: Group of each image, shape (n_images,).
         weights: Result of `group_resamples`, shape (n_resamples, n_images).
+        parts: int (n_images,), from `choice_parts`, where the probabilities are cross-fitted: each
+            part may be of another model, and `metric_values` averages what it says within each,
+            on the images themselves and, with their weights, on each resample. None if they are
+            of one model.
 
     Raises:
         DataError: The arrays are no predictions (see `check_predictions`), the metric is unknown,
             or it is undefined, as ROC AUC is with one class present.
     """
-    function = _metric(metric).function
-    estimate = float(function(probabilities, labels, None))
-    values = function(probabilities, labels, weights)
+    _metric(metric)
+    estimate = float(metric_values(metric, probabilities, labels, None, parts))
+    values = metric_values(metric, probabilities, labels, weights, parts)
     # In a resample with one class present ROC AUC is undefined; the estimate adds no spread.
     values = np.where(np.isnan(values), estimate, values)
     if np.isnan(estimate):

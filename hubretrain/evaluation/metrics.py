@@ -29,7 +29,12 @@ import numpy as np
 from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation.checks import check_predictions, mean_over_present, ratio
-from hubretrain.evaluation.ranking_metrics import mean_average_precision, roc_auc
+from hubretrain.evaluation.ranking_metrics import (
+    average_precision_per_class,
+    mean_average_precision,
+    roc_auc,
+    roc_auc_per_class,
+)
 
 MetricFunction: TypeAlias = Callable[[AnyArray, AnyArray, AnyArray | None], FloatArray]
 
@@ -51,6 +56,10 @@ class Metric(NamedTuple):
             confidence interval rests on their few groups.
         is_of_decision: True if only the predicted class counts, so that a decision rule such as
             logit adjustment changes the metric; False if the probabilities themselves count.
+        compares_images: True if images are compared with each other, in a ranking or in bins, so
+            that all predictions must be of one model; see `hubretrain.evaluation.parts`.
+        per_class: Function to float64 of shape `(..., n_classes)` whose mean over the present
+            classes the metric is; given of those that compare images by class.
     """
 
     function: MetricFunction
@@ -58,9 +67,11 @@ class Metric(NamedTuple):
     is_share: bool = True
     is_mean_over_classes: bool = False
     is_of_decision: bool = False
+    compares_images: bool = False
+    per_class: MetricFunction | None = None
 
 
-def _totals(weights: AnyArray, terms: AnyArray) -> FloatArray:
+def weighted_totals(weights: AnyArray, terms: AnyArray) -> FloatArray:
     """Return `weights @ terms`, float64 (..., n_terms), of terms (n_images, n_terms)."""
     terms = np.asarray(terms, dtype=np.float64)
     rows = np.atleast_2d(weights)
@@ -74,7 +85,7 @@ def _totals(weights: AnyArray, terms: AnyArray) -> FloatArray:
 
 
 def _weighted_mean(weights: AnyArray, terms: AnyArray) -> FloatArray:
-    totals = _totals(weights, np.column_stack([terms, np.ones(len(terms))]))
+    totals = weighted_totals(weights, np.column_stack([terms, np.ones(len(terms))]))
     return np.asarray(totals[..., 0] / totals[..., 1])
 
 
@@ -121,7 +132,7 @@ def recall_per_class(
     n_classes = probabilities.shape[1]
     is_class = np.eye(n_classes)[labels]
     is_correct = probabilities.argmax(axis=1) == labels
-    totals = _totals(weights, np.hstack([is_class * is_correct[:, None], is_class]))
+    totals = weighted_totals(weights, np.hstack([is_class * is_correct[:, None], is_class]))
     return ratio(totals[..., :n_classes], totals[..., n_classes:])
 
 
@@ -149,7 +160,7 @@ def macro_f1(
     n_classes = probabilities.shape[1]
     one_hot = np.eye(n_classes)
     is_class, is_predicted = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
-    totals = _totals(weights, np.hstack([is_class * is_predicted, is_class, is_predicted]))
+    totals = weighted_totals(weights, np.hstack([is_class * is_predicted, is_class, is_predicted]))
     hits, n_images, n_predicted = np.split(totals, 3, axis=-1)
     f1 = ratio(2 * hits, n_images + n_predicted)
     return mean_over_present(np.where(n_images > 0, f1, np.nan))
@@ -212,7 +223,7 @@ def calibration_error(
     confidence = probabilities.max(axis=1).astype(np.float64)
     gap = (probabilities.argmax(axis=1) == labels) - confidence
     in_bin = np.eye(n_bins)[reliability_bins(confidence, n_bins)]
-    totals = _totals(weights, np.column_stack([in_bin * gap[:, None], np.ones(len(gap))]))
+    totals = weighted_totals(weights, np.column_stack([in_bin * gap[:, None], np.ones(len(gap))]))
     return np.asarray(np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1])
 
 
@@ -225,10 +236,20 @@ METRICS: dict[str, Metric] = {
     "macro_f1": Metric(
         macro_f1, higher_is_better=True, is_mean_over_classes=True, is_of_decision=True
     ),
-    "roc_auc": Metric(roc_auc, higher_is_better=True, is_mean_over_classes=True),
+    "roc_auc": Metric(
+        roc_auc,
+        higher_is_better=True,
+        is_mean_over_classes=True,
+        compares_images=True,
+        per_class=roc_auc_per_class,
+    ),
     "mean_average_precision": Metric(
-        mean_average_precision, higher_is_better=True, is_mean_over_classes=True
+        mean_average_precision,
+        higher_is_better=True,
+        is_mean_over_classes=True,
+        compares_images=True,
+        per_class=average_precision_per_class,
     ),
     "log_loss": Metric(log_loss, higher_is_better=False, is_share=False),
-    "calibration_error": Metric(calibration_error, higher_is_better=False),
+    "calibration_error": Metric(calibration_error, higher_is_better=False, compares_images=True),
 }

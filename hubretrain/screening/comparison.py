@@ -62,8 +62,8 @@ class ModuleComparison:
         self.results, self.sweep = results, sweep
         self.images = development[development["fold"] >= 0].reset_index(drop=True)
         labels, groups = self.images["class_index"].to_numpy(), self.images["cluster"].to_numpy()
-        self.evaluator = Evaluator(labels, groups, seed)
         self._parts = choice_parts(labels, groups)
+        self.evaluator = Evaluator(labels, groups, seed, parts=self._parts)
         folds = development["fold"].to_numpy()
         every_label = development["class_index"].to_numpy()
         self._majority = majority_class(every_label, folds, len(sweep.class_names))[folds >= 0]

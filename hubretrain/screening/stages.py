@@ -90,7 +90,9 @@ class Stages:
 
     def _tied(self, results: Sequence[ScreenResult]) -> set[str]:
         """Return the modules that tie with the best."""
-        evaluator, metric = Evaluator(*self._labels_and_groups(), self.seed), self.sweep.metric
+        labels, groups = self._labels_and_groups()
+        evaluator = Evaluator(labels, groups, self.seed, parts=choice_parts(labels, groups))
+        metric = self.sweep.metric
         modules = choosable(results)
         resampled = [evaluator.resample(metric, of.chosen.of(metric)) for of in modules]
         tied = intervals.tied_with_best(resampled)
