@@ -14,6 +14,7 @@ from .extraction import cache_bottlenecks as cache_bottlenecks
 from .finetuning import FineTuneOptions as FineTuneOptions
 from .finetuning import finetune_module as finetune_module
 from .heads import LogisticHead as LogisticHead
+from .heads import MLPHead as MLPHead
 from .heads import ModuleHeads as ModuleHeads
 from .heads import SoftmaxHead as SoftmaxHead
 from .modules import Backbone as Backbone

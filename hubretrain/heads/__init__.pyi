@@ -3,6 +3,7 @@ from .ensemble import Ensemble as Ensemble
 from .ensemble import crossfitted_ensemble as crossfitted_ensemble
 from .ensemble import greedy_ensemble as greedy_ensemble
 from .estimators import LogisticHead as LogisticHead
+from .estimators import MLPHead as MLPHead
 from .estimators import SoftmaxHead as SoftmaxHead
 from .features import FeatureBlocks as FeatureBlocks
 from .heads import Head as Head

@@ -1,8 +1,8 @@
 """scikit-learn estimators of one head: for pipelines, GridSearchCV, cross_val_predict.
 
-They minimise what `LogisticRegression` (softmax) and `OneVsRestClassifier` of it (logistic)
-do at the same C on the same features. They do not standardise, so put a `StandardScaler` in front
-as usual. To fit many C and folds at once, `hubretrain.heads.path.fit_path` is faster.
+The linear ones minimise what `LogisticRegression` (softmax) and `OneVsRestClassifier` of it
+(logistic) do at the same C on the same features. None standardises, so put a `StandardScaler` in
+front as usual. To fit many C and folds at once, `hubretrain.heads.path.fit_path` is faster.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hubretrain.arrays import AnyArray, FloatArray
+from hubretrain.errors import HeadError
+from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import probabilities
 from hubretrain.heads.inputs import FitInputs
 from hubretrain.heads.losses import Kind
+from hubretrain.heads.mlp import DECAYS, MLPFitter, MLPOptions
 from hubretrain.heads.path import fit_path, l2_of
 from hubretrain.heads.result import HeadPath
 from hubretrain.heads.solver import SolverOptions
@@ -77,7 +80,7 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             FitInputs.checked(X, labels, n_classes, sample_weight=weight),
             self._kind,
             l2_of(self._kind, self.C, n_classes),
-            class_weights=[self._class_weight()],
+            class_weights=[_by_number(self.class_weight, self.classes_)],
             standardize=False,
             memory=X.nbytes,
             options=SolverOptions(self.tol, self.max_iter),
@@ -128,14 +131,12 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the natural logarithms of `predict_proba`."""
         return np.log(self.predict_proba(X))
 
-    def _class_weight(self) -> str | dict[int, float] | None:
-        """Return the class weights by number instead of by name."""
-        if self.class_weight is None or isinstance(self.class_weight, str):
-            return self.class_weight
-        return {
-            k: float(self.class_weight.get(name, 1))
-            for k, name in enumerate(self.classes_.tolist())
-        }
+
+def _by_number(class_weight: Any, classes: AnyArray) -> str | dict[int, float] | None:
+    """Return class weights by number instead of by name."""
+    if class_weight is None or isinstance(class_weight, str):
+        return class_weight
+    return {k: float(class_weight.get(name, 1)) for k, name in enumerate(classes.tolist())}
 
 
 def _checked_weight(sample_weight: Any, n_images: int) -> FloatArray:
@@ -207,3 +208,118 @@ class LogisticHead(_Head):
     """
 
     _kind: Kind = "logistic"
+
+
+class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A network with one hidden layer, trained as in `hubretrain.heads.mlp`.
+
+    Unlike `MLPClassifier` it drops units, decays weights as AdamW does, balances classes and
+    averages several networks. It expects standardised features.
+
+    Args:
+        decay: Weight decay, at least 0.
+        class_weight: None, `balanced`, or a mapping from class name to weight (1 where it lacks
+            a class).
+        n_hidden: Hidden units of each network.
+        n_seeds: Networks that are averaged.
+        dropout: Share of hidden units that are dropped at each step, [0, 1).
+        input_dropout: Share of features that are dropped at each step, [0, 1).
+        n_epochs: Passes over the rows; more where they make fewer than 300 steps.
+        batch_size: Rows per step.
+        learning_rate: Of the first step; falls to 0 as a cosine.
+        random_state: Random seed; the same seed gives the same network.
+
+    Attributes:
+        classes_: Class names, array of shape (n_classes,).
+        coefs_: Weights of the hidden and of the last layer, (n_features, n_seeds * n_hidden) and
+            (n_seeds * n_hidden, n_classes).
+        intercepts_: Their biases.
+
+    Examples:
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from hubretrain import MLPHead
+        >>> images, digits = load_digits(return_X_y=True)
+        >>> model = make_pipeline(StandardScaler(), MLPHead(n_hidden=64, n_seeds=1))
+        >>> model = model.fit(images[::2], digits[::2])
+        >>> model.score(images[1::2], digits[1::2]) > 0.92
+        True
+    """
+
+    def __init__(
+        self,
+        decay: float = DECAYS[0],
+        *,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
+        n_hidden: int = 256,
+        n_seeds: int = 2,
+        dropout: float = 0.5,
+        input_dropout: float = 0.2,
+        n_epochs: int = 15,
+        batch_size: int = 256,
+        learning_rate: float = 2e-3,
+        random_state: int = 0,
+    ) -> None:
+        self.decay = decay
+        self.class_weight = class_weight
+        self.n_hidden = n_hidden
+        self.n_seeds = n_seeds
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> MLPHead:
+        """Train the network.
+
+        Args:
+            X: Features, array of shape (n_images, n_features); float32 features are computed
+                with in float32, all others in float64.
+            y: Class of each image, array of shape (n_images,).
+
+        Raises:
+            ValueError: X or y holds NaN, shapes do not agree, there is one class only, or a
+                parameter is out of range.
+        """
+        X, y = validate_data(self, X, y, dtype=DTYPES)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        n_classes = len(self.classes_)
+        if n_classes < 2:
+            raise ValueError(f"y holds {n_classes} class; expected 2 or more")
+        names = ("n_hidden", "n_seeds", "dropout", "input_dropout", "n_epochs", "batch_size")
+        inputs = FitInputs.checked(X, labels, n_classes)
+        rows = FeatureBlocks(inputs.parts, inputs.row_image, standardize=False, memory=X.nbytes)
+        try:
+            options = MLPOptions(
+                learning_rate=self.learning_rate,
+                seed=self.random_state,
+                **{name: getattr(self, name) for name in names},
+            )
+            class_weights = [_by_number(self.class_weight, self.classes_)]
+            path = MLPFitter(inputs, rows, class_weights, options).fit_folds(self.decay)
+        except HeadError as error:
+            raise ValueError(str(error)) from error
+        arrays = path.heads.arrays(0)
+        self.coefs_ = [arrays["hidden_weight"], arrays["weight"]]
+        self.intercepts_ = [arrays["hidden_bias"], arrays["bias"]]
+        return self
+
+    def predict_proba(self, X: Any) -> AnyArray:
+        """Return class probabilities of shape (n_images, n_classes); rows sum to 1."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
+        hidden = np.maximum(X @ self.coefs_[0] + self.intercepts_[0], 0)
+        return probabilities(hidden @ self.coefs_[1] + self.intercepts_[1], "mlp")
+
+    def predict_log_proba(self, X: Any) -> AnyArray:
+        """Return the natural logarithms of `predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+    def predict(self, X: Any) -> AnyArray:
+        """Return the most probable class of each image, array of shape (n_images,)."""
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]

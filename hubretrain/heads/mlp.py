@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
+from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import SMALLEST_PROBABILITY, fit_temperature, softmax
+from hubretrain.evaluation import softmax
 from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import Heads
 from hubretrain.heads.inputs import (
@@ -41,11 +41,11 @@ from hubretrain.heads.inputs import (
 )
 from hubretrain.heads.path import ALL_IMAGES, NO_FOLDS
 from hubretrain.heads.result import HeadPath
+from hubretrain.heads.validation import fold_scores, log_loss, temperature_without
 from hubretrain.parallel import ahead
 
 DECAYS = (0.1, 3.0)
 MOMENTUM, SQUARES_MOMENTUM, EPSILON = 0.9, 0.999, 1e-8  # of Adam
-SCORED_ROWS = 4096  # rows at a time
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class MLPOptions:
         batch_size: Images per step.
         learning_rate: Of the first step; falls to 0 as a cosine.
         seed: Random seed.
+
+    Raises:
+        HeadError: One of them is out of range.
     """
 
     n_hidden: int = 256
@@ -73,6 +76,16 @@ class MLPOptions:
     batch_size: int = 256
     learning_rate: float = 2e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_hidden", "n_seeds", "n_epochs", "n_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise HeadError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise HeadError(f"`{name}` is {getattr(self, name)}; expected [0, 1).")
+        if not 0 < self.learning_rate < np.inf:
+            raise HeadError(f"`learning_rate` is {self.learning_rate}; expected above 0.")
 
 
 class Network(NamedTuple):
@@ -245,7 +258,7 @@ def _dropout(
     random: np.random.Generator, shape: tuple[int, ...], share: float, dtype: npt.DTypeLike
 ) -> AnyArray:
     """Return 0 for a share of some units, to 1 / 256, and for the others what keeps their mean."""
-    n_dropped = round(256 * share)
+    n_dropped = min(255, round(256 * share))
     is_kept = random.integers(0, 256, shape, dtype=np.uint8) >= n_dropped
     return is_kept * np.array(256 / (256 - n_dropped), dtype)
 
@@ -304,9 +317,9 @@ class MLPFitter:
         """
         inputs, decays = self._inputs, checked_l2(decay)
         grid = (len(self._class_weights), len(inputs.folds), len(decays))
-        scores = (len(inputs.labels), grid[0], grid[2], inputs.n_classes)
-        out_of_fold = np.full(scores, np.nan, np.float32)
-        mean = np.full(scores, np.nan, np.float32) if mean_over_views else None
+        shape = (len(inputs.labels), grid[0], grid[2], inputs.n_classes)
+        out_of_fold = np.full(shape, np.nan, np.float32)
+        mean = np.full(shape, np.nan, np.float32) if mean_over_views else None
         problems = [
             (w, fold, level)
             for w in range(grid[0])
@@ -318,8 +331,11 @@ class MLPFitter:
             np.ndindex(grid), self._trained(problems, advance), strict=True
         ):
             networks.append(network)
-            of_mean = None if mean is None else mean[:, w, i]
-            self._score(network, int(inputs.folds[f]), out_of_fold[:, w, i], of_mean)
+            scores = fold_scores(network.logits, self._rows, inputs, int(inputs.folds[f]))
+            if scores is not None:
+                out_of_fold[scores.images, w, i] = scores.of_view_0
+                if mean is not None:
+                    mean[scores.images, w, i] = scores.mean
         path = HeadPath(
             kind="mlp",
             l2=decays,
@@ -388,28 +404,6 @@ class MLPFitter:
                 if advance:
                     advance(1)
 
-    def _score(
-        self,
-        network: Network,
-        fold: int,
-        out_of_fold: Float32Array,
-        mean: Float32Array | None,
-    ) -> None:
-        """Write the logits (n_images, n_classes) of the images of a fold, and their means."""
-        rows = np.flatnonzero(self._inputs.fold[self._rows.row_image] == fold)
-        if not len(rows):
-            return
-        parts = np.array_split(rows, -(-len(rows) // SCORED_ROWS))
-        logits = np.concatenate([network.logits(self._rows.take(part)) for part in parts])
-        images, first, of_image = np.unique(
-            self._rows.row_image[rows], return_index=True, return_inverse=True
-        )
-        out_of_fold[images] = logits[first]
-        if mean is not None:
-            total = np.zeros((len(images), logits.shape[1]))
-            np.add.at(total, of_image, logits)
-            mean[images] = total / np.bincount(of_image)[:, None]
-
     def _heads(
         self, problems: Sequence[tuple[int, int, float]], networks: Sequence[Network]
     ) -> Heads:
@@ -437,28 +431,15 @@ class MLPFitter:
         bias = path.heads.bias.reshape(*path.objective.shape, inputs.n_classes)
         for w, i in np.ndindex(len(path.class_weights), len(path.l2)):
             before = path.out_of_fold[:, w, i].copy()
-            self._temperature[w, float(path.l2[i])] = _temperature(before, inputs, None)
+            self._temperature[w, float(path.l2[i])] = temperature_without(before, inputs, None)
             for f, fold in enumerate(path.folds):
-                temperature = np.float32(_temperature(before, inputs, fold))
+                temperature = np.float32(temperature_without(before, inputs, fold))
                 images = inputs.fold == fold
                 path.out_of_fold[images, w, i] /= temperature
                 if path.out_of_fold_mean is not None:
                     path.out_of_fold_mean[images, w, i] /= temperature
                 weight[:, w, f, i] /= temperature  # views: this divides the heads
                 bias[w, f, i] /= temperature
-                path.validation_loss[w, f, i] = _log_loss(
+                path.validation_loss[w, f, i] = log_loss(
                     path.out_of_fold[images, w, i], inputs.labels[images], inputs.weight[images]
                 )
-
-
-def _temperature(logits: AnyArray, inputs: FitInputs, without: int | None) -> float:
-    """Return the temperature of the validated images outside of a fold; 1 if there are none."""
-    images = np.isin(inputs.fold, inputs.folds) & (inputs.fold != without)
-    if not images.any():
-        return 1.0
-    return fit_temperature(softmax(logits[images].astype(np.float64)), inputs.labels[images])
-
-
-def _log_loss(logits: AnyArray, labels: IntArray, weight: FloatArray) -> float:
-    likely = softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
-    return float(-np.average(np.log(np.maximum(likely, SMALLEST_PROBABILITY)), weights=weight))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
+from hubretrain.evaluation import SMALLEST_PROBABILITY, fit_temperature, softmax
 from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import probabilities
 from hubretrain.heads.inputs import FitInputs
 from hubretrain.heads.losses import Kind
 from hubretrain.heads.objective import Objective
 from hubretrain.heads.result import HeadPath
+
+SCORED_ROWS = 4096  # at a time
 
 
 class Validation:
@@ -91,3 +97,61 @@ class Validation:
             weight = inputs.weight[images] / inputs.weight[images].sum()
             losses.append(-(weight @ np.log(label_probs)))
         return np.stack(losses, axis=1)
+
+
+class FoldScores(NamedTuple):
+    """Scores of the images of one fold.
+
+    Attributes:
+        images: Images of the fold, ascending, int64 (n,).
+        of_view_0: Logits (n, n_classes).
+        mean: The same, averaged over views.
+    """
+
+    images: IntArray
+    of_view_0: AnyArray
+    mean: AnyArray
+
+
+def fold_scores(
+    logits: Callable[[AnyArray], AnyArray], rows: FeatureBlocks, inputs: FitInputs, fold: int
+) -> FoldScores | None:
+    """Return the scores of the images of one fold by a head; None if it has none.
+
+    Args:
+        logits: Function from rows (n, n_features) to logits (n, n_classes).
+        rows: Standardised features.
+        inputs: Labels, folds and weights.
+        fold: The fold.
+    """
+    index = np.flatnonzero(inputs.fold[rows.row_image] == fold)
+    if not len(index):
+        return None
+    parts = np.array_split(index, -(-len(index) // SCORED_ROWS))
+    scores = np.concatenate([logits(rows.take(part)) for part in parts])
+    images, first, of_image = np.unique(
+        rows.row_image[index], return_index=True, return_inverse=True
+    )
+    total = np.zeros((len(images), scores.shape[1]))
+    np.add.at(total, of_image, scores)
+    return FoldScores(images, scores[first], total / np.bincount(of_image)[:, None])
+
+
+def temperature_without(logits: AnyArray, inputs: FitInputs, fold: int | None) -> float:
+    """Return the temperature of all validated images but those of a fold; 1 if there are none.
+
+    Args:
+        logits: Out-of-fold logits (n_images, n_classes) of a softmax.
+        inputs: Labels, folds and weights.
+        fold: The fold; None to take all.
+    """
+    images = np.isin(inputs.fold, inputs.folds) & (inputs.fold != fold)
+    if not images.any():
+        return 1.0
+    return fit_temperature(softmax(logits[images].astype(np.float64)), inputs.labels[images])
+
+
+def log_loss(logits: AnyArray, labels: IntArray, weight: FloatArray) -> float:
+    """Return the weighted mean log loss of a softmax, in nats."""
+    likely = softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
+    return float(-np.average(np.log(np.maximum(likely, SMALLEST_PROBABILITY)), weights=weight))

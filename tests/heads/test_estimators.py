@@ -15,10 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hubretrain.heads import estimators
-from hubretrain.heads.estimators import LogisticHead, SoftmaxHead
+from hubretrain.heads.estimators import LogisticHead, MLPHead, SoftmaxHead
 
 
-@parametrize_with_checks([SoftmaxHead(), LogisticHead()])
+@parametrize_with_checks([SoftmaxHead(), LogisticHead(), MLPHead(n_hidden=32, n_seeds=1)])
 def test_the_heads_are_scikit_learn_estimators(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -112,6 +112,30 @@ def test_a_head_that_does_not_converge_warns():
 def test_what_cannot_be_fitted_is_named(head, labels, weight, message):
     with pytest.raises(ValueError, match=message):
         head.fit(np.eye(2), labels, weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_hidden": 0}, "`n_hidden` is 0; expected at least 1"),
+        ({"dropout": 1.0}, r"`dropout` is 1.0; expected \[0, 1\)"),
+        ({"learning_rate": 0}, "`learning_rate` is 0; expected above 0"),
+        ({"decay": -1}, r"expected one number or more, at least 0"),
+    ],
+)
+def test_networks_that_cannot_be_trained_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MLPHead(**options).fit(np.eye(2), [0, 1])
+
+
+def test_a_network_gives_the_same_bytes_for_a_seed_and_others_for_another():
+    features, labels = load_iris(return_X_y=True)
+    first, again, other = (
+        MLPHead(n_hidden=8, n_seeds=1, random_state=seed).fit(features, labels).coefs_[0]
+        for seed in (0, 0, 1)
+    )
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
 
 
 def test_a_sample_weight_per_feature_is_refused():
