@@ -1,15 +1,16 @@
 """The training loop against a bare step, and the cached trunk against running it each epoch.
 
-    python benchmarks/bench_finetune.py step [--module efficientnet_lite0] [--batch-size 8]
+    python benchmarks/bench_finetune.py step [--module efficientnet_lite0] [--layers]
     python benchmarks/bench_finetune.py trunk [--unfreeze-last 23]
     python benchmarks/bench_finetune.py tune DATA --cache CACHE --run RUN [--epochs 2]
 
 `step`: steps per second of the whole loop (files decoded, cropped and augmented, steps counted)
 against a bare `tf.GradientTape` step with Keras' Adam on pixels in memory, with the same module,
-batch size and variables. `trunk`: seconds of an epoch that trains the last layers, with and without
-cached activations. Contenders take turns within one process and each ratio is the median over
-neighbouring rounds, because a shared machine changes its speed within minutes. Images are noise,
-written as JPEG files of 320 x 240 pixels.
+batch size and variables. With `--layers` both have a head on the features of all layers, and the
+bare step is also compared with one on the module's own output. `trunk`: seconds of an epoch that
+trains the last layers, with and without cached activations. Contenders take turns within one
+process and each ratio is the median over neighbouring rounds, because a shared machine changes its
+speed within minutes. Images are noise, written as JPEG files of 320 x 240 pixels.
 `tune` is a short fine-tuning of a fitted run, to measure a change by: seconds and validation loss.
 """
 
@@ -33,7 +34,7 @@ from hubretrain.finetuning.input_pipeline import (
 )
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.trainer import Trainer
-from hubretrain.modules import resolve
+from hubretrain.modules import choose_layers, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.classifier import Classifier
 from hubretrain.tensorflow import tf
@@ -54,9 +55,21 @@ def noise(folder: Path, n_images: int) -> TrainingImages:
     return TrainingImages(folder, names, [f"{i:064x}" for i in range(n_images)], labels, weights)
 
 
+def loaded(module: str, *, has_layers: bool = False) -> Backbone:
+    """Return a module, with the layers that `hubretrain cache` takes or without."""
+    stored = Backbone(resolve(module)).stored
+    points = choose_layers(
+        stored.layer_points or (),
+        "all" if has_layers else "last",
+        stored.n_features,
+        stored.image_size,
+    )
+    return Backbone(stored, [point.name for point in points])
+
+
 def training(backbone: Backbone, folder: Path, tuning: FineTuneOptions) -> Trainer:
     """Return a trainer that starts from a random head."""
-    weight = np.random.default_rng(1).normal(0, 0.01, (backbone.stored.n_features, N_CLASSES))
+    weight = np.random.default_rng(1).normal(0, 0.01, (backbone.n_features, N_CLASSES))
     classifier = Classifier(
         backbone, "softmax", weight.astype(np.float32), np.zeros(N_CLASSES, np.float32)
     )
@@ -86,36 +99,50 @@ def bench_step(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         n_images = options.batch_size * options.steps
         images = noise(Path(folder) / "images", n_images)
-        backbone = Backbone(resolve(options.module))
+        backbone = loaded(options.module, has_layers=options.layers)
         tuning = FineTuneOptions(epochs=10_000, batch_size=options.batch_size, learning_rate=1e-6)
         loop = training(backbone, Path(folder) / "run", tuning)
         loop.begin(n_images)
         loop.prepare(None)
         bare = bare_step(loop.model.classifier, loop.model.trained_variables)
+        contenders = [bare]
+        if options.layers:
+            plain = training(loaded(options.module), Path(folder) / "plain", tuning).model
+            contenders.append(bare_step(plain.classifier, plain.trained_variables))
         order = shuffled(n_images, 0, 1)
         source = PixelSource(backbone.stored.image_size, tuning.augmentation, 0)
         batches = split(order, options.batch_size)
         ready = list(
             source.batches(images, batches, split(source.epoch_views(order, 1), options.batch_size))
         )
-        ratios, speeds = [], []
+        ratios, speeds, costs = [], [], []
         for round_number in range(options.rounds + 1):
+            seconds = []
+            for step in contenders:
+                started = time.monotonic()
+                for pixels, batch in zip(ready, batches, strict=True):
+                    float(step(pixels, images.labels[batch]))
+                seconds.append(time.monotonic() - started)
             started = time.monotonic()
-            for pixels, batch in zip(ready, batches, strict=True):
-                float(bare(pixels, images.labels[batch]))
-            between = time.monotonic()
             loop.state.batch, loop.state.loss_sum = 0, 0.0
             loop.epochs.train(1, "all", images, loop.state, loop.schedule)
-            ended = time.monotonic()
+            in_loop = time.monotonic() - started
             if round_number:  # the first one traces
-                ratios.append((between - started) / (ended - between))
-                speeds.append(n_images / (ended - between))
+                ratios.append(seconds[0] / in_loop)
+                speeds.append(n_images / in_loop)
+                costs.append(seconds[0] / seconds[-1])
         print("| module | batch | loop, images/s | loop / bare, steps/s | rounds |")
         print("|---|---|---|---|---|")
         print(
             f"| {options.module} | {options.batch_size} | {np.median(speeds):.1f} | "
             f"{np.median(ratios):.3f} | {min(ratios):.2f} to {max(ratios):.2f} |"
         )
+        if options.layers:
+            print(
+                f"{backbone.n_features:,} features instead of {backbone.stored.n_features:,}: a "
+                f"bare step takes {np.median(costs):.3f} times as long "
+                f"({min(costs):.2f} to {max(costs):.2f})."
+            )
 
 
 def bench_trunk(options: argparse.Namespace) -> None:
@@ -197,6 +224,7 @@ def main() -> None:
             command.add_argument("--batch-size", type=int, default=16)
             command.add_argument("--steps", type=int, default=4)
             command.add_argument("--rounds", type=int, default=5)
+            command.add_argument("--layers", action="store_true")
     options = parser.parse_args()
     options.function(options)
 

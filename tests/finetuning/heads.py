@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from hubretrain.data.images.decoding import decode, view
 from hubretrain.heads.heads import Head, ModuleHeads
-from hubretrain.modules import choose_layers
+from hubretrain.modules import choose_layers, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.runs import Run
 
@@ -39,6 +40,16 @@ def give_head(run: Run, stored, images, kind: str, *, has_layers: bool, seed: in
     head = replace(heads.warm_start, kind=kind, layers=layers, weight=weight, bias=bias, **hidden)
     replace(heads, warm_start=head).save(path, {})
     return head
+
+
+def give_network(fitted, *runs: Run) -> None:
+    """Let fine-tuning of `small` in runs start from a hidden layer on features of all layers."""
+    stored = resolve(str(fitted / "small"))
+    paths = pd.read_csv(runs[0].folds_file)["path"]
+    images = pixels_of(fitted, paths, stored.image_size)
+    for run in runs:
+        head = give_head(run, stored, images, "mlp", has_layers=True)
+        assert head.layers
 
 
 def _affine(rows, n_outputs, random):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import RunError
+from tests.finetuning.heads import give_network
 from tests.finetuning.runs import copied, tune
 from tests.samples import PATIENCE, REPOSITORY
 
@@ -111,6 +112,7 @@ print(found.history.to_json())
 @pytest.mark.slow
 def test_two_devices_of_one_machine_train_as_one_does(fitted, tmp_path):
     run, alone = copied(fitted, tmp_path, "two"), copied(fitted, tmp_path, "one")
+    give_network(fitted, run, alone)  # the copy reads the module's layers, too
     folders = [str(REPOSITORY), str(fitted), str(run.folder)]
     command = [sys.executable, "-c", TWO_DEVICES, *folders]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -16,6 +16,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import RunError
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import resolve
+from tests.finetuning.heads import give_network
 from tests.finetuning.runs import copied, tune, weights_of
 from tests.samples import REPOSITORY
 
@@ -94,6 +95,7 @@ def script(fitted, *runs):
 
 def test_killed_at_any_step_it_goes_on_exactly(fitted, tmp_path):
     straight, killed = copied(fitted, tmp_path, "straight"), copied(fitted, tmp_path, "killed")
+    give_network(fitted, straight, killed)  # it has every kind of variable
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
     def train(*runs, before=""):
