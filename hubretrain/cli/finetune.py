@@ -172,8 +172,8 @@ def _show(result: FineTuneResult) -> None:
         else f"{result.module}: no epoch was better than the fitted head, which is kept."
     )
     metrics = {
-        "balanced_accuracy": "balanced accuracy by the head's decision rule",
-        "unadjusted_accuracy": "top-1 accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "accuracy": "accuracy",
         "top_3": "top-3 accuracy",
     }
     for metric, words in metrics.items():

@@ -39,15 +39,18 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
         legend += (
             " Averaged: the same head on several views of each image, one forward pass per view."
         )
-    if metric != "accuracy":
-        legend += " Accuracy is unadjusted: that of the top-1 class."
+    if board["adjust"].gt(0).any():
+        legend += (
+            " Adjusted: by the rule that decides; accuracy, balanced accuracy and macro F1 are of "
+            "its decisions, top-3 accuracy is of the probabilities."
+        )
     console.print(legend, highlight=False)
     for _, row in board[board["kind"] == ENSEMBLE].iterrows():
         console.print(f"The ensemble: {row['module']}", highlight=False)
     for _, row in board[board["shortlist"].notna()].sort_values("shortlist").iterrows():
         if formatting.has_number(row, "test_accuracy"):
             figures = ", ".join(
-                f"{formatting.metric_name(name)} {_estimate(row, name, metric, 'test_')}"
+                f"{formatting.metric_name(name)} {_estimate(row, f'test_{name}')}"
                 for name in formatting.SHOWN_METRICS
             )
             console.print(f"Test split, {row['module']}: {figures}", highlight=False)
@@ -60,15 +63,15 @@ def _print_table(board: pd.DataFrame, metric: str, console: Console) -> None:
     costs = [
         name for name in formatting.COSTS if is_wide and name in board and board[name].notna().any()
     ]
-    table = _table(board, metric, metrics, costs)
+    table = _table(board, metrics, costs)
     unbounded = console.options.update(max_width=10_000)
     while costs and Measurement.get(console, unbounded, table).maximum > console.width:
         costs.pop()  # the least important is last; a cell that wraps would hide more than it shows
-        table = _table(board, metric, metrics, costs)
+        table = _table(board, metrics, costs)
     console.print(table)
 
 
-def _table(board: pd.DataFrame, metric: str, metrics: list[str], costs: list[str]) -> Table:
+def _table(board: pd.DataFrame, metrics: list[str], costs: list[str]) -> Table:
     table = Table(box=None, padding=(0, 1), collapse_padding=True)
     table.add_column("", no_wrap=True)
     # Names of baselines are the longest; they may wrap, those of modules may not.
@@ -76,18 +79,18 @@ def _table(board: pd.DataFrame, metric: str, metrics: list[str], costs: list[str
     width = max(int(longest), len("1-nearest-neighbour of"))
     table.add_column("module", overflow="fold", max_width=width)
     for name in metrics:
-        table.add_column(formatting.metric_title(name, metric), no_wrap=len(metrics) > 2)
+        table.add_column(formatting.metric_name(name), no_wrap=len(metrics) > 2)
     table.add_column("head")
     for name in costs:
         table.add_column(formatting.COSTS[name].title, justify="right")
     nearest = board.index[board["module"].str.startswith("1-nearest")]
     for _, row in board.drop(index=nearest[1:]).iterrows():  # the best of them is the baseline
-        cells = [_estimate(row, name, metric) for name in metrics]
+        cells = [_estimate(row, name) for name in metrics]
         name, head = formatting.row_name(row), formatting.head_words(row)
         table.add_row(_mark(row), name, *cells, head, *(_cost(row, cost) for cost in costs))
         n_views = row["averaged_views"]
         if isinstance(n_views, Integral):
-            cells = [_estimate(row, name, metric, formatting.AVERAGED) for name in metrics]
+            cells = [_estimate(row, formatting.AVERAGED + name) for name in metrics]
             of_passes = [
                 _cost(row, cost, int(n_views)) if cost in formatting.COSTS_OF_A_PASS else ""
                 for cost in costs
@@ -104,9 +107,8 @@ def _cost(row: Any, name: str, times: int = 1) -> str:
     return f"{times * row[name]:{formatting.COSTS[name].format}}"
 
 
-def _estimate(row: Any, name: str, metric: str, prefix: str = "") -> str:
+def _estimate(row: Any, column: str) -> str:
     """Return an estimate and its interval, such as `93.2 (91.0-95.1)`."""
-    column = formatting.metric_column(row, name, metric, prefix)
     words = formatting.estimate_words(row, column)
     return "" if words is None else f"{words[0]} ({words[1]}-{words[2]})"
 

@@ -56,12 +56,9 @@ def board_rows(run_data: RunData) -> list[dict[str, Any]]:
             "tied": bool(row["tied"]),
             "head": formatting.head_words(row),
             "drawn": _on_axis(row, metric, axis),
-            "metrics": [
-                estimate_text(row, formatting.metric_column(row, name, metric))
-                for name in formatting.shown_metrics(metric)
-            ],
+            "metrics": [estimate_text(row, name) for name in formatting.shown_metrics(metric)],
             "costs": {cost: finite(row[cost]) for cost in DRAWN_COSTS if cost in row},
-            "test": estimate_text(row, formatting.metric_column(row, metric, metric, "test_")),
+            "test": estimate_text(row, f"test_{metric}"),
             "is_baseline": row["kind"] == REFERENCE,
         }
         for _, row in board.iterrows()

@@ -59,9 +59,7 @@ def leaderboard(
     return {
         "notes": run_data.fit.notes,
         "metric": formatting.metric_name(metric),
-        "columns": [
-            formatting.metric_title(name, metric) for name in formatting.shown_metrics(metric)
-        ],
+        "columns": [formatting.metric_name(name) for name in formatting.shown_metrics(metric)],
         "board": board,
         "any_test": any(row["test"] for row in board),
         "cost_keys": costs,

@@ -59,20 +59,6 @@ def shown_metrics(metric: str) -> list[str]:
     return list(dict.fromkeys((metric, *SHOWN_METRICS)))
 
 
-def metric_title(metric: str, of_choice: str) -> str:
-    """Return the title of a metric's column; see `metric_column`."""
-    is_unadjusted = metric == "accuracy" != of_choice
-    return ("unadjusted " if is_unadjusted else "") + metric_name(metric)
-
-
-def metric_column(row: Row, metric: str, of_choice: str, prefix: str = "") -> str:
-    """Return the column of a metric: accuracy is unadjusted unless it is the metric of choice."""
-    unadjusted = f"{prefix}unadjusted_{metric}"
-    if metric == "accuracy" != of_choice and has_number(row, unadjusted):
-        return unadjusted
-    return prefix + metric
-
-
 def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:
     """Format an estimate and the ends of its confidence interval; None without an estimate.
 

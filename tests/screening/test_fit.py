@@ -126,6 +126,7 @@ def test_what_is_written_agrees_with_what_is_said(place):
     recall = balanced_accuracy_score(one["label"], one["decision"])
     row = found.leaderboard.set_index("module").loc["pixels"]
     assert row["balanced_accuracy"] == pytest.approx(recall)
+    assert row["accuracy"] == pytest.approx((one["label"] == one["decision"]).mean())
     likeliest = one[["p(0)", "p(1)", "p(2)"]].to_numpy().argmax(axis=1).astype(str)
     assert row["unadjusted_accuracy"] == pytest.approx((one["label"] == likeliest).mean())
     classes = PER_CLASS.read(run.folder)
@@ -181,6 +182,8 @@ def test_the_predictions_of_the_test_split_are_kept_of_the_shortlist_alone(place
         row = board.loc[name]
         recall = balanced_accuracy_score(of_module["label"], of_module["decision"])
         assert row["test_balanced_accuracy"] == pytest.approx(recall)
+        decided = of_module["label"] == of_module["decision"]
+        assert row["test_accuracy"] == pytest.approx(decided.mean())
         top_1 = probs.argmax(axis=1).astype(str) == of_module["label"]
         assert row["test_unadjusted_accuracy"] == pytest.approx(top_1.mean())
 
@@ -450,6 +453,25 @@ def test_the_table_fits_the_terminal(place, width):
     best = f"{100 * found.leaderboard['balanced_accuracy'][0]:.1f}"
     assert best in text
     assert ("s to fit" in text) == (width >= 100)  # costs want room
+
+
+def test_a_printed_row_is_of_one_model_the_decisions_by_its_rule():
+    shares = {"balanced_accuracy": 0.511, "accuracy": 0.487, "unadjusted_accuracy": 0.731}
+    row = {"module": "m", "kind": "module", "head": "softmax", "adjust": 1.0, "tied": True}
+    row |= {"shortlist": 1, "averaged_views": 4, "top_3": 0.9}
+    for prefix, less in (("", 0), ("averaged_", 0.01), ("test_", 0.02)):
+        for name, share in shares.items():
+            for end in ("", "_low", "_high"):
+                row[f"{prefix}{name}{end}"] = share - less
+    row["gflops"] = 1.0
+    stream = io.StringIO()
+    print_leaderboard(pd.DataFrame([row]), "balanced_accuracy", Console(file=stream, width=200))
+    text = stream.getvalue()
+    for share in ("51.1", "48.7", "50.1", "47.7", "accuracy 46.7"):
+        assert share in text
+    for share in ("73.1", "72.1", "71.1", "unadjusted"):
+        assert share not in text
+    assert "accuracy, balanced accuracy and macro F1 are of its decisions" in text
 
 
 def test_a_cache_that_does_not_fit_into_memory_is_streamed_to_the_same_leaderboard(

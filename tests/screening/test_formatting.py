@@ -45,11 +45,3 @@ def test_an_estimate_is_in_percent_or_in_nats_and_may_lack_an_interval() -> None
     assert formatting.estimate_words(row, "top_3") is None
     averaged = {"averaged_unadjusted_accuracy": 0.5}
     assert formatting.estimate_words(averaged, "averaged_unadjusted_accuracy") == ("50.0", "", "")
-
-
-def test_accuracy_is_unadjusted_unless_it_is_the_metric_of_choice() -> None:
-    row = {"accuracy": 0.8, "unadjusted_accuracy": 0.9, "test_accuracy": 0.7}
-    assert formatting.metric_column(row, "accuracy", "macro_f1") == "unadjusted_accuracy"
-    assert formatting.metric_column(row, "accuracy", "accuracy") == "accuracy"
-    assert formatting.metric_column(row, "accuracy", "macro_f1", "test_") == "test_accuracy"
-    assert formatting.metric_title("accuracy", "macro_f1") == "unadjusted accuracy"
