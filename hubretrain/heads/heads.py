@@ -158,7 +158,9 @@ class ModuleHeads:
         >>> from hubretrain import Bottlenecks, ModuleHeads, Run
         >>> heads = ModuleHeads.load(Run(Path("runs/digits")).heads_file("small"))
         >>> with Bottlenecks("cache/digits/small.h5") as bottlenecks:
-        ...     probs = heads.deployed.probabilities(bottlenecks.rows(bottlenecks.sha256s[:4]))
+        ...     layers = heads.deployed.layers or "last"
+        ...     features = bottlenecks.rows(bottlenecks.sha256s[:4], layers=layers)
+        >>> probs = heads.deployed.probabilities(features)
         >>> probs.shape, bool(np.allclose(probs.sum(axis=1), 1))
         ((4, 3), True)
     """
