@@ -17,12 +17,15 @@ from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.bottlenecks import Bottlenecks, cached_views
 from hubretrain.evaluation import class_priors
 from hubretrain.heads import (
+    DECAYS,
     TRAIN_ONLY,
+    ClassWeight,
     FeatureBlocks,
     FitInputs,
     Head,
     HeadPath,
     Heads,
+    MLPFitter,
     PathFitter,
     Projection,
     SolverOptions,
@@ -38,7 +41,7 @@ from hubretrain.screening.candidates import (
     Position,
     Source,
 )
-from hubretrain.screening.sweep import Sweep
+from hubretrain.screening.sweep import MLP, Sweep
 from hubretrain.screening.transferability import transfer_scores
 
 PATIENCE = 2
@@ -74,15 +77,17 @@ class ModuleFitting:
         self.paths: dict[Source, HeadPath] = {}
         self._features: dict[tuple[str, str], FeatureBlocks] = {}
         self._inputs: dict[tuple[str, str], FitInputs] = {}
-        self._fitters: dict[Source, PathFitter] = {}
+        self._fitters: dict[Source, PathFitter | MLPFitter] = {}
         views = (VIEW_0, ALL_VIEWS) if _several_views(bottlenecks, sweep) else (VIEW_0,)
-        layers = _compared_layers(bottlenecks, sweep)
+        layers, trained_on_views = _compared_layers(bottlenecks, sweep), views
+        if sweep.kinds == (MLP,):  # networks take long, so they get the most of each alone
+            layers, trained_on_views = layers[-1:], views[-1:]
         # Each is held in memory once, and projected rows in one more copy, or read on every pass.
-        self._memory = MEMORY // (len(views) * len(layers) + (ALL_LAYERS in layers))
+        self._memory = MEMORY // (len(trained_on_views) * len(layers) + (ALL_LAYERS in layers))
         self._projection: Projection | None = None
         self._layer_names = bottlenecks.layers
         sha256s = images["sha256"].tolist()
-        self._sources = [(of, trained_on) for of in layers for trained_on in views]
+        self._sources = [(of, trained_on) for of in layers for trained_on in trained_on_views]
         for of in layers:
             parts: Sequence[Any]
             parts, row_image = cached_views(
@@ -90,7 +95,7 @@ class ModuleFitting:
             )
             if of == ALL_LAYERS:
                 parts = self._projected(bottlenecks.path.stem, parts, row_image)
-            for trained_on in views:
+            for trained_on in trained_on_views:
                 self._take(of, trained_on, parts, row_image)
         if LAST_LAYER not in layers:  # of which the baseline and the hints are
             self._take(LAST_LAYER, VIEW_0, *cached_views(bottlenecks, sha256s, all_views=False))
@@ -144,23 +149,35 @@ class ModuleFitting:
         """Fit all heads over all folds; `what` names the work in the progress."""
         sweep = self.sweep
         n_folds = len(next(iter(self._inputs.values())).folds)
-        n_heads_per_path = len(sweep.class_weights) * n_folds * len(sweep.l2)
-        sources = [Source(*of, kind) for of in self._sources for kind in sweep.kinds]
-        with Bar(what, len(sources) * n_heads_per_path, "heads") as bar:
-            for n_done, source in enumerate(sources, start=1):
-                of = source.layers, source.trained_on
-                self._fitters[source] = PathFitter(
-                    self._inputs[of],
-                    self._features[of],
-                    source.kind,
-                    sweep.class_weights,
-                    SolverOptions(),
-                )
-                self.paths[source] = self._fitters[source].fit_folds(
-                    np.array(sweep.l2), PATIENCE, advance=bar.advance
-                )
+        sources = [Source(*of, kind) for of in self._sources for kind in sweep.kinds if kind != MLP]
+        if MLP in sweep.kinds:
+            sources.append(Source(*self._sources[-1], MLP))
+        n_heads = [n_folds * len(self._weights(s)) * len(self._penalties(s)) for s in sources]
+        with Bar(what, sum(n_heads), "heads") as bar:
+            for n_done, source in zip(np.cumsum(n_heads).tolist(), sources, strict=True):
+                self.paths[source] = self._fitted(source, bar)
                 # Heads beyond an early stop are not fitted, and not left to do either.
-                bar.advance(n_done * n_heads_per_path - bar.done)
+                bar.advance(n_done - bar.done)
+
+    def _fitted(self, source: Source, bar: Bar) -> HeadPath:
+        of = source.layers, source.trained_on
+        inputs, features, weights = self._inputs[of], self._features[of], self._weights(source)
+        penalties = np.array(self._penalties(source))
+        if source.kind == MLP:
+            networks = MLPFitter(inputs, features, weights)
+            self._fitters[source] = networks
+            return networks.fit_folds(penalties, advance=bar.advance)
+        heads = PathFitter(inputs, features, source.kind, weights, SolverOptions())
+        self._fitters[source] = heads
+        return heads.fit_folds(penalties, PATIENCE, advance=bar.advance)
+
+    def _weights(self, source: Source) -> tuple[ClassWeight, ...]:
+        """Return the class weights that are compared: of networks none, where that is one."""
+        weights = self.sweep.class_weights
+        return (None,) if source.kind == MLP and None in weights else weights
+
+    def _penalties(self, source: Source) -> tuple[float, ...]:
+        return DECAYS if source.kind == MLP else self.sweep.l2
 
     def averaged(self, position: Position) -> Float32Array:
         """Return out-of-fold probabilities of a head, averaged over `n_views_averaged` views.
@@ -195,7 +212,7 @@ class ModuleFitting:
             heads, index = self._fitters[source].refit([float(path.l2[i])]), w
         else:
             heads, index = _heads_of_folds(path, w, i), path.folds.tolist().index(without_fold)
-        class_weight = self.sweep.class_weights[w]
+        class_weight = self._weights(source)[w]
         head = Head(
             kind=source.kind,
             **heads.arrays(index),

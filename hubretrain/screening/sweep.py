@@ -122,7 +122,7 @@ class Sweep:
             options.views,
             (LAST_LAYER, ALL_LAYERS) if options.layers is None else (options.layers,),
             LINEAR if options.heads is None else _kinds(options.heads),
-            False,
+            options.heads is None,
         )
 
 

@@ -38,7 +38,7 @@ def place(tmp_path_factory):
         (place / "data" / "digits" / "2").rename(place / "data" / "digits" / "NA")
         modules = [write_pooled(place / f"m{k}", size=8 + 4 * k, seed=k) for k in range(2)]
         invoke("cache", *(x for one in modules for x in ("-m", one)), "--views", 1)
-        invoke("fit", "--metric", "balanced_accuracy")
+        invoke("fit", "--metric", "balanced_accuracy", "--heads", "softmax,logistic")
     return place
 
 

@@ -14,6 +14,7 @@ from hubretrain.finetuning.finetune import Resumption, finetune_module
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.modules import resolve
 from hubretrain.runs import Run
+from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 
 
@@ -22,7 +23,8 @@ def write_run(folder, *modules):
     dataset = open_dataset(folder / "digits")
     stored = [resolve(str(module)) for module in modules]
     cache_bottlenecks(dataset, stored, CacheOptions(n_views=1), cache=folder / "cache")
-    screen_modules(dataset, Run(folder / "run"), cache=folder / "cache")
+    options = ScreenOptions(heads=("softmax", "logistic"))
+    screen_modules(dataset, Run(folder / "run"), options, cache=folder / "cache")
 
 
 def copied(fitted, tmp_path, name="run"):

@@ -50,9 +50,8 @@ def write_run(place: Path, n_images: int = 240) -> Run:
     dataset = open_dataset(data, labels=labels)
     run = Run(place / "runs" / "digits")
     with threadpool_limits(1):
-        screen_modules(
-            dataset, run, ScreenOptions(l2=L2, split=SplitOptions(n_folds=3)), cache=place / "cache"
-        )
+        options = ScreenOptions(l2=L2, split=SplitOptions(n_folds=3), heads=("softmax", "logistic"))
+        screen_modules(dataset, run, options, cache=place / "cache")
     return run
 
 

@@ -60,6 +60,8 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
             views=False,
             split=SplitOptions(2, 0.25, seed=3, keep_duplicates_together=False),
             top=1,
+            layers="last",
+            heads=("softmax", "logistic"),
         )
         screen_modules(dataset, run, asked, cache=cache, modules=["half"])
         of_cache, of_fit, _ = provenance.commands(gather(run)).splitlines()

@@ -76,7 +76,9 @@ def test_few_and_many_classes_are_drawn(
             Image.fromarray(pixels).save(data / f"c{c:03d}" / f"{i}.png")
     write_cache(data, tmp_path / "cache")
     split = SplitOptions(n_folds=2, keep_duplicates_together=False)
-    options = ScreenOptions(l2=(10.0,), class_weights=(None,), views=False, split=split)
+    options = ScreenOptions(
+        l2=(10.0,), class_weights=(None,), views=False, heads=("softmax",), split=split
+    )
     place = Run(tmp_path / "run")
     with threadpool_limits(1):
         screen_modules(open_dataset(data), place, options, cache=tmp_path / "cache")

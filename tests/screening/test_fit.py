@@ -20,7 +20,7 @@ from hubretrain.cli.tables import print_leaderboard
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.options import SplitOptions
 from hubretrain.data.splitting.folds import TEST, read_folds
-from hubretrain.errors import CacheError, RunError
+from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.evaluation.temperature import temperature_of
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
@@ -31,6 +31,7 @@ from hubretrain.screening.fit import screen_modules
 from tests.samples import write_digits
 
 L2 = (1.0, 10.0, 100.0)
+LINEAR = ("softmax", "logistic")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,8 @@ def place(tmp_path):
 
 
 def fit(place, run="run", *, cache=None, modules=(), **options):
-    options = ScreenOptions(**{"l2": L2, **options})
+    # Networks take most of the time, so they are for the tests of them.
+    options = ScreenOptions(**{"l2": L2, "heads": LINEAR, **options})
     return screen_modules(
         open_dataset(place / "digits"),
         Run(place / run),
@@ -486,3 +488,47 @@ def test_a_cache_that_does_not_fit_into_memory_is_streamed_to_the_same_leaderboa
         assert in_memory[column].equals(streamed[column])
     for column in ("balanced_accuracy", "log_loss", "averaged_accuracy"):
         np.testing.assert_allclose(in_memory[column], streamed[column], atol=2e-3)
+
+
+def test_the_modules_that_tie_get_networks_which_are_kept(place, monkeypatch):
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    write_cache(place / "digits", place / "cache", "column", columns=slice(3, 4))
+    found = fit(place, heads=None)
+    heads = CANDIDATES.read(found.run.folder)
+    with_networks = set(heads.loc[heads["head"] == "mlp", "module"])
+    assert "column" not in with_networks
+    assert "pixels" in with_networks
+    assert "an mlp instead of linear heads" in set(found.effects["effect"])
+    assert any("got an mlp, too, in" in note for note in found.notes)
+    alone = fit(place, "linear")
+    tied = alone.leaderboard.loc[alone.leaderboard["tied"], "module"]
+    assert with_networks == set(tied)
+    assert not any("mlp" in note for note in alone.notes)
+    monkeypatch.setattr("hubretrain.screening.stages.screen", None)  # nothing is fitted again
+    pd.testing.assert_frame_equal(found.leaderboard, fit(place, heads=None).leaderboard)
+
+
+def test_the_order_in_which_modules_join_changes_nothing(place):
+    one_by_one = Run(place / "one_by_one")
+    write_cache(place / "digits", place / "cache", "column", columns=slice(3, 4))
+    fit(place, "one_by_one", modules=["column"], heads=None)
+    assert set(CANDIDATES.read(one_by_one.folder)["head"]) == {"softmax", "logistic", "mlp"}
+    later = fit(place, "one_by_one", modules=["pixels"], heads=None)
+    at_once = fit(place, "at_once", heads=None)
+    columns = [c for c in at_once.leaderboard if not c.startswith("seconds")]
+    pd.testing.assert_frame_equal(later.leaderboard[columns], at_once.leaderboard[columns])
+    for module in ("column", "pixels"):
+        bytes_of = [run.heads_file(module).read_bytes() for run in (one_by_one, at_once.run)]
+        assert bytes_of[0] == bytes_of[1]
+    assert ModuleHeads.load(one_by_one.heads_file("column")).deployed.kind != "mlp"
+
+
+def test_networks_for_all_modules_are_asked_for_by_name(place):
+    found = fit(place, heads=("softmax", "mlp"))
+    assert set(CANDIDATES.read(found.run.folder)["head"]) == {"softmax", "mlp"}
+    alone = fit(place, "mlp", heads=("mlp",))
+    assert rows_of(alone, "module")["head"].tolist() == ["mlp"]
+    heads = ModuleHeads.load(alone.run.heads_file("pixels"))
+    assert heads.warm_start.kind == heads.ensemble_member.kind == "mlp"
+    with pytest.raises(HeadError, match="`heads` is tree; expected some of softmax, logistic, mlp"):
+        fit(place, "none", heads=("tree",))
