@@ -76,13 +76,29 @@ class MeanOfMembers(tf.Module):  # type: ignore[misc]
         ]
         probabilities = tf.add_n(
             [
-                weight * classifier.to_probabilities(classifier.head_logits(features))
+                weight * classifier.to_probabilities(_logits(classifier, features))
                 for classifier, weight, features in zip(
                     self.classifiers, self.weights, bottlenecks, strict=True
                 )
             ]
         )
         return {"probabilities": probabilities, "bottlenecks": tf.concat(bottlenecks, axis=1)}
+
+
+def _logits(classifier: Classifier, features: tf.Tensor) -> tf.Tensor:
+    """Return the class scores of bottlenecks, computed in float32 by a quantised model too.
+
+    Features of inner layers differ in scale by orders of magnitude, and so do their weights: 8 bits
+    for all of them leave nothing of most (0.20 of flowers right instead of 0.83). LiteRT's
+    converter quantises what is constant, so the weights are made to look as if they were not.
+    """
+    if not classifier.backbone.layer_names:
+        return classifier.head_logits(features)
+    zero = tf.cast(tf.minimum(tf.shape(features)[0], 0), tf.float32)
+    if classifier.hidden_weight is None:
+        return tf.linalg.matmul(features, classifier.weight + zero) + classifier.bias
+    hidden = tf.linalg.matmul(features, classifier.hidden_weight + zero) + classifier.hidden_bias
+    return tf.linalg.matmul(tf.nn.relu(hidden), classifier.weight) + classifier.bias
 
 
 class ServingGraph(tf.Module):  # type: ignore[misc]

@@ -91,7 +91,7 @@ def test_module_layers_and_head_are_one_model_that_gives_what_the_head_gives(
     expected = of_features(members[source], pixels)
     assert len(set(expected.argmax(axis=1))) > 1
     runner = open_runtime(Export.open(exports / source), form)
-    tolerance = 0.25 if form == "litert_int8" else 1e-4
+    tolerance = 0.1 if form == "litert_int8" else 1e-4
     assert np.abs(runner({size: pixels}) - expected).max() < tolerance
 
 
@@ -101,6 +101,20 @@ def test_the_weights_of_a_litert_model_are_constants_so_that_it_is_fast(exports,
     model = interpreter.Interpreter(str(exports / source / "model.tflite"))
     operations = {operation["op_name"] for operation in model._get_ops_details()}
     assert not operations & {"VAR_HANDLE", "READ_VARIABLE"}
+
+
+def test_a_quantised_model_keeps_the_weights_of_all_layers_in_float32(members, exports):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    model = interpreter.Interpreter(str(exports / "hub" / "model_int8.tflite"))
+    shapes = {"int8": set(), "float32": set()}
+    for tensor in model.get_tensor_details():
+        name = tensor["dtype"].__name__
+        if name in shapes:
+            shapes[name].add(tuple(sorted(tensor["shape"].tolist())))
+    n_features = members["hub"][1].n_features  # of scales that 8 bits cannot hold together
+    assert (N_HIDDEN, n_features) in shapes["float32"]
+    assert (N_HIDDEN, n_features) not in shapes["int8"]
+    assert (3, 3, 16, 32) in shapes["int8"]  # of the module
 
 
 @pytest.mark.parametrize("form", ["litert", "onnx", "savedmodel"])
