@@ -96,7 +96,7 @@ class BodyLimits:
     async def _answer_while_connected(
         self, scope: Scope, body: bytes, receive: Receive, send: Send
     ) -> None:
-        """Pass a request to the application, and cancel that when the client leaves.
+        """Hand the request to the application, and cancel that when the client leaves.
 
         Else whoever leaves would keep others waiting until an answer that nobody reads.
         """
