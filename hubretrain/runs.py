@@ -159,10 +159,14 @@ class FineTunedModuleRecord:
         head_test: The same of the head that training started from.
         validation: Metrics on the validation fold.
         head_validation: The same of the head that training started from.
-        adjust: Strength of the decision rule's logit adjustment.
+        adjust: Strength of the decision rule's logit adjustment, of probabilities without the
+            temperature.
         priors: Share of each class that the decision rule adjusts by.
         identity: What the training followed from, such as its options and its images.
         kept_epoch: Epoch whose weights were kept; 0 is the head that training started from.
+        temperature: Temperature of the model's probabilities; all figures are with it.
+        uncalibrated_log_loss: Log loss without it of `test` and `validation`, nats; a part without
+            images is absent.
     """
 
     test: Figures
@@ -173,6 +177,8 @@ class FineTunedModuleRecord:
     priors: tuple[float, ...]
     identity: Mapping[str, Any]
     kept_epoch: int
+    temperature: float
+    uncalibrated_log_loss: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ def tuned_record(**changes):
         "priors": (0.75, 0.25),
         "identity": {"images": "abc"},
         "kept_epoch": 3,
+        "temperature": 1.25,
+        "uncalibrated_log_loss": {"validation": 0.5},
     }
     return FineTunedModuleRecord(**(values | changes))
 

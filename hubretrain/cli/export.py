@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.filesize import decimal
@@ -60,7 +61,7 @@ def export(
     )
     manifest = exported.manifest
     what = "fine-tuned" if manifest.get("fine_tuned") else "fitted head"
-    click.echo(f"{manifest['module']} ({what}), temperature {manifest['temperature']:.2f}:")
+    click.echo(f"{manifest['module']} ({what}), {_calibration_words(manifest)}:")
     names = [n for n in manifest["files"] if not n.startswith(("variables/", "assets/"))]
     for name in names:
         click.echo(f"  {exported.folder / name}: {_size(exported.folder, name)}")
@@ -69,6 +70,15 @@ def export(
     if manifest["not_converted"]:
         click.echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
     click.echo(f"Next: hubretrain predict {exported.folder} IMAGE")
+
+
+def _calibration_words(manifest: dict[str, Any]) -> str:
+    """Say what temperature the model has, and what it is worth."""
+    words, calibration = f"temperature {manifest['temperature']:.2f}", manifest.get("calibration")
+    if not calibration:
+        return words
+    before, after = calibration["log_loss_before"], calibration["log_loss_after"]
+    return f"{words} (log loss {calibration['images']} {before:.3f} before it, {after:.3f} after)"
 
 
 def _size(folder: Path, name: str) -> str:

@@ -183,6 +183,21 @@ def _show(result: FineTuneResult) -> None:
                 f"Test split, {words}: {100 * estimate:.1f} ({100 * low:.1f}-{100 * high:.1f}); "
                 f"its head alone: {100 * head[0]:.1f}."
             )
+    _show_calibration(result)
+
+
+def _show_calibration(result: FineTuneResult) -> None:
+    """Show the temperature and what it is worth where figures have it."""
+    before = result.uncalibrated_log_loss
+    losses = [
+        f"log loss on the {words} {before[part]:.3f} before, {figures['log_loss'][0]:.3f} after"
+        for part, words, figures in (
+            ("test", "test split", result.test),
+            ("validation", "validation fold", result.validation),
+        )
+        if part in before and "log_loss" in figures
+    ]
+    click.echo(f"Temperature {result.temperature:.2f}: {'; '.join(losses)}.".replace(": .", "."))
 
 
 def _show_choice(run: Run, trained: list[str]) -> None:

@@ -24,5 +24,7 @@ from .selection import choice_parts as choice_parts
 from .selection import choose as choose
 from .selection import crossfitted as crossfitted
 from .temperature import SMALLEST_PROBABILITY as SMALLEST_PROBABILITY
-from .temperature import fit_temperature as fit_temperature
-from .temperature import temperature_of as temperature_of
+from .temperature import UNCALIBRATED as UNCALIBRATED
+from .temperature import Calibration as Calibration
+from .temperature import at_temperature as at_temperature
+from .temperature import calibrate as calibrate

@@ -40,6 +40,10 @@ class DecisionRule:
     strength: float
     priors: tuple[float, ...]
 
+    def at_temperature(self, temperature: float) -> DecisionRule:
+        """Return the rule that decides the same of probabilities at a temperature."""
+        return DecisionRule(self.strength / temperature, self.priors)
+
     def adjust(self, probs: AnyArray) -> AnyArray:
         """Return probabilities divided by `priors ** strength` and normalised again.
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubretrain.data.images import Augmentation
-from hubretrain.errors import DataError, HeadError
-from hubretrain.evaluation import DecisionRule, temperature_of
+from hubretrain.evaluation import Calibration, DecisionRule
 from hubretrain.export.manifest import (
     MANIFEST,
     Export,
@@ -25,7 +24,6 @@ from hubretrain.export.manifest import (
 from hubretrain.export.views import averaged_views
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.modules import restore_module
-from hubretrain.run_tables import OUT_OF_FOLD
 from hubretrain.runs import FitRecord, Run
 
 if TYPE_CHECKING:
@@ -119,11 +117,10 @@ def _export_head(
     fit.module(module)  # refuses one that was not fitted before its head file is looked for
     head = ModuleHeads.load(run.heads_file(module)).deployed
     manifest = {
-        **_manifest(run, fit, module, head.rule),
+        **_manifest(run, fit, module, head.rule, head.calibration),
         "heads_sha256": heads_sha256(run, module),
     }
     views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
-    temperature = _temperature(run, module, fit.class_names)
     from hubretrain.export.writer import Member, write_export
 
     write_export(
@@ -131,7 +128,7 @@ def _export_head(
         fit.class_names,
         folder,
         manifest,
-        temperature=temperature,
+        temperature=head.calibration.temperature,
         formats=formats,
         views=views,
     )
@@ -142,11 +139,10 @@ def _export_ensemble(
 ) -> None:
     ensemble = Ensemble.load(run.ensemble_file)
     manifest = {
-        **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule),
+        **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule, ensemble.calibration),
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
     }
     views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
-    temperature = _temperature(run, ENSEMBLE_NAME, fit.class_names)
     from hubretrain.export.writer import Member, write_export
 
     members = []
@@ -158,13 +154,15 @@ def _export_ensemble(
         fit.class_names,
         folder,
         manifest,
-        temperature=temperature,
+        temperature=ensemble.calibration.temperature,
         formats=formats,
         views=views,
     )
 
 
-def _manifest(run: Run, fit: FitRecord, module: str, rule: DecisionRule) -> dict[str, Any]:
+def _manifest(
+    run: Run, fit: FitRecord, module: str, rule: DecisionRule, calibration: Calibration
+) -> dict[str, Any]:
     """Return what the manifest says of fitted heads; `module` is the one with the views."""
     attributes = fit.module(module).attributes
     names = [field.name for field in fields(Augmentation) if field.name in attributes]
@@ -174,6 +172,11 @@ def _manifest(run: Run, fit: FitRecord, module: str, rule: DecisionRule) -> dict
         "fine_tuned": False,
         "adjust": rule.strength,
         "priors": list(rule.priors),
+        "calibration": {
+            "images": "out of fold",
+            "log_loss_before": calibration.log_loss_before,
+            "log_loss_after": calibration.log_loss_after,
+        },
         "augmentation": asdict(augmentation),
     }
 
@@ -184,19 +187,3 @@ def _classifier(fit: FitRecord, module: str, head: Head) -> Classifier:
 
     arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
     return Classifier(Backbone(stored, head.layers), head.kind, *arrays)
-
-
-def _temperature(run: Run, module: str, class_names: Sequence[str]) -> float:
-    """Return the temperature, fitted on the cross-fitted probabilities of a module.
-
-    Raises:
-        HeadError: The run has no such probabilities.
-    """
-    table = OUT_OF_FOLD.read(run.folder)
-    try:
-        return temperature_of(table[table["module"] == module], class_names)
-    except (ValueError, KeyError, DataError) as error:
-        raise HeadError(
-            f"{OUT_OF_FOLD.path(run.folder)} holds no probabilities of {module} ({error}); "
-            "run `hubretrain fit` again."
-        ) from error

@@ -8,6 +8,8 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
   Each is float32 (n, size, size, 3), RGB in [0, 1]: decoded upright, resized with an antialiased
   triangle filter in 8 bits, the aspect ratio not kept, divided by 255.
 - `temperature`: temperature of the calibration; the graph applies it already.
+- `calibration`: what the temperature was fitted on (`images`), and their mean log loss in nats
+  without and with it (`log_loss_before`, `log_loss_after`).
 - `adjust`, `priors`: the decision is the largest of probability / prior ** adjust.
 - `augmentation`: augmentation of the views that it was trained on.
 - `tta`: names of the views that the model averages its probabilities over (test-time augmentation),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubretrain.errors import RunError
-from hubretrain.evaluation import softmax
+from hubretrain.evaluation import at_temperature
 from hubretrain.export import litert, onnx
 from hubretrain.export.manifest import MODEL_OF, Export, pixels_name
 from hubretrain.export.views import AveragedView
@@ -83,15 +83,9 @@ class OverViews:
             for size, images in pixels.items()
         }
         probs = self._runtime(views)
-        of_views = _to_power(probs, self._temperature).reshape(len(self._views), -1, probs.shape[1])
-        return _to_power(of_views.mean(axis=0), 1 / self._temperature)
-
-
-def _to_power(probs: npt.NDArray[np.float32], power: float) -> npt.NDArray[np.float32]:
-    """Return probabilities to a power, rows summing to 1: 1 / T applies a temperature T."""
-    if power == 1:
-        return probs
-    return softmax(power * np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
+        plain = at_temperature(probs, 1 / self._temperature)
+        of_views = plain.reshape(len(self._views), -1, probs.shape[1])
+        return at_temperature(of_views.mean(axis=0), self._temperature)
 
 
 def open_runtime(export: Export, format: str | None = None, tta: int | None = None) -> Runtime:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import Float32Array
+from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST
 from hubretrain.errors import RunError
-from hubretrain.evaluation import fit_temperature
+from hubretrain.evaluation import METRICS, Calibration, at_temperature, calibrate
 from hubretrain.export import Member, write_export
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
@@ -62,7 +62,7 @@ class ModuleFineTuning:
             " ".join((head.kind, *head.layers)).encode(), *(a for a in arrays if a is not None)
         )
         self.weight_of_class = head.weight_of_class.astype(np.float32)
-        self.rule = head.rule
+        self.rule, self._head_calibration = head.rule, head.calibration
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
         self.parts = {
             "test": images[images["fold"] == TEST],
@@ -129,22 +129,46 @@ class ModuleFineTuning:
             RunError: Training cannot be continued as asked, or an image cannot be read.
         """
         options = self.trainer.options
-        head = self._metrics(self._probabilities("{}, head"), options.seed)
+        of_head = self._probabilities("{}, head")
+        head = self._metrics(of_head, self._head_calibration.temperature)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         if options.balanced_sampling and self.trainer.state.best_epoch > 0:
             # The model saw each class equally often, so its logits need no adjustment by priors.
             self.rule = replace(self.rule, strength=0.0)
         probs = self._probabilities("{}")
-        labels = self.parts["validation"]["class_index"].to_numpy(dtype=np.int64)
-        self.temperature = fit_temperature(probs["validation"], labels)
-        self._write_predictions(probs)
-        return self._results(history, self._metrics(probs, options.seed), head)
+        self.calibration = self._calibration(probs["validation"])
+        uncalibrated = {
+            part: float(METRICS["log_loss"].function(probs[part], labels, None))
+            for part in self.parts
+            if len(labels := self._labels(part))
+        }
+        temperature = self.calibration.temperature
+        self._write_predictions(probs, temperature)
+        return self._results(history, self._metrics(probs, temperature), head, uncalibrated)
+
+    def _calibration(self, probs: Float32Array) -> Calibration:
+        """Return the temperature of the weights that are kept, by their validation fold.
+
+        That fold chose the epoch, so it flatters the model, which it may only soften. The head
+        that training started from has the temperature of its out-of-fold probabilities.
+        """
+        if self.trainer.state.best_epoch == 0:
+            return self._head_calibration
+        groups = self.parts["validation"]["cluster"].to_numpy()
+        return calibrate(probs, self._labels("validation"), groups, may_sharpen=False)
+
+    def _labels(self, part: str) -> IntArray:
+        return np.asarray(self.parts[part]["class_index"], dtype=np.int64)
 
     def _results(
-        self, history: pd.DataFrame, metrics: dict[str, Figures], head: dict[str, Figures]
+        self,
+        history: pd.DataFrame,
+        metrics: dict[str, Figures],
+        head: dict[str, Figures],
+        uncalibrated: dict[str, float],
     ) -> tuple[FineTuneResult, FineTunedModuleRecord]:
         """Return the result and its record; `metrics` and those of the head by part."""
-        trainer = self.trainer
+        trainer, temperature = self.trainer, self.calibration.temperature
         result = FineTuneResult(
             module=self.name,
             history=history,
@@ -154,6 +178,8 @@ class ModuleFineTuning:
             head_validation=head["validation"],
             export=self.run.export_folder,
             notes=tuple(trainer.notes),
+            temperature=temperature,
+            uncalibrated_log_loss=uncalibrated,
             diverged=f"{self.name}: {trainer.diverged}" if trainer.diverged else None,
         )
         record = FineTunedModuleRecord(
@@ -165,6 +191,8 @@ class ModuleFineTuning:
             priors=self.rule.priors,
             identity=trainer.identity,
             kept_epoch=result.kept_epoch,
+            temperature=temperature,
+            uncalibrated_log_loss=uncalibrated,
         )
         return result, record
 
@@ -176,19 +204,22 @@ class ModuleFineTuning:
             for part, table in self.parts.items()
         }
 
-    def _metrics(self, probs: dict[str, Float32Array], seed: int) -> dict[str, Figures]:
-        """Return the metrics of test split and validation fold."""
-        metrics = {}
+    def _metrics(self, probs: dict[str, Float32Array], temperature: float) -> dict[str, Figures]:
+        """Return the metrics of test split and validation fold, at a temperature."""
+        metrics, seed = {}, self.trainer.options.seed
+        rule = self.rule.at_temperature(temperature)
         for part, table in self.parts.items():
             labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
-            metrics[part] = rounded_metrics(probs[part], labels, groups, seed, self.rule)
+            calibrated = at_temperature(probs[part], temperature)
+            metrics[part] = rounded_metrics(calibrated, labels, groups, seed, rule)
         return metrics
 
-    def _write_predictions(self, probs: dict[str, Float32Array]) -> None:
+    def _write_predictions(self, probs: dict[str, Float32Array], temperature: float) -> None:
         files = {"test": PREDICTIONS, "validation": VALIDATION_PREDICTIONS}
         for part, table in self.parts.items():
             if self.devices.is_chief and len(table):
-                predictions = predictions_table(table, probs[part], self.dataset.class_names)
+                calibrated = at_temperature(probs[part], temperature)
+                predictions = predictions_table(table, calibrated, self.dataset.class_names)
                 files[part].write(self.folder, predictions)
 
     def export(self, result: FineTuneResult) -> None:
@@ -199,6 +230,11 @@ class ModuleFineTuning:
             "test": result.test,
             "adjust": self.rule.strength,
             "priors": list(self.rule.priors),
+            "calibration": {
+                "images": "on the validation fold" if result.kept_epoch else "out of fold",
+                "log_loss_before": self.calibration.log_loss_before,
+                "log_loss_after": self.calibration.log_loss_after,
+            },
             "augmentation": asdict(self.trainer.options.augmentation),
         }
         write_export(
@@ -206,7 +242,7 @@ class ModuleFineTuning:
             self.dataset.class_names,
             self.run.export_folder,
             manifest,
-            temperature=self.temperature,
+            temperature=self.calibration.temperature,
         )
 
     def _images(self, table: pd.DataFrame, weight_of_class: Float32Array) -> TrainingImages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ class FineTuneResult:
         head_validation: The same of the head that training started from.
         export: Folder of the run's export: of the module that is best on the validation fold.
         notes: Sentences that a reader of the result should know.
+        temperature: Temperature of the model's probabilities; all metrics are with it.
+        uncalibrated_log_loss: Log loss without it of `test` and `validation`, nats; a part without
+            images is absent.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
     """
 
@@ -40,6 +43,8 @@ class FineTuneResult:
     head_validation: Figures
     export: Path
     notes: tuple[str, ...] = ()
+    temperature: float = 1.0
+    uncalibrated_log_loss: Mapping[str, float] = field(default_factory=dict)
     diverged: str | None = None
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ import numpy as np
 
 from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import METRICS, DecisionRule, class_priors
+from hubretrain.evaluation import METRICS, UNCALIBRATED, Calibration, DecisionRule, class_priors
 from hubretrain.files import write_json
 
-FORMAT = "hubretrain ensemble"
+FORMAT = "hubretrain ensemble 2"
 ENSEMBLE_NAME = "ensemble"  # among the modules of a run
 MAX_STEPS = 25
 
@@ -34,10 +34,13 @@ class Ensemble:
     Attributes:
         weights: Module name to its weight; the weights sum to 1.
         rule: Decision rule after the mean.
+        calibration: Temperature of the mean when it is used, fitted on the mean of the members'
+            out-of-fold probabilities; `mean` is without it.
     """
 
     weights: Mapping[str, float]
     rule: DecisionRule
+    calibration: Calibration = UNCALIBRATED
 
     def mean(self, probs: Mapping[str, AnyArray]) -> AnyArray:
         """Return the mean of the members' probabilities, each (n_images, n_classes)."""
@@ -59,6 +62,7 @@ class Ensemble:
             "weights": self.weights,
         }
         record |= {"adjust": self.rule.strength, "priors": list(self.rule.priors)}
+        record |= {"calibration": asdict(self.calibration)}
         write_json(path, record)
 
     @classmethod
@@ -73,7 +77,14 @@ class Ensemble:
             if record["format"] != FORMAT:
                 raise KeyError("format")
             rule = DecisionRule(float(record["adjust"]), tuple(map(float, record["priors"])))
-            return cls({name: float(w) for name, w in record["weights"].items()}, rule)
+            calibration = Calibration(
+                **{
+                    name: float("nan" if value is None else value)  # JSON has no NaN
+                    for name, value in record["calibration"].items()
+                }
+            )
+            weights = {name: float(w) for name, w in record["weights"].items()}
+            return cls(weights, rule, calibration)
         except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
             raise HeadError(
                 f"{path} holds no ensemble ({error}); run `hubretrain fit` on two modules or more."

@@ -19,13 +19,14 @@ import numpy as np
 
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import LOWEST_EXPONENT, DecisionRule, softmax
+from hubretrain.evaluation import LOWEST_EXPONENT, UNCALIBRATED, Calibration, DecisionRule, softmax
 from hubretrain.files import whole_file
 
-FORMAT = "hubretrain heads 4"
+FORMAT = "hubretrain heads 5"
 ROLES = ("deployed", "warm_start", "ensemble_member")
 ARRAYS = ("weight", "bias", "hidden_weight", "hidden_bias")
 SETTINGS = ("kind", "trained_on", "class_weight", "l2", "aim")
+CALIBRATION = ("temperature", "log_loss_before", "log_loss_after")
 
 
 def probabilities(logits: AnyArray, kind: str) -> AnyArray:
@@ -106,6 +107,8 @@ class Head:
         class_weight: Name of the class weights.
         l2: Penalty, 1 / C of scikit-learn; the weight decay of a network.
         aim: Metric that it was chosen by.
+        calibration: Temperature of the probabilities when it is used, fitted on out-of-fold
+            probabilities of heads of the same settings; `probabilities` are without it.
         layers: Names of the inner layers whose features follow the module's output, shallow to
             deep; () for the output alone.
         hidden_weight: float (n_features, n_hidden), for features as they are cached; None for a
@@ -122,6 +125,7 @@ class Head:
     class_weight: str = ""
     l2: float = np.nan
     aim: str = ""
+    calibration: Calibration = UNCALIBRATED
     layers: tuple[str, ...] = ()
     hidden_weight: AnyArray | None = None
     hidden_bias: AnyArray | None = None
@@ -139,7 +143,7 @@ class Head:
         return features @ self.weight + self.bias
 
     def probabilities(self, features: AnyArray) -> AnyArray:
-        """Return probabilities (n_images, n_classes) of features (n_images, n_features)."""
+        """Return probabilities (n_images, n_classes) of features, without the temperature."""
         return probabilities(self.logits(features), self.kind)
 
 
@@ -240,6 +244,8 @@ def _write(group: h5py.Group, head: Head) -> None:
     group["layers"] = _texts(head.layers)
     for name in SETTINGS:
         group.attrs[name] = getattr(head, name)
+    for name in CALIBRATION:
+        group.attrs[name] = getattr(head.calibration, name)
     group.attrs["adjust"] = head.rule.strength
 
 
@@ -251,6 +257,7 @@ def _read(group: h5py.Group) -> Head:
         **values,
         rule=DecisionRule(float(group.attrs["adjust"]), tuple(group["priors"][:].tolist())),
         weight_of_class=group["weight_of_class"][:],
+        calibration=Calibration(*(float(group.attrs[name]) for name in CALIBRATION)),
         layers=tuple(group["layers"].asstr()[:]),
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.errors import HubretrainError
-from hubretrain.evaluation import METRICS, Difference, Evaluator, Predictions
+from hubretrain.evaluation import METRICS, Difference, Evaluator, Predictions, at_temperature
 from hubretrain.heads import Head, ModuleHeads, probabilities
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import RunData
@@ -75,7 +75,8 @@ def layer_effects(
     def predictions(sums: AnyArray) -> Predictions:
         logits = sums if is_linear else np.maximum(sums, 0) @ head.weight + head.bias
         probs = probabilities(logits, head.kind)
-        return Predictions(probs, head.rule.adjust(probs))
+        calibrated = at_temperature(probs, head.calibration.temperature)
+        return Predictions(calibrated, head.rule.adjust(probs))
 
     whole = predictions(total).of(metric)
     effects = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.evaluation import METRICS, roc_auc_per_class
+from hubretrain.evaluation import METRICS, at_temperature, roc_auc_per_class
 from hubretrain.report import curves
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import OUT_OF_FOLD, TEST_SPLIT, VALIDATION, EvaluatedModel, RunData
@@ -82,10 +82,15 @@ def model_payload(model: EvaluatedModel, run_data: RunData) -> dict[str, Any]:
     """Return the predictions, metrics and curves of one model."""
     labels = run_data.images["class_index"].to_numpy()[model.rows]
     true_positives, false_positives = curves.counts_at_thresholds(model.probabilities, labels)
+    before = at_temperature(model.probabilities, 1 / model.temperature)
+    log_loss_before = float(METRICS["log_loss"].function(before, labels, None))
     top_classes, top_thousandths = curves.top_classes(model.probabilities)
     return {
         "title": model.title,
-        "about": [about(model), about(replace(model, adjust=0.0))],
+        "about": [
+            about(model, log_loss_before),
+            about(replace(model, adjust=0.0), log_loss_before),
+        ],
         "adjust": model.adjust,
         "rows": model.rows.tolist(),
         "decisions": model.decisions.tolist(),
@@ -102,20 +107,24 @@ def model_payload(model: EvaluatedModel, run_data: RunData) -> dict[str, Any]:
     }
 
 
-def about(model: EvaluatedModel) -> str:
-    """Say which images a model was evaluated on, and how it decides."""
+def about(model: EvaluatedModel, log_loss_before: float) -> str:
+    """Say which images a model was evaluated on, at which temperature, and how it decides."""
     images = {
         OUT_OF_FOLD: "each predicted by a head that was fitted on neither it nor its group",
         TEST_SPLIT: "held out from every choice",
         VALIDATION: "used for early stopping, so its metrics are optimistic",
     }[model.part]
     rule = (
-        f"Decisions use logit adjustment of strength {model.adjust:g}; probabilities are not "
+        f"Decisions use logit adjustment of strength {model.adjust:.3g}; probabilities are not "
         "adjusted."
         if model.adjust
         else "Decisions are the top-1 class, not adjusted."
     )
-    return f"{len(model.rows):,} images, {images}. {rule}"
+    calibration = (
+        f"Probabilities are those that predict gives, at temperature {model.temperature:.2f}; "
+        f"without it the log loss is {log_loss_before:.3f}."
+    )
+    return f"{len(model.rows):,} images, {images}. {calibration} {rule}"
 
 
 def _metrics(model: EvaluatedModel) -> list[list[Any]]:

@@ -21,6 +21,7 @@ from hubretrain.run_tables import ENSEMBLE, MODULE, RunTable
 from hubretrain.runs import FineTuneRecord, FitRecord, Run
 
 HEAD, FINE_TUNED = "head", "fine-tuned"
+OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes
 OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
 
 
@@ -33,9 +34,11 @@ class EvaluatedModel:
         kind: `head`, `fine-tuned` or `ensemble`.
         part: Which images: `out of fold`, `test split` or `validation fold`.
         rows: int64 (n_images,), rows of the image table.
-        probabilities: float64 (n_images, n_classes).
+        probabilities: float64 (n_images, n_classes), at the temperature: as the exported model
+            gives them.
         decisions: int64 (n_images,), the class that the decision rule decides on.
-        adjust: Strength of the rule's logit adjustment; 0 is top-1.
+        adjust: Strength of the rule's logit adjustment of these probabilities; 0 is top-1.
+        temperature: Their temperature.
         figures: Name of a metric to its estimate and interval; the ends of the interval are NaN
             where there is none.
         classes: One row per class, as in `per_class.csv`.
@@ -48,6 +51,7 @@ class EvaluatedModel:
     probabilities: FloatArray
     decisions: IntArray
     adjust: float
+    temperature: float
     figures: Mapping[str, Interval]
     classes: pd.DataFrame
 
@@ -171,8 +175,9 @@ class _Reader:
                 if metric in row and pd.notna(row[metric])
             }
             rows, probs, decisions = self._decided(table, run_tables.OUT_OF_FOLD)
+            metrics |= {of: _interval(row, f"calibrated_{of}") for of in OF_PROBABILITIES}
             of_module = classes[classes["module"] == name].drop(columns="module")
-            adjust = self._adjust(row)
+            temperature = float(row["temperature"])
             yield EvaluatedModel(
                 name,
                 kind,
@@ -180,7 +185,8 @@ class _Reader:
                 rows,
                 probs,
                 decisions,
-                adjust,
+                self._adjust(row) / temperature,
+                temperature,
                 metrics,
                 of_module.reset_index(drop=True),
             )
@@ -194,15 +200,18 @@ class _Reader:
                 continue
             row = self._board_row(name)
             rows, probs, decisions = self._decided(table, run_tables.TEST_PREDICTIONS)
-            adjust = self._adjust(row)
-            yield self._evaluated(name, HEAD, TEST_SPLIT, rows, probs, decisions, adjust)
+            temperature = float(row["temperature"])
+            adjust = self._adjust(row) / temperature
+            yield self._evaluated(
+                name, HEAD, TEST_SPLIT, rows, probs, decisions, adjust, temperature
+            )
 
     def fine_tuned(self) -> Iterator[EvaluatedModel]:
         """Yield the fine-tuned modules on the test split and on the validation fold."""
         tables = {TEST_SPLIT: run_tables.PREDICTIONS, VALIDATION: run_tables.VALIDATION_PREDICTIONS}
         for folder in _fine_tuned_folders(self.run):
             present = {part: t for part, t in tables.items() if t.path(folder).exists()}
-            rule = self._rule(folder.name) if present else DecisionRule(0.0, ())
+            rule, temperature = self._rule(folder.name) if present else (DecisionRule(0.0, ()), 1.0)
             for part, table_of in present.items():
                 table = self._still_in_run(table_of.read(folder), folder.name)
                 if table.empty:
@@ -211,7 +220,14 @@ class _Reader:
                 rows, probs = self._rows(table, file), self._probs(table, file)
                 decisions = rule.decide(probs)
                 yield self._evaluated(
-                    folder.name, FINE_TUNED, part, rows, probs, decisions, rule.strength
+                    folder.name,
+                    FINE_TUNED,
+                    part,
+                    rows,
+                    probs,
+                    decisions,
+                    rule.strength,
+                    temperature,
                 )
 
     def _still_in_run(self, table: pd.DataFrame, module: str) -> pd.DataFrame:
@@ -234,6 +250,7 @@ class _Reader:
         probs: FloatArray,
         decisions: IntArray,
         adjust: float,
+        temperature: float,
     ) -> EvaluatedModel:
         names = self.fit.class_names
         labels = self.images["class_index"].to_numpy()[rows]
@@ -247,18 +264,21 @@ class _Reader:
             predictions = Predictions(probs, np.eye(len(names))[decisions])
             metrics = evaluator.metrics(predictions)
             classes = evaluator.per_class(names, name, predictions)
-        return EvaluatedModel(name, kind, part, rows, probs, decisions, adjust, metrics, classes)
+        return EvaluatedModel(
+            name, kind, part, rows, probs, decisions, adjust, temperature, metrics, classes
+        )
 
-    def _rule(self, module: str) -> DecisionRule:
-        """Return the decision rule that a fine-tuned module was evaluated with."""
+    def _rule(self, module: str) -> tuple[DecisionRule, float]:
+        """Return the decision rule of a fine-tuned module, and the temperature it is for."""
         record = self.finetune.modules.get(module)
         if record is None:
             self.missing.append(
                 f"The decision rule of {module} is not recorded, so its decisions are top-1; "
                 "run `hubretrain finetune` again to finish it."
             )
-            return DecisionRule(0.0, ())
-        return DecisionRule(record.adjust, record.priors)
+            return DecisionRule(0.0, ()), 1.0
+        rule = DecisionRule(record.adjust, record.priors)
+        return rule.at_temperature(record.temperature), record.temperature
 
     def _board_row(self, name: str) -> pd.Series[Any]:
         """Return a row of the leaderboard; an ensemble of one member has its module's name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -11,6 +12,8 @@ from hubretrain.evaluation import (
     METRICS,
     Evaluator,
     Predictions,
+    at_temperature,
+    calibrate,
     candidate_values,
     choice_parts,
     choose,
@@ -76,7 +79,11 @@ class ModuleComparison:
     def _fit_ensemble(self) -> None:
         labels, metric, strengths = self.evaluator.labels, self.sweep.metric, self.sweep.strengths
         members = {result.module: result.predictions["member"] for result in self.modules}
-        self.ensemble = greedy_ensemble(members, labels, metric, strengths)
+        ensemble = greedy_ensemble(members, labels, metric, strengths)
+        kept = {result.module: result.predictions["ensemble_member"] for result in self.modules}
+        self._ensemble_deployed = ensemble.mean(kept)
+        calibration = calibrate(self._ensemble_deployed, labels, self.evaluator.groups)
+        self.ensemble = replace(ensemble, calibration=calibration)
         options = (members, labels, self._parts, metric, strengths)
         self._ensemble_predictions = Predictions(*crossfitted_ensemble(*options))
         averaged = {
@@ -102,6 +109,7 @@ class ModuleComparison:
                 ensemble_row(
                     self.ensemble,
                     self._ensemble_predictions,
+                    self._ensemble_deployed,
                     self._ensemble_averaged,
                     self.modules,
                     evaluator,
@@ -237,3 +245,20 @@ class ModuleComparison:
         if self.ensemble is not None:
             predictions[ENSEMBLE_NAME] = self._ensemble_predictions
         return predictions
+
+    def deployed(self) -> dict[str, AnyArray]:
+        """Return out-of-fold probabilities of every module and the ensemble, as exported.
+
+        They are of the one model that is exported, at its temperature. Choosing it has seen the
+        labels of these images, so what is right in how many is counted in `predictions` instead.
+        """
+        probs = {
+            result.module: at_temperature(
+                result.predictions["deployed"], result.calibration.temperature
+            )
+            for result in self.results
+        }
+        if self.ensemble is not None:
+            temperature = self.ensemble.calibration.temperature
+            probs[ENSEMBLE_NAME] = at_temperature(self._ensemble_deployed, temperature)
+        return probs

@@ -28,7 +28,7 @@ from hubretrain.data.splitting import (
     write_folds,
 )
 from hubretrain.errors import CacheError, RunError
-from hubretrain.evaluation import Evaluator, Predictions
+from hubretrain.evaluation import Evaluator, Predictions, at_temperature
 from hubretrain.heads import ModuleHeads
 from hubretrain.run_tables import (
     CANDIDATES,
@@ -197,7 +197,8 @@ def _test_predictions(
         with Bottlenecks(file_of[name]) as bottlenecks:
             features = bottlenecks.rows(test["sha256"].tolist(), layers=head.layers or "last")
         probs = head.probabilities(features)
-        predictions[name] = Predictions(probs, head.rule.adjust(probs))
+        calibrated = at_temperature(probs, head.calibration.temperature)
+        predictions[name] = Predictions(calibrated, head.rule.adjust(probs))
     return predictions
 
 
@@ -233,8 +234,15 @@ def _write_tables(
         comparison.evaluator.per_class(names, module, of_module)
         for module, of_module in comparison.predictions().items()
     ]
+    deployed = comparison.deployed()
     out_of_fold = [
-        predictions_table(comparison.images, names, module, of_module, decimals=6)
+        predictions_table(
+            comparison.images,
+            names,
+            module,
+            Predictions(deployed[module], of_module.adjusted),
+            decimals=6,
+        )
         for module, of_module in comparison.predictions().items()
     ]
     test = test.drop(columns="fold")

@@ -17,10 +17,12 @@ from hubretrain.arrays import AnyArray
 from hubretrain.evaluation import (
     METRICS,
     TOP_1,
+    Calibration,
     Evaluator,
     Interval,
     Predictions,
     Resampled,
+    at_temperature,
     intervals,
 )
 from hubretrain.heads import Ensemble
@@ -28,6 +30,7 @@ from hubretrain.run_tables import ENSEMBLE, MODULE, REFERENCE
 from hubretrain.screening.result import ScreenResult
 
 RANDOM_SUFFIX = "_random"
+OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes
 AVERAGED = ("balanced_accuracy", "accuracy", "top_3", "log_loss")
 COSTS = ("gflops", "ms_per_image", "n_parameters")
 Row = dict[str, Any]
@@ -73,11 +76,31 @@ def module_row(result: ScreenResult, evaluator: Evaluator, metric: str) -> Row:
         **result.about["chosen"],
         **columns(evaluator.metrics(result.chosen)),
         f"{metric}_uncorrected": result.about["uncorrected"],
+        **calibrated_columns(result.predictions["deployed"], result.calibration, evaluator),
     }
     if result.averaged is not None:
         row |= averaged_columns(result.averaged, result.n_views_averaged, evaluator, metric)
     n_heads = {"n_heads": result.about["n_heads"]}
     return row | costs(result.about) | result.about["hints"] | n_heads
+
+
+def calibrated_columns(
+    deployed: AnyArray, calibration: Calibration, evaluator: Evaluator
+) -> dict[str, float]:
+    """Return the columns of a model at its temperature, as it is exported.
+
+    Args:
+        deployed: Out-of-fold probabilities of the model, without the temperature.
+        calibration: What was fitted to them.
+        evaluator: What to evaluate on.
+    """
+    probs = at_temperature(deployed, calibration.temperature)
+    metrics = {name: evaluator.interval(name, probs) for name in OF_PROBABILITIES}
+    return {
+        "temperature": calibration.temperature,
+        "uncalibrated_log_loss": calibration.log_loss_before,
+        **columns(metrics, "calibrated_"),
+    }
 
 
 def averaged_columns(
@@ -112,6 +135,7 @@ def costs(about: Mapping[str, Any]) -> dict[str, float]:
 def ensemble_row(
     ensemble: Ensemble,
     predictions: Predictions,
+    deployed: AnyArray,
     averaged: Predictions | None,
     results: Sequence[ScreenResult],
     evaluator: Evaluator,
@@ -122,6 +146,7 @@ def ensemble_row(
     Args:
         ensemble: Chosen on all images.
         predictions: Cross-fitted predictions of the ensemble.
+        deployed: Out-of-fold probabilities of the ensemble itself.
         averaged: The same from members averaged over views; None where there is one view.
         results: The modules, members or not.
         evaluator: What to evaluate on.
@@ -136,6 +161,7 @@ def ensemble_row(
         "head": "ensemble",
         "adjust": ensemble.rule.strength,
         **columns(evaluator.metrics(predictions)),
+        **calibrated_columns(deployed, ensemble.calibration, evaluator),
     }
     if averaged is not None:
         row |= averaged_columns(averaged, results[0].n_views_averaged, evaluator, metric)

@@ -23,13 +23,14 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
-from hubretrain.evaluation import METRICS, Predictions
+from hubretrain.evaluation import METRICS, Calibration, Predictions
 from hubretrain.files import whole_file
 from hubretrain.heads import ModuleHeads
 
 FORMAT = "hubretrain screened module"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 CHOSEN, MEMBER = "chosen", "ensemble_member"
+DEPLOYED_OF = {CHOSEN: "deployed", MEMBER: "ensemble_member"}  # of the best by all images alone
 PREDICTIONS_OF = {
     CHOSEN: ("unadjusted", "adjusted", "averaged_unadjusted", "averaged_adjusted"),
     MEMBER: ("member", "member_averaged"),
@@ -44,7 +45,8 @@ class ScreenResult:
         module: Name of the module.
         identity: Digest of all that the result depends on.
         about: `chosen` and `ensemble_member` (settings of the best candidate by the metric of
-            choice and by log loss), `uncorrected` (metric of choice of the first, optimistic),
+            choice and by log loss), `calibration` (temperature of the first; see `calibration`),
+            `uncorrected` (metric of choice of the first, optimistic),
             `n_heads`, `n_features`, `n_views_averaged`, `seconds_to_fit`, `hints` (transferability
             scores), `module` (attributes of the bottleneck file); later also `images_per_second`
             and `seconds_to_cache`.
@@ -66,6 +68,11 @@ class ScreenResult:
     def chosen(self) -> Predictions:
         """Predictions of the chosen head."""
         return Predictions(self.predictions["unadjusted"], self.predictions["adjusted"])
+
+    @property
+    def calibration(self) -> Calibration:
+        """Temperature of the deployed head, fitted on the predictions `deployed`."""
+        return Calibration(**self.about["calibration"])
 
     @property
     def n_views_averaged(self) -> int:
@@ -155,10 +162,11 @@ def merged(
     predictions = dict(first.predictions)
     chosen_by, about = {}, dict(first.about)
     for name, is_better in _is_better(first, second, metric).items():
-        best = (second if is_better[0] else first).about
-        about[name] = best[name]
+        best = second if is_better[0] else first
+        about[name] = best.about[name]
+        predictions[DEPLOYED_OF[name]] = best.predictions[DEPLOYED_OF[name]]
         if name == CHOSEN:
-            about["uncorrected"] = best["uncorrected"]
+            about |= {key: best.about[key] for key in ("calibration", "uncorrected")}
         chosen_by[name] = np.where(is_better, second.chosen_by[name], first.chosen_by[name])
         of_second = is_better[1:][parts][:, None]
         for kind in PREDICTIONS_OF[name]:

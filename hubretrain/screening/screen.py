@@ -2,7 +2,13 @@
 
 The sweep is {last layer, all layers} x {view 0, all views} x kinds of heads x class weights x l2,
 each with every strength of logit adjustment. The result holds probabilities by name, each image's
-from heads that were neither fitted (folds) nor chosen (nested cross-validation) on it:
+from heads that were not fitted on it (folds). Those of one candidate, the best by all images, serve
+to calibrate it, and for what compares the probabilities of images with one another:
+
+    deployed             probabilities of the chosen candidate
+    ensemble_member      the same of the candidate with the best log loss
+
+The others come from heads that were not chosen on the image either (nested cross-validation):
 
     unadjusted           probabilities of the chosen head
     adjusted             the same after its logit adjustment: the largest is the decision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import pandas as pd
 from hubretrain.arrays import AnyArray, Float32Array, FloatArray
 from hubretrain.evaluation import (
     METRICS,
+    UNCALIBRATED,
+    Calibration,
     Choice,
+    calibrate,
     candidate_values,
     choice_parts,
     choose,
@@ -36,13 +40,15 @@ class Selection:
         candidates: The heads with every decision rule.
         by_metric: Best candidate by the metric of choice.
         by_log_loss: Best candidate by log loss.
+        calibration: Temperature of the deployed head.
     """
 
     def __init__(self, fitting: ModuleFitting) -> None:
         sweep = fitting.sweep
         self._fitting, self._metric = fitting, sweep.metric
         self._labels = fitting.labels[fitting.validated]
-        self._parts = choice_parts(self._labels, fitting.groups[fitting.validated])
+        groups = fitting.groups[fitting.validated]
+        self._parts = choice_parts(self._labels, groups)
         is_of_decision = METRICS[sweep.metric].is_of_decision
         strengths = sweep.strengths if is_of_decision else (0.0,)
         self.candidates = Candidates(
@@ -52,6 +58,8 @@ class Selection:
         self._values = {name: self._values_of(name) for name in names}
         self.by_metric = self._choose(None)
         self.by_log_loss = choose(self._values["log_loss"], "log_loss")
+        deployed = self.candidates.unadjusted(self.by_metric.best)
+        self.calibration = calibrate(deployed, self._labels, groups)
 
     def _values_of(self, metric: str) -> AnyArray:
         is_of_decision = METRICS[metric].is_of_decision
@@ -64,8 +72,12 @@ class Selection:
         return choose(self._values[self._metric], self._metric, mask)
 
     def predictions(self) -> dict[str, Float32Array]:
-        """Return cross-fitted probabilities by name; see `hubretrain.screening.screen`."""
+        """Return out-of-fold probabilities by name; see `hubretrain.screening.screen`."""
         candidates, table = self.candidates, self.candidates.table
+        kept = {
+            "deployed": candidates.unadjusted(self.by_metric.best),
+            "ensemble_member": candidates.unadjusted(self.by_log_loss.best),
+        }
         choices: dict[str, tuple[Choice, Callable[[int], AnyArray]]] = {
             "unadjusted": (self.by_metric, candidates.unadjusted),
             "adjusted": (self.by_metric, candidates.adjusted),
@@ -82,7 +94,7 @@ class Selection:
             if with_it.any() and without_it.any() and not with_it.equals(without_it):
                 choices[f"with_{name}"] = (self._choose(with_it), candidates.adjusted)
                 choices[f"without_{name}"] = (self._choose(without_it), candidates.adjusted)
-        return {
+        return kept | {
             name: crossfitted(choice, self._parts, probs)
             for name, (choice, probs) in choices.items()
         }
@@ -102,13 +114,19 @@ class Selection:
         """Return the heads that are kept."""
         best, most_likely = self.by_metric.best, self.by_log_loss.best
         return ModuleHeads(
-            deployed=self._head(best, self._metric),
-            warm_start=self._head(best, self._metric, without_fold=VALIDATION_FOLD),
+            deployed=self._head(best, self._metric, self.calibration),
+            warm_start=self._head(best, self._metric, self.calibration, VALIDATION_FOLD),
             ensemble_member=self._head(most_likely, "log_loss"),
             class_names=self._fitting.sweep.class_names,
         )
 
-    def _head(self, candidate: int, aim: str, without_fold: int | None = None) -> Head:
+    def _head(
+        self,
+        candidate: int,
+        aim: str,
+        calibration: Calibration = UNCALIBRATED,
+        without_fold: int | None = None,
+    ) -> Head:
         """Return the head of a candidate, fitted on all folds or without one."""
         settings = self.settings(candidate)
         return self._fitting.head(
@@ -119,6 +137,7 @@ class Selection:
             class_weight=settings["class_weight"],
             l2=settings["l2"],
             aim=aim,
+            calibration=calibration,
         )
 
     def settings(self, candidate: int) -> dict[str, Any]:
@@ -134,10 +153,11 @@ class Selection:
         }
 
     def about(self) -> dict[str, Any]:
-        """Return the settings of the best candidates, and the metric of the first."""
+        """Return the settings of the best candidates; temperature and metric of the first."""
         return {
             "chosen": self.settings(self.by_metric.best),
             "ensemble_member": self.settings(self.by_log_loss.best),
+            "calibration": asdict(self.calibration),
             "uncorrected": float(self._values[self._metric][0, self.by_metric.best]),
         }
 

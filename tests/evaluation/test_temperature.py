@@ -1,83 +1,114 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.special import softmax
 
 from hubretrain.errors import DataError
 from hubretrain.evaluation.logit_adjustment import DecisionRule, class_priors
 from hubretrain.evaluation.metrics import METRICS
-from hubretrain.evaluation.temperature import (
-    HIGHEST_TEMPERATURE,
-    LOWEST_TEMPERATURE,
-    fit_temperature,
-    temperature_of,
-)
-from tests.samples import at_temperature
+from hubretrain.evaluation.temperature import PRIOR_DEVIATION, at_temperature, calibrate
+from tests import samples
+
+LOSS = METRICS["log_loss"].function
+
+
+def labels_of(probs, random):
+    """Return labels drawn with these probabilities."""
+    drawn = random.random((len(probs), 1)) > probs.cumsum(axis=1)
+    return np.minimum(drawn.sum(axis=1), probs.shape[1] - 1)
 
 
 def overconfident(n_images=4000, n_classes=4, factor=2.5, seed=0):
     """Labels drawn from a softmax, and the probabilities of a model whose logits are too large."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1.5, (n_images, n_classes))
-    drawn = random.random((n_images, 1)) > softmax(logits, axis=1).cumsum(axis=1)
-    return softmax(factor * logits, axis=1), np.minimum(drawn.sum(axis=1), n_classes - 1)
+    return softmax(factor * logits, axis=1), labels_of(softmax(logits, axis=1), random)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_probabilities_at_a_temperature_are_powers_that_sum_to_one(dtype):
+    probs = overconfident(50)[0].astype(dtype)
+    cooled = at_temperature(probs, 0.7)
+    assert cooled.dtype == dtype
+    np.testing.assert_allclose(cooled, samples.at_temperature(probs, 0.7), rtol=1e-5)
+    np.testing.assert_allclose(at_temperature(cooled, 1 / 0.7), probs, rtol=1e-4)
+    assert np.isfinite(at_temperature(np.eye(3, dtype=dtype), 0.05)).all()
 
 
 def test_the_temperature_undoes_what_made_the_logits_too_large():
     probs, labels = overconfident()
-    temperature = fit_temperature(probs, labels)
-    assert temperature == pytest.approx(2.5, rel=0.06)
-    better = at_temperature(probs, temperature)
-    assert np.allclose(better.sum(axis=1), 1)
+    calibration = calibrate(probs, labels)
+    assert calibration.temperature == pytest.approx(2.5, rel=0.06)
+    better = at_temperature(probs, calibration.temperature)
+    assert calibration.log_loss_before == pytest.approx(float(LOSS(probs, labels, None)))
+    assert calibration.log_loss_after == pytest.approx(float(LOSS(better, labels, None)))
     for metric, share in (("log_loss", 0.8), ("calibration_error", 0.3)):
         function = METRICS[metric].function
         assert function(better, labels, None) < share * function(probs, labels, None)
 
 
-def test_no_other_temperature_has_a_lower_log_loss():
-    probs, labels = overconfident(n_images=300, factor=0.6)
-    best = fit_temperature(probs, labels)
-    loss = METRICS["log_loss"].function
-    values = [
-        loss(at_temperature(probs, t), labels, None)
-        for t in np.geomspace(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE, 200)
-    ]
-    assert loss(at_temperature(probs, best), labels, None) <= min(values) + 1e-9
+@pytest.mark.parametrize("factor", [0.6, 2.5])
+def test_no_other_temperature_is_more_likely_after_the_images_and_the_prior(factor):
+    probs, labels = overconfident(n_images=30, factor=factor)
+
+    def penalised(temperature):
+        loss = 30 * float(LOSS(at_temperature(probs, temperature), labels, None))
+        return loss + np.log(temperature) ** 2 / (2 * PRIOR_DEVIATION**2)
+
+    best = penalised(calibrate(probs, labels).temperature)
+    assert best <= min(map(penalised, np.geomspace(0.05, 20, 400))) + 1e-6
 
 
-def test_decisions_stay_when_the_strength_is_divided_too():
+def test_decisions_stay_when_the_rule_is_for_the_temperature():
     probs, labels = overconfident()
-    priors = tuple(class_priors(labels[labels < 3], 4))
-    before = DecisionRule(0.75, priors).decide(probs)
-    after = DecisionRule(0.75 / 1.9, priors).decide(at_temperature(probs, 1.9))
-    assert (before == after).all()
-    assert (before != probs.argmax(axis=1)).any()
+    rule = DecisionRule(0.75, tuple(class_priors(labels[labels < 3], 4)))
+    after = rule.at_temperature(1.9).decide(at_temperature(probs, 1.9))
+    assert (rule.decide(probs) == after).all()
+    assert (rule.decide(probs) != probs.argmax(axis=1)).any()
 
 
-def test_the_temperature_of_images_that_are_all_right_or_wrong_is_bounded():
-    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    assert fit_temperature(probs, np.array([0, 1, 0])) == pytest.approx(
-        LOWEST_TEMPERATURE, rel=0.01
-    )
-    assert fit_temperature(probs, np.array([1, 0, 1])) == pytest.approx(
-        HIGHEST_TEMPERATURE, rel=0.01
-    )
-    certain = np.array([[1.0, 0.0]])
-    assert LOWEST_TEMPERATURE <= fit_temperature(certain, np.array([0])) <= HIGHEST_TEMPERATURE
+def test_copies_of_an_image_in_its_group_change_no_temperature():
+    probs, labels = overconfident(40)
+    groups = np.repeat(np.arange(40), 5)
+    once, often = calibrate(probs, labels), calibrate(probs[groups], labels[groups], groups)
+    assert often.temperature == pytest.approx(once.temperature, rel=1e-4)
+    assert calibrate(probs[groups], labels[groups]).temperature > 1.1 * once.temperature
+
+
+def test_a_temperature_of_few_images_costs_less_than_a_fitted_parameter_does():
+    """Of a model that is calibrated already: a parameter fitted to n images costs 1 / 2n nats."""
+    random, losses, n_images = np.random.default_rng(0), [], 20
+    probs = softmax(random.normal(0, 2, (20_000, 3)) + np.array([2, 0, 0]), axis=1)
+    fresh = labels_of(probs, random)
+    plain = float(LOSS(probs, fresh, None))
+    for _ in range(200):
+        rows = random.choice(len(probs), n_images)
+        flattering = calibrate(probs[rows], probs[rows].argmax(axis=1)).temperature
+        assert 0.2 < flattering < 1
+        temperature = calibrate(probs[rows], labels_of(probs[rows], random)).temperature
+        losses.append(float(LOSS(at_temperature(probs, temperature), fresh, None)) - plain)
+    assert 0 < np.mean(losses) < 1 / (2 * n_images)
+
+
+@pytest.mark.parametrize("n_images", [5, 100, 5000])
+def test_a_fold_that_chose_the_model_and_is_all_right_sharpens_nothing(n_images):
+    probs, labels = overconfident(n_images + 5000, factor=1.5)
+    flattering = probs[:n_images].argmax(axis=1)
+    assert calibrate(probs[:n_images], flattering).temperature < 0.9
+    calibration = calibrate(probs[:n_images], flattering, may_sharpen=False)
+    assert calibration.temperature == 1
+    fresh, truth = probs[n_images:], labels[n_images:]
+    after = at_temperature(fresh, calibration.temperature)
+    assert LOSS(after, truth, None) <= LOSS(fresh, truth, None)
+
+
+def test_a_fold_that_chose_the_model_still_softens_it():
+    probs, labels = overconfident()
+    chosen_on = calibrate(probs, labels, may_sharpen=False)
+    assert chosen_on.temperature == pytest.approx(calibrate(probs, labels).temperature, rel=1e-4)
 
 
 def test_what_are_no_probabilities_is_refused():
     with pytest.raises(DataError, match="sum to"):
-        fit_temperature(np.array([[0.5, 0.1]]), np.array([0]))
-
-
-def test_a_table_of_predictions_has_the_temperature_of_its_rows():
-    probs, labels = overconfident(n_images=300)
-    names = ["10", "b", "c", "d"]  # a class may be called a number, which a CSV would take for one
-    table = pd.DataFrame({f"p({name})": probs[:, c].round(6) for c, name in enumerate(names)})
-    table["label"] = [int(names[k]) if k == 0 else names[k] for k in labels]
-    assert temperature_of(table, names) == pytest.approx(fit_temperature(probs, labels), rel=1e-3)
-    with pytest.raises(DataError):
-        temperature_of(table.head(0), names)
+        calibrate(np.array([[0.5, 0.1]]), np.array([0]))

@@ -11,11 +11,14 @@ from click.testing import CliRunner
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.cli import main
-from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation import DecisionRule
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
+from hubretrain.report.run_data import gather
+from hubretrain.report.saliency.explain import explain_images
+from hubretrain.run_tables import LEADERBOARD, TEST_PREDICTIONS
 from hubretrain.runs import Run
 from tests.samples import at_temperature, write_digits, write_pooled
 
@@ -80,18 +83,41 @@ def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_sa
     assert [row["decision"] for row in rows] == [facts["class_names"][c] for c in decided]
 
 
-def test_the_temperature_lowers_the_log_loss_of_images_that_no_head_saw(place):
-    invoke("export", "runs/digits", "--head", "m1")
-    facts = Export.open(place / "runs/digits/exports/m1").manifest
-    table = pd.read_csv("runs/digits/out_of_fold.csv", dtype=str, keep_default_na=False)
-    table = table[table["module"] == "m1"]
-    plain = table[[f"p({name})" for name in facts["class_names"]]].to_numpy(dtype=float)
-    plain = plain / plain.sum(axis=1, keepdims=True)
-    labels = table["label"].map(facts["class_names"].index).to_numpy()
-    loss = METRICS["log_loss"].function
-    best = loss(at_temperature(plain, facts["temperature"]), labels, None)
-    for other in (1.0, facts["temperature"] * 1.05, facts["temperature"] / 1.05):
-        assert best <= loss(at_temperature(plain, other), labels, None)
+def test_the_temperature_is_of_the_kept_heads_own_out_of_fold_probabilities(place):
+    ran = invoke("export", "runs/digits", "--head", "m1")
+    manifest = Export.open(place / "runs/digits/exports/m1").manifest
+    row = LEADERBOARD.read(place / "runs/digits").set_index("module").loc["m1"]
+    assert manifest["temperature"] == pytest.approx(row["temperature"])
+    calibration = manifest["calibration"]
+    assert calibration["log_loss_after"] == pytest.approx(row["calibrated_log_loss"], abs=1e-4)
+    before, after = (calibration[f"log_loss_{when}"] for when in ("before", "after"))
+    assert (
+        f"temperature {row['temperature']:.2f} (log loss out of fold {before:.3f} before it, "
+        f"{after:.3f} after):" in ran.stdout
+    )
+
+
+def test_tables_report_and_explanations_have_the_probabilities_that_predict_gives(place, tmp_path):
+    run = Run(place / "runs" / "digits")
+    module = run.fit.shortlist[0]
+    table = TEST_PREDICTIONS.read(run.folder)
+    table = table[table["module"] == module]
+    paths = [f"data/digits/{path}" for path in table["path"]]
+    predicted = said(run.folder, paths)
+    head = ModuleHeads.load(run.heads_file(module)).deployed
+    assert abs(head.calibration.temperature - 1) > 0.05  # the test would show a temperature's lack
+    in_table = table[[f"p({name})" for name in run.fit.class_names]].to_numpy()
+    np.testing.assert_allclose(in_table, predicted, atol=1e-3)
+    of_report = [model for model in gather(run).models if model.module == module]
+    (on_test,) = (model for model in of_report if model.part == "test split")
+    np.testing.assert_array_equal(on_test.probabilities, in_table)
+    rule = DecisionRule(on_test.adjust, head.rule.priors)
+    np.testing.assert_array_equal(rule.decide(in_table), on_test.decisions)
+    for name in (None, module):
+        (explained,) = explain_images(
+            run.folder, [place / paths[0]], tmp_path, methods=["smoothgrad"], head=name
+        )
+        assert explained.probability == pytest.approx(predicted[0].max(), abs=1e-3)
 
 
 def test_the_ensemble_is_one_export_of_several_sizes(place):

@@ -79,7 +79,7 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     tuning = FineTuneOptions(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
     tuning.save(folder)
     record = FineTunedModuleRecord(
-        figures, figures, {}, {}, 0.0, (0.4, 0.3, 0.3), tuning.identity(), 1
+        figures, figures, {}, {}, 0.0, (0.4, 0.3, 0.3), tuning.identity(), 1, 1.0, {}
     )
     order = OrderRecord(("pixels", "half"), ("half", "pixels"), -1.0, 0.02, "accuracy")
     run.write_finetune(FineTuneRecord({module: record}, module, order))

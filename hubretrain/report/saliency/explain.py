@@ -102,7 +102,7 @@ def _explain(
     model = explained.model
     pixels = view(image, model.size)
     unit = to_unit(pixels)
-    probs = model.probabilities(unit[np.newaxis])[0]
+    probs = explained.probabilities(unit[np.newaxis])[0]
     c = explained.class_names.index(of_class) if of_class else int(probs.argmax())
     overlays = [
         overlaid(pixels, eight_bits(saliency(model, unit, c, method, seed), method))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubretrain.arrays import Float32Array
 from hubretrain.errors import RunError
+from hubretrain.evaluation import at_temperature
 from hubretrain.export import Export, export_of, pixels_name
 from hubretrain.heads import ENSEMBLE_NAME, ModuleHeads
 from hubretrain.modules import Backbone, Classifier, restore_module
@@ -22,11 +24,17 @@ class ExplainedModel:
         title: Description of the model for people.
         model: Scores and gradients of the model.
         class_names: Class names in class order.
+        temperature: Temperature that `model` lacks. It scales scores, and leaves maps as they are.
     """
 
     title: str
     model: Differentiable
     class_names: tuple[str, ...]
+    temperature: float = 1.0
+
+    def probabilities(self, images: Float32Array) -> Float32Array:
+        """Return probabilities as an export gives them, float32 (n_images, n_classes)."""
+        return at_temperature(self.model.probabilities(images), self.temperature)
 
 
 def open_explained(folder: Path, module: str | None = None) -> ExplainedModel:
@@ -86,4 +94,5 @@ def _open_head(run: Run, module: str | None) -> ExplainedModel:
     arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
     classifier = Classifier(backbone, head.kind, *arrays)
     model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
-    return ExplainedModel(f"the head of {name}", model, fit.class_names)
+    temperature = head.calibration.temperature
+    return ExplainedModel(f"the head of {name}", model, fit.class_names, temperature)

@@ -173,7 +173,7 @@ def _explain(folder: Path, module: str | None, images: list[Image.Image]) -> _Ma
     model = explained.model
     methods = tuple(name for name in METHODS if name != "gradcam" or model.map_shape is not None)
     pixels = to_unit(np.stack([view(image, model.size) for image in images]))
-    probs = model.probabilities(pixels)
+    probs = explained.probabilities(pixels)
     classes = probs.argmax(axis=1)
     maps = []
     with Bar("saliency", len(images)) as bar:
