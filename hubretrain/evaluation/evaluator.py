@@ -12,6 +12,7 @@ All predictions share one draw of resamples, so their differences are paired.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +84,13 @@ class Evaluator:
     def if_grouped(cls, labels: AnyArray, groups: AnyArray, seed: int) -> Evaluator | None:
         """Return an evaluator, or None for fewer than two groups, which have no intervals."""
         return cls(labels, groups, seed) if len(set(groups.tolist())) > 1 else None
+
+    @property
+    def of_one_model(self) -> Evaluator:
+        """The same images and resamples, for predictions of one model."""
+        evaluator = copy(self)
+        evaluator.parts = None
+        return evaluator
 
     def resample(self, metric: str, probs: AnyArray) -> Resampled:
         """Return a metric on the images and on every resample.

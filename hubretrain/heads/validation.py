@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
-from hubretrain.evaluation import SMALLEST_PROBABILITY, fit_temperature, softmax
+from hubretrain.evaluation import SMALLEST_PROBABILITY, calibrate, softmax
 from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import probabilities
 from hubretrain.heads.inputs import FitInputs
@@ -148,7 +148,8 @@ def temperature_without(logits: AnyArray, inputs: FitInputs, fold: int | None) -
     images = np.isin(inputs.fold, inputs.folds) & (inputs.fold != fold)
     if not images.any():
         return 1.0
-    return fit_temperature(softmax(logits[images].astype(np.float64)), inputs.labels[images])
+    probs = softmax(logits[images].astype(np.float64))
+    return calibrate(probs, inputs.labels[images]).temperature
 
 
 def log_loss(logits: AnyArray, labels: IntArray, weight: FloatArray) -> float:

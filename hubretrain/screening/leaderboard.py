@@ -95,7 +95,7 @@ def calibrated_columns(
         evaluator: What to evaluate on.
     """
     probs = at_temperature(deployed, calibration.temperature)
-    metrics = {name: evaluator.interval(name, probs) for name in OF_PROBABILITIES}
+    metrics = {name: evaluator.of_one_model.interval(name, probs) for name in OF_PROBABILITIES}
     return {
         "temperature": calibration.temperature,
         "uncalibrated_log_loss": calibration.log_loss_before,

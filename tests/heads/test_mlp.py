@@ -8,7 +8,7 @@ import pytest
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import fit_temperature, softmax
+from hubretrain.evaluation import calibrate, softmax
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import Head
@@ -142,7 +142,7 @@ def test_temperatures_come_from_the_images_of_the_other_folds():
     path = fitter(features, noisy, 10, folds=folds).fit_folds(0.0)
     logits = path.out_of_fold[:, 0, 0].astype(np.float64)
     # Of what is calibrated already, the temperature over all is nearly 1.
-    assert fit_temperature(softmax(logits), noisy) == pytest.approx(1, abs=0.1)
+    assert calibrate(softmax(logits), noisy).temperature == pytest.approx(1, abs=0.1)
     others = noisy.copy()
     others[folds == 0] = (others[folds == 0] + 1) % 10
     # Labels of fold 0 change the networks of folds 1 and 2 only, and the temperatures of those.
