@@ -197,7 +197,7 @@ def _show_calibration(result: FineTuneResult) -> None:
         )
         if part in before and "log_loss" in figures
     ]
-    click.echo(f"Temperature {result.temperature:.2f}: {'; '.join(losses)}.".replace(": .", "."))
+    click.echo("; ".join([f"Temperature {result.temperature:.2f}", *losses]) + ".")
 
 
 def _show_choice(run: Run, trained: list[str]) -> None:
