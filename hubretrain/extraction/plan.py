@@ -395,5 +395,6 @@ def _calibration(
             first_view,
             seed=options.seed,
             overwrite=options.overwrite,
+            layers=spec.layers,
         )
     }

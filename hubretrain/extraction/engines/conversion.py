@@ -24,7 +24,7 @@ from hubretrain.arrays import Float32Array
 from hubretrain.data.images import to_unit
 from hubretrain.errors import EngineError
 from hubretrain.extraction.engines.openvino_library import ov, read, reason, storing
-from hubretrain.extraction.engines.pooling import OUTPUT, layer_output, pooled
+from hubretrain.extraction.engines.pooling import OUTPUT, layer_output, pooled, with_direct_maps
 from hubretrain.modules import StoredModule, store_folder
 
 
@@ -73,7 +73,7 @@ def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> Non
     with tempfile.TemporaryDirectory() as saved_model:
         tf.saved_model.save(whole, saved_model, signatures={"serving_default": forward})
         try:
-            model = ov.Core().read_model(saved_model)
+            model = with_direct_maps(ov.Core().read_model(saved_model))
             _check_conversion(model, backbone, tf)
         except RuntimeError as error:
             raise EngineError(

@@ -51,7 +51,8 @@ class OpenVINOEngine(Engine[Any]):
         size = module.image_size
         hint = "bf16" if precision == "bf16" else "f32"  # f32 even where bf16 is the default
         try:
-            model = pooled(model, layers, precision) if layers else model
+            if layers or len(model.outputs) > 1:
+                model = pooled(model, layers, precision)
         except KeyError as error:
             raise EngineError(
                 f"the model of {module.handle} in {quantised}/ gives no {error.args[0]}; cache "

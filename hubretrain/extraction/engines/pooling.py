@@ -9,22 +9,25 @@ statistics in their place. What makes them cheap, on the CPU plugin:
 - In bfloat16, maps are read as they are. The plugin computes in float32 what comes after the last
   convolution, and took every map that is only reduced for such an end: it wrote it in float32, and
   converted it for the convolution that reads it too.
+- In int8, the 8-bit map that the next convolution reads is pooled, not the one before rounding,
+  which would have to be written too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hubretrain.extraction.engines.openvino_library import ov
 
+op = ov.opset13
 #: Tensor name of the module's own output.
 OUTPUT = "features"
 # As `hubretrain.modules.spatial_statistics`, which tells why.
 _RELATIVE_DEVIATION, _LEAST_VARIANCE = 1e-4, 1e-12
-_NHWC_OF_NCHW = [0, 2, 3, 1]
+_NHWC_OF_NCHW, _NCHW_OF_NHWC = [0, 2, 3, 1], [0, 3, 1, 2]
 # Where the plugin's float32 end of a model begins: Graph::EnforceInferencePrecision in
 # https://github.com/openvinotoolkit/openvino/blob/master/src/plugins/intel_cpu/src/graph.cpp
 _HEAVY = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
@@ -54,41 +57,133 @@ def pooled(model: Any, layers: Sequence[str], precision: str = "f32") -> Any:
     """
     values = {name: o.node.input_value(0) for o in model.outputs for name in o.get_names()}
     output = values[OUTPUT]
-    results = [ov.opset13.result(output)]
+    results = [op.result(output)]
     if layers:
+        statistics = _of_8_bits if precision == "int8" else _of_floats
         maps = [values[layer_output(name)] for name in layers]
-        results.insert(0, ov.opset13.result(_statistics_of(maps)))
+        pairs = [value for a_map in maps for value in statistics(a_map)]
+        results.insert(0, op.result(op.concat(pairs, axis=1)))
     changed = ov.Model(results, model.get_parameters(), model.get_friendly_name())
     if layers and precision == "bf16":
         _read_maps_in_bf16(results[0], output.get_node())
     return changed
 
 
-def _statistics_of(maps: Iterable[Any]) -> Any:
-    """Return the statistics of all maps as one tensor."""
-    return ov.opset13.concat([value for a_map in maps for value in _statistics(a_map)], axis=1)
-
-
-def _statistics(a_map: Any) -> tuple[Any, Any]:
+def _of_floats(a_map: Any) -> tuple[Any, Any]:
     """Return mean and standard deviation over positions, both (n_images, n_channels), float32.
 
     The variance is mean square - mean^2. Its rounding error is some 1e-7 of the mean square, next
     to 1e-4 of it that are added: it changes a deviation by at most some 1e-3 of itself, which only
     a constant channel reaches.
     """
-    op = ov.opset13
-    axes, positions = [1, 2], a_map.get_partial_shape()
-    source = a_map.get_node()
-    if source.get_type_name() == "Transpose" and _order(source) == _NHWC_OF_NCHW:
-        a_map, axes = source.input_value(0), [2, 3]  # OpenVINO's own layout
-    n_positions = positions[1].get_length() * positions[2].get_length()
-    mean = op.reduce_mean(a_map, np.array(axes, np.int64), keep_dims=False)
-    length = op.reduce_l2(a_map, np.array(axes, np.int64), keep_dims=False)
+    a_map, axes, n_positions = _as_planned(a_map)
+    mean = op.reduce_mean(a_map, axes, keep_dims=False)
+    length = op.reduce_l2(a_map, axes, keep_dims=False)
     mean_square = op.multiply(op.multiply(length, length), np.float32(1 / n_positions))
     variance = op.subtract(mean_square, op.multiply(mean, mean))
+    variance = op.maximum(variance, np.float32(0))
+    return mean, _deviation(variance, mean_square)
+
+
+def _of_8_bits(a_map: Any) -> tuple[Any, Any]:
+    """Return what `_of_floats` returns, for a map whose values are few.
+
+    The plugin takes means of the 8-bit numbers themselves, but no squares. Their differences from
+    the mean fit into bfloat16: each is rounded by at most 1/512 of itself, and so is their length.
+    """
+    a_map, axes, n_positions = _as_planned(a_map)
+    mean = op.reduce_mean(a_map, axes, keep_dims=True)
+    differences = op.convert(op.subtract(a_map, mean), ov.Type.bf16)
+    length = op.convert(op.reduce_l2(differences, axes, keep_dims=False), ov.Type.f32)
+    mean = op.squeeze(mean, axes)
+    variance = op.multiply(op.multiply(length, length), np.float32(1 / n_positions))
+    return mean, _deviation(variance, op.add(variance, op.multiply(mean, mean)))
+
+
+def _deviation(variance: Any, mean_square: Any) -> Any:
     floor = op.multiply(mean_square, np.float32(_RELATIVE_DEVIATION))
-    variance = op.add(op.maximum(variance, np.float32(0)), floor)
-    return mean, op.sqrt(op.add(variance, np.float32(_LEAST_VARIANCE)))
+    return op.sqrt(op.add(op.add(variance, floor), np.float32(_LEAST_VARIANCE)))
+
+
+def _as_planned(a_map: Any) -> tuple[Any, Any, int]:
+    """Return a map in OpenVINO's own layout where it has one, its axes and number of positions."""
+    shape, source = a_map.get_partial_shape(), _before_transposition(a_map)
+    axes = [1, 2] if source is a_map else [2, 3]
+    n_positions = shape[1].get_length() * shape[2].get_length()
+    return source, np.array(axes, np.int64), n_positions
+
+
+def with_direct_maps(model: Any) -> Any:
+    """Return a model whose feature maps stand beside the way from pixels to output.
+
+    A map is turned into TensorFlow's layout to be an output, and where that comes before the next
+    operation, turned back for it. The way back goes; else quantisation would take place in it.
+
+    Args:
+        model: As converted; it is changed.
+    """
+    for output in model.outputs:
+        a_map = output.node.input_value(0)
+        source = _before_transposition(a_map)
+        for reader in a_map.get_target_inputs() if source is not a_map else ():
+            back = reader.get_node()
+            if back.get_type_name() == "Transpose" and _order(back) == _NCHW_OF_NHWC:
+                for target in back.output(0).get_target_inputs():
+                    target.replace_source_output(source)
+    return model
+
+
+def without_maps(model: Any) -> tuple[Any, dict[str, str]]:
+    """Return a model of the module's own output alone, and the maps that it still computes.
+
+    Args:
+        model: As converted, with maps.
+
+    Returns:
+        The model, and for the tensor name of each map the name of the operation that gives it.
+    """
+    values = {o.get_any_name(): o.node.input_value(0) for o in model.outputs}
+    output = values.pop(OUTPUT)
+    sources = {
+        name: _before_transposition(value).get_node().get_friendly_name()
+        for name, value in values.items()
+    }
+    own = op.result(output, name=f"{OUTPUT}/result")
+    own.output(0).set_names({OUTPUT})
+    return ov.Model([own], model.get_parameters(), model.get_friendly_name()), sources
+
+
+def with_8_bit_maps(quantised: Any, sources: Mapping[str, str]) -> Any:
+    """Return a quantised model that gives maps too, in 8 bits where the next operation reads 8.
+
+    Args:
+        quantised: What became of the model of `without_maps`; it is changed.
+        sources: The maps. Of those that quantisation has removed there is no output.
+    """
+    nodes = {node.get_friendly_name(): node for node in quantised.get_ops()}
+    results = quantised.get_results()
+    for name, source in sources.items():
+        if source not in nodes:
+            continue
+        value = nodes[source].output(0)
+        readers = (reader.get_node() for reader in value.get_target_inputs())
+        rounded = [n for n in readers if n.get_type_name() == "FakeQuantize"]
+        if rounded:
+            value = min(rounded, key=lambda node: node.get_friendly_name()).output(0)
+        # Names of their own, for others would depend on how many there were in this process.
+        order = op.constant(np.array(_NHWC_OF_NCHW, np.int64), name=f"{name}/order")
+        result = op.result(op.transpose(value, order, name=f"{name}/map"), name=f"{name}/result")
+        result.output(0).set_names({name})
+        results.append(result)
+    return ov.Model(results, quantised.get_parameters(), quantised.get_friendly_name())
+
+
+def _before_transposition(a_map: Any) -> Any:
+    """Return a map in OpenVINO's own layout, (n_images, n_channels, height, width), or itself."""
+    node = a_map.get_node()
+    if node.get_type_name() == "Transpose" and _order(node) == _NHWC_OF_NCHW:
+        return node.input_value(0)
+    return a_map
 
 
 def _order(transpose: Any) -> list[int]:

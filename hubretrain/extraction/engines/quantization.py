@@ -32,7 +32,8 @@ from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 
 N_IMAGES = 300  # NNCF's default size of a calibration sample
-_RECORD, _SAMPLE, _MODEL_FILES = "calibration.json", "calibration.csv", ("model.xml", "model.bin")
+_RECORD, _SAMPLE, _LAYERS = "calibration.json", "calibration.csv", "layers"
+_MODEL_FILES = ("model.xml", "model.bin")
 Attribute = str | int
 
 
@@ -52,6 +53,7 @@ def calibrate(
     *,
     seed: int = 0,
     overwrite: bool = False,
+    layers: Sequence[str] = (),
 ) -> dict[str, Attribute]:
     """Make the quantised model in `folder` unless it exists, and return its attributes.
 
@@ -65,7 +67,10 @@ def calibrate(
         pixels_of: Gives the first view of a content, uint8 of shape (image_size, image_size, 3),
             or None where it cannot be decoded. Called from several threads.
         seed: Random seed of the sample.
-        overwrite: Whether to replace a model that was made for another module or seed.
+        overwrite: Whether to replace a model that was made for another module or seed, or gives no
+            inner layers.
+        layers: Names of the inner layers that it has to give. A model that is made now gives all
+            that the module has, so that others may be added later.
 
     Returns:
         What the features depend on, as attributes of the bottleneck file: the number of images
@@ -85,14 +90,14 @@ def calibrate(
         "seed": seed,
     }
     with contextlib.ExitStack() as stack:
-        attributes = _stored_attributes(folder, identity, overwrite)
+        attributes = _stored_attributes(folder, identity, layers, overwrite)
         if attributes is None:
             stack.enter_context(only_writer(folder))
             # Again, for another process may just have made it.
-            attributes = _stored_attributes(folder, identity, overwrite)
+            attributes = _stored_attributes(folder, identity, layers, overwrite)
         if attributes is None:
             _make(module, folder, identity, sample(sha256s, seed), pixels_of)
-            attributes = _stored_attributes(folder, identity, overwrite=False) or {}
+            attributes = _stored_attributes(folder, identity, layers, overwrite=False) or {}
     if attributes.pop("weight_bits") == 8 and not adds_8_bits():
         raise EngineError(
             f"{folder}/ was calibrated on a CPU that multiplies 8-bit integers without overflow "
@@ -119,7 +124,7 @@ def adds_8_bits() -> bool:
 
 
 def _stored_attributes(
-    folder: Path, identity: dict[str, object], overwrite: bool
+    folder: Path, identity: dict[str, object], layers: Sequence[str], overwrite: bool
 ) -> dict[str, Attribute] | None:
     """Return the attributes of the model in a folder; None where it is to be made.
 
@@ -136,13 +141,20 @@ def _stored_attributes(
             f"{folder}/ cannot be read ({error}); remove it and cache again."
         ) from error
     differing = [name for name, value in identity.items() if record.get(name) != value]
-    if differing and overwrite:
+    given = record.pop(_LAYERS, ())
+    lacking = [name for name in layers if name not in given]
+    if (differing or lacking) and overwrite:
         return None
     if differing:
         name = differing[0]
         raise CacheError(
             f"{folder}/ was calibrated with {name} {record.get(name)}, and {identity[name]} is "
             "required now; use the former, or `overwrite` to compute it again."
+        )
+    if lacking:
+        raise CacheError(
+            f"{folder}/ was calibrated without layer {lacking[0]}; choose `layers` last, or "
+            "`overwrite` to compute it again."
         )
     if record.get("quantised_sha256") != digest:
         raise CacheError(
@@ -162,6 +174,7 @@ def _make(
     """Quantise a module and store the model in a folder."""
     from hubretrain.extraction.engines.conversion import converted
     from hubretrain.extraction.engines.openvino_library import import_nncf, storing
+    from hubretrain.extraction.engines.pooling import layer_output, with_8_bit_maps, without_maps
 
     with Bar(f"calibrating {module.name}", min(N_IMAGES, len(order))) as bar:
         images = _decodable(order, pixels_of)
@@ -169,7 +182,12 @@ def _make(
             raise EngineError("none of the images can be decoded; int8 needs some to calibrate on.")
         bar.total = len(images)
         weight_bits = 8 if adds_8_bits() else 7
-        model = _quantised(converted(module), module, list(images.values()), weight_bits, bar)
+        points = [point.name for point in module.layer_points or ()]
+        model, maps = without_maps(converted(module, points))
+        model = _quantised(model, module, list(images.values()), weight_bits, bar)
+    model = with_8_bit_maps(model, maps)
+    given = {name for output in model.outputs for name in output.get_names()}
+    layers = [name for name in points if layer_output(name) in given]
     if folder.exists():  # unfinished, or to be overwritten
         shutil.rmtree(folder, ignore_errors=True)
     with storing(model, folder) as aside:
@@ -181,7 +199,7 @@ def _make(
             "quantised_sha256": _digest(aside),
         }
         write_table(aside / _SAMPLE, pd.DataFrame({"sha256": list(images)}))
-        write_json(aside / _RECORD, {**identity, **attributes})
+        write_json(aside / _RECORD, {**identity, **attributes, _LAYERS: layers})
 
 
 def _decodable(

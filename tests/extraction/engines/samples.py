@@ -44,3 +44,15 @@ def run_python(script, *arguments, **environment):
 
 def relative_error(features, expected):
     return np.linalg.norm(features - expected) / np.linalg.norm(expected)
+
+
+def segments(module, layers):
+    """The columns of the module's own output, and of each layer's means and deviations."""
+    widths = {point.name: point.n_channels for point in module.layer_points}
+    ends = np.cumsum([module.n_features, *(widths[name] for name in layers for _ in range(2))])
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def relative_errors(features, expected, columns):
+    differences = [np.linalg.norm(features[:, c] - expected[:, c]) for c in columns]
+    return np.array(differences) / [np.linalg.norm(expected[:, c]) for c in columns]

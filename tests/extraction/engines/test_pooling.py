@@ -6,7 +6,14 @@ import pytest
 from hubretrain.errors import ModuleError
 from hubretrain.extraction.engines import open_engine
 from hubretrain.modules import choose_layers
-from tests.extraction.engines.samples import needs_openvino, noise, probed, run_python
+from tests.extraction.engines.samples import (
+    needs_openvino,
+    noise,
+    probed,
+    relative_errors,
+    run_python,
+    segments,
+)
 from tests.samples import write_pooled
 
 
@@ -19,28 +26,9 @@ def module(request, pooled_module):
     return probed(request.getfixturevalue("real_models") / "mobilenet_v2_035_224")
 
 
-@pytest.fixture(scope="session")
-def residual_module(tmp_path_factory):
-    from tests.samples import write_residual
-
-    return write_residual(tmp_path_factory.mktemp("modules") / "residual")
-
-
 def chosen(module):
     points = choose_layers(module.layer_points, "all", module.n_features, module.image_size)
     return [point.name for point in points]
-
-
-def segments(module, layers):
-    """The columns of the module's own output, and of each layer's means and deviations."""
-    widths = {point.name: point.n_channels for point in module.layer_points}
-    ends = np.cumsum([module.n_features, *(widths[name] for name in layers for _ in range(2))])
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def relative_errors(features, expected, columns):
-    differences = [np.linalg.norm(features[:, c] - expected[:, c]) for c in columns]
-    return np.array(differences) / [np.linalg.norm(expected[:, c]) for c in columns]
 
 
 @needs_openvino

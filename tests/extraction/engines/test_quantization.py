@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from tests.extraction.engines.samples import (
     noise,
     probed,
     relative_error,
+    relative_errors,
     run_python,
+    segments,
 )
 
 
@@ -104,6 +107,45 @@ def test_a_calibration_of_something_else_or_damaged_is_refused(pooled_module, tm
     with pytest.raises(EngineError, match="none of the images can be decoded"):
         calibrate(module, folder, images, {}.get)
     assert not folder.exists()
+
+
+@needs_openvino
+def test_int8_gives_inner_layers_after_the_same_output(residual_module, tmp_path):
+    module, images = probed(residual_module), contents(40, 16)
+    layers = [point.name for point in module.layer_points]
+    calibrate(module, tmp_path / "some.int8", images, images.get, layers=layers[1:])
+    calibrate(replace(module, layer_points=()), tmp_path / "last.int8", images, images.get)
+    batch = list(images.values())[:8]
+    outputs = []
+    for name, names in (("some", layers), ("some", layers[-1:]), ("some", []), ("last", [])):
+        quantised = tmp_path / f"{name}.int8"
+        with open_engine(module, "openvino", "int8", quantised=quantised, layers=names) as engine:
+            outputs.append(engine(batch))
+            assert np.array_equal(engine(batch[:0:-1])[::-1], outputs[-1][1:])
+    with open_engine(module, layers=layers) as exact:
+        columns = segments(module, layers)
+        assert relative_errors(outputs[0], exact(batch), columns).max() < 0.2
+    assert np.array_equal(outputs[2], outputs[3])
+    # Where a map is read in the middle, other operations are fused, and a bit of 8 may differ.
+    for output in outputs:
+        assert relative_errors(output, outputs[3], columns[:1]).max() < 2**-8
+
+
+@needs_openvino
+def test_a_calibration_without_inner_layers_is_made_again_on_request(pooled_module, tmp_path):
+    module, images = probed(pooled_module), contents(20, 8)
+    layers = [point.name for point in module.layer_points]
+    calibrate(replace(module, layer_points=()), tmp_path / "small.int8", images, images.get)
+
+    def again(**options):
+        return calibrate(module, tmp_path / "small.int8", images, images.get, **options)
+
+    sentence = rf"was calibrated without layer {layers[0]}; choose `layers` last, or `overwrite`"
+    with pytest.raises(CacheError, match=sentence):
+        again(layers=layers)
+    attributes = again()
+    assert again(layers=layers, overwrite=True) != attributes
+    assert again(layers=layers) == again()
 
 
 @needs_openvino
