@@ -47,11 +47,14 @@ def spatial_statistics(maps: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class _Capture:
-    """What the graph reads from outside: a variable by its index, or else a tensor."""
+    """What the graph reads from outside: a listed variable by its index, or else the source.
+
+    A source is a tensor or a variable: a SavedModel need not list its variables.
+    """
 
     placeholder: str
     variable: int | None
-    tensor: Any
+    source: Any
 
 
 class ModuleGraph:
@@ -94,8 +97,9 @@ class ModuleGraph:
         except Exception as error:  # many types, of TensorFlow's optimizer
             raise self.refused(f"TensorFlow cannot inline its functions ({error})") from error
         indices = {id(v.handle): i for i, v in enumerate(variables)}
+        variable_of = {id(v.handle): v for v in function.graph.variables}
         self._captures = [
-            _Capture(inner.op.name, indices.get(id(outer)), outer)
+            _Capture(inner.op.name, indices.get(id(outer)), variable_of.get(id(outer), outer))
             for inner, outer in zip(
                 function.graph.internal_captures, function.captured_inputs, strict=True
             )
@@ -225,8 +229,8 @@ class ModuleGraph:
     ) -> Callable[..., list[Any]]:
         """Return a function that imports a definition into the graph that is being traced.
 
-        A gradient tape does not look into an imported graph, so each variable is reported to it by
-        `watch_variable` when the function that contains the graph is called.
+        Neither a gradient tape nor freezing looks into an imported graph, so each variable is
+        reported to the function that contains the graph, by `watch_variable`.
         """
         present = {node.name for node in definition.node}
         captures = [c for c in self._captures if c.placeholder in present]
@@ -235,12 +239,12 @@ class ModuleGraph:
             graph = tf.compat.v1.get_default_graph()
             mapping = dict(zip(starts, inputs, strict=True))
             for capture in captures:
-                tensor = capture.tensor
-                if capture.variable is not None:
-                    variable = variables[capture.variable]
-                    graph.watch_variable(variable)
-                    tensor = variable.handle
-                mapping[f"{capture.placeholder}:0"] = graph.capture(tensor)
+                index = capture.variable
+                source = capture.source if index is None else variables[index]
+                if isinstance(source, tf.Variable):
+                    graph.watch_variable(source)
+                    source = source.handle
+                mapping[f"{capture.placeholder}:0"] = graph.capture(source)
             return list(
                 tf.graph_util.import_graph_def(
                     definition,

@@ -37,16 +37,18 @@ def write_flat(folder: Path) -> Path:
     return folder
 
 
-def fitted_head(folder: Path, place: Path) -> Run:
+def fitted_head(folder: Path, place: Path, *, all_layers: bool = False) -> Run:
     """A run whose one module has a head, as far as explain reads it."""
     from hubretrain.modules import resolve
     from hubretrain.modules.backbone import Backbone
 
     stored = Backbone(resolve(str(folder))).stored
+    layers = tuple(point.name for point in stored.layer_points) if all_layers else ()
+    n_features = Backbone(stored, layers).n_features
     run = Run(place / "run")
     random = np.random.default_rng(0)
-    rule, weight = DecisionRule(0.0, (0.5, 0.5)), random.normal(0, 3, (20, 2))
-    head = Head("softmax", weight, np.zeros(2), rule, np.ones(2))
+    rule, weight = DecisionRule(0.0, (0.5, 0.5)), random.normal(0, 3, (n_features, 2))
+    head = Head("softmax", weight, np.zeros(2), rule, np.ones(2), layers=layers)
     ModuleHeads(head, head, head, ("a", "b")).save(run.heads_file(folder.name), {})
     module = {"handle": str(folder), "image_size": SIZE, "value_range": "[0, 1]"}
     module |= {"module": folder.name, "module_sha256": stored.sha256}

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
 from hubretrain.cli import main
+from hubretrain.data.images.decoding import to_unit
+from hubretrain.heads.heads import ModuleHeads
+from hubretrain.modules import Backbone, resolve
 from hubretrain.report.saliency.explain import explain_images
 from hubretrain.report.saliency.gradients import (
     METHODS,
 )
+from hubretrain.report.saliency.model import open_explained
 from hubretrain.runs import Run
 from tests.report.saliency.samples import SIZE, fitted_head, write_flat
-from tests.samples import write_digits
+from tests.samples import photo_crops, write_digits, write_pooled
 
 
 def test_the_command_draws_every_method_and_goes_on_past_a_broken_image(
@@ -39,6 +44,26 @@ def test_the_command_draws_every_method_and_goes_on_past_a_broken_image(
     ran = CliRunner().invoke(main, only)
     assert f"{images[0]}: b " in ran.stdout
     assert not (tmp_path / "only" / f"{images[0].stem}_gradcam.png").exists()
+
+
+def test_a_head_on_all_layers_of_a_module_that_lists_no_variables_is_explained(
+    tmp_path: Path,
+) -> None:
+    folder = write_pooled(tmp_path / "pooled", SIZE)
+    run = fitted_head(folder, tmp_path, all_layers=True)
+    image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
+    out = tmp_path / "out"
+    command = ["explain", str(run.folder), str(image), "--head", "pooled", "--out", str(out)]
+    ran = CliRunner().invoke(main, command)
+    assert ran.exit_code == 0, ran.stderr
+    assert len(list(out.iterdir())) == len(METHODS) + 1
+    head = ModuleHeads.load(run.heads_file("pooled")).deployed
+    backbone = Backbone(resolve(str(folder)), head.layers)
+    assert not backbone.variables
+    pixels = to_unit(photo_crops(4, SIZE))
+    expected = head.probabilities(backbone(pixels).numpy())
+    probs = open_explained(run.folder, "pooled").probabilities(pixels)
+    assert np.abs(probs - expected).max() < 1e-4
 
 
 def test_what_cannot_be_explained_is_said(run: Run, tmp_path: Path) -> None:
