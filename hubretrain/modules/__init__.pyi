@@ -8,6 +8,8 @@ from .complexity import milliseconds as milliseconds
 from .cut import Cut as Cut
 from .cut import cut_below as cut_below
 from .graph import spatial_statistics as spatial_statistics
+from .layers import LEAST_VARIANCE as LEAST_VARIANCE
+from .layers import RELATIVE_VARIANCE as RELATIVE_VARIANCE
 from .layers import LayerPoint as LayerPoint
 from .layers import choose_layers as choose_layers
 from .layers import why_not_chosen as why_not_chosen

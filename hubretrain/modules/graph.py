@@ -13,6 +13,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from hubretrain.errors import ModuleError
+from hubretrain.modules.layers import LEAST_VARIANCE, RELATIVE_VARIANCE
 from hubretrain.tensorflow import inlined, tf
 
 _PREFIX = "flat/"
@@ -20,8 +21,6 @@ _PREFIX = "flat/"
 _CALL = re.compile(r"^(?:(?:Stateful)?PartitionedCall(?:_\d+)?/)+")
 # Stateful operations without side effects: leaving them out of a piece loses nothing.
 _HARMLESS = {"ReadVariableOp", "Placeholder", "VarHandleOp"}
-_RELATIVE_DEVIATION = 1e-4
-_LEAST_VARIANCE = 1e-12
 
 
 def spatial_statistics(maps: tf.Tensor) -> tf.Tensor:
@@ -41,7 +40,7 @@ def spatial_statistics(maps: tf.Tensor) -> tf.Tensor:
     mean = tf.reduce_mean(maps, (1, 2), keepdims=True)
     variance = tf.reduce_mean(tf.math.squared_difference(maps, mean), (1, 2))
     mean = tf.squeeze(mean, (1, 2))
-    floor = _RELATIVE_DEVIATION * (variance + tf.square(mean)) + _LEAST_VARIANCE
+    floor = RELATIVE_VARIANCE * (variance + tf.square(mean)) + LEAST_VARIANCE
     return tf.concat([mean, tf.sqrt(variance + floor)], axis=1)
 
 

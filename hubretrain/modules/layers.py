@@ -14,6 +14,8 @@ from typing import Literal
 MAX_FEATURES = 16_384
 #: Mean and standard deviation over the positions of a map.
 N_STATISTICS = 2
+#: What `spatial_statistics` adds to a variance: this much of the mean square, and a constant.
+RELATIVE_VARIANCE, LEAST_VARIANCE = 1e-4, 1e-12
 # Larger maps hold edges and colours of pixels, cost most of the pooling, and bring next to nothing.
 _MAX_EDGE = 28
 _MAX_EDGE_SHARE = 1 / 5

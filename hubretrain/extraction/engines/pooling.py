@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from hubretrain.extraction.engines.openvino_library import ov
+from hubretrain.modules import LEAST_VARIANCE, RELATIVE_VARIANCE
 
 op = ov.opset13
 #: Tensor name of the module's own output.
 OUTPUT = "features"
-# As `hubretrain.modules.spatial_statistics`, which tells why.
-_RELATIVE_DEVIATION, _LEAST_VARIANCE = 1e-4, 1e-12
 _NHWC_OF_NCHW, _NCHW_OF_NHWC = [0, 2, 3, 1], [0, 3, 1, 2]
 # Where the plugin's float32 end of a model begins: Graph::EnforceInferencePrecision in
 # https://github.com/openvinotoolkit/openvino/blob/master/src/plugins/intel_cpu/src/graph.cpp
@@ -101,8 +100,9 @@ def _of_8_bits(a_map: Any) -> tuple[Any, Any]:
 
 
 def _deviation(variance: Any, mean_square: Any) -> Any:
-    floor = op.multiply(mean_square, np.float32(_RELATIVE_DEVIATION))
-    return op.sqrt(op.add(op.add(variance, floor), np.float32(_LEAST_VARIANCE)))
+    """Return the deviation as `hubretrain.modules.spatial_statistics` does, which tells why."""
+    floor = op.multiply(mean_square, np.float32(RELATIVE_VARIANCE))
+    return op.sqrt(op.add(op.add(variance, floor), np.float32(LEAST_VARIANCE)))
 
 
 def _as_planned(a_map: Any) -> tuple[Any, Any, int]:
