@@ -10,10 +10,10 @@ is still one affine map of the features as they are cached, so nobody who uses t
 know of the components. The penalty of V is that of weights in the span of Q: `||V Q'|| = ||V||`.
 With as many components as rows, nothing is left out: the best weights are combinations of rows.
 
-The basis looks at the features of validation images, and at no label; `README.md` says what that
-changes. The components are not whitened: small ones are mostly noise, and the penalty knows by
-their size. The unit makes their mean variance 1, which is that of standardised features, so that
-penalties mean about the same with any number of layers.
+A basis that is fitted with validation images sees none of their labels; `README.md` says what it
+changes all the same. The components are not whitened: small ones are mostly noise, and the penalty
+knows by their size. The unit makes their mean variance 1, which is that of standardised features,
+so that penalties mean about the same with any number of layers.
 """
 
 from __future__ import annotations
