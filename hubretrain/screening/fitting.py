@@ -46,6 +46,7 @@ from hubretrain.screening.transferability import transfer_scores
 
 PATIENCE = 2
 MEMORY = 1 << 30  # bytes of all copies of rows
+MEMORY_OF_PROJECTIONS = 1 << 29  # bytes of those that are kept for networks
 BLOCK_ROWS = 4096  # that are scored at once
 
 
@@ -56,6 +57,8 @@ class ModuleFitting:
         bottlenecks: Bottleneck file of the module.
         images: As `hubretrain.screening.screen.screen` takes them.
         sweep: What to compare.
+        projections: Principal components by module that were computed from these images before;
+            those of this module are added while all of them are small.
 
     Attributes:
         labels: int (n_images,).
@@ -66,7 +69,13 @@ class ModuleFitting:
         paths: The fitted heads, after `fit`.
     """
 
-    def __init__(self, bottlenecks: Bottlenecks, images: pd.DataFrame, sweep: Sweep) -> None:
+    def __init__(
+        self,
+        bottlenecks: Bottlenecks,
+        images: pd.DataFrame,
+        sweep: Sweep,
+        projections: dict[str, Projection] | None = None,
+    ) -> None:
         self.sweep, self.n_classes = sweep, len(sweep.class_names)
         self.labels = images["class_index"].to_numpy()
         fold = images["fold"].to_numpy().astype(np.int64)
@@ -84,6 +93,7 @@ class ModuleFitting:
             layers, trained_on_views = layers[-1:], views[-1:]
         # Each is held in memory once, and projected rows in one more copy, or read on every pass.
         self._memory = MEMORY // (len(trained_on_views) * len(layers) + (ALL_LAYERS in layers))
+        self._projections = {} if projections is None else projections
         self._projection: Projection | None = None
         self._layer_names = bottlenecks.layers
         sha256s = images["sha256"].tolist()
@@ -110,7 +120,10 @@ class ModuleFitting:
         projected: list[Float32Array] = []
         memory, first = self._memory // len(parts), 0
         with Bar(f"components of {module}", len(parts) + 1, "steps") as bar:
-            self._projection = Projection.fitted(parts, row_image)
+            self._projection = self._projections.get(module)
+            if self._projection is None:
+                self._projection = Projection.fitted(parts, row_image)
+                self._remember(module, self._projection)
             bar.advance(1)
             for part in parts:
                 image = row_image[first : first + len(part)]
@@ -118,6 +131,11 @@ class ModuleFitting:
                 first += len(part)
                 bar.advance(1)
         return projected
+
+    def _remember(self, module: str, projection: Projection) -> None:
+        kept = [*self._projections.values(), projection]
+        if sum(each.basis.nbytes for each in kept) <= MEMORY_OF_PROJECTIONS:
+            self._projections[module] = projection
 
     def _take(
         self, layers: str, trained_on: str, parts: Sequence[Any], row_image: IntArray

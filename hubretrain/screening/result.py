@@ -31,6 +31,7 @@ FORMAT = "hubretrain screened module"
 FORMAT_VERSION = 4
 CHOSEN, MEMBER = "chosen", "ensemble_member"
 DEPLOYED_OF = {CHOSEN: "deployed", MEMBER: "ensemble_member"}  # of the best by all images alone
+CHOSEN_ABOUT = ("calibration", "uncorrected", "n_features")  # what is known of the chosen head
 PREDICTIONS_OF = {
     CHOSEN: ("unadjusted", "adjusted", "averaged_unadjusted", "averaged_adjusted"),
     MEMBER: ("member", "member_averaged"),
@@ -166,7 +167,7 @@ def merged(
         about[name] = best.about[name]
         predictions[DEPLOYED_OF[name]] = best.predictions[DEPLOYED_OF[name]]
         if name == CHOSEN:
-            about |= {key: best.about[key] for key in ("calibration", "uncorrected")}
+            about |= {key: best.about[key] for key in CHOSEN_ABOUT}
         chosen_by[name] = np.where(is_better, second.chosen_by[name], first.chosen_by[name])
         of_second = is_better[1:][parts][:, None]
         for kind in PREDICTIONS_OF[name]:

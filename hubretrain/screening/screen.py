@@ -33,7 +33,7 @@ import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.evaluation import N_PARTS
-from hubretrain.heads import DECAYS, ModuleHeads
+from hubretrain.heads import DECAYS, ModuleHeads, Projection
 from hubretrain.screening.fitting import PATIENCE, ModuleFitting
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.selection import Selection
@@ -53,7 +53,12 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
     return digest.hexdigest()
 
 
-def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult, ModuleHeads]:
+def screen(
+    file: Path,
+    images: pd.DataFrame,
+    sweep: Sweep,
+    projections: dict[str, Projection] | None = None,
+) -> tuple[ScreenResult, ModuleHeads]:
     """Fit every head of one module on every fold and choose.
 
     Args:
@@ -61,6 +66,7 @@ def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult
         images: The images outside of the test split: sha256, class_index, cluster and fold, which
             is below 0 where every fold trains on the image.
         sweep: What to compare.
+        projections: See `ModuleFitting`.
 
     Returns:
         The result, and the heads that are kept.
@@ -71,15 +77,16 @@ def screen(file: Path, images: pd.DataFrame, sweep: Sweep) -> tuple[ScreenResult
     """
     started = time.monotonic()
     with Bottlenecks(file) as bottlenecks:
-        fitting = ModuleFitting(bottlenecks, images, sweep)
+        fitting = ModuleFitting(bottlenecks, images, sweep, projections)
         fitting.fit(f"fitting {file.stem}")
         selection = Selection(fitting)
         heads = selection.heads()
         predictions = selection.predictions() | fitting.nearest()
+        of_choice = selection.about()
         about = {
-            **selection.about(),
+            **of_choice,
             "n_heads": sum(int((~path.stopped_early).sum()) for path in fitting.paths.values()),
-            "n_features": bottlenecks.n_features,
+            "n_features": bottlenecks.n_features_of(of_choice["chosen"]["layers"]),
             "n_views_averaged": fitting.n_views_averaged,
             "lacks_layers": bottlenecks.lacks_layers,
             "hints": fitting.hints(),

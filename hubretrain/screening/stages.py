@@ -7,7 +7,7 @@ tied with the best in one fit and does not in the next need not be fitted again 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import ForwardPassLog
 from hubretrain.evaluation import Evaluator, choice_parts, intervals
-from hubretrain.heads import Kind, ModuleHeads
+from hubretrain.heads import Kind, ModuleHeads, Projection
 from hubretrain.runs import Run
 from hubretrain.screening.leaderboard import choosable
 from hubretrain.screening.result import ScreenResult, merged, merged_heads
@@ -38,6 +38,7 @@ class Stages:
     sweep: Sweep
     run: Run
     seed: int
+    _projections: dict[str, Projection] = field(default_factory=dict)
 
     def results(self, files: Sequence[Path]) -> list[ScreenResult]:
         """Return the screenings of the modules with these bottleneck files, and write their heads.
@@ -70,7 +71,7 @@ class Stages:
         path = self.run.screened_file(file.stem, MLP if kinds == (MLP,) else "linear")
         result = ScreenResult.load(path, identity_of(file, self.images, sweep))
         if result is None:
-            result, heads = screen(file, self.images, sweep)
+            result, heads = screen(file, self.images, sweep, self._projections)
             result.save(path, heads)
         return result, lambda: ScreenResult.load_heads(path)
 

@@ -44,6 +44,7 @@ def effect_of(result, images):
 def test_an_inner_layer_that_knows_the_classes_is_chosen_and_kept(tmp_path):
     images, file, result, heads = screened(tmp_path, informative)
     assert result.about["chosen"]["layers"] == "all"
+    assert result.about["n_features"] == 6 + 40
     assert effect_of(result, images).low > 0.05
     assert heads.deployed.layers == heads.warm_start.layers == ("block/Relu",)
     with Bottlenecks(file) as bottlenecks:
@@ -60,6 +61,22 @@ def test_the_kept_head_without_a_fold_gives_that_fold_its_cross_validated_probab
     fold_0 = images["fold"].to_numpy() == 0
     probs = heads.warm_start.probabilities(features[fold_0])
     np.testing.assert_allclose(probs, result.predictions["unadjusted"][fold_0], atol=1e-4)
+
+
+def test_components_that_are_kept_for_networks_change_nothing(tmp_path, monkeypatch):
+    sweep = replace(SWEEP, l2=(10.0,))
+    images, file, alone, _ = screened(tmp_path, informative, sweep=sweep)
+    projections = {}
+    screen(file, images, sweep, projections)
+    kept = projections["module"]
+    again, _ = screen(file, images, sweep, projections)
+    assert projections["module"] is kept
+    for name, probs in alone.predictions.items():
+        np.testing.assert_array_equal(again.predictions[name], probs)
+    monkeypatch.setattr("hubretrain.screening.fitting.MEMORY_OF_PROJECTIONS", 0)
+    none = {}
+    screen(file, images, sweep, none)
+    assert none == {}
 
 
 def test_photographs_that_gain_nothing_lose_nothing(tmp_path):

@@ -30,7 +30,7 @@ def test_merging_is_screening_both_kinds_at_once(tmp_path, metric, seed):
     validated = images[images["fold"] >= 0]
     parts = choice_parts(validated["class_index"].to_numpy(), validated["cluster"].to_numpy())
     one = merged(softmax, logistic, metric, parts, "logistic")
-    for name in ("chosen", "ensemble_member", "uncorrected", "n_heads"):
+    for name in ("chosen", "ensemble_member", "uncorrected", "n_features", "n_heads"):
         assert one.about[name] == both.about[name]
     for name in both.predictions:
         if not name.startswith(("with_", "without_")):
