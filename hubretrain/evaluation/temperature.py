@@ -24,7 +24,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.evaluation.checks import check_predictions
@@ -102,6 +101,8 @@ def calibrate(
 
     lowest = LOWEST_TEMPERATURE if may_sharpen else 1.0
     bounds = (float(np.log(lowest)), float(np.log(HIGHEST_TEMPERATURE)))
+    from scipy.optimize import minimize_scalar  # here: `predict` needs no SciPy
+
     best = float(minimize_scalar(penalised, bounds=bounds, method="bounded").x)
     best = best if penalised(best) < penalised(0.0) else 0.0  # the search does not reach its ends
     temperature = float(np.exp(best))

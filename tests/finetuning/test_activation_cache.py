@@ -56,7 +56,7 @@ def test_what_is_left_of_a_view_is_computed_and_nothing_twice(fitted, tmp_path):
         assert whole.dtype == np.float16
         file["view_001"][3] = np.nan  # as a kill leaves it
         file["view_001"][50] += 1  # in another batch of 48: kept as it is, not computed anew
-    tune(fitted, run, resume=True, more_epochs=2)
+    tune(fitted, run, module="residual", resume=True, more_epochs=2)
     with h5py.File(path, "r") as file:
         again = file["view_001"][:]
         assert sorted(file) == ["validation", "view_001", "view_002"]

@@ -151,7 +151,7 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
     assert balanced.head_test == plain.head_test
     assert balanced.head_validation == plain.head_validation
     assert balanced.kept_epoch > 0
-    assert exported(runs[0])["adjust"] > 0.1
+    assert exported(runs[0])["adjust"] == pytest.approx(1 / exported(runs[0])["temperature"])
     assert exported(runs[1])["adjust"] == 0.0
     options = {"balanced_sampling": True, "learning_rate": 1e35, "restart": True}
     assert tune(fitted, runs[1], module="small5", **options).kept_epoch == 0

@@ -28,11 +28,11 @@ def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     from hubretrain.modules.classifier import Classifier
 
     head = ModuleHeads.load(fitted / "run" / "heads" / "small.h5").warm_start
-    backbone = Backbone(resolve(str(fitted / "small")))
+    backbone = Backbone(resolve(str(fitted / "small")), head.layers)
     classifier = Classifier(backbone, head.kind, head.weight, head.bias)
     images = open_dataset(fitted / "digits").usable_images(fitted / "cache")
     with Bottlenecks(fitted / "cache" / "digits" / "small.h5") as bottlenecks:
-        expected = head.probabilities(bottlenecks.rows(images["sha256"].tolist()))
+        expected = head.probabilities(bottlenecks.rows(images["sha256"].tolist(), layers="all"))
     pixels = [view(decode((fitted / "digits" / p).read_bytes()), 8) for p in images["path"]]
     probs = classifier.probabilities(np.stack(pixels).astype(np.float32) / 255).numpy()
     assert np.allclose(probs, expected, atol=1e-5)
@@ -42,7 +42,8 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     result = tune(fitted, run, epochs=6)
     history = pd.read_csv(run.finetune_folder("small") / "history.csv")
-    assert history["epoch"].tolist() == list(range(7))
+    assert history["epoch"].tolist() == list(range(len(history)))
+    assert 4 <= len(history) <= 7  # all-layer heads leave little to gain, so it may stop early
     assert history["loss"].iloc[-1] < history["loss"].iloc[1]
     assert (
         history.loc[history["kept"], "validation_loss"].item() == history["validation_loss"].min()
