@@ -93,9 +93,9 @@ def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
         tf: TensorFlow.
 
     Raises:
-        RuntimeError: The module's own output, or means or deviations of a layer, differ by more
-            than rounding: over 1e-4 of their length (float32 keeps 6e-8 per operation, and networks
-            have hundreds of them in a row).
+        RuntimeError: The module's own output, or the statistics of a layer, differ by more than
+            rounding: over 1e-4 of their length (float32 keeps 6e-8 per operation, and networks have
+            hundreds of them in a row).
     """
     size, layers = backbone.stored.image_size, backbone.layer_names
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
@@ -107,11 +107,8 @@ def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
     if features.shape != expected.shape:
         raise RuntimeError(f"it gives shape {features.shape}, TensorFlow {expected.shape}")
     widths = [model.output(layer_output(name)).partial_shape[3].get_length() for name in layers]
-    ends = np.cumsum([output.shape[1], *(width for width in widths for _ in range(2))])
-    names = [
-        "its features",
-        *(f"{s} of layer {n}" for n in layers for s in ("means", "deviations")),
-    ]
+    ends = np.cumsum([output.shape[1], *(2 * width for width in widths)])
+    names = ["its features", *(f"means and deviations of layer {name}" for name in layers)]
     for start, end, name in zip([0, *ends], ends, names, strict=False):
         difference = features[:, start:end] - expected[:, start:end]
         scale = max(float(np.linalg.norm(expected[:, start:end])), 1e-30)

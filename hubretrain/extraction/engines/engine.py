@@ -18,6 +18,11 @@ Slot = TypeVar("Slot")
 # fastest, or as fast, on every module measured (benchmarks/bench_engines.py).
 OPENVINO_BATCH_SIZE = 8
 
+# Positions of the largest feature map whose variance is taken as mean square - mean^2, in one pass
+# instead of two. Of so many squares the sum is exact to some 1e-6 of itself, next to 1e-4 of it
+# that `hubretrain.modules.spatial_statistics` adds to a variance; of 12,544 (112 x 112) it is not.
+MOST_SQUARES = 2048
+
 
 class Engine(abc.ABC, Generic[Slot]):
     """A frozen module, ready to run over batches.

@@ -3,7 +3,8 @@
 A converted model gives feature maps as outputs of their own (`layer_output`); `pooled` puts the
 statistics in their place. What makes them cheap, on the CPU plugin:
 
-- The mean square by `ReduceL2`, so that no map of squares is written.
+- The variance is mean square - mean^2 (`MOST_SQUARES` says how exactly), and the mean square comes
+  from `ReduceL2`, so that no map of squares is written.
 - The statistics as the model's first output: operations are run depth first from the last one, so
   each map is reduced while it is in the cache, and its memory is free again for the next.
 - In bfloat16, maps are read as they are. The plugin computes in float32 what comes after the last
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hubretrain.extraction.engines.engine import MOST_SQUARES
 from hubretrain.extraction.engines.openvino_library import ov
 from hubretrain.modules import LEAST_VARIANCE, RELATIVE_VARIANCE
 
@@ -58,9 +60,8 @@ def pooled(model: Any, layers: Sequence[str], precision: str = "f32") -> Any:
     output = values[OUTPUT]
     results = [op.result(output)]
     if layers:
-        statistics = _of_8_bits if precision == "int8" else _of_floats
         maps = [values[layer_output(name)] for name in layers]
-        pairs = [value for a_map in maps for value in statistics(a_map)]
+        pairs = [value for a_map in maps for value in _statistics(a_map, precision)]
         results.insert(0, op.result(op.concat(pairs, axis=1)))
     changed = ov.Model(results, model.get_parameters(), model.get_friendly_name())
     if layers and precision == "bf16":
@@ -68,14 +69,14 @@ def pooled(model: Any, layers: Sequence[str], precision: str = "f32") -> Any:
     return changed
 
 
-def _of_floats(a_map: Any) -> tuple[Any, Any]:
-    """Return mean and standard deviation over positions, both (n_images, n_channels), float32.
-
-    The variance is mean square - mean^2. Its rounding error is some 1e-7 of the mean square, next
-    to 1e-4 of it that are added: it changes a deviation by at most some 1e-3 of itself, which only
-    a constant channel reaches.
-    """
-    a_map, axes, n_positions = _as_planned(a_map)
+def _statistics(a_map: Any, precision: str) -> tuple[Any, Any]:
+    """Return mean and standard deviation over positions, both (n_images, n_channels), float32."""
+    shape, a_map, axes = a_map.get_partial_shape(), *_in_own_layout(a_map)
+    n_positions = shape[1].get_length() * shape[2].get_length()
+    if precision == "int8":
+        return _centred(a_map, axes, n_positions, ov.Type.bf16)
+    if n_positions > MOST_SQUARES:
+        return _centred(a_map, axes, n_positions, ov.Type.f32)
     mean = op.reduce_mean(a_map, axes, keep_dims=False)
     length = op.reduce_l2(a_map, axes, keep_dims=False)
     mean_square = op.multiply(op.multiply(length, length), np.float32(1 / n_positions))
@@ -84,15 +85,15 @@ def _of_floats(a_map: Any) -> tuple[Any, Any]:
     return mean, _deviation(variance, mean_square)
 
 
-def _of_8_bits(a_map: Any) -> tuple[Any, Any]:
-    """Return what `_of_floats` returns, for a map whose values are few.
+def _centred(a_map: Any, axes: Any, n_positions: int, dtype: Any) -> tuple[Any, Any]:
+    """Return statistics by way of a map of differences from the mean, of type `dtype`.
 
-    The plugin takes means of the 8-bit numbers themselves, but no squares. Their differences from
-    the mean fit into bfloat16: each is rounded by at most 1/512 of itself, and so is their length.
+    In float32 they are the most exact. In bfloat16 they are the fastest of an 8-bit map, of which
+    the plugin takes means as it is, but no squares; each difference is rounded by at most 1/512 of
+    itself, and so is their length.
     """
-    a_map, axes, n_positions = _as_planned(a_map)
     mean = op.reduce_mean(a_map, axes, keep_dims=True)
-    differences = op.convert(op.subtract(a_map, mean), ov.Type.bf16)
+    differences = op.convert(op.subtract(a_map, mean), dtype)
     length = op.convert(op.reduce_l2(differences, axes, keep_dims=False), ov.Type.f32)
     mean = op.squeeze(mean, axes)
     variance = op.multiply(op.multiply(length, length), np.float32(1 / n_positions))
@@ -105,12 +106,10 @@ def _deviation(variance: Any, mean_square: Any) -> Any:
     return op.sqrt(op.add(op.add(variance, floor), np.float32(LEAST_VARIANCE)))
 
 
-def _as_planned(a_map: Any) -> tuple[Any, Any, int]:
-    """Return a map in OpenVINO's own layout where it has one, its axes and number of positions."""
-    shape, source = a_map.get_partial_shape(), _before_transposition(a_map)
-    axes = [1, 2] if source is a_map else [2, 3]
-    n_positions = shape[1].get_length() * shape[2].get_length()
-    return source, np.array(axes, np.int64), n_positions
+def _in_own_layout(a_map: Any) -> tuple[Any, Any]:
+    """Return a map in OpenVINO's own layout where it has one, and the axes of its positions."""
+    source = _before_transposition(a_map)
+    return source, np.array([1, 2] if source is a_map else [2, 3], np.int64)
 
 
 def with_direct_maps(model: Any) -> Any:

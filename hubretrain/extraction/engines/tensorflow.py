@@ -10,7 +10,7 @@ import numpy as np
 
 from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.errors import EngineError, first_line
-from hubretrain.extraction.engines.engine import Engine
+from hubretrain.extraction.engines.engine import MOST_SQUARES, Engine
 from hubretrain.modules import LEAST_VARIANCE, RELATIVE_VARIANCE
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TensorFlowEngine(Engine[Pixels]):
         @tf.function(input_signature=[tf.TensorSpec(pixels.shape, tf.uint8)])  # type: ignore[untyped-decorator]
         def forward(pixels: tf.Tensor) -> tf.Tensor:
             output, *maps = backbone.with_maps(to_unit_tensor(pixels))
-            statistics = [value for a_map in maps for value in _statistics(a_map)]
+            statistics = [_statistics(a_map) for a_map in maps]
             return tf.concat([output, *statistics], axis=1) if maps else output
 
         self._graph = forward
@@ -71,24 +71,25 @@ class TensorFlowEngine(Engine[Pixels]):
         )
 
 
-def _statistics(a_map: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return mean and standard deviation over positions, both (n_images, n_channels).
+def _statistics(a_map: tf.Tensor) -> tf.Tensor:
+    """Return what `spatial_statistics` returns, of all but the largest maps in a third of its time.
 
-    They are those of `hubretrain.modules.spatial_statistics`, in a third of its time: that writes a
-    map of squared differences, and consists of operations that every format of an export knows.
-    The variance is mean square - mean^2, whose rounding error is some 1e-7 of the mean square, next
-    to 1e-4 of it that are added.
+    That writes a map of squared differences, and consists of operations that every format of an
+    export knows; see also `MOST_SQUARES`.
     """
+    from hubretrain.modules import spatial_statistics
     from hubretrain.tensorflow import tf
 
-    a_map = tf.cast(a_map, tf.float32)
     size = (a_map.shape[1], a_map.shape[2])
+    if size[0] * size[1] > MOST_SQUARES:
+        return spatial_statistics(a_map)
+    a_map = tf.cast(a_map, tf.float32)
     mean = tf.squeeze(tf.nn.avg_pool2d(a_map, size, 1, "VALID"), (1, 2))
     length = tf.math.reduce_euclidean_norm(a_map, (1, 2))
     mean_square = tf.square(length) / (size[0] * size[1])
     variance = tf.maximum(mean_square - tf.square(mean), 0.0)
     floor = RELATIVE_VARIANCE * mean_square + LEAST_VARIANCE
-    return mean, tf.sqrt(variance + floor)
+    return tf.concat([mean, tf.sqrt(variance + floor)], axis=1)
 
 
 class ViewCuttingEngine(TensorFlowEngine):

@@ -85,7 +85,8 @@ def test_layers_depend_on_no_neighbour_and_no_position(real_models, engine):
 
 
 @needs_openvino
-def test_a_deviation_is_the_closed_form_also_where_a_channel_is_constant(tmp_path):
+@pytest.mark.parametrize("size", [8, 64])  # 64 x 64 positions are pooled in two passes
+def test_a_deviation_is_the_closed_form_also_where_a_channel_is_constant(tmp_path, size):
     from hubretrain.tensorflow import tf
 
     def features(pixels):
@@ -95,12 +96,12 @@ def test_a_deviation_is_the_closed_form_also_where_a_channel_is_constant(tmp_pat
         return tf.reduce_max(spread, (1, 2))
 
     whole = tf.Module()
-    spec = tf.TensorSpec((None, 8, 8, 3), tf.float32)
+    spec = tf.TensorSpec((None, size, size, 3), tf.float32)
     whole.__call__ = tf.function(features, input_signature=[spec])
     tf.saved_model.save(whole, str(tmp_path / "copies"))
-    module, images = probed(tmp_path / "copies"), noise(3, 8)
+    module, images = probed(tmp_path / "copies"), noise(3, size)
     images[1][:] = 255  # every channel constant, the fourth always zero
-    maps = np.concatenate([np.array(images) / 255, np.zeros((3, 8, 8, 1))], axis=-1)
+    maps = np.concatenate([np.array(images) / 255, np.zeros((3, size, size, 1))], axis=-1)
     mean, mean_square = maps.mean((1, 2)), (maps**2).mean((1, 2))
     deviation = np.sqrt(maps.var((1, 2)) + 1e-4 * mean_square + 1e-12)
     layers = [point.name for point in module.layer_points]
