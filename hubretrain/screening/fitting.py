@@ -87,6 +87,7 @@ class ModuleFitting:
         self._features: dict[tuple[str, str], FeatureBlocks] = {}
         self._inputs: dict[tuple[str, str], FitInputs] = {}
         self._fitters: dict[Source, PathFitter | MLPFitter] = {}
+        self._refits: dict[tuple[Source, float], Heads] = {}
         views = (VIEW_0, ALL_VIEWS) if _several_views(bottlenecks, sweep) else (VIEW_0,)
         layers, trained_on_views = _compared_layers(bottlenecks, sweep), views
         if sweep.kinds == (MLP,):  # networks take long, so they get the most of each alone
@@ -227,7 +228,7 @@ class ModuleFitting:
         source, w, i = position
         path = self.paths[source]
         if without_fold is None:
-            heads, index = self._fitters[source].refit([float(path.l2[i])]), w
+            heads, index = self._refitted(source, float(path.l2[i])), w
         else:
             heads, index = _heads_of_folds(path, w, i), path.folds.tolist().index(without_fold)
         class_weight = self._weights(source)[w]
@@ -241,6 +242,12 @@ class ModuleFitting:
             return head
         assert self._projection is not None
         return self._projection.raw_head(head, self._layer_names)
+
+    def _refitted(self, source: Source, penalty: float) -> Heads:
+        """Return heads fitted on all folds, once for two roles of the same penalty."""
+        if (source, penalty) not in self._refits:
+            self._refits[source, penalty] = self._fitters[source].refit([penalty])
+        return self._refits[source, penalty]
 
     def nearest(self) -> dict[str, Float32Array]:
         """Return the prediction `nearest`, or {} for too many images."""
