@@ -52,6 +52,13 @@ def give_network(fitted, *runs: Run) -> None:
         assert head.layers
 
 
+def weaken(run: Run, name: str, **changes) -> None:
+    """Let fine-tuning of a module start from a tenth of its head: there is something to gain."""
+    heads = ModuleHeads.load(run.heads_file(name))
+    weaker = replace(heads.warm_start, weight=heads.warm_start.weight * 0.1, **changes)
+    replace(heads, warm_start=weaker).save(run.heads_file(name), {})
+
+
 def _affine(rows, n_outputs, random):
     """Weight and bias, float32, that give each output mean 0 and deviation 1 on the rows."""
     scale = np.maximum(rows.std(axis=0), 1e-3 * np.abs(rows).max())

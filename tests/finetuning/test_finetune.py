@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,10 +11,10 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import LockedError, ModuleError, RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
-from hubretrain.heads.heads import ModuleHeads
 from hubretrain.locks import only_writer
 from hubretrain.run_tables import LEADERBOARD
 from hubretrain.runs import FineTuneRecord, Run
+from tests.finetuning.heads import weaken
 from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import write_digits, write_module
 
@@ -136,13 +135,7 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
     runs = []
     for name in ("plain", "balanced"):
         run = copied(fitted, tmp_path, name)
-        heads = ModuleHeads.load(run.heads_file("small5"))
-        weaker = replace(  # so that there is something to gain
-            heads.warm_start,
-            weight=heads.warm_start.weight * 0.1,
-            rule=DecisionRule(1.0, (0.98, 0.01, 0.01)),
-        )
-        replace(heads, warm_start=weaker).save(run.heads_file("small5"), {})
+        weaken(run, "small5", rule=DecisionRule(1.0, (0.98, 0.01, 0.01)))
         runs.append(run)
     plain, balanced = (
         tune(fitted, run, module="small5", balanced_sampling=sampling)

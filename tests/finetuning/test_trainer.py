@@ -16,7 +16,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import RunError
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import resolve
-from tests.finetuning.heads import give_network
+from tests.finetuning.heads import give_network, weaken
 from tests.finetuning.runs import copied, tune, weights_of
 from tests.samples import REPOSITORY
 
@@ -40,10 +40,10 @@ def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
     run = copied(fitted, tmp_path)
+    weaken(run, "small")
     result = tune(fitted, run, epochs=6)
     history = pd.read_csv(run.finetune_folder("small") / "history.csv")
-    assert history["epoch"].tolist() == list(range(len(history)))
-    assert 4 <= len(history) <= 7  # all-layer heads leave little to gain, so it may stop early
+    assert history["epoch"].tolist() == list(range(7))
     assert history["loss"].iloc[-1] < history["loss"].iloc[1]
     assert (
         history.loc[history["kept"], "validation_loss"].item() == history["validation_loss"].min()
