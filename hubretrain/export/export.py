@@ -6,7 +6,7 @@ with its modules here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,18 +120,7 @@ def _export_head(
         **_manifest(run, fit, module, head.rule, head.calibration),
         "heads_sha256": heads_sha256(run, module),
     }
-    views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
-    from hubretrain.export.writer import Member, write_export
-
-    write_export(
-        [Member(_classifier(fit, module, head))],
-        fit.class_names,
-        folder,
-        manifest,
-        temperature=head.calibration.temperature,
-        formats=formats,
-        views=views,
-    )
+    _write(fit, [(module, head, 1.0)], folder, manifest, head.calibration, formats, tta)
 
 
 def _export_ensemble(
@@ -142,19 +131,32 @@ def _export_ensemble(
         **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule, ensemble.calibration),
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
     }
+    members = [
+        (name, ModuleHeads.load(run.heads_file(name)).ensemble_member, weight)
+        for name, weight in ensemble.weights.items()
+    ]
+    _write(fit, members, folder, manifest, ensemble.calibration, formats, tta)
+
+
+def _write(
+    fit: FitRecord,
+    heads: Sequence[tuple[str, Head, float]],
+    folder: Path,
+    manifest: Mapping[str, Any],
+    calibration: Calibration,
+    formats: Sequence[str],
+    tta: int,
+) -> None:
+    """Export heads: of each the name of its module, the head, and its weight in the mean."""
     views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
     from hubretrain.export.writer import Member, write_export
 
-    members = []
-    for name, weight in ensemble.weights.items():
-        head = ModuleHeads.load(run.heads_file(name)).ensemble_member
-        members.append(Member(_classifier(fit, name, head), weight))
     write_export(
-        members,
+        [Member(_classifier(fit, name, head), weight) for name, head, weight in heads],
         fit.class_names,
         folder,
         manifest,
-        temperature=ensemble.calibration.temperature,
+        temperature=calibration.temperature,
         formats=formats,
         views=views,
     )
