@@ -17,6 +17,7 @@ statistics in their place. What makes them cheap, on the CPU plugin:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -132,27 +133,41 @@ def with_direct_maps(model: Any) -> Any:
     return model
 
 
-def without_maps(model: Any) -> tuple[Any, dict[str, str]]:
+@dataclass(frozen=True)
+class MapSource:
+    """Where a feature map comes from, for a model that is changed in between.
+
+    Attributes:
+        names: Of the operation that gives it, and of others that give the same, of which one alone
+            may be left.
+        transposed: Whether that is in OpenVINO's own layout.
+    """
+
+    names: tuple[str, ...]
+    transposed: bool
+
+
+def without_maps(model: Any) -> tuple[Any, dict[str, MapSource]]:
     """Return a model of the module's own output alone, and the maps that it still computes.
 
     Args:
         model: As converted, with maps.
 
     Returns:
-        The model, and for the tensor name of each map the name of the operation that gives it.
+        The model, and the maps by tensor name.
     """
     values = {o.get_any_name(): o.node.input_value(0) for o in model.outputs}
     output = values.pop(OUTPUT)
-    sources = {
-        name: _before_transposition(value).get_node().get_friendly_name()
-        for name, value in values.items()
-    }
+    sources = {}
+    for name, value in values.items():
+        source = _before_transposition(value)
+        sources[name] = MapSource(_same_operations(source.get_node()), source is not value)
     own = op.result(output, name=f"{OUTPUT}/result")
     own.output(0).set_names({OUTPUT})
     return ov.Model([own], model.get_parameters(), model.get_friendly_name()), sources
 
 
-def with_8_bit_maps(quantised: Any, sources: Mapping[str, str]) -> Any:
+def with_8_bit_maps(quantised: Any, sources: Mapping[str, MapSource]) -> Any:
     """Return a quantised model that gives maps too, in 8 bits where the next operation reads 8.
 
     Args:
@@ -162,19 +177,34 @@ def with_8_bit_maps(quantised: Any, sources: Mapping[str, str]) -> Any:
     nodes = {node.get_friendly_name(): node for node in quantised.get_ops()}
     results = quantised.get_results()
     for name, source in sources.items():
-        if source not in nodes:
+        left = [nodes[n] for n in source.names if n in nodes]
+        if not left:
             continue
-        value = nodes[source].output(0)
+        value = left[0].output(0)
         readers = (reader.get_node() for reader in value.get_target_inputs())
         rounded = [n for n in readers if n.get_type_name() == "FakeQuantize"]
         if rounded:
             value = min(rounded, key=lambda node: node.get_friendly_name()).output(0)
         # Names of their own, for others would depend on how many there were in this process.
-        order = op.constant(np.array(_NHWC_OF_NCHW, np.int64), name=f"{name}/order")
-        result = op.result(op.transpose(value, order, name=f"{name}/map"), name=f"{name}/result")
+        if source.transposed:
+            order = op.constant(np.array(_NHWC_OF_NCHW, np.int64), name=f"{name}/order")
+            value = op.transpose(value, order, name=f"{name}/map").output(0)
+        result = op.result(value, name=f"{name}/result")
         result.output(0).set_names({name})
         results.append(result)
     return ov.Model(results, quantised.get_parameters(), quantised.get_friendly_name())
+
+
+def _same_operations(node: Any) -> tuple[str, ...]:
+    """Return the names of a node, and of others of its type, attributes and one input."""
+    names = [node.get_friendly_name()]
+    if len(node.inputs()) == 1:
+        for reader in node.input_value(0).get_target_inputs():
+            other = reader.get_node()
+            same_type = other.get_type_info() == node.get_type_info()
+            if same_type and other.get_attributes() == node.get_attributes():
+                names.append(other.get_friendly_name())
+    return tuple(dict.fromkeys(names))
 
 
 def _before_transposition(a_map: Any) -> Any:
@@ -203,7 +233,8 @@ def _read_maps_in_bf16(statistics: Any, output: Any) -> None:
         nodes = _light_above(reduction)
         if own.isdisjoint(node.get_friendly_name() for node in nodes):
             for node in nodes:
-                node.get_rt_info()[_COMPUTE_IN_BF16] = "YES"
+                # A bool, not a string that the plugin's threads would turn into one all at once.
+                node.set_rt_info(True, _COMPUTE_IN_BF16)
 
 
 def _light_above(node: Any) -> list[Any]:

@@ -132,6 +132,39 @@ def test_int8_gives_inner_layers_after_the_same_output(residual_module, tmp_path
 
 
 @needs_openvino
+def test_int8_gives_layers_of_products_of_matrices_and_of_operations_that_are_twice_there(tmp_path):
+    from hubretrain.tensorflow import tf
+
+    whole, random = tf.Module(), np.random.default_rng(0)
+    shapes = ((3, 3, 3, 12), (12, 24), (24, 8), (1, 1, 24, 8), (16, 10))
+    whole.kernels = [tf.Variable(random.normal(0, 0.4, s), dtype=tf.float32) for s in shapes]
+
+    def features(pixels):
+        first, second, left, right, last = whole.kernels
+        x = tf.nn.relu6(tf.nn.conv2d(pixels - 0.5, first, 2, "SAME"))
+        x = x @ second
+        left, right = tf.nn.relu(x) @ left, tf.nn.conv2d(tf.nn.relu(x), right, 1, "SAME")
+        x = tf.nn.relu(tf.concat([left, right], -1))
+        return tf.reduce_mean(x, (1, 2)) @ last
+
+    spec = tf.TensorSpec((None, 16, 16, 3), tf.float32)
+    whole.__call__ = tf.function(features, input_signature=[spec])
+    tf.saved_model.save(whole, str(tmp_path / "products"))
+    module, images = probed(tmp_path / "products"), contents(40, 16)
+    assert [point.n_channels for point in module.layer_points] == [12, 24, 16]
+    layers = [point.name for point in module.layer_points]
+    folder = tmp_path / "products.int8"
+    calibrate(module, folder, images, images.get, layers=layers)
+    batch = list(images.values())[:8]
+    with (
+        open_engine(module, "openvino", "int8", quantised=folder, layers=layers) as engine,
+        open_engine(module, layers=layers) as exact,
+    ):
+        errors = relative_errors(engine(batch), exact(batch), segments(module, layers))
+    assert errors.max() < 0.2
+
+
+@needs_openvino
 def test_a_calibration_without_inner_layers_is_made_again_on_request(pooled_module, tmp_path):
     module, images = probed(pooled_module), contents(20, 8)
     layers = [point.name for point in module.layer_points]
