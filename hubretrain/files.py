@@ -1,9 +1,10 @@
-"""Atomic writes of files and folders, and digests of files."""
+"""Atomic writes of files and folders, digests of files, and safe opening of foreign ones."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -11,19 +12,27 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from hubretrain.errors import WriteError
+from hubretrain.errors import WriteError, first_line
 
 if TYPE_CHECKING:
+    import h5py
     import pandas as pd
 
 _SECONDS_PER_DAY = 86_400.0
 _BLOCK = 2**20
+_KINDS = {  # what is no regular file, and may block or never end
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @contextlib.contextmanager
@@ -150,3 +159,159 @@ def reserve(path: Path, n_bytes: int) -> None:
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(file.fileno(), 0, n_bytes)
+
+
+def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> BinaryIO:
+    """Open a regular file to read bytes; what may block or never end is refused.
+
+    Args:
+        path: The file.
+        max_bytes: Size of the largest file that is opened.
+
+    Raises:
+        OSError: It cannot be opened, is a pipe, a device or a socket, or is larger.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer; regular files do not know it.
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+    try:
+        status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, too_large(status.st_size, max_bytes), str(path))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def too_large(n_bytes: int, max_bytes: int) -> str:
+    """Return the reason why a file of `n_bytes` is not read."""
+    return f"it has {n_bytes:,} bytes; at most {max_bytes:,} are read"
+
+
+def open_hdf5(
+    path: Path, mode: Literal["r", "r+"] = "r", *, is_ours: bool = True, locking: bool = True
+) -> h5py.File:
+    """Open an HDF5 file after checking that reading or writing it touches no other file.
+
+    HDF5 follows links, external storage and virtual data sets to any file of this machine, and
+    allocates what a header claims. So there may be none of these, nor references; and in a file of
+    ours data sets are contiguous and no larger than the file.
+
+    Args:
+        path: The file.
+        mode: `r`, or `r+` to write too.
+        is_ours: Whether hubretrain wrote it; others may have data sets in chunks.
+        locking: Whether HDF5 locks the file.
+
+    Raises:
+        OSError: It is missing, damaged, or holds what is refused; the text says what.
+    """
+    import h5py
+
+    with open_regular(path) as raw:
+        n_bytes = os.fstat(raw.fileno()).st_size
+    file = h5py.File(path, mode, locking=locking)
+    try:
+        _check_group(file.id, n_bytes, is_ours)
+    except OSError:
+        file.close()
+        raise
+    except Exception as error:  # h5py raises nearly every type on a damaged file
+        file.close()
+        raise OSError(first_line(error)) from error
+    return file
+
+
+def array_in(group: h5py.Group, name: str, kinds: str, n_axes: int) -> h5py.Dataset:
+    """Return a data set of a group of an open HDF5 file, not yet read.
+
+    Args:
+        group: The group.
+        name: Name of the data set.
+        kinds: Kinds that its type may have, letters of `numpy.dtype.kind`; `O` is text.
+        n_axes: Number of its axes.
+
+    Raises:
+        OSError: It is missing, or not such an array.
+    """
+    import h5py
+
+    try:
+        dataset = group.get(name)
+    except Exception as error:  # of a damaged file
+        raise OSError(f"{name} cannot be read ({first_line(error)})") from error
+    if not isinstance(dataset, h5py.Dataset):
+        raise OSError(f"{name} is missing")
+    if dataset.dtype.kind not in kinds or len(dataset.shape or ()) != n_axes:
+        raise OSError(f"{name} is of type {dataset.dtype} and shape {dataset.shape}")
+    return dataset
+
+
+def _check_group(root: Any, n_bytes: int, is_ours: bool) -> None:
+    """Raise OSError where an object below an HDF5 group is not plain data of the file itself."""
+    import h5py
+
+    todo, visited = [(root, "")], set()
+    while todo:
+        group, path = todo.pop()
+        address = h5py.h5o.get_info(group).addr
+        if address in visited:  # hard links may form a cycle
+            continue
+        visited.add(address)
+        _check_attributes(group, path or "/")
+        for name in group:
+            inner = f"{path}/{name.decode('utf-8', 'backslashreplace')}"
+            if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+                raise OSError(f"{inner} is a link, not data of this file")
+            member = h5py.h5o.open(group, name)
+            if isinstance(member, h5py.h5g.GroupID):
+                todo.append((member, inner))
+            elif isinstance(member, h5py.h5d.DatasetID):
+                _check_attributes(member, inner)
+                _check_dataset(member, inner, n_bytes, is_ours)
+            else:
+                raise OSError(f"{inner} is neither a group nor a data set")
+
+
+def _check_attributes(owner: Any, path: str) -> None:
+    import h5py
+
+    for i in range(h5py.h5a.get_num_attrs(owner)):
+        attribute = h5py.h5a.open(owner, index=i)
+        _check_type(attribute.get_type(), f"the attribute {attribute.name!r} of {path}")
+
+
+def _check_dataset(dataset: Any, path: str, n_bytes: int, is_ours: bool) -> None:
+    import h5py
+
+    created = dataset.get_create_plist()
+    layout = created.get_layout()
+    if created.get_external_count() or layout == h5py.h5d.VIRTUAL:
+        raise OSError(f"{path} is stored in another file")
+    kind = dataset.get_type()
+    _check_type(kind, path)
+    if not is_ours:
+        return
+    if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT):
+        raise OSError(f"{path} is stored in chunks")
+    needed = math.prod(dataset.shape) * kind.get_size()
+    first = (dataset.get_offset() or 0) if layout == h5py.h5d.CONTIGUOUS else 0
+    if needed > dataset.get_storage_size() or first + needed > n_bytes:
+        raise OSError(f"{path} should have {needed:,} bytes, which the file does not hold")
+
+
+def _check_type(kind: Any, path: str) -> None:
+    """Raise OSError unless a type is of numbers, text and truth values, or columns of these."""
+    import h5py
+
+    h5t = h5py.h5t
+    if kind.get_class() == h5t.COMPOUND:
+        for i in range(kind.get_nmembers()):
+            _check_type(kind.get_member_type(i), path)
+    elif kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM):
+        raise OSError(f"{path} is neither numbers nor text")

@@ -27,7 +27,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -36,6 +36,7 @@ import numpy.typing as npt
 from hubretrain._version import __version__
 from hubretrain.arrays import AnyArray, BoolArray
 from hubretrain.errors import CacheError
+from hubretrain.files import array_in, open_hdf5
 
 FORMAT = "hubretrain bottlenecks"
 FORMAT_VERSION = 1
@@ -127,7 +128,7 @@ def format_attributes() -> dict[str, Attribute]:
     }
 
 
-def open_file(path: Path, mode: str) -> h5py.File:
+def open_file(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
     """Open a bottleneck file.
 
     Raises:
@@ -135,20 +136,41 @@ def open_file(path: Path, mode: str) -> h5py.File:
     """
     try:
         # The lock beside the file keeps writers apart; HDF5's own fails on network file systems.
-        file = h5py.File(path, mode, locking=False)
+        file = open_hdf5(path, mode, locking=False)
     except FileNotFoundError:
         raise CacheError(f"{path} does not exist; run `hubretrain cache` to make it.") from None
     except OSError as error:
         raise CacheError(
             f"{path} cannot be opened as HDF5 ({error}); remove it and cache again."
         ) from error
-    if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
+    try:
+        attributes = attributes_of(file)
+        if (attributes.get("format"), attributes.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise CacheError(
+                f"{path} is no bottleneck file of format version {FORMAT_VERSION}; "
+                "remove it, or choose another `cache` folder."
+            )
+        _check_types(file)
+    except Exception as error:  # h5py raises nearly every type on a damaged file
         file.close()
-        raise CacheError(
-            f"{path} is no bottleneck file of format version {FORMAT_VERSION}; "
-            "remove it, or choose another `cache` folder."
-        )
+        if isinstance(error, CacheError):
+            raise
+        raise CacheError(f"{path} is damaged ({error}); remove it and cache again.") from error
     return file
+
+
+def _check_types(file: h5py.File) -> None:
+    """Raise OSError where a data set is missing, or of another type or number of axes."""
+    array_in(file, "images/path", "O", 1)
+    array_in(file, "images/sha256", "S", 1)
+    array_in(file, "images/n_views", "i", 1)
+    n_views = len(array_in(file, "digests", "S", 1))
+    has_layers = "segments" in file
+    if has_layers:
+        array_in(file, "layer_digests", "S", 1)
+    for v in range(n_views):
+        for name in [view_name(v), *([layers_name(v)] if has_layers else [])]:
+            array_in(file, name, "f", 2)
 
 
 def attributes_of(file: h5py.File) -> dict[str, Attribute]:

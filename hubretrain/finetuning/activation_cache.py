@@ -24,7 +24,7 @@ from rich.filesize import decimal
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import reserve
+from hubretrain.files import open_hdf5, reserve
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import (
     FIRST_EPOCH_VIEW,
@@ -242,7 +242,10 @@ class ActivationCache:
     def _dataset(self, name: str, shape: tuple[int, ...], dtype: type[np.floating]) -> h5py.Dataset:
         """Return a data set; a new one is all on the disk before it is used."""
         if name in self._file:
-            return self._file[name]
+            dataset = self._file[name]
+            if (dataset.shape, dataset.dtype) == (shape, dtype):
+                return dataset
+            del self._file[name]
         check_room(self.path, np.dtype(dtype).itemsize * int(np.prod(shape)))
         dataset = self._file.create_dataset(name, shape, dtype, fillvalue=np.nan)
         for batch in split(np.arange(shape[0]), 1024):
@@ -255,7 +258,7 @@ class ActivationCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             with contextlib.suppress(OSError, KeyError):
-                file = h5py.File(self.path, "r+", locking=False)
+                file = open_hdf5(self.path, "r+", locking=False)
                 if (file.attrs.get("format"), file.attrs.get("identity")) == (FORMAT, identity):
                     return file
                 file.close()

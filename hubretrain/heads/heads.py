@@ -20,7 +20,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import LOWEST_EXPONENT, UNCALIBRATED, Calibration, DecisionRule, softmax
-from hubretrain.files import whole_file
+from hubretrain.files import array_in, open_hdf5, whole_file
 
 FORMAT = "hubretrain heads 5"
 ROLES = ("deployed", "warm_start", "ensemble_member")
@@ -204,13 +204,13 @@ class ModuleHeads:
             HeadError: It is missing, or no head file of this version.
         """
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 if not cls.are_in(file):
                     raise HeadError(
                         f"{path} is no head file of this version; run `hubretrain fit` again."
                     )
                 return cls.read(file)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise HeadError(
                 f"{path} cannot be read ({error}); run `hubretrain fit` again."
             ) from error
@@ -219,20 +219,24 @@ class ModuleHeads:
     def read(cls, group: h5py.Group) -> ModuleHeads:
         """Read the heads that `are_in` a group of an open HDF5 file."""
         heads = {role: _read(group[role]) for role in ROLES}
-        return cls(**heads, class_names=tuple(group["class_names"].asstr()[:]))
+        class_names = tuple(array_in(group, "class_names", "O", 1).asstr()[:])
+        if any(len(head.bias) != len(class_names) for head in heads.values()):
+            raise ValueError(f"it names {len(class_names)} classes, and its heads have others")
+        return cls(**heads, class_names=class_names)
 
     @staticmethod
     def are_in(group: h5py.Group) -> bool:
         """Return whether a group of an open HDF5 file holds heads of this version."""
-        return bool(group.attrs.get("format") == FORMAT)
+        written = group.attrs.get("format")
+        return isinstance(written, str) and written == FORMAT
 
     @classmethod
     def attributes_of(cls, path: Path) -> dict[str, Any]:
         """Return the attributes of a head file; {} where there is none of this version."""
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 return dict(file.attrs) if cls.are_in(file) else {}
-        except OSError:
+        except (OSError, TypeError, ValueError):
             return {}
 
 
@@ -250,16 +254,37 @@ def _write(group: h5py.Group, head: Head) -> None:
 
 
 def _read(group: h5py.Group) -> Head:
-    values: dict[str, Any] = {name: group[name][:] for name in ARRAYS if name in group}
-    values |= {name: group.attrs[name] for name in SETTINGS}
+    values: dict[str, Any] = {
+        name: array_in(group, name, "f", 1 if name.endswith("bias") else 2)[:]
+        for name in ARRAYS
+        if name in group
+    }
+    values |= {name: str(group.attrs[name]) for name in SETTINGS}
     values["l2"] = float(values["l2"])
-    return Head(
+    priors = array_in(group, "priors", "f", 1)[:]
+    head = Head(
         **values,
-        rule=DecisionRule(float(group.attrs["adjust"]), tuple(group["priors"][:].tolist())),
-        weight_of_class=group["weight_of_class"][:],
+        rule=DecisionRule(float(group.attrs["adjust"]), tuple(priors.tolist())),
+        weight_of_class=array_in(group, "weight_of_class", "f", 1)[:],
         calibration=Calibration(*(float(group.attrs[name]) for name in CALIBRATION)),
-        layers=tuple(group["layers"].asstr()[:]),
+        layers=tuple(array_in(group, "layers", "O", 1).asstr()[:]),
     )
+    _check_head(head)
+    return head
+
+
+def _check_head(head: Head) -> None:
+    """Raise ValueError where arrays of a head do not fit together."""
+    kinds = ("mlp",) if head.hidden_weight is not None else ("softmax", "logistic")
+    n_classes = len(head.bias)
+    fits = head.kind in kinds and head.weight.shape[1] == n_classes
+    fits &= n_classes == len(head.rule.priors) == len(head.weight_of_class)
+    if head.hidden_weight is not None and fits:
+        n_hidden = head.weight.shape[0]
+        fits = head.hidden_bias is not None and head.hidden_bias.shape == (n_hidden,)
+        fits &= head.hidden_weight.shape[1] == n_hidden
+    if not fits:
+        raise ValueError(f"the arrays of a head of kind {head.kind!r} do not fit together")
 
 
 def _texts(values: Sequence[str]) -> AnyArray:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from hubretrain.evaluation import METRICS, Calibration, Predictions
-from hubretrain.files import whole_file
+from hubretrain.files import array_in, open_hdf5, whole_file
 from hubretrain.heads import ModuleHeads
 
 FORMAT = "hubretrain screened module"
@@ -114,34 +114,38 @@ class ScreenResult:
     @staticmethod
     def load_heads(path: Path) -> ModuleHeads:
         """Return the heads in the file of a result that `load` has read."""
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return ModuleHeads.read(file["heads"])
 
     @classmethod
     def load(cls, path: Path, identity: str) -> ScreenResult | None:
         """Return the result in the file; None where there is none, or one of another identity."""
         try:
-            with h5py.File(path, "r") as file:
-                written = file.attrs.get("format"), file.attrs.get("format_version")
-                if written != (FORMAT, FORMAT_VERSION) or file.attrs["identity"] != identity:
+            with open_hdf5(path) as file:
+                written = tuple(str(file.attrs.get(n)) for n in ("format", "format_version"))
+                if written != (FORMAT, str(FORMAT_VERSION)):
                     return None
-                if not ModuleHeads.are_in(file["heads"]):
+                if str(file.attrs["identity"]) != identity or not ModuleHeads.are_in(file["heads"]):
                     return None
+                ModuleHeads.read(file["heads"])  # so that damaged ones are fitted anew
                 table = {}
                 for name in file["candidates"].attrs["columns"]:
-                    values = file[f"candidates/{name}"]
-                    is_text = h5py.check_string_dtype(values.dtype) is not None
-                    table[str(name)] = values.asstr()[:] if is_text else values[:]
+                    values = array_in(file, f"candidates/{name}", "fiubO", 1)
+                    table[str(name)] = values.asstr()[:] if values.dtype.kind == "O" else values[:]
                 return cls(
                     str(file.attrs["module"]),
                     identity,
                     json.loads(file.attrs["about"]),
-                    {str(name): values[:] for name, values in file["predictions"].items()},
+                    _arrays(file["predictions"], 2),
                     pd.DataFrame(table),
-                    {str(name): values[:] for name, values in file["chosen_by"].items()},
+                    _arrays(file["chosen_by"], 1),
                 )
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError, AttributeError):
             return None
+
+
+def _arrays(group: h5py.Group, n_axes: int) -> dict[str, Any]:
+    return {str(name): array_in(group, name, "f", n_axes)[:] for name in group}
 
 
 def merged(

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from hubretrain.errors import ModuleError, first_line
+from hubretrain.files import open_hdf5
 from hubretrain.modules.builders.keras_export import export_keras
 from hubretrain.modules.keras_handles import APPLICATIONS, NONE, KerasHandle
 from hubretrain.tensorflow import tf
@@ -87,6 +90,8 @@ def preprocessing(kind: str) -> Callable[[Any], Any]:
 def _load(model: tf_keras.Model, file: Path, handle: KerasHandle) -> None:
     """Load weights from a file in their order, as Keras does; none may be missing."""
     try:
+        if h5py.is_hdf5(file):
+            open_hdf5(file, is_ours=False).close()  # Keras follows links and reads any other file
         model.load_weights(str(file))
     except Exception as error:  # ValueError, KeyError, OSError of h5py, TensorFlow's own
         n = model.count_params()

@@ -18,7 +18,7 @@ from PIL import Image
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import export_of, identity_of, read_manifest
-from hubretrain.files import whole_file
+from hubretrain.files import array_in, open_hdf5, whole_file
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
@@ -67,7 +67,7 @@ def saliency_section(run_data: RunData, root: Path, n_images: int) -> dict[str, 
         sha256s = run_data.images["sha256"].iloc[rows].tolist()
         identity = _identity(identity_of(folder, module), sha256s)
         path = folder / "report" / "saliency.h5"
-        maps = _load(path, identity)
+        maps = _load(path, identity, len(rows), len(run_data.class_names))
         if maps is None:
             maps = _explain(folder, module, images)
             _save(path, identity, sha256s, maps)
@@ -200,17 +200,22 @@ def _save(path: Path, identity: str, sha256s: list[str], maps: _Maps) -> None:
         file["map"] = maps.maps
 
 
-def _load(path: Path, identity: str) -> _Maps | None:
-    with contextlib.suppress(OSError, KeyError), h5py.File(path, "r") as file:
-        if file.attrs["identity"] == identity:
-            methods: Any = file.attrs["methods"]
-            return _Maps(
-                str(file.attrs["title"]),
-                tuple(str(name) for name in methods),
-                file["class"][:],
-                file["probability"][:],
-                file["map"][:],
-            )
+def _load(path: Path, identity: str, n_images: int, n_classes: int) -> _Maps | None:
+    with contextlib.suppress(OSError, KeyError, TypeError), open_hdf5(path) as file:
+        methods: Any = file.attrs["methods"]
+        maps = _Maps(
+            str(file.attrs["title"]),
+            tuple(str(name) for name in methods),
+            array_in(file, "class", "i", 1)[:],
+            array_in(file, "probability", "f", 1)[:],
+            array_in(file, "map", "u", 4)[:],
+        )
+        shape = (n_images, len(maps.methods))
+        is_whole = maps.maps.shape == (*shape, *maps.maps.shape[:1:-1])
+        is_whole &= len(maps.classes) == len(maps.probabilities) == n_images
+        is_whole &= bool((maps.classes >= 0).all() and (maps.classes < n_classes).all())
+        if str(file.attrs["identity"]) == identity and is_whole and set(methods) <= set(METHODS):
+            return maps
     return None  # missing or damaged: the maps are made again
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
@@ -173,3 +174,11 @@ def test_a_handle_has_one_canonical_form_and_a_name_that_serves_as_a_file_name()
         assert str(parsed) == keras_handles.PREFIX + canonical
         assert parse(str(parsed)) == parsed
         assert parsed.name() == name
+
+
+def test_a_file_of_weights_that_leads_to_another_file_is_refused(tmp_path):
+    file = tmp_path / "mine.weights.h5"
+    with h5py.File(file, "w") as opened:
+        opened["layers"] = h5py.ExternalLink("/etc/other.h5", "/layers")
+    with pytest.raises(ModuleError, match=r"does not hold weights of .*layers is a link, not data"):
+        keras_applications.build(parse(f"keras:MobileNet?alpha=0.25&weights={file}"))
