@@ -95,7 +95,7 @@ class FitRecord:
         top: Length that the shortlist may have.
         duplicates_kept_together: Whether near duplicates were kept in one part.
         seed: Random seed of the split and the resamples.
-        shortlist: Modules that tie with the best, the cheapest first; at least one.
+        shortlist: Modules that tie with the best, by estimate, the best first; at least one.
         test_looked_at: Each different look at the test split: module name to the identity of
             its screening.
         modules: Module name to its record.

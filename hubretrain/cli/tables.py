@@ -32,8 +32,8 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
     console = console or Console()
     _print_table(board, metric, console)
     legend = (
-        "Percent, with 95 % confidence intervals; log loss in nats. 1, 2, ...: shortlist, the "
-        "cheapest of the tied modules first. =: also statistically tied with the best."
+        "Percent, with 95 % confidence intervals; log loss in nats. 1, 2, ...: shortlist, the best "
+        "of the tied modules. =: also statistically tied with the best."
     )
     if board["averaged_views"].notna().any():
         legend += (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from hubretrain.evaluation import (
     METRICS,
     Evaluator,
     Predictions,
+    Resampled,
     at_temperature,
     calibrate,
     candidate_values,
@@ -25,12 +27,13 @@ from hubretrain.run_tables import EFFECTS as EFFECTS_TABLE
 from hubretrain.run_tables import MODULE
 from hubretrain.screening.baselines import majority_class
 from hubretrain.screening.candidates import ALL_LAYERS
-from hubretrain.screening.formatting import metric_name
+from hubretrain.screening.formatting import COSTS, cost_words, metric_amount, metric_name
 from hubretrain.screening.leaderboard import (
     baseline_rows,
     choosable,
     ensemble_row,
     is_random_control,
+    known_costs,
     module_row,
     pretrained_of,
     ranked,
@@ -117,12 +120,17 @@ class ModuleComparison:
                 )
             )
         rows += baseline_rows(self._majority, self.modules, evaluator)
-        resampled = {
-            result.module: evaluator.resample(metric, result.chosen.of(metric))
+        board = ranked(rows, self._resampled, metric, top)
+        return board.assign(averaged_views=board["averaged_views"].astype("Int64"))
+
+    @cached_property
+    def _resampled(self) -> dict[str, Resampled]:
+        """The metric of choice of the modules that may be chosen."""
+        metric = self.sweep.metric
+        return {
+            result.module: self.evaluator.resample(metric, result.chosen.of(metric))
             for result in self.modules
         }
-        board = ranked(rows, resampled, metric, top)
-        return board.assign(averaged_views=board["averaged_views"].astype("Int64"))
 
     def effects(self) -> pd.DataFrame:
         """Return the ablation: what views, averaging, class weights and so on are worth."""
@@ -197,10 +205,48 @@ class ModuleComparison:
             crossfitted(choice, self._parts, lambda i: self.modules[i].chosen.adjusted),
         )
 
-    def notes(self) -> tuple[str, ...]:
-        """Return sentences on what was compared, and on the selection optimism."""
-        sentences = (self._on_layers(), self._on_networks(), self._on_optimism())
+    def notes(self, board: pd.DataFrame) -> tuple[str, ...]:
+        """Return sentences on ties, on what was compared, and on the selection optimism.
+
+        Args:
+            board: Result of `leaderboard`.
+        """
+        sentences = (
+            self._on_ties(board),
+            self._on_layers(),
+            self._on_networks(),
+            self._on_optimism(),
+        )
         return tuple(sentence for sentence in sentences if sentence)
+
+    def _on_ties(self, board: pd.DataFrame) -> str:
+        """Return how many modules tie, and what the cheapest of them may lose."""
+        tied = board[board["tied"]]
+        if len(tied) < 2:
+            return ""
+        sentence = f"{len(tied)} modules are tied as the best at 95 % confidence"
+        costs = known_costs(tied)
+        if not costs:
+            return f"{sentence}."
+        best, cheapest = tied.iloc[0], tied.sort_values(costs[0], kind="stable").iloc[0]
+        price, of_best = cost_words(cheapest, costs[0]), best[costs[0]]
+        if cheapest["module"] == best["module"]:
+            return f"{sentence}; {best['module']}, the first, is also the cheapest ({price})."
+        loss, at_most = self._losses(best["module"], cheapest["module"])
+        return (
+            f"{sentence}; the cheapest of them, {cheapest['module']} ({price} instead of "
+            f"{of_best:{COSTS[costs[0]].format}}), loses {loss} of "
+            f"{metric_name(self.sweep.metric)} to {best['module']} by estimate, and at most "
+            f"{at_most} with 97.5 % confidence."
+        )
+
+    def _losses(self, best: str, other: str) -> tuple[str, str]:
+        """Return by how much a module is worse than the best, and by how much at most."""
+        lead = intervals.difference(self._resampled[best], self._resampled[other])
+        is_higher_better = METRICS[lead.metric].higher_is_better
+        losses = (lead.estimate, lead.high) if is_higher_better else (-lead.estimate, -lead.low)
+        loss, at_most = (metric_amount(lead.metric, loss) for loss in losses)
+        return loss, at_most
 
     def _on_layers(self) -> str:
         lacking = [result.module for result in self.results if result.about["lacks_layers"]]

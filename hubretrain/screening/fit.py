@@ -115,8 +115,8 @@ def screen_modules(
     board = _with_test(board, test_predictions, test, options.split.seed)
     _write_tables(run, board, effects, comparison, test, test_predictions)
     notes = (
-        *_notes(images, dataset, board, sweep.metric, options.split.keep_duplicates_together),
-        *comparison.notes(),
+        *_notes(images, dataset, sweep.metric, options.split.keep_duplicates_together),
+        *comparison.notes(board),
         *changes,
     )
     shortlist = tuple(listed["module"])
@@ -325,7 +325,6 @@ def _record(
 def _notes(
     images: pd.DataFrame,
     dataset: ImageDataset,
-    board: pd.DataFrame,
     metric: str,
     keep_duplicates_together: bool,
 ) -> list[str]:
@@ -351,6 +350,4 @@ def _notes(
             f"{n:,} images are exact duplicates with different labels; `hubretrain data check` "
             "lists them."
         )
-    if (n := int(board["tied"].sum())) > 1:
-        notes.append(f"{n} modules tie with the best at 95 % confidence.")
     return notes

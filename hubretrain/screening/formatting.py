@@ -54,6 +54,19 @@ def metric_name(metric: str) -> str:
     return _METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
+def metric_amount(metric: str, amount: float) -> str:
+    """Format a difference of a metric, such as `1.8 points`; of the log loss, in nats."""
+    if METRICS[metric].is_share:
+        return f"{round(100 * amount, 1) + 0.0:.1f} points"  # adding 0 turns -0.0 into 0.0
+    return f"{round(amount, 3) + 0.0:.3f} nats"
+
+
+def cost_words(row: Row, cost: str) -> str:
+    """Format a cost of a module with its unit, such as `0.39 GFLOPs per image`."""
+    per_image = " per image" if cost == "gflops" else ""
+    return f"{row[cost]:{COSTS[cost].format}} {COSTS[cost].title}{per_image}"
+
+
 def shown_metrics(metric: str) -> list[str]:
     """Return the metrics that the leaderboard shows, the metric of choice first."""
     return list(dict.fromkeys((metric, *SHOWN_METRICS)))

@@ -195,8 +195,8 @@ def ranked(
     """Return the leaderboard: best first, baselines last, with ties and the shortlist.
 
     Ties are among modules; see `intervals.tied_with_best`. The shortlist is the tied group, the
-    cheapest first (by the first cost that is known of all of it), at most `top`; the column
-    `shortlist` numbers it from 1.
+    best by estimate first, at most `top`; the column `shortlist` numbers it from 1. Of equal
+    estimates the cheaper comes first.
 
     Args:
         rows: Rows of the modules, the ensemble and the baselines.
@@ -209,27 +209,25 @@ def ranked(
     tied = intervals.tied_with_best([resampled[name] for name in modules])
     is_module, is_baseline = board["kind"] == MODULE, board["kind"] == REFERENCE
     board["tied"] = is_module & board["module"].map(dict(zip(modules, tied, strict=True))).eq(True)
+    by = {
+        "is_baseline": True,
+        metric: not METRICS[metric].higher_is_better,
+        **dict.fromkeys(known_costs(board[board["tied"]])[:1], True),
+        "module": True,
+    }
     board = (
         board.assign(is_baseline=is_baseline)
-        .sort_values(
-            ["is_baseline", metric, "module"],
-            ascending=[True, not METRICS[metric].higher_is_better, True],
-            kind="stable",
-            na_position="last",
-        )
+        .sort_values(list(by), ascending=list(by.values()), kind="stable", na_position="last")
         .drop(columns="is_baseline")
         .reset_index(drop=True)
     )
-    cheapest_first = by_cost(board[board["tied"]])["module"].tolist()[:top]
-    number = {name: i for i, name in enumerate(cheapest_first, start=1)}
-    numbers = board["module"].map(number).where(board["kind"] == MODULE)
-    board["shortlist"] = numbers.astype("Int64")
+    number = board["tied"].cumsum()
+    board["shortlist"] = number.where(board["tied"] & (number <= top)).astype("Int64")
     is_ranked = board["kind"] != REFERENCE
     board.insert(0, "rank", is_ranked.cumsum().where(is_ranked).astype("Int64"))
     return board
 
 
-def by_cost(tied: pd.DataFrame) -> pd.DataFrame:
-    """Return some rows, the cheapest first; as they are where no cost is known of all."""
-    complete = [name for name in COSTS if name in tied and tied[name].notna().all()]
-    return tied.sort_values(complete[0], kind="stable") if complete else tied
+def known_costs(rows: pd.DataFrame) -> list[str]:
+    """Return the costs that are known of all rows, that first by which they are compared."""
+    return [name for name in COSTS if name in rows and rows[name].notna().all()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 
 import numpy as np
@@ -347,7 +348,34 @@ def test_a_random_twin_is_a_reference_and_its_module_is_compared_with_it(place):
     assert effect["low"] > 0
 
 
-def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
+def test_the_best_by_estimate_leads_the_shortlist_and_what_the_cheapest_loses_is_said(place):
+    facts = {"gflops": 1.5}
+    write_cache(place / "digits", place / "cache", "dear", facts=facts)
+    (place / "cache" / "digits" / "pixels.h5").unlink()
+    facts = {"gflops": 0.25}
+    write_cache(place / "digits", place / "cache", "cheap", columns=slice(6), facts=facts)
+    found = fit(place)
+    board = found.leaderboard.set_index("module")
+    modules = board[board["kind"] == "module"]
+    assert modules["tied"].all()
+    assert modules["shortlist"].to_dict() == {"dear": 1, "cheap": 2}
+    loss = 100 * (modules["balanced_accuracy"]["dear"] - modules["balanced_accuracy"]["cheap"])
+    assert loss > 0
+    (note,) = (note for note in found.notes if "tied" in note)
+    said = re.fullmatch(
+        r"2 modules are tied as the best at 95 % confidence; the cheapest of them, cheap \(0.25 "
+        r"GFLOPs per image instead of 1.50\), loses (.*) points of balanced accuracy to dear by "
+        r"estimate, and at most (.*) points with 97.5 % confidence.",
+        note,
+    )
+    assert said
+    assert float(said[1]) == pytest.approx(loss, abs=0.051)
+    assert loss < float(said[2]) < 15
+    assert found.run.fit.shortlist == ("dear", "cheap")
+    assert fit(place, "one", top=1).run.fit.shortlist == ("dear",)
+
+
+def test_of_equal_modules_the_cheaper_comes_first(place):
     shutil.rmtree(place / "cache")
     for name, speed in (("slow", 10.0), ("fast", 1000.0)):
         facts = {"n_parameters": int(1e6)}
@@ -361,8 +389,8 @@ def test_the_shortlist_is_the_tied_group_from_the_cheapest_on(place):
     assert modules.loc["slow", "seconds_to_cache"] == pytest.approx(50)
     assert rows_of(found, "ensemble")["ms_per_image"].iloc[0] <= 101
     assert found.run.fit.shortlist == ("fast", "slow")
-    only = fit(place, "one", top=1)
-    assert only.run.fit.shortlist == ("fast",)
+    (note,) = (note for note in found.notes if "tied" in note)
+    assert note.endswith("; fast, the first, is also the cheapest (1.0 ms per image).")
 
 
 def test_a_given_validation_split_is_the_one_fold(place):

@@ -7,9 +7,9 @@ import pandas as pd
 
 from hubretrain.evaluation.evaluator import Evaluator
 from hubretrain.screening.leaderboard import (
-    by_cost,
     columns,
     is_random_control,
+    known_costs,
     pretrained_of,
     ranked,
 )
@@ -39,7 +39,7 @@ def test_losses_rank_from_the_lowest_and_baselines_come_last():
     assert board["shortlist"].isna().tolist() == [False, True, True]
 
 
-def test_a_cost_orders_only_when_it_is_known_of_all():
+def test_a_cost_counts_only_when_it_is_known_of_all():
     tied = pd.DataFrame(
         {
             "module": ["a", "b", "c"],
@@ -47,9 +47,33 @@ def test_a_cost_orders_only_when_it_is_known_of_all():
             "ms_per_image": [2.0, 1.0, 3.0],
         }
     )
-    assert by_cost(tied)["module"].tolist() == ["b", "a", "c"]
-    assert by_cost(tied.assign(gflops=[3.0, 2.0, 1.0]))["module"].tolist() == ["c", "b", "a"]
-    assert by_cost(tied[["module"]])["module"].tolist() == ["a", "b", "c"]
+    assert known_costs(tied) == ["ms_per_image"]
+    assert known_costs(tied.assign(gflops=[3.0, 2.0, 1.0])) == ["gflops", "ms_per_image"]
+    assert known_costs(tied[["module"]]) == []
+
+
+def test_the_shortlist_is_the_best_of_the_tied_whatever_they_cost():
+    rng, n = np.random.default_rng(0), 400
+    labels = np.zeros(n, np.int64)
+    labels[::2] = 1
+    evaluator = Evaluator(labels, np.arange(n), n_resamples=200)
+    rows, resampled = [], {}
+    for name, gflops, share in (
+        ("a", 9.0, 0.81),
+        ("b", 1.0, 0.8),
+        ("c", 5.0, 0.81),
+        ("d", 2, 0.79),
+    ):
+        right = rng.permutation(n) < share * n
+        probs = np.eye(2)[np.where(right, labels, 1 - labels)]
+        resampled[name] = evaluator.resample("accuracy", probs)
+        accuracy = resampled[name].estimate
+        rows.append({"module": name, "kind": "module", "gflops": gflops, "accuracy": accuracy})
+    board = ranked(rows, resampled, "accuracy", 3)
+    assert board["tied"].all()
+    assert board["module"].tolist() == ["c", "a", "b", "d"]
+    assert board["shortlist"].tolist()[:3] == [1, 2, 3]
+    assert board["shortlist"].isna().tolist() == [False, False, False, True]
 
 
 def test_a_random_control_is_known_by_its_name():
