@@ -1,7 +1,8 @@
 """Pixels: decoding, augmented views, resizing. The same code for caching, training and serving.
 
-`decoding` reads image files and cuts views, `augmentation` draws how a view differs, `resize`
-resizes, `batched` cuts views in TensorFlow for a GPU, `contact_sheet` draws views to look at.
+`opening` bounds what a file may cost, `decoding` reads image files and cuts views, `augmentation`
+draws how a view differs, `resize` resizes, `batched` cuts views in TensorFlow for a GPU,
+`contact_sheet` draws views to look at.
 """
 
 import lazy_loader as lazy

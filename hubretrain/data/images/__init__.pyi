@@ -5,9 +5,7 @@ from .batched import to_unit_tensor as to_unit_tensor
 from .contact_sheet import draw_contact_sheet as draw_contact_sheet
 from .contact_sheet import draw_preview as draw_preview
 from .decoding import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .decoding import MAX_PIXELS as MAX_PIXELS
 from .decoding import SUFFIXES_OF as SUFFIXES_OF
-from .decoding import TooManyPixelsError as TooManyPixelsError
 from .decoding import UnreadableImageError as UnreadableImageError
 from .decoding import decode as decode
 from .decoding import read_headers as read_headers
@@ -15,4 +13,7 @@ from .decoding import read_image as read_image
 from .decoding import read_image_bytes as read_image_bytes
 from .decoding import to_unit as to_unit
 from .decoding import view as view
+from .opening import MAX_PIXELS as MAX_PIXELS
+from .opening import TooManyPixelsError as TooManyPixelsError
+from .opening import open_bounded as open_bounded
 from .resize import RESIZER as RESIZER

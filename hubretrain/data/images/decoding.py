@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import threading
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.data.images.augmentation import Draw
+from hubretrain.data.images.opening import MAX_PIXELS, open_bounded, open_header
 from hubretrain.data.images.resize import resized
 from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
@@ -28,10 +27,6 @@ from hubretrain.storage import is_remote, located, read_bytes, stamp_of
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
-MOST_PIXELS = 2 * MAX_PIXELS  # above this Pillow refuses to read even the header
-# Pillow knows more formats, among them some that run another program on the file (EPS).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES_OF = {
     "BMP": {".bmp"},
     "GIF": {".gif"},
@@ -57,10 +52,6 @@ class UnreadableImageError(DataError):
 
     Nothing is known about its content, so it is no reason to put the image into quarantine.
     """
-
-
-class TooManyPixelsError(DataError):
-    """An image that is larger than may be decoded."""
 
 
 def read_image(root: Path, path: str, sha256: str = "") -> Image.Image:
@@ -95,36 +86,6 @@ def read_image_bytes(root: Path, path: str, sha256: str = "") -> bytes:
     return data
 
 
-class _WithoutBombWarnings:
-    """Context in which Pillow does not warn of large images, while any thread is inside.
-
-    The filters of warnings belong to the process: two threads that each change and restore them
-    would leave them changed.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_inside = 0
-        self._before = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._n_inside == 0:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            self._n_inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
-                self._before.__exit__(None, None, None)
-
-
-_without_bomb_warnings = _WithoutBombWarnings()
-
-
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image file to 8-bit RGB, upright by its EXIF orientation.
 
@@ -137,24 +98,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises:
         TooManyPixelsError: The image is larger; nothing was decoded.
+        TooCostlyError: It would take far longer to decode than its size explains.
         DataError: The bytes are no such image, or are cut short.
     """
     try:
-        with _without_bomb_warnings:  # the bound below is an error
-            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            file_format = image.format
-            if image.width * image.height > max_pixels:
-                raise TooManyPixelsError(
-                    f"{image.width} x {image.height} pixels; at most {max_pixels} are read"
-                )
-            image.load()
-            image = ImageOps.exif_transpose(image)
+        image = open_bounded(data, max_pixels)
+        file_format = image.format
+        image.load()
+        image = ImageOps.exif_transpose(image)
     except DataError:
         raise
-    except Image.DecompressionBombError:
-        raise TooManyPixelsError(
-            f"more than {MOST_PIXELS} pixels; at most {min(max_pixels, MOST_PIXELS)} are read"
-        ) from None
     except UnidentifiedImageError:
         reason = "an empty file" if not data else "no image of a known type"
         raise DataError(reason) from None
@@ -235,9 +188,10 @@ def read_headers(
 def _header(location: str) -> tuple[int, str, str, int, int]:
     n_bytes = 0
     # Pillow raises nearly every type on damaged files; a file without a header stays blank.
-    with contextlib.suppress(Exception), _without_bomb_warnings:
+    with contextlib.suppress(Exception):
         n_bytes = stamp_of(location)[0]
-        source = io.BytesIO(read_bytes(location)) if is_remote(location) else location
-        with Image.open(source) as image:
+        remote = is_remote(location)
+        with io.BytesIO(read_bytes(location)) if remote else io.FileIO(location) as file:
+            image = open_header(file)
             return n_bytes, image.format or "", image.mode, *image.size
     return n_bytes, "", "", 0, 0

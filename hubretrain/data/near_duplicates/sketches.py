@@ -14,7 +14,6 @@ that is faster than comparing all with all.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from hubretrain.arrays import BoolArray, Float32Array, IntArray, Pixels
-from hubretrain.storage import is_remote, read_bytes
+from hubretrain.data.images import open_bounded
+from hubretrain.storage import read_bytes
 
 Source = str | os.PathLike[str] | bytes
 Progress = Callable[[str, int, int], object]
@@ -109,9 +109,7 @@ def open_image(source: Source) -> Image.Image:
     Raises:
         Exception: Pillow's decoders raise nearly every type on damaged files.
     """
-    if isinstance(source, str) and is_remote(source):
-        source = read_bytes(source)
-    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    image = open_bounded(source if isinstance(source, bytes) else read_bytes(os.fspath(source)))
     image.draft("RGB", (SOURCE_PIXELS, SOURCE_PIXELS))  # JPEG: decodes fewer frequencies
     shrink = min(image.size) // SOURCE_PIXELS
     rgb = image.convert("RGB")

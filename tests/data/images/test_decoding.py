@@ -14,8 +14,6 @@ from sklearn.datasets import load_sample_images
 from hubretrain.data.images.augmentation import Augmentation, Draw
 from hubretrain.data.images.decoding import (
     HEADER_COLUMNS,
-    MAX_PIXELS,
-    TooManyPixelsError,
     UnreadableImageError,
     decode,
     read_headers,
@@ -23,6 +21,7 @@ from hubretrain.data.images.decoding import (
     to_unit,
     view,
 )
+from hubretrain.data.images.opening import MAX_PIXELS, TooManyPixelsError
 from hubretrain.errors import DataError
 from tests.samples import encoded, threads_take_turns
 
