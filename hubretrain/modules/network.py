@@ -7,7 +7,9 @@ import errno
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hubretrain.errors import first_line
@@ -71,16 +73,46 @@ def _refused() -> Iterator[None]:
 
 
 def _refuse(*_: Any, **__: Any) -> Any:
-    raise OSError(errno.ENETUNREACH, "offline: the network is not used")
+    raise OSError(errno.ENETUNREACH, "the network is not used")
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the one line of a library's error that says what is wrong."""
+    """Return in a few words what a library's error says is wrong.
+
+    Libraries wrap what the system said in exceptions of their own, whose texts hold names of Python
+    objects; the first that came from the system says it best.
+    """
     if isinstance(error, EOFError) or type(error).__name__ == "ReadError":
         return f"the download is truncated or damaged: {str(error).rstrip('. ')}"
-    text = str(error).strip().partition("\n")[0]
-    if "Caused by" not in text:
-        return first_line(error)
-    # urllib3 wraps its causes in each other's names, behind a URL of any length.
-    cause = text.rpartition("Caused by")[2].rpartition(": ")[2]
-    return cause.rstrip("')\" ").removesuffix(".")
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return "no network, or no such host"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror[:1].lower() + cause.strerror[1:]
+    return first_line(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it."""
+    pending, known = [error], set()
+    while pending:
+        cause = pending.pop(0)
+        if id(cause) not in known:
+            known.add(id(cause))
+            yield cause
+            # `reason` is urllib's and urllib3's; the latter passes it on as an argument, too.
+            nested = (getattr(cause, "reason", None), *cause.args, cause.__cause__)
+            pending += [e for e in (*nested, cause.__context__) if isinstance(e, BaseException)]
+
+
+def no_cache_of(handle: str) -> bool:
+    """Return whether the library that downloads a handle has cached nothing on this machine.
+
+    Asked before the libraries are imported, which takes seconds.
+    """
+    if handle.startswith("kaggle:"):
+        folder = os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub"
+    else:
+        folder = os.environ.get("TFHUB_CACHE_DIR") or Path(tempfile.gettempdir()) / "tfhub_modules"
+    # Failed downloads leave empty folders and files beside the modules, which are folders.
+    return not any(path.is_dir() for path in Path(folder).glob("*/*"))

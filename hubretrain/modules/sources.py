@@ -12,7 +12,13 @@ from hubretrain.errors import ModuleError
 from hubretrain.modules.archive import unpack_module
 from hubretrain.modules.builders import build_module
 from hubretrain.modules.catalogue import KAGGLE, HubModule
-from hubretrain.modules.network import network, reason_of, shown_progress
+from hubretrain.modules.network import (
+    is_offline,
+    network,
+    no_cache_of,
+    reason_of,
+    shown_progress,
+)
 from hubretrain.modules.saved_model import missing
 
 Fetch = Callable[[Path], None]
@@ -36,6 +42,7 @@ def _tensorflow_hub(handle: str, folder: Path) -> None:
 
     What is incomplete in that cache, as after a cleanup of temporary files, is downloaded again.
     """
+    _refuse_offline(handle)
     from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (before tensorflow_hub)
 
     import tensorflow_hub as hub  # isort: skip
@@ -56,6 +63,7 @@ def _tensorflow_hub(handle: str, folder: Path) -> None:
 
 def _kaggle(handle: str, folder: Path) -> None:
     """Download a handle of Kaggle Models through kagglehub, or take it from its cache."""
+    _refuse_offline(KAGGLE + handle)
     if importlib.util.find_spec("kagglehub") is None:
         raise ModuleError("kagglehub is not installed: pip install 'hubretrain[kaggle]'")
 
@@ -65,6 +73,11 @@ def _kaggle(handle: str, folder: Path) -> None:
         return Path(kagglehub.model_download(handle, force_download=download_again))
 
     _copy_complete(fetch, folder)
+
+
+def _refuse_offline(handle: str) -> None:
+    if is_offline() and no_cache_of(handle):
+        raise ModuleError("the network is not used")
 
 
 def _copy_complete(fetch: Callable[[bool], Path], folder: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import importlib.util
 import json
 import logging
 import os
@@ -30,14 +31,24 @@ import platformdirs
 from hubretrain._version import __version__
 from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import file_sha256, write_json
-from hubretrain.modules import keras_handles
+from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
-from hubretrain.modules.catalogue import KAGGLE, HubModule, described, find, unknown
+from hubretrain.modules.catalogue import (
+    KAGGLE,
+    HubModule,
+    described,
+    find,
+    lite_package,
+    read_catalogue,
+    unknown,
+)
 from hubretrain.modules.layers import LayerPoint
+from hubretrain.modules.network import is_offline
 from hubretrain.modules.saved_model import METADATA_FILE, missing, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
 _SECONDS_PER_DAY = 86_400.0
+_NAMES_SHOWN = 5  # of modules that an error proposes
 _LIBRARIES = ("tensorflow", "tensorflow-hub", "tf-keras")
 _log = logging.getLogger(__name__)
 
@@ -283,8 +294,6 @@ def _download(entry: HubModule) -> StoredModule:
     Raises:
         ModuleError: No source gives it, or the store cannot be written.
     """
-    from hubretrain.modules import sources  # imports TensorFlow
-
     store = store_folder()
     if (store / entry.name / METADATA_FILE).is_file():
         _log.warning("the stored %s is damaged or another module; it is replaced", entry.name)
@@ -292,7 +301,9 @@ def _download(entry: HubModule) -> StoredModule:
     for handle, fetch in sources.of(entry):
         with _aside(store, entry.name) as aside:
             is_remote = "://" in handle or handle.startswith(KAGGLE)
-            _log.info("%s %s from %s", "downloading" if is_remote else "making", entry.name, handle)
+            if not (is_remote and is_offline()):  # then it is looked for in caches alone
+                verb = "downloading" if is_remote else "making"
+                _log.info("%s %s from %s", verb, entry.name, handle)
             try:
                 module = _fetch_into(store, aside, entry, handle, fetch)
             except ModuleError as error:
@@ -314,9 +325,23 @@ def _download(entry: HubModule) -> StoredModule:
             )
         return module
     raise ModuleError(
-        f"{entry.name} could not be downloaded; tried {'; '.join(failures)}. Continue with a "
-        "folder that holds its SavedModel, or with another name: `hubretrain modules` lists them."
+        f"{entry.name} could not be downloaded; tried {'; '.join(failures)}. "
+        f"Continue with {_names_here()}a folder that holds its SavedModel, or "
+        "'keras:NAME?weights=FILE.h5'; `hubretrain modules` lists all names."
     )
+
+
+def _names_here() -> str:
+    """Return the modules that need no network, to be continued with an alternative."""
+    stored = sorted(path.parent.name for path in store_folder().glob(f"*/{METADATA_FILE}"))
+    installed = [
+        module.name
+        for module in read_catalogue()
+        if module.source == "lite"
+        and importlib.util.find_spec(lite_package(module.own_handle.partition(":")[2]))
+    ]
+    names = list(dict.fromkeys([*stored, *installed]))[:_NAMES_SHOWN]
+    return f"{', '.join(names)} (on this machine), " if names else ""
 
 
 def _fetch_into(

