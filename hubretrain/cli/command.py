@@ -7,6 +7,7 @@ the flag of the command that runs: "--views is 0". `name=value` becomes `--name 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -85,6 +86,19 @@ class Group(_Spoken, click.Group):
     """A group of commands."""
 
     command_class = Command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name; an unknown one gets the nearest names."""
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(context), cutoff=0.5)
+            if not near:
+                raise
+            message = f"{error.message} Did you mean {' or '.join(near)}?"
+            raise click.UsageError(message, error.ctx) from None
 
 
 class EchoHandler(logging.Handler):

@@ -7,14 +7,11 @@ from pathlib import Path
 import click
 
 from hubretrain.cli.command import Command, in_flags
-from hubretrain.cli.options import model_argument
+from hubretrain.cli.options import model_and_images_argument
 
 
 @click.command(cls=Command, short_help="Draw the pixels that a prediction rests on.")
-@model_argument
-@click.argument(
-    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@model_and_images_argument
 @click.option(
     "--out",
     "folder",
@@ -47,15 +44,14 @@ from hubretrain.cli.options import model_argument
 @click.pass_context
 def explain(
     context: click.Context,
-    model: Path,
-    images: tuple[Path, ...],
+    model_and_images: tuple[Path, tuple[str, ...]],
     folder: Path,
     methods: tuple[str, ...],
     of_class: str | None,
     head: str | None,
     seed: int,
 ) -> None:
-    """Draw over each IMAGE the pixels that its top-1 class rests on.
+    """Draw over each IMAGE the pixels that its top-1 class rests on, by default of the latest run.
 
     Grad-CAM where the model has a feature map, squared SmoothGrad, and integrated gradients. Of a
     run, the exported model is explained, or the head of the first module in the shortlist. An
@@ -63,8 +59,15 @@ def explain(
     """
     from hubretrain.report.saliency import explain_images
 
+    model, images = model_and_images
     explanations = explain_images(
-        model, images, folder, methods=methods, of_class=of_class, head=head, seed=seed
+        model,
+        [Path(i) for i in images],
+        folder,
+        methods=methods,
+        of_class=of_class,
+        head=head,
+        seed=seed,
     )
     for result in explanations:
         if result.error:

@@ -178,15 +178,10 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None)
-    table.add_column("module", no_wrap=True)
-    table.add_column("also", overflow="fold")
-    for title in ("size", "features", "parameters", "GFLOPs"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for title in ("source", "downloaded"):
-        table.add_column(title)
-    for row in rows:
-        table.add_row(
+    numbers = ("size", "features", "parameters", "GFLOPs")
+    titles = ("module", "also", *numbers, "source", "downloaded")
+    lines = [
+        (
             row["name"],
             " ".join(row["aliases"]),
             str(row["image_size"]),
@@ -196,7 +191,22 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
             row["source"],
             "yes" if row["stored"] else "",
         )
-    Console().print(table)
+        for row in rows
+    ]
+    console = Console()
+    if not console.is_terminal:  # for another program, which has no width to fit
+        for line in (titles, *lines):
+            click.echo("\t".join(line))
+        return
+    table = Table(box=None)
+    for title in titles:
+        if title in numbers:
+            table.add_column(title, justify="right", no_wrap=True)
+        else:
+            table.add_column(title, overflow="fold", no_wrap=title == "module")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
 
 
 def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:

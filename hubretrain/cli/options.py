@@ -226,7 +226,11 @@ run_option = click.option(
 )
 
 run_argument = click.argument(
-    "run", required=False, metavar="[RUN]", type=click.Path(path_type=Path)
+    "run",
+    required=False,
+    metavar="[RUN]",
+    type=click.Path(path_type=Path),
+    callback=lambda _context, _parameter, value: value and _in_runs(value),
 )
 
 images_option = click.option(
@@ -242,7 +246,21 @@ format_option = click.option(
     help="Format of the model to run; by default LiteRT if the export holds it.",
 )
 
-model_argument = click.argument("model", metavar="RUN_OR_EXPORT", type=click.Path(path_type=Path))
+model_argument = click.argument(
+    "model",
+    required=False,
+    metavar="[RUN_OR_EXPORT]",
+    type=click.Path(path_type=Path),
+    callback=lambda _context, _parameter, value: _in_runs(value) if value else _latest_model(),
+)
+
+model_and_images_argument = click.argument(
+    "model_and_images",
+    metavar="[RUN_OR_EXPORT] IMAGE...",
+    nargs=-1,
+    required=True,
+    callback=lambda _context, _parameter, value: _model_and_images(*value),
+)
 
 offline_option = click.option(
     "--offline",
@@ -268,6 +286,47 @@ def input_options(command: F) -> F:
         help="Height and width of the input, for a module that does not fix them.",
     )
     return image_size(value_range(command))
+
+
+def _model_and_images(first: str, *rest: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the model and the images that arguments name; the model may be left out."""
+    if not rest:
+        if _is_model(Path(first)):
+            raise click.UsageError("Missing argument 'IMAGE...'.")
+        return _latest_model(), (first,)
+    model = _in_runs(Path(first))
+    if first == "-" or "://" in first or (os.path.exists(first) and not _is_model(model)):
+        return _latest_model(), (first, *rest)
+    return model, rest
+
+
+def _latest_model() -> Path:
+    """Return the folder of the latest run, and say which it is."""
+    from hubretrain.errors import HubretrainError
+    from hubretrain.runs import latest_run
+
+    try:
+        folder = latest_run(RUNS).folder
+    except HubretrainError as error:
+        raise click.UsageError(f"Missing argument 'RUN_OR_EXPORT': {error}") from error
+    click.echo(f"hubretrain: with {folder}, the latest run", err=True)
+    return folder
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a path is a run or an export."""
+    from hubretrain.export import export_of
+    from hubretrain.runs import Run
+
+    return export_of(path) is not None or os.path.exists(Run(path).record_file)
+
+
+def _in_runs(path: Path) -> Path:
+    """Return a path, or the folder in `runs/` where it is a plain name of one and no model."""
+    in_runs = RUNS / path
+    if len(path.parts) == 1 and os.path.isdir(in_runs) and not _is_model(path):
+        return in_runs
+    return path
 
 
 def chosen_run(run: Path | None) -> Run:

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING
 import click
 
 from hubretrain.cli.command import Command
-from hubretrain.cli.options import export_first, format_option, json_option, model_argument
+from hubretrain.cli.options import (
+    export_first,
+    format_option,
+    json_option,
+    model_and_images_argument,
+)
 
 if TYPE_CHECKING:
     from hubretrain.export import Prediction
 
 
 @click.command(cls=Command)
-@model_argument
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@model_and_images_argument
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(1), help="Number of classes to show."
 )
@@ -39,15 +43,14 @@ if TYPE_CHECKING:
 @click.pass_context
 def predict(
     context: click.Context,
-    model: Path,
-    images: tuple[str, ...],
+    model_and_images: tuple[Path, tuple[str, ...]],
     top: int,
     as_json: bool,
     as_csv: bool,
     tta: int | None,
     format: str | None,
 ) -> None:
-    """Show the most probable classes of each IMAGE.
+    """Show the most probable classes of each IMAGE, by default with the latest run.
 
     An IMAGE is a file, a folder, a URL, or - for a list on standard input, one per line. If the
     decision is not the top-1 class, it is shown, too. Exit code 1 if any image failed.
@@ -60,6 +63,7 @@ def predict(
         raise click.UsageError("--json and --csv exclude each other; choose one.")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be of any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
+    model, images = model_and_images
     export_first(model)
     predictions = predict_images(model, _listed(images), top, tta=tta, format=format)
     write = _json_lines if as_json else _csv_lines if as_csv else _text_lines

@@ -34,6 +34,8 @@ def serve(
 ) -> None:
     """Serve a model: a page to drop images on, and the REST interface of TensorFlow Serving.
 
+    By default that of the latest run.
+
     / the page; POST /predict an image; POST /v1/models/NAME:predict; /healthz; /metrics.
     """
     export_first(model)

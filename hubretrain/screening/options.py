@@ -42,8 +42,9 @@ class ScreenOptions:
 
     metric: str | None = option(
         None,
-        "Metric to choose by; by default balanced accuracy if the classes are unbalanced, else "
-        "accuracy.",
+        "Metric to choose by: accuracy, balanced_accuracy, top_3, macro_f1, roc_auc, "
+        "mean_average_precision, log_loss or calibration_error. By default balanced_accuracy if "
+        "the classes are unbalanced, else accuracy.",
         metavar="NAME",
     )
     class_weights: tuple[ClassWeightByName, ...] = option(

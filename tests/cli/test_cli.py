@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hubretrain.cli import main
+from hubretrain.evaluation import METRICS
 from tests.samples import write_digits
 
 
@@ -48,6 +50,12 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
     assert sum(said[0]["classes"].values()) == pytest.approx(1, abs=1e-5)
     again = invoke("predict", "runs/digits/export", image)
     assert again.stdout.startswith(f"{image}: ")
+    assert invoke("predict", "digits", image).stdout == again.stdout
+    of_latest = invoke("predict", image, image)
+    assert of_latest.stdout == 2 * again.stdout
+    assert of_latest.stderr == "hubretrain: with runs/digits, the latest run\n"
+    for only_a_model in ("runs/digits", "runs/digits/export"):
+        assert "Missing argument 'IMAGE...'" in invoke("predict", only_a_model, code=2).stderr
 
 
 def test_fit_as_json_holds_what_the_table_shows(place, small_module):
@@ -80,6 +88,33 @@ def test_a_broken_image_does_not_keep_predict_from_the_others(place, small_modul
     assert "gone.png: No such file or directory" in ran.stderr
 
 
+def test_a_mistyped_command_gets_the_nearest_one(place):
+    assert "No such command 'fitt'. Did you mean fit or finetune?" in invoke("fitt", code=2).stderr
+    assert "Did you mean fetch?" in invoke("modules", "fecth", "x", code=2).stderr
+    assert "Did you mean" not in invoke("zzz", code=2).stderr
+
+
+def test_without_a_run_a_model_is_asked_for(place):
+    for command in (("serve",), ("predict", "data"), ("explain", "data")):
+        told = invoke(*command, code=2).stderr
+        assert "Missing argument 'RUN_OR_EXPORT': runs/ holds no run; run `hubretrain fit`" in told
+
+
+def test_the_help_names_every_metric():
+    text = " ".join(invoke("fit", "--help").stdout.split())
+    metrics = re.search(r"Metric to choose by: (.*?)\. By default", text)[1]
+    assert re.split(", | or ", metrics) == list(METRICS)
+
+
+def test_modules_in_a_pipe_are_lines_of_columns_separated_by_tabs(place):
+    titles, *rows = (line.split("\t") for line in invoke("modules").stdout.splitlines())
+    assert titles[:3] == ["module", "also", "size"]
+    assert {len(row) for row in rows} == {len(titles)}
+    row = dict(zip(titles, next(r for r in rows if r[0] == "mobilenet_v2_100"), strict=True))
+    assert row["also"].split()[0] == "mobilenet_v2"
+    assert (row["size"], row["parameters"]) == ("224", "2,257,984")
+
+
 def test_modules_lists_the_catalogue(place):
     rows = json.loads(invoke("modules", "--json").stdout)
     (lite0,) = (row for row in rows if row["name"] == "efficientnet_lite0")
@@ -98,7 +133,7 @@ def test_modules_lists_the_catalogue(place):
         (["fit"], "holds no bottlenecks; run `hubretrain cache` first."),
         (["finetune"], "runs/ holds no run; run `hubretrain fit` first"),
         (["finetune", "runs/none"], "holds no finished fit; run `hubretrain fit` first"),
-        (["predict", "data", "x.png"], "data is no export"),
+        (["predict", "nowhere", "x.png"], "nowhere is no export"),
     ],
 )
 def test_foreseen_errors_are_one_sentence_and_exit_code_1(place, arguments, sentence):
