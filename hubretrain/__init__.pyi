@@ -7,6 +7,7 @@ from .data import check_dataset as check_dataset
 from .data import open_dataset as open_dataset
 from .data.images import Augmentation as Augmentation
 from .errors import HubretrainError as HubretrainError
+from .export import evaluate_export as evaluate_export
 from .export import export_run as export_run
 from .export import predict_images as predict_images
 from .extraction import CacheOptions as CacheOptions

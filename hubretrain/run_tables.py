@@ -171,3 +171,14 @@ PREDICTIONS = RunTable("predictions.csv", _IMAGE, "finetune")
 
 VALIDATION_PREDICTIONS = RunTable("validation.csv", _IMAGE, "finetune")
 """One row per image of the validation fold: probabilities of a fine-tuned module."""
+
+METRICS = RunTable(
+    "metrics.csv", {"metric": NAME, "estimate": NUMBER, "low": NUMBER, "high": NUMBER}, "evaluate"
+)
+"""One row per metric of an export on another data set, with its interval."""
+
+EVALUATED = RunTable("predictions.csv", {"path": NAME, "label": NAME, "decision": NAME}, "evaluate")
+"""One row per image of another data set: probabilities of an export, and its decision."""
+
+CONFUSION = RunTable("confusion.csv", {"label": NAME}, "evaluate")
+"""One row per label of another data set: number of images by decision, a column per class."""

@@ -18,6 +18,7 @@ COMMANDS = (
     "finetune",
     "export",
     "predict",
+    "evaluate",
     "serve",
     "report",
     "explain",

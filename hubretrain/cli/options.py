@@ -262,6 +262,14 @@ model_and_images_argument = click.argument(
     callback=lambda _context, _parameter, value: _model_and_images(*value),
 )
 
+tta_option = click.option(
+    "--tta",
+    type=click.IntRange(1, 8),
+    metavar="K",
+    help="Average over K views: the image, then flips, quarter turns and centred crops such as the "
+    "model was trained on. By default as it was exported.",
+)
+
 offline_option = click.option(
     "--offline",
     is_flag=True,

@@ -19,6 +19,7 @@ from hubretrain.cli.options import (
     format_option,
     json_option,
     model_and_images_argument,
+    tta_option,
 )
 
 if TYPE_CHECKING:
@@ -32,13 +33,7 @@ if TYPE_CHECKING:
 )
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@click.option(
-    "--tta",
-    type=click.IntRange(1, 8),
-    metavar="K",
-    help="Average over K views: the image, then flips, quarter turns and centred crops such as the "
-    "model was trained on. By default as it was exported.",
-)
+@tta_option
 @format_option
 @click.pass_context
 def predict(

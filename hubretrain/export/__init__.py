@@ -3,7 +3,8 @@
 `export` is the stage: it joins a run's heads with their modules. `writer` writes the folder,
 `manifest` documents, reads and checks it; `graph` is the exported graph, and
 `views` the views that it averages over; `litert` and `onnx`
-convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage.
+convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage,
+and `evaluate` compares what it gives with the labels of another data set.
 """
 
 import lazy_loader as lazy

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -54,6 +55,11 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
     of_latest = invoke("predict", image, image)
     assert of_latest.stdout == 2 * again.stdout
     assert of_latest.stderr == "hubretrain: with runs/digits, the latest run\n"
+    judged = json.loads(invoke("evaluate", "digits", "data/digits", "--json").stdout)
+    n_test = (pd.read_csv("runs/digits/folds.csv")["fold"] == "test").sum()
+    assert (judged["n_images"], judged["n_known"], judged["n_failed"]) == (n_test, 180 - n_test, 0)
+    of_test = json.loads(Path("runs/digits/export/export.json").read_text())["test"]
+    assert judged["metrics"]["accuracy"]["estimate"] == pytest.approx(of_test["accuracy"][0])
     for only_a_model in ("runs/digits", "runs/digits/export"):
         assert "Missing argument 'IMAGE...'" in invoke("predict", only_a_model, code=2).stderr
 

@@ -1,0 +1,102 @@
+"""hubretrain evaluate: an exported model on other labelled images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hubretrain.cli.command import Command
+from hubretrain.cli.options import (
+    DataSource,
+    cache_option,
+    data_options,
+    export_first,
+    format_option,
+    json_option,
+    model_argument,
+    tta_option,
+)
+
+if TYPE_CHECKING:
+    from hubretrain.export import EvaluatedExport
+
+
+@click.command(cls=Command, short_help="Evaluate a model on other labelled images.")
+@model_argument
+@data_options
+@cache_option
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("evaluated"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the tables, in a folder of the data set's name.",
+)
+@tta_option
+@format_option
+@json_option
+def evaluate(
+    model: Path,
+    source: DataSource,
+    cache: Path,
+    folder: Path,
+    tta: int | None,
+    format: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate RUN_OR_EXPORT on the labelled images of DATA, such as an external test set.
+
+    Metrics with 95 % confidence intervals, bootstrapped over groups and duplicates; tables of
+    predictions, classes and confusions. Images that the run was fitted or chosen on are left out.
+    """
+    export_first(model)
+    from hubretrain.export import evaluate_export
+
+    dataset = source.open()
+    result = evaluate_export(model, dataset, tta=tta, format=format, cache=cache)
+    result.save(folder / dataset.name)
+    for path, reason in result.failed.items():
+        click.echo(f"hubretrain: {path}: {reason}", err=True)
+    if as_json:
+        figures = {name: interval._asdict() for name, interval in result.figures.items()}
+        counts = {"n_images": len(result.predictions), "n_known": result.n_known}
+        click.echo(json.dumps({**counts, "n_failed": len(result.failed), "metrics": figures}))
+        return
+    _print(result)
+    click.echo(f"Tables are in {(folder / dataset.name).as_posix()}/")
+
+
+def _print(result: EvaluatedExport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hubretrain.screening import formatting
+
+    known = f"; {result.n_known:,} that the model was fitted or chosen on are left out"
+    click.echo(f"{len(result.predictions):,} images{known if result.n_known else ''}.")
+    metrics = Table("metric", "estimate", "95 % interval", box=None)
+    for name, interval in result.figures.items():
+        row = dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+        if words := formatting.estimate_words(row, name):
+            metrics.add_row(formatting.metric_name(name), words[0], f"{words[1]} to {words[2]}")
+    classes = Table("class", "images", "recall", "average precision", box=None)
+    for _, row_of_class in result.per_class.iterrows():
+        texts = [_percent(row_of_class, name) for name in ("recall", "average_precision")]
+        classes.add_row(row_of_class["class"], f"{row_of_class['n_images']:,}", *texts)
+    console = Console()
+    console.print(metrics)
+    console.print("Percent; log loss in nats.")
+    console.print(classes)
+
+
+def _percent(row: Any, name: str) -> str:
+    """Return a share and its interval, in percent; '' for a class without images."""
+    if row["n_images"] == 0:
+        return ""
+    estimate, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{estimate:.1f} ({low:.1f}-{high:.1f})"
