@@ -179,6 +179,8 @@ def _show(result: FineTuneResult) -> None:
     for metric, words in metrics.items():
         if metric in result.test:
             (estimate, low, high), head = result.test[metric], result.head_test[metric]
+            if metric == "top_3" and estimate == head[0] == 1:
+                continue  # as of three classes, where it tells nothing
             click.echo(
                 f"Test split, {words}: {100 * estimate:.1f} ({100 * low:.1f}-{100 * high:.1f}); "
                 f"its head alone: {100 * head[0]:.1f}."

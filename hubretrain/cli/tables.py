@@ -51,14 +51,15 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
         if formatting.has_number(row, "test_accuracy"):
             figures = ", ".join(
                 f"{formatting.metric_name(name)} {_estimate(row, f'test_{name}')}"
-                for name in formatting.SHOWN_METRICS
+                for name in formatting.shown_metrics(metric, board)
+                if formatting.has_number(row, f"test_{name}")
             )
             console.print(f"Test split, {row['module']}: {figures}", highlight=False)
 
 
 def _print_table(board: pd.DataFrame, metric: str, console: Console) -> None:
     is_wide = console.width >= WIDE_TERMINAL
-    metrics = formatting.shown_metrics(metric)
+    metrics = formatting.shown_metrics(metric, board)
     metrics = metrics if is_wide else list(dict.fromkeys((metric, "accuracy")))
     costs = [
         name for name in formatting.COSTS if is_wide and name in board and board[name].notna().any()

@@ -40,15 +40,32 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 from scipy import special, stats
 
-from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, FloatArray
 from hubretrain.errors import DataError
-from hubretrain.evaluation.metrics import METRICS, Metric
 from hubretrain.evaluation.parts import metric_values
-from hubretrain.evaluation.ranking_metrics import TINY
+from hubretrain.evaluation.resamples import (
+    bootstrap_widening,
+    effective_groups,
+    group_resamples,
+    metric_named,
+)
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "Resampled",
+    "difference",
+    "effect",
+    "effective_groups",
+    "group_resamples",
+    "interval",
+    "resample",
+    "tied_with_best",
+]
+
+NO_SPREAD = 1e-12  # of a standard error: rounding of sums that are equal on all resamples
 
 
 class Resampled(NamedTuple):
@@ -60,12 +77,15 @@ class Resampled(NamedTuple):
         per_resample: Values on the resamples, float64 array of shape (n_resamples,); models that
             are compared share the resamples.
         n_groups: Number of groups that the spread rests on; see `effective_groups`.
+        widening: Factor that makes the bootstrap's standard error unbiased, see
+            `bootstrap_widening`; None for that of a mean over `n_groups` groups.
     """
 
     metric: str
     estimate: float
     per_resample: FloatArray
     n_groups: float
+    widening: float | None = None
 
 
 class Interval(NamedTuple):
@@ -97,87 +117,6 @@ class Difference(NamedTuple):
     confidence: float
 
 
-def group_resamples(
-    groups: AnyArray, *, n_resamples: int = 1000, seed: int = 0
-) -> npt.NDArray[np.uint8]:
-    """Return how often each resample of the groups holds each image.
-
-    Each resample draws as many groups as there are, with replacement, and takes all images of
-    each. Its number of images therefore varies. The same groups and seed give the same weights.
-
-    Args:
-        groups: Group of each image, integers or text of shape (n_images,).
-        n_resamples: Number of resamples, at least 1; 1,000 are enough for 95 % intervals.
-        seed: Random seed of the draw.
-
-    Returns:
-        uint8 array of shape (n_resamples, n_images).
-
-    Raises:
-        DataError: There are fewer than two groups, an image has no group, or `n_resamples` is
-            below 1.
-    """
-    group_of_image, n_groups = _numbered(groups)
-    if n_resamples < 1:
-        raise DataError(f"`n_resamples` is {n_resamples}; expected at least 1.")
-    rng = np.random.default_rng(seed)
-    weights = np.empty((n_resamples, len(group_of_image)), np.uint8)
-    for row in weights:
-        # uint8 is enough: a group is drawn about once, and more than 255 times never.
-        counts = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
-        row[:] = counts.astype(np.uint8)[group_of_image]
-    return weights
-
-
-def _numbered(groups: AnyArray) -> tuple[IntArray, int]:
-    """Return the group of each image as a number from 0, and the number of groups."""
-    groups = np.asarray(groups)
-    if groups.ndim != 1:
-        raise DataError(f"`groups` has shape {groups.shape}; expected (n_images,).")
-    codes, names = pd.factorize(groups)
-    if (codes < 0).any():
-        raise DataError(f"{(codes < 0).sum()} images have no group; give each one a group.")
-    if len(names) < 2:
-        raise DataError(
-            f"There are {len(names)} groups; confidence intervals need at least 2, so group by "
-            "something finer, or by image."
-        )
-    return codes, len(names)
-
-
-def effective_groups(groups: AnyArray, labels: AnyArray, metric: str) -> float:
-    """Return the number of groups that the spread of a metric rests on.
-
-    For metrics that count images these are all groups. For means over classes, the classes with
-    the fewest groups decide: if the metric is equally uncertain per group in each class, its
-    variance is proportional to the sum over classes of v_c = 1 / n_c, with n_c the number of
-    groups of class c, and its degrees of freedom are by Satterthwaite (1946,
-    https://doi.org/10.2307/3002019)::
-
-        (sum_c v_c)^2 / sum_c (v_c^2 / (n_c - 1))
-
-    The result is one more: the number of groups of a single class with as many degrees of freedom.
-
-    Returns:
-        A number from 2 to the number of groups.
-    """
-    group_of_image, n_groups = _numbered(groups)
-    if np.shape(labels) != group_of_image.shape:
-        raise DataError(
-            f"`groups` has {len(group_of_image)} images and `labels` {np.size(labels)}; expected "
-            "the same images."
-        )
-    if not _metric(metric).is_mean_over_classes:
-        return float(n_groups)
-    pairs = np.unique(np.stack([labels, group_of_image]), axis=1)
-    n_per_class = np.unique(pairs[0], return_counts=True)[1].astype(np.float64)
-    variance = 1 / n_per_class
-    # One group tells nothing about the spread of its class, yet 0 degrees of freedom would make
-    # the sum infinite; 0.5 lets such a class dominate without that.
-    freedom = variance.sum() ** 2 / (variance**2 / np.maximum(n_per_class - 1, 0.5)).sum()
-    return float(np.clip(1 + freedom, 2, n_groups))
-
-
 def resample(
     metric: str,
     probabilities: AnyArray,
@@ -203,7 +142,7 @@ def resample(
         DataError: The arrays are no predictions (see `check_predictions`), the metric is unknown,
             or it is undefined, as ROC AUC is with one class present.
     """
-    _metric(metric)
+    metric_named(metric)
     estimate = float(metric_values(metric, probabilities, labels, None, parts))
     values = metric_values(metric, probabilities, labels, weights, parts)
     # In a resample with one class present ROC AUC is undefined; the estimate adds no spread.
@@ -212,47 +151,40 @@ def resample(
         raise DataError(
             f"`metric` {metric} is undefined for labels of one class; expected at least 2."
         )
-    return Resampled(metric, estimate, values, effective_groups(groups, labels, metric))
+    n_groups = effective_groups(groups, labels, metric)
+    widening = bootstrap_widening(groups, labels, metric)
+    return Resampled(metric, estimate, values, n_groups, widening)
 
 
-def _metric(name: str) -> Metric:
-    if name not in METRICS:
-        raise DataError(f"`metric` is {name!r}; expected one of {', '.join(METRICS)}.")
-    return METRICS[name]
-
-
-def _half_width(confidence: float, n_groups: float, sides: int = 2) -> float:
+def _half_width(
+    confidence: float, n_groups: float, widening: float | None, sides: int = 2
+) -> float:
     """Return the half width of a confidence interval, in bootstrap standard errors.
 
-    It is Student's quantile for n - 1 degrees of freedom, times sqrt(n / (n - 1)): the bootstrap's
-    variance has the divisor n where the unbiased one has n - 1, so it is too small by that factor,
-    which is noticed on few groups. Hesterberg (2015), What teachers should know about the
-    bootstrap, https://arxiv.org/abs/1411.5279.
+    It is Student's quantile for n - 1 degrees of freedom, at least 1, times what makes the
+    standard error unbiased.
     """
+    freedom = max(n_groups - 1, 1.0)
+    return float(stats.t.isf((1 - confidence) / sides, freedom)) * _factor(n_groups, widening)
+
+
+def _factor(n_groups: float, widening: float | None) -> float:
+    n = max(n_groups, 2.0)
+    return float(np.sqrt(n / (n - 1))) if widening is None else widening
+
+
+def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise DataError(f"`confidence` is {confidence}; expected between 0 and 1, such as 0.95.")
-    student = stats.t.isf((1 - confidence) / sides, n_groups - 1)
-    return float(student * np.sqrt(n_groups / (n_groups - 1)))
 
 
-def _ends(
-    metric: str, estimate: float, error: float, n_groups: float, confidence: float
-) -> tuple[float, float]:
-    """Return the ends of the interval around an estimate with this standard error."""
-    half = _half_width(confidence, n_groups) * error
-    # Delta method: the standard error of f(x) is that of x times f'(x).
-    if not _metric(metric).is_share:
-        # log(x) +- half / x, since the derivative of log(x) is 1 / x, and back by exp.
-        factor = np.exp(half / estimate) if estimate > 0 else 1.0
-        return float(estimate / factor), float(estimate * factor)
-    if estimate in (0, 1):
-        # Clopper and Pearson: the share p with p ** n_groups = (1 - confidence) / 2.
-        bound = ((1 - confidence) / 2) ** (1 / n_groups)
-        return (bound, 1.0) if estimate == 1 else (0.0, 1 - bound)
-    # The derivative of logit(x) is 1 / (x (1 - x)).
-    half /= estimate * (1 - estimate)
-    low, high = special.expit(special.logit(estimate) + np.array([-half, half]))
-    return float(low), float(high)
+def _unseen(confidence: float, n_groups: float, sides: int = 2) -> float:
+    """Return the share of groups of which none may be seen among `n_groups`, by chance.
+
+    The share q with (1 - q) ** n_groups = (1 - confidence) / sides: Clopper and Pearson (1934),
+    https://doi.org/10.1093/biomet/26.4.404.
+    """
+    return float(1 - ((1 - confidence) / sides) ** (1 / n_groups))
 
 
 def interval(row: Resampled, confidence: float = 0.95) -> Interval:
@@ -261,35 +193,69 @@ def interval(row: Resampled, confidence: float = 0.95) -> Interval:
     It is estimate +- Student's quantile x bootstrap standard error, computed on the logit scale
     for shares and on the log scale for the log loss, and transformed back. So the interval stays
     inside [0, 1] and reaches further away from an end than towards it; Boyd, Eng and Page (2013)
-    found that best for the average precision, https://doi.org/10.1007/978-3-642-40994-3_29. A share
-    of exactly 0 or 1, which no resample moves, gets the interval of Clopper and Pearson (1934) for
-    that many groups that are all right or all wrong, https://doi.org/10.1093/biomet/26.4.404.
+    found that best for the average precision, https://doi.org/10.1007/978-3-642-40994-3_29.
+
+    Where no resample moves a share, all groups have the same one, x, as a single group has. By
+    Markov's inequality n groups of at least x are more probable than (1 - confidence) / 2 only if
+    the share of all is at least x (1 - q), with q of `_unseen`, and likewise from above. So ends
+    the interval; of 1 and 0 this is Clopper and Pearson's.
     """
-    error = float(row.per_resample.std())
-    ends = _ends(row.metric, row.estimate, error, row.n_groups, confidence)
-    return Interval(row.estimate, *ends)
+    _check_confidence(confidence)
+    estimate, error = row.estimate, float(row.per_resample.std())
+    is_share = metric_named(row.metric).is_share
+    if is_share and (error <= NO_SPREAD or estimate in (0, 1)):
+        seen = 1 - _unseen(confidence, row.n_groups)
+        return Interval(estimate, estimate * seen, 1 - (1 - estimate) * seen)
+    half = _half_width(confidence, row.n_groups, row.widening) * error
+    # Delta method: the standard error of f(x) is that of x times f'(x).
+    if not is_share:
+        # log(x) +- half / x, since the derivative of log(x) is 1 / x, and back by exp.
+        factor = float(np.exp(half / estimate)) if estimate > 0 else 1.0
+        return Interval(estimate, estimate / factor, estimate * factor)
+    # The derivative of logit(x) is 1 / (x (1 - x)).
+    half /= estimate * (1 - estimate)
+    low, high = special.expit(special.logit(estimate) + np.array([-half, half]))
+    return Interval(estimate, float(low), float(high))
 
 
 def difference(first: Resampled, second: Resampled, confidence: float = 0.95) -> Difference:
     """Return the paired difference of two models' metrics: the first minus the second.
 
     The interval is estimate +- Student's quantile x bootstrap standard error of the difference on
-    the same resamples.
+    the same resamples. Where no resample moves a difference, all groups have the same one. Then
+    the half width is what the share of groups that may be unseen by chance, `_unseen`, could make
+    of it if they had the opposite extreme: of a share -1 or 1, of a log loss the negative. Two
+    models without any difference are one model, as far as these images tell: its interval is 0.
 
     Raises:
         DataError: The models have different metrics or numbers of resamples.
     """
     _check_rows([first, second])
+    _check_confidence(confidence)
     estimate = first.estimate - second.estimate
     error = float((first.per_resample - second.per_resample).std())
     n_groups = min(first.n_groups, second.n_groups)
-    half = _half_width(confidence, n_groups) * error
-    p = 1.0
-    if estimate != 0:
+    is_share = metric_named(first.metric).is_share
+    if abs(estimate) <= NO_SPREAD and error <= NO_SPREAD:
+        half, p = 0.0, 1.0
+    elif error <= NO_SPREAD:
+        furthest = _furthest(estimate, is_share=is_share)
+        half = furthest * _unseen(confidence, n_groups)
+        p = min(1.0, 2 * float(1 - abs(estimate) / furthest) ** n_groups)
+    else:
+        half = _half_width(confidence, n_groups, first.widening) * error
         # The inverse of `_half_width`: the confidence at which the interval just touches 0.
-        student = abs(estimate) / max(error, TINY) * np.sqrt((n_groups - 1) / n_groups)
-        p = float(2 * stats.t.sf(student, n_groups - 1))
-    return Difference(first.metric, estimate, estimate - half, estimate + half, p, confidence)
+        student = abs(estimate) / (error * _factor(n_groups, first.widening))
+        p = float(2 * stats.t.sf(student, max(n_groups - 1, 1.0)))
+    low, high = estimate - half, estimate + half
+    if is_share:
+        low, high = max(low, -1.0), min(high, 1.0)
+    return Difference(first.metric, estimate, low, high, p, confidence)
+
+
+def _furthest(estimate: float, *, is_share: bool) -> float:
+    """Return how far from a difference that of a group that was not seen may be."""
+    return (1.0 if is_share else abs(estimate)) + abs(estimate)
 
 
 def _check_rows(rows: Sequence[Resampled]) -> None:
@@ -317,6 +283,9 @@ def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95) -> BoolA
     bootstrapped maximum in place of Dunnett's quantile, as in the confidence sets for the best of
     Mogstad, Romano, Shaikh and Wilhelm, https://arxiv.org/abs/2401.15205.
 
+    A lead that no resample moves has no standard error. It leaves a model out where its one-sided
+    interval, as `difference` has it, excludes 0.
+
     Returns:
         bool array of shape (n_models,); True for the best by estimate and for all that tie with
         it.
@@ -327,27 +296,35 @@ def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95) -> BoolA
     """
     if not rows:
         raise DataError("There are no models to compare; expected at least one.")
+    _check_confidence(confidence)
     if confidence <= 0.5:
         raise DataError(f"`confidence` is {confidence}; expected above 0.5, such as 0.95.")
     _check_rows(rows)
-    sign = 1.0 if _metric(rows[0].metric).higher_is_better else -1.0
+    metric = metric_named(rows[0].metric)
+    sign = 1.0 if metric.higher_is_better else -1.0
     estimates = sign * np.array([row.estimate for row in rows])
     values = sign * np.stack([row.per_resample for row in rows])
     # The bootstrap's maximum is as much too narrow on few groups as its standard error is.
     n_groups = min(row.n_groups for row in rows)
-    widening = _half_width(confidence, n_groups, sides=1) / stats.norm.ppf(confidence)
+    widening = _half_width(confidence, n_groups, rows[0].widening, sides=1)
+    widening /= stats.norm.ppf(confidence)
+    unseen = _unseen(confidence, n_groups, sides=1)
     tied = np.ones(len(rows), bool)
     for i in range(len(rows)):
         lead = estimates - estimates[i]
         deviation = values - values[i]
         deviation -= deviation.mean(axis=1, keepdims=True)
         error = deviation.std(axis=1)
-        # A model and its copy, itself included, differ on no resample: nothing to test.
-        differs = error > 1e-12
+        differs = error > NO_SPREAD
         if differs.any():
             largest = (deviation[differs] / error[differs, None]).max(axis=0)
             critical = widening * np.quantile(largest, confidence)
             tied[i] = (lead[differs] / error[differs]).max() <= critical
+        # A model and its copy, itself included, differ nowhere: nothing to test.
+        constant = lead[~differs].max()
+        tied[i] &= constant <= max(
+            _furthest(constant, is_share=metric.is_share) * unseen, NO_SPREAD
+        )
     return tied
 
 
@@ -359,7 +336,7 @@ def effect(name: str, change: Difference) -> str:
         change: Metric with the change minus the metric without it. A share is shown in points,
             hundredths of the whole; the log loss in nats.
     """
-    is_share = _metric(change.metric).is_share
+    is_share = metric_named(change.metric).is_share
     unit, scale, digits = ("points", 100, 1) if is_share else ("nats", 1, 3)
     value, low, high = (
         # Adding 0 turns a rounded -0.0 into 0.0.

@@ -56,7 +56,10 @@ def board_rows(run_data: RunData) -> list[dict[str, Any]]:
             "tied": bool(row["tied"]),
             "head": formatting.head_words(row),
             "drawn": _on_axis(row, metric, axis),
-            "metrics": [estimate_text(row, name) for name in formatting.shown_metrics(metric)],
+            "metrics": [
+                estimate_text(row, name)
+                for name in formatting.shown_metrics(metric, run_data.board)
+            ],
             "costs": {cost: finite(row[cost]) for cost in DRAWN_COSTS if cost in row},
             "test": estimate_text(row, f"test_{metric}"),
             "is_baseline": row["kind"] == REFERENCE,

@@ -83,7 +83,8 @@ def layer_effects(
     for layer, read in features_of.items():
         features = read()
         told = (features - features.mean(axis=0)) @ weight[columns[layer]]
-        effects[layer] = evaluator.effect([(predictions(total - told).of(metric), whole)], metric)
+        pair = predictions(total - told).of(metric), whole
+        effects[layer] = evaluator.effect([pair], metric, len(features_of))
     return effects
 
 
@@ -117,11 +118,11 @@ def depth_section(run_data: RunData) -> tuple[dict[str, Any], dict[str, Chart]]:
     ]
     differs = "" if _same_layers(heads) else " The deployed head takes other layers."
     note = (
-        f"Change of the {formatting.metric_name(metric)} in {unit}, with 95 % confidence "
-        f"intervals, of the head of {module} where it learns nothing from one layer: its features "
-        f"are replaced by their means. {n_images:,} images of the validation fold; the head was "
-        "fitted without them, with the settings of the deployed one. Layers repeat one another, so "
-        f"a layer with a small change may still be used.{differs}"
+        f"Change of the {formatting.metric_name(metric)} in {unit}, with confidence "
+        f"intervals that hold together at 95 %, of the head of {module} where it learns nothing "
+        f"from one layer: its features are replaced by their means. {n_images:,} images of the "
+        "validation fold; the head was fitted without them, with the settings of the deployed one. "
+        f"Layers repeat one another, so a layer with a small change may still be used.{differs}"
     )
     values = {"depth": rows, "depth_note": note, "depth_missing": ""}
     return values, {"depth": _chart(effects, metric, unit, scale)}

@@ -59,7 +59,10 @@ def leaderboard(
     return {
         "notes": run_data.fit.notes,
         "metric": formatting.metric_name(metric),
-        "columns": [formatting.metric_name(name) for name in formatting.shown_metrics(metric)],
+        "columns": [
+            formatting.metric_name(name)
+            for name in formatting.shown_metrics(metric, run_data.board)
+        ],
         "board": board,
         "any_test": any(row["test"] for row in board),
         "cost_keys": costs,

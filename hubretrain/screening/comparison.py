@@ -133,10 +133,14 @@ class ModuleComparison:
         }
 
     def effects(self) -> pd.DataFrame:
-        """Return the ablation: what views, averaging, class weights and so on are worth."""
+        """Return the ablation: what views, averaging, class weights and so on are worth.
+
+        The intervals of all effects hold together at 95 % confidence.
+        """
         rows = []
-        for name, pairs in self._pairs().items():
-            change = self.evaluator.effect(pairs, self.sweep.metric)
+        of_effects = self._pairs()
+        for name, pairs in of_effects.items():
+            change = self.evaluator.effect(pairs, self.sweep.metric, len(of_effects))
             over = f" (mean of {len(pairs)} modules)" if len(pairs) > 1 else ""
             rows.append(
                 {

@@ -67,9 +67,15 @@ def cost_words(row: Row, cost: str) -> str:
     return f"{row[cost]:{COSTS[cost].format}} {COSTS[cost].title}{per_image}"
 
 
-def shown_metrics(metric: str) -> list[str]:
-    """Return the metrics that the leaderboard shows, the metric of choice first."""
-    return list(dict.fromkeys((metric, *SHOWN_METRICS)))
+def shown_metrics(metric: str, board: pd.DataFrame) -> list[str]:
+    """Return the metrics that the leaderboard shows, the metric of choice first.
+
+    The top-3 accuracy is left out where it is 1 for all models, as it must be of three classes.
+    """
+    names = list(dict.fromkeys((metric, *SHOWN_METRICS)))
+    if metric != "top_3" and "top_3" in board and board["top_3"].dropna().eq(1).all():
+        names.remove("top_3")
+    return names
 
 
 def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:

@@ -109,6 +109,11 @@ class Sweep:
             metric = _default_metric(labels, len(class_names))
         if metric not in METRICS:
             raise HeadError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
+        if metric == "top_3" and len(class_names) <= 3:
+            raise HeadError(
+                f"`metric` is top_3, which is 1 for any head of {len(class_names)} classes; choose "
+                "another."
+            )
         adjust = options.adjust
         if adjust is None:  # of decisions without a mean over the classes, top-1 is the best rule
             is_mean = METRICS[metric].is_of_decision and METRICS[metric].is_mean_over_classes

@@ -84,6 +84,30 @@ def test_an_effect_on_one_model_is_its_paired_difference(evaluator):
     assert evaluator.effect([pair], "balanced_accuracy") == difference(*rows)
 
 
+def test_effects_that_are_shown_together_hold_together(evaluator):
+    pair = predictions(2)[0], predictions(3)[0]
+    rows = [evaluator.resample("balanced_accuracy", probs) for probs in pair]
+    one = difference(*rows)
+    joint = evaluator.effect([pair], "balanced_accuracy", n_effects=5)
+    assert joint[2:4] == pytest.approx(difference(*rows, confidence=0.99)[2:4])
+    assert joint.confidence == 0.95
+    assert joint.p == pytest.approx(min(1, 5 * one.p))
+
+
+def test_the_recall_of_a_class_of_one_group_has_an_interval_of_some_width():
+    labels, groups = np.array([0] * 30 + [1] * 5), np.arange(35)
+    groups[30:] = 30
+    probs = np.eye(2)[labels]
+    probs[30:32] = [1, 0]  # three of five images of the one group are right
+    evaluator = Evaluator(labels, groups, n_resamples=50)
+    table = evaluator.per_class(["many", "one group"], "model", Predictions(probs, probs))
+    recall = table.set_index("class").loc["one group"]
+    assert recall["n_groups"] == 1
+    assert recall["recall"] == pytest.approx(0.6)
+    assert recall["recall_low"] < 0.05
+    assert recall["recall_high"] > 0.95
+
+
 def test_an_effect_on_several_models_is_the_mean_and_surer_than_each(evaluator):
     pairs = [(predictions(s)[0], predictions(s + 50)[0]) for s in range(6)]
     each = [evaluator.effect([pair], "accuracy") for pair in pairs]

@@ -246,6 +246,31 @@ def test_a_confidence_outside_0_and_1_is_refused(confidence):
         interval(row, confidence)
 
 
+def test_a_share_that_is_the_same_in_all_groups_gets_the_ends_that_markov_allows():
+    # One group says little: of 2.5 % of the mean, and of the rest, it could be the exception.
+    alone = Resampled("accuracy", 0.6, np.full(50, 0.6), 1)
+    assert interval(alone) == pytest.approx((0.6, 0.6 * 0.025, 1 - 0.4 * 0.025))
+    assert interval(alone._replace(estimate=1.0)) == pytest.approx((1, 0.025, 1))
+    many = interval(alone._replace(n_groups=100))
+    assert many == pytest.approx((0.6, 0.6 * 0.025**0.01, 1 - 0.4 * 0.025**0.01))
+
+
+@pytest.mark.parametrize("counts", [[1] * 60, [2] * 40, [100] + [1] * 10, [5] * 20])
+def test_the_standard_error_of_a_mean_over_classes_of_few_groups_is_unbiased(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    groups, rng, variances = np.arange(len(labels)), np.random.default_rng(0), []
+    weights = group_resamples(groups, n_resamples=150)
+    for _ in range(60):
+        predicted = np.where(rng.random(len(labels)) < 0.5, labels, (labels + 1) % len(counts))
+        probs = np.eye(len(counts))[predicted]
+        row = resample("balanced_accuracy", probs, labels, groups, weights)
+        variances.append((row.widening * row.per_resample.std()) ** 2)
+    # Each image is right with probability 1 / 2: variance 1 / 4.
+    true = 0.25 * np.sum(1 / np.array(counts)) / len(counts) ** 2
+    # The formula takes the number of classes in a resample for its mean.
+    assert np.mean(variances) == pytest.approx(true, rel=0.15)
+
+
 # ---------------------------------------------------------------------- differences
 
 
@@ -311,6 +336,20 @@ def test_models_of_different_metrics_or_draws_are_not_compared():
         tied_with_best([row, row._replace(per_resample=np.zeros(11))])
 
 
+def test_a_difference_that_is_the_same_in_all_groups_is_not_certain():
+    nothing, all_right = (Resampled("accuracy", x, np.full(30, x), 20) for x in (0.0, 1.0))
+    seen = 0.025 ** (1 / 20)
+    change = difference(all_right, nothing)
+    assert (change.estimate, change.low, change.high) == pytest.approx((1, 2 * seen - 1, 1))
+    assert change.p == pytest.approx(stats.binomtest(20, 20).pvalue)  # the sign test
+    few = difference(all_right._replace(n_groups=3), nothing._replace(n_groups=3))
+    assert few.low < 0 < 0.05 < few.p
+    losses = [Resampled("log_loss", x, np.full(30, x), 20) for x in (0.5, 0.4)]
+    change = difference(*losses)
+    assert 0 < change.low < 0.1 < change.high < 0.15
+    assert change.p == pytest.approx(stats.binomtest(20, 20).pvalue)
+
+
 # ---------------------------------------------------------------------- ties
 
 
@@ -349,6 +388,30 @@ def test_chance_among_many_models_does_not_exclude_one_that_ties():
     )
     assert kept > 0.85
     assert singly < 0.75
+
+
+def test_of_classes_of_one_group_an_equally_good_model_stays_95_times_in_100():
+    n_classes, n_models, n_draws, kept = 40, 4, 150, []
+    labels = groups = np.arange(n_classes)
+    for seed in range(n_draws):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=(len(labels), 1)) + rng.normal(size=(len(labels), n_models))
+        right = noise / np.sqrt(2) < stats.norm.ppf(0.75)
+        weights = group_resamples(groups, n_resamples=200, seed=seed)
+        probs = [np.eye(n_classes)[np.where(of, labels, labels - 1)] for of in right.T]
+        rows = [resample("balanced_accuracy", p, labels, groups, weights) for p in probs]
+        kept.append(tied_with_best(rows).mean())
+    slack = 3 * np.std(kept) / np.sqrt(n_draws)
+    assert np.mean(kept) == pytest.approx(0.95, abs=slack)
+
+
+def test_a_model_that_is_always_right_does_not_tie_with_one_that_never_is():
+    rows = [Resampled("accuracy", x, np.full(30, x), 20) for x in (1.0, 0.0, 1.0)]
+    assert tied_with_best(rows).tolist() == [True, False, True]
+    # Of three groups, each of which decides by chance, one in eight says the same three times.
+    assert tied_with_best([row._replace(n_groups=3) for row in rows]).all()
+    losses = [Resampled("log_loss", x, np.full(30, x), 20) for x in (0.4, 0.5)]
+    assert tied_with_best(losses).tolist() == [True, False]
 
 
 def test_the_model_with_the_best_estimate_is_always_in_the_set():

@@ -482,6 +482,16 @@ def test_the_table_fits_the_terminal(place, width):
     assert ("s to fit" in text) == (width >= 100)  # costs want room
 
 
+def test_the_top_3_accuracy_of_three_classes_is_neither_shown_nor_chosen_by(place):
+    found = fit(place)
+    stream = io.StringIO()
+    print_leaderboard(found.leaderboard, found.metric, Console(file=stream, width=160))
+    assert "top-3 accuracy" not in stream.getvalue().partition("Percent")[0]
+    assert "top-3 accuracy 100" not in stream.getvalue()
+    with pytest.raises(HeadError, match="`metric` is top_3, which is 1 for any head of 3 classes"):
+        fit(place, "other", metric="top_3")
+
+
 def test_a_printed_row_is_of_one_model_the_decisions_by_its_rule():
     shares = {"balanced_accuracy": 0.511, "accuracy": 0.487, "unadjusted_accuracy": 0.731}
     row = {"module": "m", "kind": "module", "head": "softmax", "adjust": 1.0, "tied": True}
