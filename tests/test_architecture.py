@@ -60,7 +60,7 @@ DOORS = {
         "modules.builders.keras_export",
     },
     "umap": {"report.feature_map"},
-    "uvicorn": {"serving.header_timeout", "serving.serve"},
+    "uvicorn": {"serving.connections", "serving.serve"},
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
@@ -102,7 +103,8 @@ def _upload_routes(export: Export, predictor: _Predictor, metrics: Metrics) -> A
 
     @router.post("/predict")
     async def upload(request: Request, top: int = 3) -> dict[str, Any]:
-        probs = await predictor.probabilities([await _uploaded(request)])
+        images = [await _uploaded(request)]
+        probs = await predictor.probabilities(images, _client(request))
         metrics.images.inc()
         order = np.argsort(-probs[0], kind="stable")[: max(top, 1)]
         classes = [(class_names[c], float(probs[0, c])) for c in order]
@@ -164,7 +166,7 @@ def _tf_serving_routes(
         except RequestFormatError as error:
             status = 413 if isinstance(error, TooManyImagesError) else 400
             raise HTTPException(status, str(error)) from error
-        probs = await predictor.probabilities(predict_request.images, number=True)
+        probs = await predictor.probabilities(predict_request.images, _client(request), number=True)
         metrics.images.inc(len(probs))
         return predict_request.answer(probs, export.class_names)
 
@@ -176,13 +178,19 @@ class _Predictor:
 
     def __init__(self, export: Export, queue: BatchQueue, limits: ServeLimits) -> None:
         self._sizes, self._queue, self._limits = export.sizes, queue, limits
-        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._n_threads = os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="decode")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def probabilities(self, images: list[bytes], *, number: bool = False) -> Probabilities:
+    async def probabilities(
+        self, images: list[bytes], client: str, *, number: bool = False
+    ) -> Probabilities:
         """Return the probabilities (n_images, n_classes) of encoded images.
 
         Args:
             images: The bytes of each encoded image.
+            client: Address of who asks. A client has as many images before the threads that
+                decode as there are threads, so that those of another are soon next.
             number: Whether an error names the image by its number.
 
         Raises:
@@ -190,10 +198,11 @@ class _Predictor:
         """
         tasks: list[asyncio.Task[Any]] = []
         try:
-            with self._queue.reserve(len(images)):
+            with self._queue.reserve(len(images), client):
+                turns = self._turns.setdefault(client, asyncio.Semaphore(self._n_threads))
                 for i, data in enumerate(images):
                     prefix = f"image {i}: " if number else ""
-                    tasks.append(asyncio.create_task(self._predict(data, prefix)))
+                    tasks.append(asyncio.create_task(self._predict(data, prefix, turns)))
                 rows = asyncio.gather(*tasks)
                 return np.stack(await asyncio.wait_for(rows, self._limits.timeout_seconds))
         except FullError:
@@ -209,10 +218,11 @@ class _Predictor:
             for task in tasks:
                 task.cancel()
 
-    async def _predict(self, data: bytes, prefix: str) -> Probabilities:
+    async def _predict(self, data: bytes, prefix: str, turns: asyncio.Semaphore) -> Probabilities:
         loop = asyncio.get_running_loop()
         try:
-            pixels = await loop.run_in_executor(self._threads, self._decode, data)
+            async with turns:
+                pixels = await loop.run_in_executor(self._threads, self._decode, data)
         except DataError as error:
             raise type(error)(f"{prefix}{error}") from None
         return await self._queue.probabilities(pixels)
@@ -224,6 +234,10 @@ class _Predictor:
     def close(self) -> None:
         """Stop decoding."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 async def _uploaded(request: Request) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,25 +49,36 @@ class BatchQueue:
         self._runtime, self._metrics = runtime, metrics
         self.max_images, self.max_batch_size = max_images, max_batch_size
         self.n_in_flight = 0
+        self._n_of: Counter[str] = Counter()  # images in flight of each client
         self._queue: asyncio.Queue[_Job] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
-    def reserve(self, n_images: int) -> Iterator[None]:
+    def reserve(self, n_images: int, client: str = "") -> Iterator[None]:
         """Reserve room for images while they are decoded and answered.
 
+        An eighth of the room is kept for other clients than the one that has the rest.
+
         Raises:
-            FullError: The queue is full.
+            FullError: The queue is full, or the client has its share of it.
         """
-        if self.n_in_flight + n_images > self.max_images:
+        most = self.max_images - self.max_images // 8
+        n_of_client = self._n_of[client] + n_images
+        # One request may fill an idle queue.
+        is_too_much = n_of_client > most and self.n_in_flight > 0
+        if is_too_much or self.n_in_flight + n_images > self.max_images:
             raise FullError
         self.n_in_flight += n_images
+        self._n_of[client] += n_images
         self._metrics.in_flight.set(self.n_in_flight)
         try:
             yield
         finally:
             self.n_in_flight -= n_images
+            self._n_of[client] -= n_images
+            if not self._n_of[client]:
+                del self._n_of[client]
             self._metrics.in_flight.set(self.n_in_flight)
 
     async def probabilities(self, pixels: Pixels) -> Probabilities:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -22,6 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _DRAIN_SECONDS = 2.0
+_GRACE_SECONDS = 1.0  # after which a body may have to make room for another
 _CLIENT_CLOSED_REQUEST = 499  # the status that nginx logs
 _BUSY = "the server is busy; try again in a moment"
 _ROUTES = ("/predict", "/v1/models/", "/healthz", "/metrics")
@@ -33,6 +35,7 @@ class BodyLimits:
     def __init__(self, app: App, limits: ServeLimits, metrics: Metrics) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
         self._n_bodies = self._n_bytes = 0  # in flight
+        self._arriving: list[_Body] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,7 +66,8 @@ class BodyLimits:
     async def _serve_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body of a request within the limits, then pass it to the application."""
         too_large = 413, f"the body is too large; at most {self._limits.max_bytes:,} bytes"
-        if self._n_bodies >= self._limits.max_images:
+        body = _Body(scope)
+        if self._n_bodies >= self._limits.max_images and not self._end_slowest(body.client):
             await _refuse(receive, send, 503, _BUSY)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -71,12 +75,13 @@ class BodyLimits:
             await _refuse(receive, send, *too_large)
             return
         refusal: tuple[int, str] | None = None
-        body = _Body()
         self._n_bodies += 1
+        self._arriving.append(body)
+        body.reading = asyncio.ensure_future(self._read(receive, body))
         try:
             seconds = self._limits.timeout_seconds
             try:
-                data = await asyncio.wait_for(self._read(receive, body), seconds)
+                data = await _within(body.reading, seconds)
             except TimeoutError:
                 refusal = 408, f"the body did not arrive within {seconds:g} s"
             except _TooLargeError:
@@ -85,13 +90,54 @@ class BodyLimits:
                 refusal = 503, _BUSY
             else:
                 if data is not None:  # else the client left
+                    self._arriving.remove(body)
                     await self._answer_while_connected(scope, data, receive, send)
         finally:
+            self._forget(body)
+        if refusal is not None:
+            await _refuse(receive, send, *refusal)
+
+    def _forget(self, body: _Body) -> None:
+        if body in self._arriving:
+            self._arriving.remove(body)
+        if not body.is_forgotten:
+            body.is_forgotten = True
             self._n_bodies -= 1
             self._n_bytes -= body.n_bytes
-        if refusal is not None:
             body.data.clear()
-            await _refuse(receive, send, *refusal)
+
+    def _end_slowest(self, newcomer: str) -> bool:
+        """End the slowest body of the client that sends most of them; False if none may be."""
+        n_of = Counter(body.client for body in self._arriving)
+        return self._end(n_of, newcomer, 1, lambda body: -body.rate)
+
+    def _end_largest(self, body: _Body) -> bool:
+        """End the largest body of the client that sends most bytes; False if none may be."""
+        n_of: Counter[str] = Counter()
+        for other in self._arriving:
+            n_of[other.client] += other.n_bytes
+        return self._end(n_of, body.client, 0, lambda other: other.n_bytes)
+
+    def _end(
+        self, n_of: Counter[str], client: str, n_more: int, cost: Callable[[_Body], float]
+    ) -> bool:
+        """End the costliest body of the client that has most.
+
+        Its bodies may be young if it has more than the client that room is made for: whoever
+        comes again and again starves nobody else.
+        """
+        most = max(n_of.values(), default=0)
+        is_greedy = most > n_of[client] + n_more
+        bodies = [body for body in self._arriving if n_of[body.client] == most]
+        bodies = [body for body in bodies if not body.reading.done()]
+        if not is_greedy:
+            bodies = [body for body in bodies if body.seconds > _GRACE_SECONDS]
+        if not bodies:
+            return False
+        body = max(bodies, key=cost)
+        self._forget(body)
+        body.reading.cancel()
+        return True
 
     async def _answer_while_connected(
         self, scope: Scope, body: bytes, receive: Receive, send: Send
@@ -123,8 +169,9 @@ class BodyLimits:
             self._n_bytes += len(part)
             if body.n_bytes > self._limits.max_bytes:
                 raise _TooLargeError
-            if self._n_bytes > self._limits.max_bytes_in_flight:
-                raise _BusyError
+            while self._n_bytes > self._limits.max_bytes_in_flight:
+                if not self._end_largest(body) or body.is_forgotten:
+                    raise _BusyError
             if not message.get("more_body"):
                 data = bytes(body.data)
                 body.data.clear()
@@ -134,8 +181,41 @@ class BodyLimits:
 class _Body:
     """The part of a body that has arrived, and the bytes that are counted for it."""
 
-    def __init__(self) -> None:
+    reading: asyncio.Future[bytes | None]
+
+    def __init__(self, scope: Scope) -> None:
+        self.client = str((scope.get("client") or ("",))[0])
         self.data, self.n_bytes = bytearray(), 0
+        self.is_forgotten = False
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second so far."""
+        return self.n_bytes / max(self.seconds, 1e-3)
+
+
+async def _within(reading: asyncio.Future[bytes | None], seconds: float) -> bytes | None:
+    """Return what is read.
+
+    Raises:
+        TimeoutError: It is not read in time.
+        _BusyError: The body made room for another.
+    """
+    try:
+        done, _ = await asyncio.wait({reading}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        if reading.cancelled():
+            raise _BusyError
+        return reading.result()
+    finally:
+        reading.cancel()
 
 
 class _TooLargeError(Exception):

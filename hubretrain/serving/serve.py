@@ -52,7 +52,7 @@ def serve_export(
         import uvicorn
 
         from hubretrain.serving.app import make_app
-        from hubretrain.serving.header_timeout import protocol
+        from hubretrain.serving.connections import protocol
     except ImportError as error:
         raise EngineError(
             f"the server is not installed ({error}); install it with: "
@@ -72,7 +72,8 @@ def serve_export(
             log_level="error",
             access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(limits.timeout_seconds) + 1,
+            # For a body to arrive, for its answer, and for a moment.
+            timeout_graceful_shutdown=int(2 * limits.timeout_seconds) + 2,
             limit_concurrency=limits.max_connections,
             backlog=_BACKLOG,
         )

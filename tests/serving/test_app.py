@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import re
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hubretrain.export.manifest import Export
+from hubretrain.serving.batch_queue import BatchQueue
+from hubretrain.serving.limits import ServeLimits
+from hubretrain.serving.prometheus import Metrics
+from tests.samples import PATIENCE
 from tests.serving.samples import PHOTOS, picture
 
 pytest.importorskip("fastapi")
@@ -137,3 +145,33 @@ def test_a_form_without_a_file_is_refused(server):
     assert status == 400
     assert "the form has no file" in said["error"]
     assert server.ask("POST", "/predict", b"--y", kind)[0] == 400
+
+
+def test_the_images_of_one_client_do_not_all_come_before_those_of_another():
+    """Each client has as many images before the threads as there are threads."""
+    from hubretrain.serving.app import _Predictor
+
+    started, blocked = [], threading.Event()
+
+    class Slow(_Predictor):
+        def _decode(self, data):
+            started.append(data)
+            blocked.wait(PATIENCE)
+            return {}
+
+    async def ask():
+        queue = BatchQueue(lambda _: np.zeros((1, 2)), 1000, 1, Metrics())
+        predictor = Slow(SimpleNamespace(sizes=(8,)), queue, ServeLimits(timeout_seconds=PATIENCE))
+        n = os.cpu_count() or 1
+        asking = [asyncio.ensure_future(predictor.probabilities([b"greedy"] * 50 * n, "a"))]
+        await asyncio.sleep(0.05)
+        asking.append(asyncio.ensure_future(predictor.probabilities([b"honest"], "b")))
+        await asyncio.sleep(0.05)
+        blocked.set()
+        await asyncio.gather(*asking)
+        await queue.close()
+        predictor.close()
+        return n
+
+    n_threads = asyncio.run(ask())
+    assert b"honest" in started[: 2 * n_threads + 1]

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from hubretrain.serving.batch_queue import BatchQueue, FullError
+from hubretrain.serving.prometheus import Metrics
 from tests.samples import PATIENCE
 from tests.serving.samples import done_with, picture
 
@@ -55,3 +57,15 @@ def test_a_client_that_leaves_keeps_nobody_waiting(server):
                 client.sendall(head.encode() + data)
     assert "hubretrain_images_inside 0.0" in server.ask("GET", "/metrics")[2]
     assert server.ask("POST", "/predict", picture(0))[0] == 200
+
+
+def test_a_client_with_its_share_leaves_room_for_others():
+    queue = BatchQueue(None, 16, 4, Metrics())
+    with queue.reserve(14, "greedy"):
+        with pytest.raises(FullError), queue.reserve(1, "greedy"):
+            pass
+        with queue.reserve(2, "honest"), pytest.raises(FullError), queue.reserve(1, "another"):
+            pass
+    with queue.reserve(16, "greedy"):  # a request may fill an idle queue
+        pass
+    assert queue.n_in_flight == 0

@@ -147,3 +147,72 @@ def test_the_bytes_of_all_bodies_have_a_bound_and_idle_connections_take_no_room(
         assert server.ask("POST", "/predict", picture(0))[0] == 200
         for client in idle + clients:
             client.close()
+
+
+def asgi_clients(server, clients):
+    """Send one body per client: an iterable of (address, parts); it ends with an empty part."""
+
+    async def one(address, parts, answers):
+        parts = iter(parts)
+
+        async def receive():
+            if (part := next(parts, None)) is None:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": part, "more_body": bool(part)}
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                answers[address] = message["status"]
+
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        await server({**scope, "client": (address, 1)}, receive, send)
+
+    async def run():
+        answers = {}
+        tasks = []
+        for address, parts in clients:
+            tasks.append(asyncio.ensure_future(one(address, parts, answers)))
+            for _ in range(5):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return answers
+
+    return asyncio.run(run())
+
+
+async def answer_200(scope, receive, send):
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def test_a_client_of_many_bodies_makes_room_for_another_at_once():
+    server = BodyLimits(answer_200, ServeLimits(max_images=4), Metrics())
+    slow = [("greedy", [b"x"])] * 4
+    answers = asgi_clients(server, [*slow, ("honest", [b"a photograph", b""])])
+    assert answers == {"greedy": 503, "honest": 200}
+
+
+def test_a_client_of_many_bytes_makes_room_for_another_at_once():
+    limits = ServeLimits(max_images=99, max_bytes=10)
+    server = BodyLimits(answer_200, limits, Metrics())
+    slow = [("greedy", [b"x" * 9])] * 8
+    answers = asgi_clients(server, [*slow, ("honest", [b"x" * 9, b""])])
+    assert answers == {"greedy": 503, "honest": 200}
+
+
+def test_the_slowest_body_makes_room_also_where_all_come_from_one_address(server):
+    """As behind a proxy."""
+    place = ("127.0.0.1", server.port)
+    slow = [socket.create_connection(place, timeout=PATIENCE) for _ in range(6)]
+    for client in slow:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    time.sleep(1.5)  # they have had their time
+    for i in range(6):
+        assert server.ask("POST", "/predict", picture(i))[0] == 200
+    assert sum(bool(select.select([client], [], [], 0)[0]) for client in slow) >= 1
+    for client in slow:
+        client.close()
