@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubretrain.errors import WriteError, first_line
 
@@ -161,7 +162,7 @@ def reserve(path: Path, n_bytes: int) -> None:
             os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
-def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> io.FileIO:
     """Open a regular file to read bytes; what may block or never end is refused.
 
     Args:
@@ -172,20 +173,26 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
         OSError: It cannot be opened, is a pipe, a device or a socket, or is larger.
     """
     # Without O_NONBLOCK, opening a pipe waits for a writer; regular files do not know it.
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)  # noqa: SIM115
     try:
-        status = os.fstat(file.fileno())
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(status.st_mode):
-            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
-            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
-        if max_bytes is not None and status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, too_large(status.st_size, max_bytes), str(path))
+        check_regular(os.fstat(file.fileno()), path, max_bytes)
     except OSError:
         file.close()
         raise
     return file
+
+
+def check_regular(
+    status: os.stat_result, path: str | os.PathLike[str], max_bytes: int | None = None
+) -> None:
+    """Raise OSError where `open_regular` would refuse a file of this status."""
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, too_large(status.st_size, max_bytes), str(path))
 
 
 def too_large(n_bytes: int, max_bytes: int) -> str:

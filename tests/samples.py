@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import io
 import threading
 import time
@@ -25,6 +27,19 @@ def encoded(pixels: np.ndarray, form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, **options)
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def web_server(
+    folder: Path, handler: type[http.server.SimpleHTTPRequestHandler], host: str = "127.0.0.1"
+) -> Iterator[str]:
+    """Serve a folder at the URL that is yielded."""
+    address = (host, 0)
+    make = functools.partial(handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(address, make) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{host}:{server.server_address[1]}"
+        server.shutdown()
 
 
 def write_digits(folder: Path, n_images: int, classes: tuple[int, ...] = (0, 1, 2)) -> Path:

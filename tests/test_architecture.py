@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Foreign library: the files that may import it.
 DOORS = {
+    "aiohttp": {"storage"},
     "ai_edge_litert": {"export.litert"},
     "click": {"cli.*"},
     "cykooz_resizer": {"data.images.resize"},

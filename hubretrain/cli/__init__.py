@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,9 @@ COMMANDS = (
     "explain",
     "modules",
 )
+# Large images are refused with a sentence. Here, not where they are read: the filters of warnings
+# belong to the process, and threads that change them would change those of each other.
+warnings.filterwarnings("ignore", "Image size .* could be decompression bomb", RuntimeWarning)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log is long otherwise
 
 

@@ -3,6 +3,7 @@ from .check import check_dataset as check_dataset
 from .dataset import ImageDataset as ImageDataset
 from .dataset import open_dataset as open_dataset
 from .dataset import reopen_dataset as reopen_dataset
+from .digests import forget_digests as forget_digests
 from .findings import Finding as Finding
 from .ham10000 import prepare_ham10000 as prepare_ham10000
 from .options import SplitOptions as SplitOptions

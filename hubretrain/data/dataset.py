@@ -169,7 +169,8 @@ def open_dataset(
     Raises:
         DataError: No data set, several, or one that is not as expected: a folder or a column is
             missing, a row has no file, a file has no row, a label is empty, one image has two
-            labels, or there are fewer than two classes.
+            labels, there are fewer than two classes, or a table that was recognised by itself
+            names images at URLs.
 
     Examples:
         >>> from hubretrain import open_dataset
@@ -189,6 +190,8 @@ def open_dataset(
         folders = image_folders(roots)
         images, grouped = _recognised_images(root, folders, table)
     record |= {**table.columns(), "skip_unmatched": table.skip_unmatched}
+    if table.remote:
+        record["remote"] = True
     return _checked(folders, images, grouped, record)
 
 
@@ -236,7 +239,7 @@ def _recognised_images(
         ):
             tables.append(class_folders(folder))
             continue
-        table, columns = label_images(folder.table, [folder], options)
+        table, columns = label_images(folder.table, [folder], options, is_named=False)
         grouped = grouped or columns["group"] is not None
         tables.append(table.assign(split=folder.split) if folder.split else table)
     images = pd.concat(tables)

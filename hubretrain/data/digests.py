@@ -8,7 +8,7 @@ within the resolution of the file system's clock.
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ import pandas as pd
 from hubretrain.errors import DataError
 from hubretrain.files import write_table
 from hubretrain.parallel import ahead
-from hubretrain.storage import Stamp, is_remote, located, read_bytes, stamp_of
+from hubretrain.storage import Stamp, is_remote, located, sha256_of, stamp_of
 
 FILE_NAME = "digests.csv"
 COLUMNS = ("path", "size", "mtime_ns", "ctime_ns", "sha256")
@@ -71,14 +71,25 @@ def image_digests(
     return digests
 
 
+def forget_digests(folder: Path, paths: Sequence[str]) -> None:
+    """Forget the digests of files that were found to have other bytes, so that they are read again.
+
+    Args:
+        folder: The data set's folder in the cache.
+        paths: The image files.
+    """
+    table_file = folder / FILE_NAME
+    cached, forgotten = _read(table_file), set(paths)
+    rows = [(*key, sha256) for key, sha256 in cached.items() if key[0] not in forgotten]
+    if len(rows) < len(cached):
+        write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
 def _sha256(location: str) -> str:
     try:
-        # hashlib lets other threads run while it digests, so a pool of them pays.
-        return hashlib.sha256(read_bytes(location)).hexdigest()
+        return sha256_of(location)
     except OSError as error:
-        raise DataError(
-            f"{location} cannot be read: {error.strerror}; check its permissions."
-        ) from error
+        raise _unreadable(location, error) from error
 
 
 def _stamps(locations: Sequence[str]) -> list[Stamp]:
@@ -86,12 +97,19 @@ def _stamps(locations: Sequence[str]) -> list[Stamp]:
         try:
             return stamp_of(location)
         except OSError as error:
-            raise DataError(f"{location} cannot be read: {error.strerror}.") from error
+            raise _unreadable(location, error) from error
 
     if not any(map(is_remote, locations)):
         return [stamp(location) for location in locations]
     with ThreadPoolExecutor(_N_STAMP_THREADS) as pool:
         return list(pool.map(stamp, locations))
+
+
+def _unreadable(location: str, error: OSError) -> DataError:
+    advice = "rerun the command, or take it out of the data set"
+    if error.errno == errno.EACCES:
+        advice = "check its permissions"
+    return DataError(f"{location} cannot be read: {error.strerror or error}; {advice}.")
 
 
 def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:

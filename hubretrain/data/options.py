@@ -30,6 +30,7 @@ class TableOptions:
         split_column: Column with a given split: train, validation or test; `none`: ignore it,
             and that of folders too.
         skip_unmatched: Skip rows without a file and files without a row, instead of an error.
+        remote: Read images at URLs also where a table was recognised by itself, not named.
 
     Examples:
         >>> from hubretrain import TableOptions, open_dataset
@@ -59,6 +60,10 @@ class TableOptions:
         metavar="NAME",
     )
     skip_unmatched: bool = option(False, "Skip rows without a file and files without a row.")
+    remote: bool = option(
+        False,
+        "Read images over the network where a table that was recognised by itself names URLs.",
+    )
 
     def columns(self) -> dict[str, str]:
         """Return the columns that were named, by parameter name."""

@@ -13,14 +13,14 @@ import pandas as pd
 from hubretrain.data.layouts import SPLIT_NAMES, ImageFolder, find_images
 from hubretrain.data.options import NO_COLUMN, USUAL_COLUMNS, TableOptions
 from hubretrain.errors import DataError
-from hubretrain.storage import is_remote
+from hubretrain.storage import check_url, is_remote
 
 MANY_CLASSES = 20
 """More values than these, and than half the number of images, are no class labels."""
 
 
 def label_images(
-    file: Path, folders: Sequence[ImageFolder], options: TableOptions
+    file: Path, folders: Sequence[ImageFolder], options: TableOptions, *, is_named: bool = True
 ) -> tuple[pd.DataFrame, dict[str, str | None]]:
     """Read a table of labels and find the image of each row.
 
@@ -28,6 +28,8 @@ def label_images(
         file: The table.
         folders: The folders of the images.
         options: Its columns.
+        is_named: Whether the user named the table; one that was recognised by itself may name
+            URLs only with the option `remote`.
 
     Returns:
         Columns path, label, group and split, all text; and the column taken for each role.
@@ -38,6 +40,7 @@ def label_images(
     rows = read_table(file)
     columns = {role: _column(rows, file, options, role) for role in USUAL_COLUMNS}
     image, label = rows[str(columns["image"])], rows[str(columns["label"])]
+    _check_urls(image, file, is_allowed=is_named or options.remote)
     paths = {f.prefix + path: path for f in folders for path in find_images(f.folder)}
     matched = _match(image, paths, file)
     where = ", ".join(str(folder.folder) for folder in folders)
@@ -78,7 +81,8 @@ def read_table(file: Path) -> pd.DataFrame:
         if suffix in (".parquet", ".pq"):
             table = _read_parquet(file)
         elif suffix == ".jsonl":
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            # Not splitlines, which takes some characters within a text for ends of lines.
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
             table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
         else:
             table = _read_csv(file, tabs=suffix in (".tsv", ".tab"))
@@ -150,6 +154,21 @@ def _column(rows: pd.DataFrame, file: Path, options: TableOptions, role: str) ->
         f"{file} has no {role} column (looked for {', '.join(usual)}); its columns are: "
         f"{present}; name one: `{role}_column`."
     )
+
+
+def _check_urls(cells: pd.Series, file: Path, *, is_allowed: bool) -> None:
+    """Raise DataError where a cell is a URL that is not read, or no URL is to be read."""
+    urls = [cell for cell in cells if is_remote(cell)]
+    for url in urls:
+        try:
+            check_url(url)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+    if urls and not is_allowed:
+        raise DataError(
+            f"{file} names images at URLs (first: {urls[0]}), and was recognised by its name "
+            "alone; if they are to be read over the network, use `remote`."
+        )
 
 
 def _match(cells: pd.Series, paths: dict[str, str], file: Path) -> pd.Series:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hubretrain.bottlenecks import BottleneckWriter, ForwardPassLog
-from hubretrain.data import ImageDataset
+from hubretrain.data import ImageDataset, forget_digests
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.options import CacheOptions
 from hubretrain.extraction.pipeline import Batch, ImageTask, SkippedImage, extract
@@ -161,6 +161,9 @@ class _Run:
                     bar.total -= result.task.n_forward
                     self._skip(result)
         if self.unread:
+            # Perhaps it is not the file that changed, but the digest that was kept of it.
+            unread_paths = [self.plan.rows.path[image.task.row] for image in self.unread]
+            forget_digests(self.plan.quarantine.file.parent, unread_paths)
             first = self.unread[0]
             raise CacheError(
                 f"{len(self.unread)} images could not be read, the first {first.task.path}: "

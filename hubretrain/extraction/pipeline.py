@@ -136,6 +136,12 @@ class Extractor:
         not depend on which modules are cached together.
         """
         try:
+            return self._cut(image)
+        except MemoryError:  # of now, not of the image
+            return SkippedImage(image, "there is not enough memory for it", unread=True)
+
+    def _cut(self, image: ImageTask) -> list[tuple[int, int, Any]] | SkippedImage:
+        try:
             data = read_image_bytes(Path(), image.path) if image.data is None else image.data
             if hashlib.sha256(data).hexdigest() != image.sha256:
                 return SkippedImage(image, "was changed after the run began", unread=True)

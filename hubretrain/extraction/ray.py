@@ -19,7 +19,7 @@ from hubretrain.extraction.pipeline import Batch, Extractor, ImageTask, SkippedI
 from hubretrain.extraction.plan import Recipe
 from hubretrain.modules import pack_folder, unpack_folder
 from hubretrain.parallel import ahead
-from hubretrain.storage import is_remote, read_bytes
+from hubretrain.storage import PRIVATE_ADDRESSES, is_remote, read_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -150,12 +150,13 @@ def _started_workers(ray: Any, n_workers: int) -> list[Any]:
     """Start workers and return their handles."""
     n_cpus = _cpus_per_worker(ray.nodes(), n_workers)
     # TensorFlow and OpenVINO take every CPU of the machine unless they are told.
-    threads = {"TF_NUM_INTRAOP_THREADS": str(n_cpus), "OMP_NUM_THREADS": str(n_cpus)}
+    variables = {"TF_NUM_INTRAOP_THREADS": str(n_cpus), "OMP_NUM_THREADS": str(n_cpus)}
+    variables[PRIVATE_ADDRESSES] = os.environ.get(PRIVATE_ADDRESSES, "")
     actor = ray.remote(_Worker).options(
         num_cpus=n_cpus,
         max_restarts=-1,
         max_task_retries=MAX_DEATHS - 1,
-        runtime_env={"env_vars": threads},
+        runtime_env={"env_vars": variables},
     )
     return [actor.remote() for _ in range(n_workers)]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import fields
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.findings import Finding
 from hubretrain.data.summary import Spread
 from tests.messy import SCRIPT, photograph, recompressed, sentences
+from tests.samples import web_server
 
 
 def test_counts_are_what_pandas_counts(messy: tuple[DataCheck, Path]) -> None:
@@ -139,22 +141,24 @@ def test_ham10000_is_found_as_published(real_data: Path, tmp_path: Path) -> None
     assert groups.mixed_classes == ()
 
 
-def test_images_at_urls_that_a_table_names_are_checked_too(tmp_path: Path) -> None:
-    fsspec = pytest.importorskip("fsspec")
-    files = fsspec.filesystem("memory")
-    rows = []
+def test_images_at_urls_that_a_table_names_are_checked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("HUBRETRAIN_PRIVATE_ADDRESSES", "127.0.0.1")
+    images = tmp_path / "images"
+    images.mkdir()
     for i in range(16):
-        name = f"memory://check/{i}.jpg"
         data = photograph(i % 2, 40 * (i // 2)) if i < 15 else b"broken"
-        files.pipe_file(f"/check/{i}.jpg", data)
-        rows.append((name, "ab"[i % 2]))
-    files.pipe_file("/check/again.jpg", recompressed(photograph(0, 0)))
-    rows.append(("memory://check/again.jpg", "a"))
+        (images / f"{i}.jpg").write_bytes(data)
+    (images / "again.jpg").write_bytes(recompressed(photograph(0, 0)))
     (tmp_path / "d").mkdir()
-    pd.DataFrame(rows, columns=["path", "label"]).to_csv(tmp_path / "l.csv", index=False)
-    dataset = open_dataset(tmp_path / "d", labels=tmp_path / "l.csv")
-    checked = check_dataset(dataset, cache=tmp_path / "cache")
+    with web_server(images, SimpleHTTPRequestHandler) as url:
+        rows = [(f"{url}/{i}.jpg", "ab"[i % 2]) for i in range(16)] + [(f"{url}/again.jpg", "a")]
+        pd.DataFrame(rows, columns=["path", "label"]).to_csv(tmp_path / "l.csv", index=False)
+        dataset = open_dataset(tmp_path / "d", labels=tmp_path / "l.csv")
+        checked = check_dataset(dataset, cache=tmp_path / "cache")
     assert checked.summary.n_images == 17
-    assert [image.path for image in checked.summary.unreadable] == ["memory://check/15.jpg"]
+    assert [image.path for image in checked.summary.unreadable] == [f"{url}/15.jpg"]
     near = [set(pair.paths) for pair in checked.summary.duplicates.near]
-    assert {"memory://check/0.jpg", "memory://check/again.jpg"} in near
+    assert {f"{url}/0.jpg", f"{url}/again.jpg"} in near

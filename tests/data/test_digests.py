@@ -71,3 +71,18 @@ def test_a_file_of_any_name_is_not_read_again(tmp_path, strange_name):
     stamps = digests._stamps([str(tmp_path / strange_name)])
     digests._write(table_file, [strange_name], stamps, ["ab"], time.time_ns() + 10**10)
     assert image_digests(tmp_path, [strange_name], tmp_path) == ["ab"]
+
+
+def test_a_digest_that_was_found_to_be_wrong_is_forgotten_and_the_others_stay(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+        os.utime(tmp_path / name, (LONG_AGO, LONG_AGO))
+    right = [hashlib.sha256(name.encode()).hexdigest() for name in "ab"]
+    stamps = digests._stamps([str(tmp_path / name) for name in "ab"])
+    wrong = ["0" * 64, right[1]]
+    digests._write(tmp_path / "digests.csv", ["a", "b"], stamps, wrong, time.time_ns() + 10**10)
+    assert image_digests(tmp_path, ["a", "b"], tmp_path) == wrong
+    digests.forget_digests(tmp_path, ["a", "none"])
+    read = []
+    assert image_digests(tmp_path, ["a", "b"], tmp_path, read.append) == right
+    assert read == [1]

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.data import digests as digests_file
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decoding import decode, view
@@ -308,3 +311,22 @@ def test_modules_cached_together_share_the_time_by_what_each_computed(digits, tm
     passes = pd.read_csv(results[0].file.parent / "passes.csv").set_index("module")
     assert passes["n_forward"].to_dict() == {"pooled8": 240, "pooled32": 240}
     assert (passes["seconds"] > 0).all()
+
+
+def test_a_wrong_digit_in_the_table_of_digests_costs_one_run(digits, small_module, tmp_path):
+    cache = tmp_path / "cache"
+    first = run(digits, small_module, cache)
+    with Bottlenecks(first.file) as bottlenecks:
+        expected = {s: bottlenecks.rows([s])[0] for s in bottlenecks.sha256s}
+    paths = open_dataset(digits).images["path"].tolist()
+    right = [hashlib.sha256((digits / path).read_bytes()).hexdigest() for path in paths]
+    wrong = [("0" if right[0][0] != "0" else "1") + right[0][1:], *right[1:]]
+    stamps = digests_file._stamps([str(digits / path) for path in paths])
+    table = first.file.parent / "digests.csv"
+    digests_file._write(table, paths, stamps, wrong, time.time_ns() + 10**10)
+    with pytest.raises(CacheError, match=r"1 images could not be read"):
+        run(digits, small_module, cache)
+    again = run(digits, small_module, cache)
+    with Bottlenecks(again.file) as bottlenecks:
+        assert set(bottlenecks.sha256s) == set(expected)
+        assert all(np.array_equal(bottlenecks.rows([s])[0], expected[s]) for s in expected)

@@ -8,6 +8,7 @@ from .decoding import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .decoding import SUFFIXES_OF as SUFFIXES_OF
 from .decoding import UnreadableImageError as UnreadableImageError
 from .decoding import decode as decode
+from .decoding import is_momentary as is_momentary
 from .decoding import read_headers as read_headers
 from .decoding import read_image as read_image
 from .decoding import read_image_bytes as read_image_bytes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from hubretrain.data.images.opening import MAX_PIXELS, open_bounded, open_header
 from hubretrain.data.images.resize import resized
 from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
-from hubretrain.storage import is_remote, located, read_bytes, stamp_of
+from hubretrain.storage import located, open_bytes, read_bytes, stamp_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +47,7 @@ _QUARTER_TURNS = (
 
 
 class UnreadableImageError(DataError):
-    """An image file whose bytes cannot be read now: missing, no permission, a server that is down.
+    """An image that cannot be read now: missing, no permission, a server that is down, no memory.
 
     Nothing is known about its content, so it is no reason to put the image into quarantine.
     """
@@ -86,6 +85,11 @@ def read_image_bytes(root: Path, path: str, sha256: str = "") -> bytes:
     return data
 
 
+def is_momentary(error: BaseException) -> bool:
+    """Return whether an error of decoding tells nothing about the file: memory ran out."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image file to 8-bit RGB, upright by its EXIF orientation.
 
@@ -99,6 +103,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         TooManyPixelsError: The image is larger; nothing was decoded.
         TooCostlyError: It would take far longer to decode than its size explains.
+        UnreadableImageError: There is not enough memory.
         DataError: The bytes are no such image, or are cut short.
     """
     try:
@@ -112,6 +117,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         reason = "an empty file" if not data else "no image of a known type"
         raise DataError(reason) from None
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
+        if is_momentary(error):
+            raise UnreadableImageError("there is not enough memory to decode it") from error
         raise DataError(f"a damaged image ({error})") from error
     if image.mode == "F" or (image.mode == "I" and file_format != "PNG"):
         raise DataError(
@@ -190,8 +197,7 @@ def _header(location: str) -> tuple[int, str, str, int, int]:
     # Pillow raises nearly every type on damaged files; a file without a header stays blank.
     with contextlib.suppress(Exception):
         n_bytes = stamp_of(location)[0]
-        remote = is_remote(location)
-        with io.BytesIO(read_bytes(location)) if remote else io.FileIO(location) as file:
+        with open_bytes(location) as file:
             image = open_header(file)
             return n_bytes, image.format or "", image.mode, *image.size
     return n_bytes, "", "", 0, 0

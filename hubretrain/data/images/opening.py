@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import threading
-import warnings
 
 from PIL import Image
 
@@ -18,8 +16,9 @@ from hubretrain.errors import DataError
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
 MOST_PIXELS = 2 * MAX_PIXELS  # above this Pillow refuses to read even the header
-# Pillow knows more formats, among them some that run another program on the file (EPS).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is read; no other file calls Pillow's own `open`. Pillow knows more formats, among them some
+that run another program on the file (EPS)."""
 
 # Each scan of a JPEG goes over all its pixels; photographs have about 10, and libtiff, too, reads
 # at most 100 (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
@@ -51,8 +50,7 @@ def open_header(file: io.FileIO | io.BytesIO) -> Image.Image:
         TooCostlyError: The header has more parts than its size explains.
         Exception: Pillow's parsers raise nearly every type on damaged files.
     """
-    with _without_bomb_warnings:
-        return Image.open(_BoundedFile(file), formats=_FORMATS)
+    return Image.open(_BoundedFile(file), formats=FORMATS)
 
 
 def open_bounded(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -71,7 +69,7 @@ def open_bounded(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     try:
         image = open_header(io.BytesIO(data))
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # where it is an error
         raise TooManyPixelsError(
             f"more than {MOST_PIXELS} pixels; at most {min(max_pixels, MOST_PIXELS)} are read"
         ) from None
@@ -143,33 +141,3 @@ def _check_tiles(image: Image.Image, max_pixels: int) -> None:
 
 def _too_costly(what: str) -> TooCostlyError:
     return TooCostlyError(f"{what}, which could take minutes to decode; save the image anew")
-
-
-class _WithoutBombWarnings:
-    """Context in which Pillow does not warn of large images, while any thread is inside.
-
-    The filters of warnings belong to the process: two threads that each change and restore them
-    would leave them changed.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_inside = 0
-        self._before = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._n_inside == 0:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            self._n_inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
-                self._before.__exit__(None, None, None)
-
-
-_without_bomb_warnings = _WithoutBombWarnings()

@@ -22,6 +22,7 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from hubretrain.arrays import AnyArray, BoolArray, Float32Array, IntArray
+from hubretrain.data.images import UnreadableImageError
 from hubretrain.data.near_duplicates.alignment import IDENTITY, align, compose, correlation, windows
 from hubretrain.data.near_duplicates.sketches import (
     BATCH,
@@ -32,6 +33,7 @@ from hubretrain.data.near_duplicates.sketches import (
     open_image,
     sketch_images,
 )
+from hubretrain.errors import DataError
 
 PIXELS = 64  # per side, of the windows that are compared
 MIN_THUMBNAIL_CORRELATION = 0.98
@@ -58,11 +60,13 @@ class Duplicates:
             were given, `cosine` (of the features, -1 to 1). Sorted by a, b. Of n exact duplicates
             the n - 1 pairs with the first are listed, and only the first is searched for near
             ones.
-        unreadable: Why Pillow cannot read an image, by its row.
+        unreadable: Why an image cannot be read, by its row.
+        unread: Rows of those whose file cannot be read now; of the others the content is broken.
     """
 
     pairs: pd.DataFrame
     unreadable: dict[int, str]
+    unread: frozenset[int] = frozenset()
 
 
 def find_duplicates(
@@ -96,15 +100,18 @@ def find_duplicates(
 
     Returns:
         The pairs, and the images that could not be read.
+
+    Raises:
+        UnreadableImageError: A file that was read cannot be read once more.
     """
     exact = _exact_pairs(sha256s)
     distinct = np.setdiff1d(np.arange(len(images)), exact[:, 1])
     with ThreadPoolExecutor(workers) as pool:
-        sketches, unreadable = sketch_images(pool, images, distinct, progress)
+        sketches, unreadable = sketch_images(pool, images, sha256s, distinct, progress)
         old = np.zeros(len(sketches.rows), bool) if known is None else known[sketches.rows]
         pairs = candidate_pairs(sketches, features, old, workers)
         pairs = _filter(pool, partial(_fit_thumbnails, sketches.grey), pairs, BATCH)
-        sources = [images[row] for row in sketches.rows]
+        sources = [(images[row], sha256s[row]) for row in sketches.rows]
         pairs = _filter(pool, partial(_compare_pixels, sources), pairs, BATCH // 8, progress)
     near = np.sort(sketches.rows[pairs.images], axis=1)
     table = pd.DataFrame(np.concatenate([exact, near]), columns=["a", "b"])
@@ -112,7 +119,12 @@ def find_duplicates(
     table["similarity"] = np.concatenate([np.ones(len(exact)), pairs.similarity.astype(float)])
     if features is not None:
         table["cosine"] = _cosine(features, table["a"].to_numpy(), table["b"].to_numpy())
-    return Duplicates(table.sort_values(["a", "b"], ignore_index=True), unreadable)
+    reasons = {
+        row: str(why) if isinstance(why, DataError) else f"{type(why).__name__}: {why}"
+        for row, why in unreadable.items()
+    }
+    unread = frozenset(r for r, why in unreadable.items() if isinstance(why, UnreadableImageError))
+    return Duplicates(table.sort_values(["a", "b"], ignore_index=True), reasons, unread)
 
 
 def _filter(
@@ -177,13 +189,13 @@ def _turn(images: Float32Array, turn: IntArray) -> Float32Array:
     return images
 
 
-def _compare_pixels(sources: Sequence[Source], pairs: Pairs) -> Pairs:
+def _compare_pixels(sources: Sequence[tuple[Source, str]], pairs: Pairs) -> Pairs:
     """Return pairs that show the same pixels where they overlap, up to brightness and compression.
 
     A pair that fails is aligned again on its details, twice, unless these are too different.
     """
     opened = [
-        (open_image(sources[a]), _turned(open_image(sources[b]), turn))
+        (open_image(*sources[a]), _turned(open_image(*sources[b]), turn))
         for (a, b), turn in zip(pairs.images, pairs.turn, strict=True)
     ]
     similarity = np.zeros(len(opened), np.float32)

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from hubretrain.arrays import BoolArray, Float32Array, IntArray, Pixels
-from hubretrain.data.images import open_bounded
-from hubretrain.storage import read_bytes
+from hubretrain.data.images import (
+    UnreadableImageError,
+    is_momentary,
+    open_bounded,
+    read_image_bytes,
+)
 
 Source = str | os.PathLike[str] | bytes
 Progress = Callable[[str, int, int], object]
@@ -101,27 +106,40 @@ class Pairs:
         )
 
 
-def open_image(source: Source) -> Image.Image:
-    """Open an image in RGB, shrunk to about `SOURCE_PIXELS`.
+def open_image(source: Source, sha256: str = "") -> Image.Image:
+    """Read an image in RGB, shrunk to about `SOURCE_PIXELS`.
 
     Its EXIF orientation is ignored: the search compares all turns anyway.
 
+    Args:
+        source: The image file or its URL, or the file's bytes.
+        sha256: Digest that the file's bytes must have; blank: any.
+
     Raises:
+        UnreadableImageError: It cannot be read now, or its bytes have changed.
         Exception: Pillow's decoders raise nearly every type on damaged files.
     """
-    image = open_bounded(source if isinstance(source, bytes) else read_bytes(os.fspath(source)))
-    image.draft("RGB", (SOURCE_PIXELS, SOURCE_PIXELS))  # JPEG: decodes fewer frequencies
-    shrink = min(image.size) // SOURCE_PIXELS
-    rgb = image.convert("RGB")
-    return rgb.reduce(shrink) if shrink > 1 else rgb
+    if not isinstance(source, bytes):
+        # Whole: then an error of the disk is never mistaken for one of the content.
+        source = read_image_bytes(Path(), os.fspath(source), sha256)
+    try:
+        image = open_bounded(source)
+        image.draft("RGB", (SOURCE_PIXELS, SOURCE_PIXELS))  # JPEG: decodes fewer frequencies
+        shrink = min(image.size) // SOURCE_PIXELS
+        rgb = image.convert("RGB")
+        return rgb.reduce(shrink) if shrink > 1 else rgb
+    except Exception as error:
+        if is_momentary(error):
+            raise UnreadableImageError("there is not enough memory to decode it") from error
+        raise
 
 
-def _thumbnails(source: Source) -> Pixels | str:
+def _thumbnails(source: Source, sha256: str) -> Pixels | Exception:
     """Return the views of an image, uint8 (n_views, 32, 32, 3), or why it cannot be read."""
     try:
-        image = open_image(source)
+        image = open_image(source, sha256)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return error
     # All views from one small image: resizing takes a third of the time, and is off by a fifth
     # of a grey level.
     small = image.resize((MIDWAY, MIDWAY), Image.Resampling.LANCZOS)
@@ -134,14 +152,16 @@ def _thumbnails(source: Source) -> Pixels | str:
 def sketch_images(
     pool: ThreadPoolExecutor,
     images: Sequence[Source],
+    sha256s: Sequence[str],
     rows: IntArray,
     progress: Progress | None,
-) -> tuple[Sketches, dict[int, str]]:
+) -> tuple[Sketches, dict[int, Exception]]:
     """Read and sketch some of the images.
 
     Args:
         pool: Threads.
         images: A path or an encoded file's bytes for each image.
+        sha256s: Digest of each file; blank where unknown.
         rows: The images to sketch.
         progress: Called with the name of the step, the number done, and the number of all.
 
@@ -149,10 +169,10 @@ def sketch_images(
         The sketches, and why an image cannot be read, by its row.
     """
 
-    def sketch(batch: IntArray) -> tuple[Sketches, dict[int, str]]:
-        thumbnails = {int(row): _thumbnails(images[row]) for row in batch}
-        unreadable = {row: reason for row, reason in thumbnails.items() if isinstance(reason, str)}
-        views = {row: pixels for row, pixels in thumbnails.items() if not isinstance(pixels, str)}
+    def sketch(batch: IntArray) -> tuple[Sketches, dict[int, Exception]]:
+        thumbnails = {int(row): _thumbnails(images[row], sha256s[row]) for row in batch}
+        unreadable = {row: why for row, why in thumbnails.items() if isinstance(why, Exception)}
+        views = {row: t for row, t in thumbnails.items() if not isinstance(t, Exception)}
         pixels = np.array(list(views.values()), np.float32).reshape(-1, *NO_PIXELS.shape[1:])
         return _sketch(np.array(list(views), np.int64), pixels), unreadable
 

@@ -2,8 +2,9 @@
 
 On disk: `copies.csv` with columns `sha256, near, similarity, unreadable, search`. Each content
 that was searched has a row with `near` blank, and each pair of near duplicates a row of its own.
-`unreadable` says why a content could not be read. Where `search` is not `SEARCH`, an earlier
-version of the search wrote the table, and everything is searched again.
+`unreadable` says why a content could not be decoded; a file that could not be read is an error, for
+a moment must not decide for ever on which side of a split a copy is. Where `search` is not
+`SEARCH`, an earlier version of the search wrote the table, and everything is searched again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import Float32Array
+from hubretrain.data.digests import forget_digests
+from hubretrain.errors import DataError
 from hubretrain.files import write_table
 from hubretrain.storage import located
 
@@ -36,7 +39,7 @@ class NearDuplicates:
 
     Attributes:
         pairs: Columns `a`, `b` (sha256 of two contents) and `similarity` (0.92 to 1).
-        unreadable: Why a content could not be read, by its sha256.
+        unreadable: Why a content could not be decoded, by its sha256.
     """
 
     pairs: pd.DataFrame
@@ -62,6 +65,10 @@ def find_near_duplicates(
         features: Returns bottlenecks of contents, float32 (n_contents, n_features), or None: pairs
             that they find similar are compared too. Called only if there is a content to search.
         progress: Called with the name of the step, the number done, and the number of all.
+
+    Raises:
+        DataError: A file cannot be read now, or its bytes have changed; of the other images the
+            result is kept.
     """
     path_of: dict[str, str] = {}
     for path, sha256 in zip(paths, sha256s, strict=True):
@@ -71,7 +78,8 @@ def find_near_duplicates(
         table = pd.DataFrame({name: pd.Series(dtype=_TYPES[name]) for name in COLUMNS})
     searched = set(table["sha256"])
     if not searched.issuperset(path_of):
-        table = pd.concat([table, _search(root, path_of, searched, features, progress)])
+        rows, unread = _search(root, path_of, searched, features, progress)
+        table = pd.concat([table, rows])
         table = table.fillna({"near": "", "unreadable": ""}).assign(search=SEARCH)
         position_of = {sha256: position for position, sha256 in enumerate(path_of)}
         table = table[table["sha256"].isin(position_of)]
@@ -79,6 +87,13 @@ def find_near_duplicates(
             ["sha256", "near"], key=lambda column: column.map(position_of).fillna(-1), kind="stable"
         )
         write_table(folder / FILE_NAME, table[list(COLUMNS)])
+        if unread:
+            sha256, reason = next(iter(unread.items()))
+            forget_digests(folder, [path_of[sha256] for sha256 in unread])
+            raise DataError(
+                f"{located(root, path_of[sha256])}: {reason}, so near duplicates of it would be "
+                "missed; rerun the command, or move the file away."
+            )
     return _near_duplicates(table, path_of)
 
 
@@ -113,8 +128,11 @@ def _search(
     searched: set[str],
     features: FeaturesOf | None,
     progress: Progress | None,
-) -> pd.DataFrame:
-    """Return rows for contents that were not searched before, and for their pairs."""
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return rows for contents that were not searched before, and for their pairs.
+
+    Also why a content cannot be read now; it has no row, so that it is searched the next time.
+    """
     # Here, because its imports take time and are for a search only.
     from hubretrain.data.near_duplicates.search import find_duplicates
 
@@ -135,10 +153,11 @@ def _search(
             "similarity": pairs["similarity"].round(4),
         }
     )
-    new = [sha256 for sha256 in contents if sha256 not in searched]
+    unread = {contents[row]: duplicates.unreadable[row] for row in sorted(duplicates.unread)}
+    new = [sha256 for sha256 in contents if sha256 not in searched and sha256 not in unread]
     reasons = {contents[row]: reason for row, reason in duplicates.unreadable.items()}
     new_rows = pd.DataFrame({"sha256": new, "unreadable": [reasons.get(s, "") for s in new]})
-    return pd.concat([new_rows, pair_rows])
+    return pd.concat([new_rows, pair_rows]), unread
 
 
 def _read(folder: Path) -> pd.DataFrame | None:

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -21,9 +25,9 @@ from hubretrain.data.images.decoding import (
     to_unit,
     view,
 )
-from hubretrain.data.images.opening import MAX_PIXELS, TooManyPixelsError
+from hubretrain.data.images.opening import FORMATS, MAX_PIXELS, TooManyPixelsError
 from hubretrain.errors import DataError
-from tests.samples import encoded, threads_take_turns
+from tests.samples import REPOSITORY, encoded, threads_take_turns
 
 PHOTOS = load_sample_images().images
 
@@ -244,3 +248,90 @@ def test_images_decoded_in_threads_leave_the_filters_of_warnings_as_they_were():
         with threads_take_turns(), ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _: decode(data), range(100)))
         assert warnings.filters == before
+
+
+def readers(folder: Path, name: str) -> dict[str, bool]:
+    """Every reader of image files, and whether it read this one."""
+    from hubretrain.data.images import draw_contact_sheet
+    from hubretrain.data.near_duplicates.search import find_duplicates
+
+    def reads(read, *arguments) -> bool:
+        try:
+            return bool(read(*arguments))
+        except DataError:
+            return False
+
+    images = pd.DataFrame({"path": [name], "label": ["a"]})
+    sheet, _ = draw_contact_sheet(folder, images, 1, Augmentation(), 0)
+    path = str(folder / name)
+    return {
+        "decode": reads(decode, (folder / name).read_bytes()),
+        "image": reads(read_image, folder, name),
+        "headers": read_headers(folder, [name])["format"].tolist() != [""],
+        "duplicates": not find_duplicates([path], [""]).unreadable,
+        "contact sheet": sheet is not None,
+    }
+
+
+def written_by_pillow() -> dict[str, bytes]:
+    """A small image in every format that Pillow writes."""
+    Image.init()
+    files = {}
+    for file_format in sorted(Image.SAVE):
+        for mode in ("RGB", "L", "1", "F", "RGBA"):
+            buffer = io.BytesIO()
+            try:
+                Image.new(mode, (32, 32), 1).save(buffer, file_format)
+            except Exception:  # it has no such mode, or is written by another program
+                continue
+            files[file_format] = buffer.getvalue()
+            break
+    return files
+
+
+def test_every_reader_reads_the_six_formats_and_no_other_and_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("gs", "gswin64c", "xv", "display", "djpeg"):
+        script = tmp_path / "bin" / program
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    files = written_by_pillow()
+    assert {"EPS", "PDF", "PPM", "ICO", "PCX", "TGA", "JPEG2000", *FORMATS} <= set(files)
+    for file_format, data in files.items():
+        (tmp_path / "x.jpg").write_bytes(data)
+        expected = file_format in (*FORMATS, "MPO")  # an MPO begins as a JPEG
+        assert set(readers(tmp_path, "x.jpg").values()) == {expected}, file_format
+    assert not (tmp_path / "started").exists()
+
+
+def test_no_other_file_calls_pillows_own_open():
+    for path in (REPOSITORY / "hubretrain").rglob("*.py"):
+        if path.name != "opening.py":
+            assert "Image.open(" not in path.read_text(encoding="utf-8"), path
+
+
+def test_too_little_memory_tells_nothing_of_the_image(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(buffer, "PNG")
+    (tmp_path / "large.png").write_bytes(buffer.getvalue())
+    program = (
+        "import resource, sys\n"
+        "from hubretrain.data.images import UnreadableImageError, decode\n"
+        "data = open(sys.argv[1], 'rb').read()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))\n"
+        "try:\n    decode(data)\n"
+        "except UnreadableImageError as error:\n    print(error)\n"
+    )
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("this system does not tell how much memory is used")
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "large.png")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "there is not enough memory to decode it\n"

@@ -13,6 +13,7 @@ from hubretrain.data.near_duplicates.table import (
     find_near_duplicates,
     read_near_duplicates,
 )
+from hubretrain.errors import DataError
 from hubretrain.files import write_table
 from tests.messy import photograph, recompressed
 
@@ -138,3 +139,31 @@ def test_there_are_no_near_duplicates_to_read_before_a_search(tmp_path: Path) ->
     assert read_near_duplicates(tmp_path) is None
     (tmp_path / "copies.csv").write_text("sha256,near\na,b\n")
     assert read_near_duplicates(tmp_path) is None
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_an_error_and_its_copy_is_found_later(
+    place: Place,
+) -> None:
+    place.search()
+    paths = ["a.jpg", "a_again.jpg", "b.jpg", "new.jpg", "gone.jpg"]
+    new = recompressed(photograph(1, 200))
+    place.add(new=new)
+    gone = place.root / "gone.jpg"
+    again = recompressed(photograph(0, 0)) + b"trailing"
+    sha256s = [hashlib.sha256((place.root / p).read_bytes()).hexdigest() for p in paths[:-1]]
+    sha256s.append(hashlib.sha256(again).hexdigest())
+    folder = place.table_file.parent
+    gone.mkdir()  # what cannot be read, also by root
+    with pytest.raises(DataError, match=r"gone.jpg: cannot be read \(Is a direct.*, so near"):
+        find_near_duplicates(place.root, paths, sha256s, folder)
+    kept = read_near_duplicates(folder)
+    assert kept is not None
+    assert sha256s[-1] not in kept.unreadable
+    assert {sha256s[2], sha256s[3]} in [set(pair) for pair in kept.pairs[["a", "b"]].to_numpy()]
+    gone.rmdir()
+    gone.write_bytes(new)  # other bytes than those of the digest
+    with pytest.raises(DataError, match=r"gone.jpg: its bytes have changed, so near dup"):
+        find_near_duplicates(place.root, paths, sha256s, folder)
+    gone.write_bytes(again)
+    found = find_near_duplicates(place.root, paths, sha256s, folder).pairs
+    assert {sha256s[0], sha256s[-1]} in [set(pair) for pair in found[["a", "b"]].to_numpy()]
