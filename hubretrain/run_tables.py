@@ -177,7 +177,7 @@ METRICS = RunTable(
 )
 """One row per metric of an export on another data set, with its interval."""
 
-EVALUATED = RunTable("predictions.csv", {"path": NAME, "label": NAME, "decision": NAME}, "evaluate")
+EVALUATED = RunTable("predictions.csv", {**_IMAGE, "decision": NAME}, "evaluate")
 """One row per image of another data set: probabilities of an export, and its decision."""
 
 CONFUSION = RunTable("confusion.csv", {"label": NAME}, "evaluate")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     default=Path("evaluated"),
     show_default=True,
     metavar="DIR",
-    help="Folder for the tables, in a folder of the data set's name.",
+    help="Folder for page and tables, in a folder of the data set's name.",
 )
 @tta_option
 @format_option
@@ -51,15 +51,19 @@ def evaluate(
 ) -> None:
     """Evaluate RUN_OR_EXPORT on the labelled images of DATA, such as an external test set.
 
-    Metrics with 95 % confidence intervals, bootstrapped over groups and duplicates; tables of
-    predictions, classes and confusions. Images that the run was fitted or chosen on are left out.
+    Metrics with 95 % confidence intervals, bootstrapped over groups and duplicates; a page, and
+    tables of predictions, classes and confusions. Images that the run was fitted or chosen on are
+    left out.
     """
     export_first(model)
     from hubretrain.export import evaluate_export
+    from hubretrain.report import write_evaluation
 
     dataset = source.open()
     result = evaluate_export(model, dataset, tta=tta, format=format, cache=cache)
-    result.save(folder / dataset.name)
+    folder /= dataset.name
+    result.save(folder)
+    write_evaluation(result, dataset.root, folder / "evaluation.html")
     for path, reason in result.failed.items():
         click.echo(f"hubretrain: {path}: {reason}", err=True)
     if as_json:
@@ -68,7 +72,7 @@ def evaluate(
         click.echo(json.dumps({**counts, "n_failed": len(result.failed), "metrics": figures}))
         return
     _print(result)
-    click.echo(f"Tables are in {(folder / dataset.name).as_posix()}/")
+    click.echo(f"Tables are in {folder.as_posix()}/; open evaluation.html there in a browser.")
 
 
 def _print(result: EvaluatedExport) -> None:

@@ -1,6 +1,5 @@
 from .evaluate import EvaluatedExport as EvaluatedExport
 from .evaluate import evaluate_export as evaluate_export
-from .evaluate import metrics_table as metrics_table
 from .export import export_run as export_run
 from .manifest import Export as Export
 from .manifest import export_of as export_of

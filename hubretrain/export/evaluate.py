@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain import run_tables
-from hubretrain.arrays import AnyArray, Float32Array
+from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import DataError
@@ -27,23 +27,50 @@ class EvaluatedExport:
     """What an export predicts of labelled images, and how well.
 
     Attributes:
+        name: Name of the model.
         class_names: Classes of the model.
+        images: One row per image: path, sha256, label, class_index (of the model), cluster.
+        probabilities: float64 (n_images, n_classes), as `predict` gives them.
+        decisions: int64 (n_images,), the class that the decision rule decides on.
+        adjust: Strength of the rule's logit adjustment; 0 is top-1.
+        temperature: Temperature of the probabilities.
         figures: Name of a metric to its estimate and 95 % confidence interval, fractions (log loss
             in nats). Metrics that are undefined for these labels are absent.
         per_class: One row per class: recall and average precision with intervals.
-        predictions: One row per image: path, label, decision, `p(<class>)`.
-        confusion: Number of images by label (rows) and decision (columns).
         failed: Images that could not be read, path to reason.
         n_known: Images left out because the model was fitted or chosen on them.
     """
 
+    name: str
     class_names: tuple[str, ...]
+    images: pd.DataFrame
+    probabilities: FloatArray
+    decisions: AnyArray
+    adjust: float
+    temperature: float
     figures: Mapping[str, Interval]
     per_class: pd.DataFrame
-    predictions: pd.DataFrame
-    confusion: pd.DataFrame
     failed: Mapping[str, str]
     n_known: int
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row per image: path, sha256, label, decision, `p(<class>)`."""
+        names = self.class_names
+        table = self.images[["path", "sha256", "label"]].assign(
+            decision=[names[c] for c in self.decisions]
+        )
+        columns = {f"p({name})": self.probabilities[:, c] for c, name in enumerate(names)}
+        return pd.concat([table, pd.DataFrame(columns)], axis=1)
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """Number of images by `label` (rows) and decision (columns)."""
+        counts = np.zeros((len(self.class_names), len(self.class_names)), np.int64)
+        np.add.at(counts, (self.images["class_index"], self.decisions), 1)
+        table = pd.DataFrame(counts, columns=list(self.class_names))
+        table.insert(0, "label", self.class_names)
+        return table
 
     def save(self, folder: Path) -> None:
         """Write `metrics.csv`, `per_class.csv`, `predictions.csv` and `confusion.csv`.
@@ -51,7 +78,9 @@ class EvaluatedExport:
         Raises:
             WriteError: They cannot be written.
         """
-        run_tables.METRICS.write(folder, metrics_table(self.figures))
+        rows = [(name, *interval) for name, interval in self.figures.items()]
+        metrics = pd.DataFrame(rows, columns=["metric", "estimate", "low", "high"])
+        run_tables.METRICS.write(folder, metrics)
         run_tables.PER_CLASS.write(folder, self.per_class)
         run_tables.EVALUATED.write(folder, self.predictions)
         run_tables.CONFUSION.write(folder, self.confusion)
@@ -111,19 +140,23 @@ def evaluate_export(
     if not is_read.any():
         path, reason = next(iter(failed.items()))
         raise DataError(f"No image of {dataset.root} can be read; {path}: {reason}.")
-    images, probs = images[is_read], probs[is_read]
-    labels = images["label"].map({name: c for c, name in enumerate(names)}).to_numpy(np.int64)
-    predictions = Predictions(probs.astype(np.float64), opened.rule.adjust(probs))
-    evaluator = Evaluator(labels, images["cluster"].to_numpy(), seed)
-    decisions = opened.decisions(probs)
+    images, probs = images[is_read].reset_index(drop=True), probs[is_read]
+    images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
+    predictions = Predictions(probs, opened.rule.adjust(probs))
+    labels, clusters = images["class_index"].to_numpy(np.int64), images["cluster"].to_numpy()
+    evaluator = Evaluator(labels, clusters, seed)
     return EvaluatedExport(
-        tuple(names),
-        _figures(evaluator, predictions, is_adjusted=opened.rule.strength != 0),
-        evaluator.per_class(names, opened.name, predictions),
-        _prediction_table(images, probs, [names[c] for c in decisions], names),
-        _confusion(labels, decisions, names),
-        failed,
-        int(is_known.sum()),
+        name=opened.name,
+        class_names=tuple(names),
+        images=images,
+        probabilities=probs,
+        decisions=opened.rule.decide(probs),
+        adjust=opened.rule.strength,
+        temperature=float(opened.manifest.get("temperature") or 1.0),
+        figures=_figures(evaluator, predictions, is_adjusted=opened.rule.strength != 0),
+        per_class=evaluator.per_class(names, opened.name, predictions),
+        failed=failed,
+        n_known=int(is_known.sum()),
     )
 
 
@@ -133,12 +166,6 @@ def _figures(
     """Return the metrics; those of the top-1 class where that is not the decision, too."""
     figures = evaluator.metrics(predictions)
     return {name: of for name, of in figures.items() if is_adjusted or name not in TOP_1}
-
-
-def metrics_table(figures: Mapping[str, Interval]) -> pd.DataFrame:
-    """Return one row per metric: its name, estimate, and the ends of its interval."""
-    rows = [(name, *interval) for name, interval in figures.items()]
-    return pd.DataFrame(rows, columns=["metric", "estimate", "low", "high"])
 
 
 def _known_contents(export: Path) -> set[str]:
@@ -152,11 +179,11 @@ def _known_contents(export: Path) -> set[str]:
 
 def _probabilities(
     export: Export, root: Path, paths: list[str], tta: int | None, format: str | None
-) -> tuple[Float32Array, dict[str, str]]:
+) -> tuple[FloatArray, dict[str, str]]:
     """Return the probabilities of images, and which could not be read and why."""
     names = export.class_names
     index = {name: c for c, name in enumerate(names)}
-    probs = np.zeros((len(paths), len(names)), np.float32)
+    probs = np.zeros((len(paths), len(names)))
     failed: dict[str, str] = {}
     files = (root / path for path in paths)
     with Bar("predicting", len(paths), "images") as bar:
@@ -168,19 +195,3 @@ def _probabilities(
                 probs[i, index[name]] = probability
             bar.advance(1)
     return probs, failed
-
-
-def _prediction_table(
-    images: pd.DataFrame, probs: Float32Array, decisions: list[str], names: list[str]
-) -> pd.DataFrame:
-    table = images[["path", "label"]].assign(decision=decisions).reset_index(drop=True)
-    columns = {f"p({name})": probs[:, c] for c, name in enumerate(names)}
-    return pd.concat([table, pd.DataFrame(columns)], axis=1)
-
-
-def _confusion(labels: AnyArray, decisions: AnyArray, names: list[str]) -> pd.DataFrame:
-    counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (labels, decisions), 1)
-    table = pd.DataFrame(counts, columns=names)
-    table.insert(0, "label", names)
-    return table

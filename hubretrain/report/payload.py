@@ -10,7 +10,14 @@ import numpy as np
 from hubretrain.evaluation import METRICS, at_temperature, roc_auc_per_class
 from hubretrain.report import curves
 from hubretrain.report.charts import Chart
-from hubretrain.report.run_data import OUT_OF_FOLD, TEST_SPLIT, VALIDATION, EvaluatedModel, RunData
+from hubretrain.report.run_data import (
+    OTHER_IMAGES,
+    OUT_OF_FOLD,
+    TEST_SPLIT,
+    VALIDATION,
+    EvaluatedModel,
+    PredictedImages,
+)
 from hubretrain.report.thumbnails import Thumbnails
 
 METRIC_TILES = {
@@ -29,7 +36,7 @@ CLASS_COLUMNS = ("recall_low", "recall_high", "average_precision", "average_prec
 
 
 def page_payload(
-    run_data: RunData,
+    predicted: PredictedImages,
     thumbnails: Thumbnails,
     large: Thumbnails,
     large_rows: list[int],
@@ -40,7 +47,7 @@ def page_payload(
     """Return everything that the page's script is given.
 
     Args:
-        run_data: The run.
+        predicted: The images and the models.
         thumbnails: Thumbnails of all images.
         large: Larger thumbnails of some images.
         large_rows: Rows of the images with a larger thumbnail, in the order of `large`.
@@ -48,10 +55,10 @@ def page_payload(
         feature_map: Rows and positions of the points of the feature map, or None.
         charts: Charts that do not depend on the selected model, by id.
     """
-    images = run_data.images
+    images = predicted.images
     index_of = dict(zip(large_rows, large.index.tolist(), strict=True))
     return {
-        "classes": list(run_data.class_names),
+        "classes": list(predicted.class_names),
         "n_steps": curves.N_STEPS,
         "images": {
             "path": images["path"].tolist(),
@@ -62,7 +69,7 @@ def page_payload(
         },
         "thumbnails": _layout(thumbnails),
         "large": _layout(large),
-        "models": [model_payload(model, run_data) for model in run_data.models],
+        "models": [model_payload(model, predicted) for model in predicted.models],
         "map": feature_map,
         "charts": charts,
     }
@@ -78,9 +85,9 @@ def _layout(thumbnails: Thumbnails) -> dict[str, int]:
     }
 
 
-def model_payload(model: EvaluatedModel, run_data: RunData) -> dict[str, Any]:
+def model_payload(model: EvaluatedModel, predicted: PredictedImages) -> dict[str, Any]:
     """Return the predictions, metrics and curves of one model."""
-    labels = run_data.images["class_index"].to_numpy()[model.rows]
+    labels = predicted.images["class_index"].to_numpy()[model.rows]
     true_positives, false_positives = curves.counts_at_thresholds(model.probabilities, labels)
     before = at_temperature(model.probabilities, 1 / model.temperature)
     log_loss_before = float(METRICS["log_loss"].function(before, labels, None))
@@ -97,10 +104,10 @@ def model_payload(model: EvaluatedModel, run_data: RunData) -> dict[str, Any]:
         "top_classes": top_classes.tolist(),
         "top_thousandths": top_thousandths.tolist(),
         "metrics": _metrics(model),
-        "classes": _classes(model, labels, run_data.class_names),
+        "classes": _classes(model, labels, predicted.class_names),
         "true_positives": true_positives.tolist(),
         "false_positives": false_positives.tolist(),
-        "n_per_class": np.bincount(labels, minlength=len(run_data.class_names)).tolist(),
+        "n_per_class": np.bincount(labels, minlength=len(predicted.class_names)).tolist(),
         "curves": curves.class_curves(model.probabilities, labels),
         "bins": curves.calibration(model.probabilities, labels),
         "top_k": curves.top_k_accuracies(model.probabilities, labels),
@@ -112,6 +119,7 @@ def about(model: EvaluatedModel, log_loss_before: float) -> str:
     images = {
         OUT_OF_FOLD: "each predicted by a head that was fitted on neither it nor its group",
         TEST_SPLIT: "held out from every choice",
+        OTHER_IMAGES: "of another data set, none of which the model was fitted or chosen on",
         VALIDATION: "used for early stopping, so its metrics are optimistic",
     }[model.part]
     rule = (

@@ -13,13 +13,22 @@ import numpy as np
 import pandas as pd
 
 from hubretrain._version import __version__
+from hubretrain.export import EvaluatedExport
 from hubretrain.files import write_table
 from hubretrain.progress import progress_shown
 from hubretrain.report import charts, figures, label_errors, payload, provenance, sections
 from hubretrain.report.data_section import data_section
 from hubretrain.report.depth import depth_section
 from hubretrain.report.html import write_page
-from hubretrain.report.run_data import OUT_OF_FOLD, RunData, gather
+from hubretrain.report.run_data import (
+    EXPORT,
+    OTHER_IMAGES,
+    OUT_OF_FOLD,
+    EvaluatedModel,
+    PredictedImages,
+    RunData,
+    gather,
+)
 from hubretrain.report.saliency import saliency_section
 from hubretrain.report.thumbnails import Thumbnails, make_thumbnails
 from hubretrain.run_tables import ENSEMBLE
@@ -90,8 +99,10 @@ def write_report(
     csv = run.folder / "label_errors.csv"
     write_table(csv, doubtful[list(label_errors.COLUMNS)])
 
-    large_rows = _large_rows(run_data, doubtful)
-    thumbnails, large = _thumbnails(run_data, root, large_rows)
+    large_rows = _most_confident_errors(
+        run_data, doubtful["row"].head(sections.MAX_DOUBTFUL).tolist()
+    )
+    thumbnails, large = _thumbnails(run_data.images, root, large_rows)
     missing = (*run_data.missing, *sections.missing_thumbnails(thumbnails, root))
     board, cost_charts = charts.board_rows(run_data), charts.cost_charts(run_data)
     training_charts = charts.training_charts(run_data)
@@ -136,6 +147,52 @@ def write_report(
     return Report(page, csv, len(doubtful), missing, pictures)
 
 
+def write_evaluation(evaluated: EvaluatedExport, root: Path, page: Path) -> None:
+    """Write the page of an export that was evaluated on another data set.
+
+    Args:
+        evaluated: Result of `hubretrain.export.evaluate_export`.
+        root: Folder of the images.
+        page: The file to write.
+
+    Raises:
+        WriteError: The page cannot be written.
+    """
+    images, names = evaluated.images, evaluated.class_names
+    rows = np.arange(len(images))
+    model = EvaluatedModel(
+        evaluated.name,
+        EXPORT,
+        OTHER_IMAGES,
+        rows,
+        evaluated.probabilities,
+        evaluated.decisions,
+        evaluated.adjust,
+        evaluated.temperature,
+        evaluated.figures,
+        evaluated.per_class,
+    )
+    predicted = PredictedImages(names, images, (model,))
+    large_rows = _most_confident_errors(predicted, [])
+    thumbnails, large = _thumbnails(images, root, large_rows)
+    n_failed = len(evaluated.failed)
+    values = {
+        "name": evaluated.name,
+        "data_folder": str(root),
+        "version": __version__,
+        "sheets": {"sheet": thumbnails.sheets, "large": large.sheets},
+        "missing": sections.missing_thumbnails(thumbnails, root),
+        "summary": [
+            ("images", f"{len(images):,}"),
+            ("clusters", f"{images['cluster'].nunique():,}"),
+            ("left out: seen by the model", f"{evaluated.n_known:,}"),
+            ("left out: unreadable", f"{n_failed:,}"),
+        ],
+        "data": payload.page_payload(predicted, thumbnails, large, large_rows, {}, None, {}),
+    }
+    write_page(page, "evaluation.html", values, SCRIPTS[:2])
+
+
 def _doubtful_labels(run_data: RunData, hints: dict[int, str]) -> pd.DataFrame:
     """Return the labels to review, by the ensemble or else the first module out of fold."""
     out_of_fold = [model for model in run_data.models if model.part == OUT_OF_FOLD]
@@ -146,10 +203,10 @@ def _doubtful_labels(run_data: RunData, hints: dict[int, str]) -> pd.DataFrame:
 
 
 def _thumbnails(
-    run_data: RunData, root: Path, large_rows: Sequence[int]
+    images: pd.DataFrame, root: Path, large_rows: Sequence[int]
 ) -> tuple[Thumbnails, Thumbnails]:
     """Return thumbnails of all images, and larger ones of some."""
-    paths, sha256s = run_data.images["path"].tolist(), run_data.images["sha256"].tolist()
+    paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
     thumbnails = make_thumbnails(root, paths, sha256s, large_rows)
     with progress_shown(False):  # a fraction of a second
         large = make_thumbnails(
@@ -172,15 +229,20 @@ def _misclassified_rows(run_data: RunData) -> set[int]:
     return rows
 
 
-def _large_rows(run_data: RunData, doubtful: pd.DataFrame) -> list[int]:
-    """Return the rows with a larger thumbnail: the most confident errors of each model in turn."""
-    labels = run_data.images["class_index"].to_numpy()
+def _most_confident_errors(predicted: PredictedImages, others: list[int]) -> list[int]:
+    """Return the rows with a larger thumbnail: the most confident errors of each model in turn.
+
+    Args:
+        predicted: The images and the models.
+        others: Rows that take turns with those of the models.
+    """
+    labels = predicted.images["class_index"].to_numpy()
     lists = []
-    for model in run_data.models:
+    for model in predicted.models:
         wrong = np.flatnonzero(model.decisions != labels[model.rows])
         confidence = model.probabilities[wrong, model.decisions[wrong]]
         lists.append(model.rows[wrong[np.argsort(-confidence, kind="stable")]].tolist())
-    lists.append(doubtful["row"].head(sections.MAX_DOUBTFUL).tolist())
+    lists.append(others)
     chosen: dict[int, None] = {}
     for i in range(max(map(len, lists), default=0)):
         chosen |= dict.fromkeys(int(rows[i]) for rows in lists if i < len(rows))

@@ -20,9 +20,10 @@ from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.run_tables import ENSEMBLE, MODULE, RunTable
 from hubretrain.runs import FineTuneRecord, FitRecord, Run
 
-HEAD, FINE_TUNED = "head", "fine-tuned"
+HEAD, FINE_TUNED, EXPORT = "head", "fine-tuned", "export"
 OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes
 OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
+OTHER_IMAGES = "other images"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,8 @@ class EvaluatedModel:
 
     Attributes:
         module: Name of the module, or `ensemble`.
-        kind: `head`, `fine-tuned` or `ensemble`.
-        part: Which images: `out of fold`, `test split` or `validation fold`.
+        kind: `head`, `fine-tuned`, `ensemble` or `export`.
+        part: Which images: `out of fold`, `test split`, `validation fold` or `other images`.
         rows: int64 (n_images,), rows of the image table.
         probabilities: float64 (n_images, n_classes), at the temperature: as the exported model
             gives them.
@@ -63,18 +64,31 @@ class EvaluatedModel:
 
 
 @dataclass(frozen=True, eq=False)
-class RunData:
+class PredictedImages:
+    """Images, and models that were evaluated on them.
+
+    Attributes:
+        class_names: Class names in class order.
+        images: One row per image: path, sha256, label, class_index; of a run also group (its
+            cluster) and fold.
+        models: The evaluated models; the page opens on the first.
+    """
+
+    class_names: tuple[str, ...]
+    images: pd.DataFrame
+    models: tuple[EvaluatedModel, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunData(PredictedImages):
     """What a run folder holds.
 
     Attributes:
         run: The run.
         fit: What the fit recorded.
         finetune: What fine-tuning recorded.
-        class_names: Class names in class order.
-        images: One row per image: path, sha256, label, group (its cluster), fold, class_index.
         board: The leaderboard.
         effects: The ablation.
-        models: The evaluated models; the page opens on the first.
         histories: Fine-tuned module to its history, one row per epoch.
         missing: What the run does not hold, one sentence each.
     """
@@ -82,11 +96,8 @@ class RunData:
     run: Run
     fit: FitRecord
     finetune: FineTuneRecord
-    class_names: tuple[str, ...]
-    images: pd.DataFrame
     board: pd.DataFrame
     effects: pd.DataFrame
-    models: tuple[EvaluatedModel, ...]
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
@@ -128,16 +139,16 @@ def gather(run: Run) -> RunData:
             f"{run.folder.as_posix()}`."
         )
     return RunData(
-        run,
-        fit,
-        finetune,
         names,
         images,
-        board,
-        effects,
         tuple(models),
-        histories,
-        tuple(reader.missing),
+        run=run,
+        fit=fit,
+        finetune=finetune,
+        board=board,
+        effects=effects,
+        histories=histories,
+        missing=tuple(reader.missing),
     )
 
 
