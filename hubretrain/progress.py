@@ -45,14 +45,25 @@ def is_progress_shown() -> bool:
 class _Speed(ProgressColumn):
     """Items per second, such as 146 images/s."""
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
+    def __init__(self, unit: str, already: int) -> None:
+        self.unit, self.already = unit, already
         super().__init__()
 
     def render(self, task: Task) -> Text:
         """Return the speed of one task."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s", style="cyan")
+        text = rate_words(task.completed - self.already, task.elapsed or 0.0, self.unit)
+        return Text(text, style="cyan")
+
+
+def rate_words(n: float, seconds: float, unit: str) -> str:
+    """Return items per second, such as `146 images/s` or `0.43 steps/s`.
+
+    Empty for less than a second, where the clock and what was there already decide, and for none.
+    """
+    if seconds < 1 or n == 0:
+        return ""
+    speed = n / seconds
+    return f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {unit}/s"
 
 
 class Bar:
@@ -62,11 +73,12 @@ class Bar:
         what: What is going on, such as `mobilenet_v2`.
         total: Number of items.
         unit: What the items are called, in the plural.
+        already: Number of items that an earlier process completed, which say nothing of the speed.
     """
 
-    def __init__(self, what: str, total: int, unit: str = "images") -> None:
+    def __init__(self, what: str, total: int, unit: str = "images", already: int = 0) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done = self._shown = 0
+        self.done = self._shown = self._already = already
         self._started = self._last_line = time.monotonic()
         self._hidden = not is_progress_shown()
         self._console = Console(stderr=True)
@@ -76,12 +88,12 @@ class Bar:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
-                _Speed(unit),
+                _Speed(unit, already),
                 TimeRemainingColumn(),
                 console=self._console,
                 expand=True,
             )
-            self._task = self._live.add_task(what, total=total)
+            self._task = self._live.add_task(what, total=total, completed=already)
 
     def __enter__(self) -> Bar:
         if self._live:
@@ -97,7 +109,7 @@ class Bar:
     @property
     def per_second(self) -> float:
         """Items per second since the start."""
-        return self.done / max(time.monotonic() - self._started, 1e-9)
+        return (self.done - self._already) / max(time.monotonic() - self._started, 1e-9)
 
     def advance(self, n: int = 1) -> None:
         """Count `n` more items as done."""
@@ -111,10 +123,10 @@ class Bar:
         if self._hidden:
             return
         self._last_line, self._shown = time.monotonic(), self.done
-        speed = self.per_second
-        eta = f", {(self.total - self.done) / speed:,.0f} s left" if self.done < self.total else ""
-        self._console.out(
-            f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, "
-            f"{speed:,.0f} {self.unit}/s{eta}",
-            highlight=False,
-        )
+        seconds = self._last_line - self._started
+        words = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"]
+        if rate := rate_words(self.done - self._already, seconds, self.unit):
+            words.append(rate)
+        if self._already < self.done < self.total:
+            words.append(f"{(self.total - self.done) / self.per_second:,.0f} s left")
+        self._console.out(", ".join(words), highlight=False)

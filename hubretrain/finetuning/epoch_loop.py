@@ -77,8 +77,8 @@ class EpochLoop:
         steps = list(zip(split(order, batch_size), split(views, batch_size), strict=True))
         optimizer = self.model.optimizers[phase]
         learning_rate, saved = 0.0, time.monotonic()
-        with Bar(f"epoch {number} of {state.epochs}", len(images)) as bar:
-            bar.done = state.batch * batch_size
+        what, n_done = f"epoch {number} of {state.epochs}", state.batch * batch_size
+        with Bar(what, len(images), already=n_done) as bar:
             pending = steps[state.batch :]
             for (batch, _), parts in zip(pending, self._parts(images, pending), strict=True):
                 learning_rate = self._learning_rate(phase, len(steps), state, schedule)
