@@ -1,16 +1,47 @@
-"""Read-ahead: a function over many items in threads, in order."""
+"""Read-ahead: a function over many items in threads, in order; and BLAS in one thread."""
 
 from __future__ import annotations
 
 import collections
 import contextvars
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class _OneBlasThread:
+    """Context in which BLAS computes with one thread, as long as anyone is inside.
+
+    How many it uses belongs to the process: two threads that each set and restored it would leave
+    it set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with self._lock:
+            if self._n_inside == 0:
+                self._limits = threadpool_limits(1)
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._limits.restore_original_limits()
+
+
+one_blas_thread = _OneBlasThread()
 
 
 def ahead(

@@ -16,8 +16,12 @@ def silent_stderr() -> Iterator[None]:
     """Discard what native code writes to standard error inside.
 
     TensorFlow's C++ logs before it reads `TF_CPP_MIN_LOG_LEVEL`, and LiteRT reads no such
-    variable, so nothing gentler helps.
+    variable, so nothing gentler helps. Only in the main thread: standard error belongs to the
+    process, and other threads may write to it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     with _one_at_a_time:
         yield from _silent()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def read_table(file: Path) -> pd.DataFrame:
             table = _read_csv(file, tabs=suffix in (".tsv", ".tab"))
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; expected a table of labels.") from None
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+    except (OSError, ValueError) as error:
         kind = "table" if suffix in (".parquet", ".pq", ".jsonl") else "UTF-8 table"
         reason = " ".join(str(error).split())
         raise DataError(
@@ -103,18 +102,18 @@ def _read_csv(file: Path, *, tabs: bool) -> pd.DataFrame:
     with file.open(encoding="utf-8-sig") as stream:
         header = stream.readline()
     separators = "\t" if tabs else ",;\t"
-    with warnings.catch_warnings():
-        # Rows longer than the header: pandas would shift or cut them.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        table: pd.DataFrame = pd.read_csv(
-            file,
-            sep=next((s for s in separators if s in header), separators[0]),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
-    return table
+    # With the header as a row, rows longer than it are an error; pandas would shift or cut them.
+    rows: pd.DataFrame = pd.read_csv(
+        file,
+        sep=next((s for s in separators if s in header), separators[0]),
+        dtype=str,
+        keep_default_na=False,
+        encoding="utf-8-sig",
+        header=None,
+    )
+    names = rows.iloc[0].tolist()
+    repeated = [f"{n}.{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
+    return rows.iloc[1:].set_axis(repeated, axis=1).reset_index(drop=True)
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:

@@ -76,6 +76,7 @@ class LiteRT:
                 self._all_cores = self._make_runner(self.n_cores)
             return self._run(self._all_cores, pixels, 0)
         if self._pool is None:
+            self._idle.put(self._make_runner(1))  # here: what the first one logs is suppressed
             self._pool = ThreadPoolExecutor(self.n_cores)
         return np.concatenate(list(self._pool.map(lambda i: self._row(pixels, i), range(n_images))))
 

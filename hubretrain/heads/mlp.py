@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
@@ -42,7 +41,7 @@ from hubretrain.heads.inputs import (
 from hubretrain.heads.path import ALL_IMAGES, NO_FOLDS
 from hubretrain.heads.result import HeadPath
 from hubretrain.heads.validation import fold_scores, log_loss, temperature_without
-from hubretrain.parallel import ahead
+from hubretrain.parallel import ahead, one_blas_thread
 
 DECAYS = (0.1, 3.0)
 MOMENTUM, SQUARES_MOMENTUM, EPSILON = 0.9, 0.999, 1e-8  # of Adam
@@ -398,7 +397,7 @@ class MLPFitter:
             return averaged([train(training, decay, self._options, seed) for seed in seeds])
 
         n_threads = os.cpu_count() or 1
-        with threadpool_limits(1):
+        with one_blas_thread:
             for _, network in ahead(trained, problems, n_threads, n_threads):
                 yield network
                 if advance:

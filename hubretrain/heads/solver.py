@@ -37,14 +37,15 @@ parabola in log l2, and the pairs (s, y) of the last l2 remain valid after
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.heads.lbfgs import Preconditioner, StepHistory
 from hubretrain.heads.objective import Objective
+from hubretrain.parallel import one_blas_thread
 
 # Unknowns of a problem up to which Newton's step is used. Its Hessian costs about a quarter as many
 # passes as there are unknowns.
@@ -123,7 +124,7 @@ class PathSolver:
             self._start = _extrapolated(self._solved, l2).astype(self._start.dtype)
         if self._solved:
             self._history.change_l2(l2 - self._solved[-1][0])
-        with threadpool_limits(1 if self._is_small else None):
+        with one_blas_thread if self._is_small else contextlib.nullcontext():
             solution = self._minimise(l2, active)
         self._solved = [*self._solved[-2:], (l2, solution.unknowns)]
         return solution

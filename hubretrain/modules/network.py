@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hubretrain.progress import is_progress_shown
 OFFLINE = "HUBRETRAIN_OFFLINE"
 _PROGRESS = "TFHUB_DOWNLOAD_PROGRESS"
 TIMEOUT_SECONDS = 20.0
+_this_thread = threading.local()
 
 
 def is_offline() -> bool:
@@ -31,20 +34,39 @@ def network() -> Iterator[None]:
 
     Libraries look into their own caches first, so offline they find what is there. Each has
     another switch for offline use, or none, so connections are refused at the socket instead.
+    Only those of this thread: others may serve or read images meanwhile.
     """
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # most libraries set none
+    _watch_sockets()
+    before = getattr(_this_thread, "is_downloading", False)
+    _this_thread.is_downloading = True
     try:
-        with _refused() if is_offline() else contextlib.nullcontext():
-            yield
+        yield
     finally:
-        socket.setdefaulttimeout(before)
+        _this_thread.is_downloading = before
+
+
+@functools.cache
+def _watch_sockets() -> None:
+    sys.addaudithook(_on_event)
+
+
+def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse a connection of this thread, or give it a timeout; most libraries set none."""
+    if event not in ("socket.connect", "socket.getaddrinfo"):
+        return
+    if not getattr(_this_thread, "is_downloading", False):
+        return
+    if is_offline():
+        raise OSError(errno.ENETUNREACH, "the network is not used")
+    if event == "socket.connect" and arguments[0].gettimeout() is None:
+        arguments[0].settimeout(TIMEOUT_SECONDS)
 
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[None]:
     """Let tensorflow_hub show the progress of downloads within the block, in a terminal."""
-    if not (sys.stderr.isatty() and is_progress_shown()):
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and sys.stderr.isatty() and is_progress_shown()):
         yield
         return
     before = os.environ.get(_PROGRESS)
@@ -56,24 +78,6 @@ def shown_progress() -> Iterator[None]:
         os.environ.pop(_PROGRESS)
         if before is not None:
             os.environ[_PROGRESS] = before
-
-
-@contextlib.contextmanager
-def _refused() -> Iterator[None]:
-    """Replace the two functions that every connection goes through."""
-    targets = [(socket.socket, "connect"), (socket, "getaddrinfo")]
-    originals = [getattr(owner, name) for owner, name in targets]
-    for owner, name in targets:
-        setattr(owner, name, _refuse)
-    try:
-        yield
-    finally:
-        for (owner, name), function in zip(targets, originals, strict=True):
-            setattr(owner, name, function)
-
-
-def _refuse(*_: Any, **__: Any) -> Any:
-    raise OSError(errno.ENETUNREACH, "the network is not used")
 
 
 def reason_of(error: BaseException) -> str:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from hubretrain.arrays import FloatArray
 from hubretrain.errors import DataError
 from hubretrain.files import write_json
+from hubretrain.parallel import one_blas_thread
 
 METHODS = ("tsne", "umap")
 N_COMPONENTS = 50
@@ -60,7 +60,7 @@ def project(features: npt.NDArray[np.float32], method: str = "tsne", seed: int =
     umap = _umap() if method == "umap" else None
     seed %= 2**32
     n = len(features)
-    with threadpool_limits(1):
+    with one_blas_thread:
         points = _components(features)
         if n >= MIN_IMAGES and umap is not None:
             points = umap.UMAP(random_state=seed, n_jobs=1).fit_transform(points)

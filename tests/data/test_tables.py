@@ -118,7 +118,7 @@ def test_a_known_table_named_by_an_option_keeps_its_groups(tmp_path: Path) -> No
         (b"", "cannot be read as a UTF-8 table: No columns to parse from file; expected a header"),
         ("path,label\n0.png,é\n".encode("latin-1"), "cannot be read as a UTF-8 table: 'utf-8' co"),
         (b"\x89PNG\r\n\x1a\n", "cannot be read as a UTF-8 table: 'utf-8' codec can't decode byte"),
-        (b"path,label\n0.png,p,x\n1.png,q,y\n", "cannot be read as a UTF-8 table: Length of head"),
+        (b"path,label\n0.png,p,x\n1.png,q,y\n", "Expected 2 fields in line 2, saw 3"),
         (b"path,label\n0.png,p\n1.png,q,z\n", "cannot be read as a UTF-8 table: Error tokenizing"),
         (b"path,label\n", "none of its 0 rows names an image below"),
         (
