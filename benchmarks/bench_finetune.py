@@ -51,7 +51,7 @@ def noise(folder: Path, n_images: int) -> TrainingImages:
         small.resize((320, 240)).save(folder / f"{i:04d}.jpg", quality=85)
     names = [f"{i:04d}.jpg" for i in range(n_images)]
     labels = random.integers(0, N_CLASSES, n_images)
-    weights = np.ones(n_images, np.float32)
+    weights = np.ones((n_images, 1), np.float32)
     return TrainingImages(folder, names, [f"{i:064x}" for i in range(n_images)], labels, weights)
 
 

@@ -43,9 +43,11 @@ class State:
         batch: Finished steps of the current epoch.
         loss_sum: Sum of the losses of these steps, each times its number of images.
         step: Finished steps of all epochs.
-        best_epoch: Epoch of the least validation loss.
-        best_loss: Least validation loss.
-        since_best: Epochs since then, which early stopping counts.
+        best_epoch: Epoch whose weights are kept.
+        best_score: Its score, larger is better.
+        loss_of_best: Its validation loss.
+        least_loss: Least validation loss.
+        since_least: Epochs since then, which early stopping counts.
         since_reduced: Epochs without a better loss, which the plateau schedule counts.
         scale: Factor that plateaus have reduced the learning rate by.
         stopped: Whether training ended early.
@@ -62,8 +64,10 @@ class State:
     loss_sum: float = 0.0
     step: int = 0
     best_epoch: int = -1
-    best_loss: float = float("inf")
-    since_best: int = 0
+    best_score: float = float("-inf")
+    loss_of_best: float = float("inf")
+    least_loss: float = float("inf")
+    since_least: int = 0
     since_reduced: int = 0
     scale: float = 1.0
     stopped: bool = False
@@ -86,10 +90,21 @@ class State:
         if self.extension == more and not (self.is_finished and self.concluded >= self.epoch):
             return False
         self.epochs = (self.epoch if self.is_finished else self.epochs) + more
-        self.extension, self.stopped, self.since_best = more, False, 0
+        self.extension, self.stopped, self.since_least = more, False, 0
         return True
 
-    def count(self, loss: float, *, patience: int, reduce_after: int, factor: float) -> bool:
+    def choose(self, score: float, loss: float) -> bool:
+        """Keep an epoch if its score is the best so far; of equal ones the less loss.
+
+        Returns:
+            Whether it is kept.
+        """
+        if (score, -loss) <= (self.best_score, -self.loss_of_best):
+            return False
+        self.best_epoch, self.best_score, self.loss_of_best = self.epoch, score, loss
+        return True
+
+    def count(self, loss: float, *, patience: int | None, reduce_after: int, factor: float) -> None:
         """Count an epoch's validation loss for early stopping and for the plateau schedule.
 
         The counts are those of Keras' EarlyStopping and ReduceLROnPlateau, which forget theirs
@@ -97,23 +112,18 @@ class State:
 
         Args:
             loss: Validation loss of the epoch.
-            patience: Epochs without a better loss after which training stops.
+            patience: Epochs without a better loss after which training stops; None for never.
             reduce_after: Epochs without a better loss after which the learning rate is reduced.
             factor: Factor of the reduction.
-
-        Returns:
-            Whether the epoch is the best so far.
         """
-        if loss < self.best_loss:
-            self.best_epoch, self.best_loss = self.epoch, loss
-            self.since_best = self.since_reduced = 0
-            return True
-        self.since_best += 1
+        if loss < self.least_loss:
+            self.least_loss, self.since_least, self.since_reduced = loss, 0, 0
+            return
+        self.since_least += 1
         self.since_reduced += 1
         if self.since_reduced >= reduce_after:
             self.scale, self.since_reduced = self.scale * factor, 0
-        self.stopped = self.since_best >= patience
-        return False
+        self.stopped = patience is not None and self.since_least >= patience
 
 
 class Checkpoints:
@@ -244,8 +254,8 @@ def _names(state: State) -> tuple[str, str]:
 
 def _state(values: dict[str, Any]) -> State:
     """Return a state from JSON, in which infinity and NaN are null."""
-    if values["best_loss"] is None:
-        values["best_loss"] = float("inf")
+    infinite = {"best_score": "-inf", "loss_of_best": "inf", "least_loss": "inf"}
+    values |= {k: float(v) for k, v in infinite.items() if values[k] is None}
     values["history"] = [
         {k: float("nan") if v is None else v for k, v in row.items()} for row in values["history"]
     ]

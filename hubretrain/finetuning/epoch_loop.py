@@ -18,6 +18,7 @@ from hubretrain.finetuning.input_pipeline import (
     split,
 )
 from hubretrain.finetuning.options import FineTuneOptions
+from hubretrain.finetuning.result import Criterion, Validation
 from hubretrain.finetuning.schedule import Schedule
 from hubretrain.finetuning.steps import Steps, TrainedModel
 from hubretrain.modules import Cut
@@ -108,8 +109,11 @@ class EpochLoop:
             [part for parts in batches for part in parts],
             [part for parts in views for part in parts],
         )
+        # Divided by the batch's own sum, rare classes would weigh less: batches that hold one have
+        # larger sums than others.
+        mean = images.weights.mean()
         for (batch, _), parts in zip(steps, batches, strict=True):
-            total = images.weights[batch].sum()
+            total = mean * np.float32(len(batch))
             yield [(next(inputs), images.labels[p], images.weights[p] / total) for p in parts]
 
     def _learning_rate(
@@ -121,6 +125,9 @@ class EpochLoop:
         step = state.step - self.options.warmup_head * steps_per_epoch
         return schedule.learning_rate_at(step, steps_per_epoch, state.scale)
 
-    def validate(self, images: TrainingImages) -> list[float]:
-        """Return mean loss and accuracy on the validation fold, the same on all machines."""
-        return self.devices.agreed(self._steps.validate(self._inputs, images))
+    def validate(self, images: TrainingImages, criterion: Criterion, epoch: int) -> Validation:
+        """Return the values of an epoch on the validation fold, the same on all machines."""
+        loss, probs = self._steps.validate(self._inputs, images)
+        accuracy = float((probs.argmax(axis=1) == images.labels).mean())
+        values = self.devices.agreed([loss, accuracy, criterion.value(probs, epoch)])
+        return Validation(*values)

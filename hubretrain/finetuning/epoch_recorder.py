@@ -12,6 +12,7 @@ import pandas as pd
 
 from hubretrain.errors import RunError
 from hubretrain.finetuning.checkpoints import Checkpoints, State
+from hubretrain.finetuning.result import Validation
 from hubretrain.finetuning.schedule import REDUCTION, Schedule
 from hubretrain.run_tables import HISTORY
 from hubretrain.tensorflow import tf
@@ -28,16 +29,16 @@ class Epoch(NamedTuple):
         phase: `head` where the head alone was trained, else `all`.
         learning_rate: Learning rate of its last step.
         loss: Mean training loss.
-        validation_loss: Mean loss on the validation fold.
-        validation_accuracy: Share of the validation fold whose top-1 class is right.
+        validation: Values on the validation fold.
+        score: What epochs are compared by, larger is better.
     """
 
     number: int
     phase: str
     learning_rate: float
     loss: float
-    validation_loss: float
-    validation_accuracy: float
+    validation: Validation
+    score: float
 
 
 class EpochRecorder:
@@ -70,18 +71,20 @@ class EpochRecorder:
             "step": state.step,
             "learning_rate": epoch.learning_rate,
             "loss": epoch.loss,
-            "validation_loss": epoch.validation_loss,
-            "validation_accuracy": epoch.validation_accuracy,
+            "validation_loss": epoch.validation.loss,
+            "validation_accuracy": epoch.validation.accuracy,
+            "validation_metric": epoch.validation.metric,
         }
         state.history.append(row)
-        is_best = state.count(
-            epoch.validation_loss,
+        is_best = state.choose(epoch.score, epoch.validation.loss)
+        state.count(
+            epoch.validation.loss,
             patience=schedule.patience,
             reduce_after=schedule.reduce_after,
             factor=REDUCTION,
         )
         if epoch.phase == "head":  # a warm-up of the head uses up no patience
-            state.stopped, state.scale, state.since_best, state.since_reduced = False, 1.0, 0, 0
+            state.stopped, state.scale, state.since_least, state.since_reduced = False, 1.0, 0, 0
         self.checkpoints.save(state, is_best=is_best)
         self.write_history()
         if self.is_chief:
@@ -94,8 +97,8 @@ class EpochRecorder:
             "epoch %d: loss %.4f, validation loss %.4f, validation accuracy %.3f",
             epoch.number,
             epoch.loss,
-            epoch.validation_loss,
-            epoch.validation_accuracy,
+            epoch.validation.loss,
+            epoch.validation.accuracy,
         )
 
     def history(self) -> pd.DataFrame:

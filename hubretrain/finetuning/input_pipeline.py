@@ -32,7 +32,8 @@ class TrainingImages:
         paths: Paths of the image files.
         sha256s: SHA-256 of each image's content.
         labels: int64 of shape (n_images,), class indices.
-        weights: float32 of shape (n_images,), weight of each image in the loss.
+        weights: float32 of shape (n_images, 1), weight of each image in the loss; or of shape
+            (n_images, n_classes), of each class-against-the-rest decision about it.
     """
 
     root: Path

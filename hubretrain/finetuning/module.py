@@ -13,14 +13,19 @@ from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST
 from hubretrain.errors import RunError
-from hubretrain.evaluation import METRICS, Calibration, at_temperature, calibrate
+from hubretrain.evaluation import METRICS, DecisionRule, at_temperature
 from hubretrain.export import Member, write_export
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import FineTuneResult, predictions_table, rounded_metrics
+from hubretrain.finetuning.result import (
+    Criterion,
+    FineTuneResult,
+    predictions_table,
+    rounded_metrics,
+)
 from hubretrain.finetuning.trainer import Trainer
-from hubretrain.heads import ModuleHeads
+from hubretrain.heads import Head, ModuleHeads, weights_by_class
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.run_tables import PREDICTIONS, VALIDATION_PREDICTIONS
 from hubretrain.runs import VALIDATION_FOLD, Figures, FineTunedModuleRecord, FitRecord, Run
@@ -58,11 +63,10 @@ class ModuleFineTuning:
         backbone = Backbone(restore_module(name, fit.module(name)), head.layers)
         arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
         self.classifier = Classifier(backbone, head.kind, *arrays)
-        self._head = _digest(
+        self._head_digest = _digest(
             " ".join((head.kind, *head.layers)).encode(), *(a for a in arrays if a is not None)
         )
-        self.weight_of_class = head.weight_of_class.astype(np.float32)
-        self.rule, self._head_calibration = head.rule, head.calibration
+        self.head, self.metric = head, fit.metric
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
         self.parts = {
             "test": images[images["fold"] == TEST],
@@ -97,10 +101,22 @@ class ModuleFineTuning:
         Raises:
             ModuleError: The module cannot be trained as the options say.
         """
-        equal = np.ones_like(self.weight_of_class)
-        weights = equal if options.balanced_sampling else self.weight_of_class
-        self._training = self._images(self.train, weights)
-        self._validation = self._images(self.parts["validation"], self.weight_of_class)
+        labels = self.train["class_index"].to_numpy(dtype=np.int64)
+        of_class = loss_weights(self.head, labels, is_balanced=options.balanced_sampling)
+        equal = np.ones_like(of_class)
+        # Sampling weighs as balanced weights do; there is no sampling on the validation fold.
+        self._training = self._images(self.train, equal if options.balanced_sampling else of_class)
+        self._validation = self._images(self.parts["validation"], of_class)
+        # Trained on each class equally often, its logits need no adjustment by priors.
+        rule = replace(self.head.rule, strength=0.0) if options.balanced_sampling else None
+        self.criterion = Criterion(
+            self.metric,
+            self._labels("validation"),
+            self.parts["validation"]["cluster"].to_numpy(),
+            self.head.rule,
+            rule or self.head.rule,
+            self.head.calibration,
+        )
         self.trainer = Trainer(
             self.classifier,
             self.folder,
@@ -110,9 +126,11 @@ class ModuleFineTuning:
                 "n_train": len(self._training),
                 "n_validation": len(self._validation),
                 "images": _digest(self._training.digest(), self._validation.digest()),
-                "head": self._head,
-                "class_weights": _digest(weights, self.weight_of_class),
+                "head": self._head_digest,
+                "class_weights": _digest(self._training.weights, self._validation.weights),
+                "metric": self.metric,
             },
+            criterion=self.criterion,
             seconds_between_checkpoints=seconds_between_checkpoints,
         )
 
@@ -128,15 +146,12 @@ class ModuleFineTuning:
         Raises:
             RunError: Training cannot be continued as asked, or an image cannot be read.
         """
-        options = self.trainer.options
         of_head = self._probabilities("{}, head")
-        head = self._metrics(of_head, self._head_calibration.temperature)
+        head = self._metrics(of_head, self.head.rule, self.head.calibration.temperature)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
-        if options.balanced_sampling and self.trainer.state.best_epoch > 0:
-            # The model saw each class equally often, so its logits need no adjustment by priors.
-            self.rule = replace(self.rule, strength=0.0)
-        probs = self._probabilities("{}")
-        self.calibration = self._calibration(probs["validation"])
+        kept, probs = self.trainer.state.best_epoch, self._probabilities("{}")
+        self.rule = self.criterion.rule_of(kept)
+        self.calibration = self.criterion.calibration_of(probs["validation"], kept)
         uncalibrated = {
             part: float(METRICS["log_loss"].function(probs[part], labels, None))
             for part in self.parts
@@ -144,18 +159,8 @@ class ModuleFineTuning:
         }
         temperature = self.calibration.temperature
         self._write_predictions(probs, temperature)
-        return self._results(history, self._metrics(probs, temperature), head, uncalibrated)
-
-    def _calibration(self, probs: Float32Array) -> Calibration:
-        """Return the temperature of the weights that are kept, by their validation fold.
-
-        That fold chose the epoch, so it flatters the model, which it may only soften. The head
-        that training started from has the temperature of its out-of-fold probabilities.
-        """
-        if self.trainer.state.best_epoch == 0:
-            return self._head_calibration
-        groups = self.parts["validation"]["cluster"].to_numpy()
-        return calibrate(probs, self._labels("validation"), groups, may_sharpen=False)
+        metrics = self._metrics(probs, self.rule, temperature)
+        return self._results(history, metrics, head, uncalibrated)
 
     def _labels(self, part: str) -> IntArray:
         return np.asarray(self.parts[part]["class_index"], dtype=np.int64)
@@ -198,16 +203,21 @@ class ModuleFineTuning:
 
     def _probabilities(self, title: str) -> dict[str, Float32Array]:
         """Return the model's probabilities of test split and validation fold."""
-        equal = np.ones_like(self.weight_of_class)
+        equal = np.ones((1, len(self.dataset.class_names)), np.float32)
         return {
             part: self.trainer.probabilities(self._images(table, equal), what=title.format(part))
             for part, table in self.parts.items()
         }
 
-    def _metrics(self, probs: dict[str, Float32Array], temperature: float) -> dict[str, Figures]:
-        """Return the metrics of test split and validation fold, at a temperature."""
+    def _metrics(
+        self, probs: dict[str, Float32Array], rule: DecisionRule, temperature: float
+    ) -> dict[str, Figures]:
+        """Return the metrics of test split and validation fold, at a temperature.
+
+        The rule is that of probabilities without the temperature.
+        """
         metrics, seed = {}, self.trainer.options.seed
-        rule = self.rule.at_temperature(temperature)
+        rule = rule.at_temperature(temperature)
         for part, table in self.parts.items():
             labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
             calibrated = at_temperature(probs[part], temperature)
@@ -245,16 +255,35 @@ class ModuleFineTuning:
             temperature=self.calibration.temperature,
         )
 
-    def _images(self, table: pd.DataFrame, weight_of_class: Float32Array) -> TrainingImages:
-        """Return images that weigh in the loss as their class does."""
+    def _images(self, table: pd.DataFrame, of_class: Float32Array) -> TrainingImages:
+        """Return images that weigh in the loss as their class does, as `loss_weights` has it."""
         labels = table["class_index"].to_numpy(dtype=np.int64)
         return TrainingImages(
             self.dataset.root,
             table["path"].tolist(),
             table["sha256"].tolist(),
             labels,
-            weight_of_class[labels],
+            np.ascontiguousarray(of_class[:, labels].T),
         )
+
+
+def loss_weights(head: Head, labels: IntArray, *, is_balanced: bool = False) -> Float32Array:
+    """Return the weights of the loss that a head was fitted with.
+
+    Args:
+        head: The head that training starts from.
+        labels: int64 of shape (n_images,), of the images that are trained on.
+        is_balanced: Weigh all classes alike instead, whatever the head did.
+
+    Returns:
+        float32 of shape (n_problems, n_classes): of images by their class, in each problem: one,
+        or of a logistic head each class against the rest.
+    """
+    mass = np.bincount(labels, minlength=len(head.bias))[None].astype(np.float64)
+    of_fit = "balanced" if head.class_weight == "balanced" else head.weight_of_class.tolist()
+    class_weight, kind = ("balanced", "softmax") if is_balanced else (of_fit, head.kind)
+    table = weights_by_class(class_weight, mass, "logistic" if kind == "logistic" else "softmax")
+    return np.asarray(table[0], np.float32)
 
 
 def _digest(*parts: Any) -> str:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
-from hubretrain.evaluation import METRICS, DecisionRule, Evaluator, Predictions
+from hubretrain.errors import DataError
+from hubretrain.evaluation import (
+    METRICS,
+    UNCALIBRATED,
+    Calibration,
+    DecisionRule,
+    Evaluator,
+    Predictions,
+    at_temperature,
+    calibrate,
+)
 from hubretrain.run_tables import ENSEMBLE
 from hubretrain.runs import Figures, OrderRecord
 
@@ -51,6 +62,80 @@ class FineTuneResult:
     def kept_epoch(self) -> int:
         """Epoch whose weights were kept; 0 is the head that training started from."""
         return int(self.history.loc[self.history["kept"], "epoch"].iloc[0])
+
+
+_TOP_1 = DecisionRule(0.0, ())
+
+
+class Validation(NamedTuple):
+    """Values of an epoch on the validation fold.
+
+    Attributes:
+        loss: Mean loss, weighted as in training.
+        accuracy: Share of images whose top-1 class is right.
+        metric: Metric of choice; NaN where there is none, or where it is undefined.
+    """
+
+    loss: float
+    accuracy: float
+    metric: float
+
+
+@dataclass(frozen=True, eq=False)
+class Criterion:
+    """How epochs are compared on the validation fold: by the metric of choice.
+
+    It is that of the decisions after the rule, or of the probabilities at the temperature, of the
+    model as it would be exported at the end of the epoch.
+
+    Attributes:
+        metric: Name of the metric; None where epochs are compared by their loss.
+        labels: int64 of shape (n_images,), of the validation fold.
+        groups: Group of each image, (n_images,).
+        head_rule: Decision rule of the head that training starts from.
+        rule: Decision rule of what was trained.
+        head_calibration: Calibration of the head, by its out-of-fold probabilities.
+    """
+
+    metric: str | None = None
+    labels: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    groups: AnyArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    head_rule: DecisionRule = _TOP_1
+    rule: DecisionRule = _TOP_1
+    head_calibration: Calibration = UNCALIBRATED
+
+    def rule_of(self, epoch: int) -> DecisionRule:
+        """Return the decision rule of an epoch's probabilities; epoch 0 is the head."""
+        return self.rule if epoch else self.head_rule
+
+    def calibration_of(self, probs: Float32Array, epoch: int) -> Calibration:
+        """Return the calibration of an epoch's model, by its probabilities of the validation fold.
+
+        That fold chooses the epoch, so it flatters what was trained, which it may only soften.
+        """
+        if epoch == 0:
+            return self.head_calibration
+        return calibrate(probs, self.labels, self.groups, may_sharpen=False)
+
+    def value(self, probs: Float32Array, epoch: int) -> float:
+        """Return the metric of an epoch's probabilities (n_images, n_classes)."""
+        if self.metric is None:
+            return float("nan")
+        metric = METRICS[self.metric]
+        if metric.is_of_decision:  # the temperature keeps decisions
+            values = self.rule_of(epoch).adjust(probs)
+        else:
+            values = at_temperature(probs, self.calibration_of(probs, epoch).temperature)
+        try:
+            return float(metric.function(values, self.labels, None))
+        except DataError:  # such as ROC AUC without images of a class
+            return float("nan")
+
+    def score(self, value: float) -> float:
+        """Return what epochs are compared by, larger is better: 0 for an undefined metric."""
+        if self.metric is None or np.isnan(value):
+            return 0.0
+        return value if METRICS[self.metric].higher_is_better else -value
 
 
 def rounded_metrics(

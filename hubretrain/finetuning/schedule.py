@@ -25,7 +25,8 @@ class Schedule:
         batch_size: Images per step.
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Steps over which the learning rate rises to its peak.
-        patience: Epochs without a better validation loss after which training stops.
+        patience: Epochs without a better validation loss after which training stops; None where it
+            never does: the loss of a cosine falls when the rate does, at the end.
         kind: `cosine`: the rate falls to zero at the last epoch. `plateau`: it stays, and is
             halved after `reduce_after` epochs without a better validation loss.
         reduce_after: Epochs without a better validation loss after which the rate is halved.
@@ -35,7 +36,7 @@ class Schedule:
     batch_size: int
     learning_rate: float
     warmup_steps: int
-    patience: int
+    patience: int | None
     kind: str = "cosine"
     reduce_after: int = 2
 
@@ -92,7 +93,7 @@ def schedule_for(
         batch_size=batch_size,
         learning_rate=learning_rate or 1e-4 * math.sqrt(batch_size / 32),
         warmup_steps=min(100, max(1, epochs * steps_per_epoch // 10)),
-        patience=2 * patience if kind == "plateau" else patience,
+        patience=2 * patience if kind == "plateau" else None,
         kind=kind,
         reduce_after=max(1, patience // 2),
     )

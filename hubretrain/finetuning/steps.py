@@ -121,7 +121,7 @@ class Steps:
         cut: Where the frozen part ends, if inputs are activations instead of pixels.
 
     Attributes:
-        evaluate: (inputs, labels, weights) to (weighted sum of losses, number of hits).
+        evaluate: (inputs, labels, weights) to (weighted sum of losses, probabilities).
         train: Phase to a step: (inputs, labels, weights) to the loss.
     """
 
@@ -133,14 +133,14 @@ class Steps:
         if cut is not None:
             activations = tf.TensorSpec((None, *cut.activations_shape), tf.float16)
             inputs = (activations, tf.TensorSpec((None, cut.n_below), tf.float32))
-        per_image = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float32)]
+        per_image = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, None), tf.float32)]
         signature = [inputs, *per_image]
 
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
         def evaluate(inputs: Any, labels: tf.Tensor, weights: tf.Tensor) -> Any:
             logits = self._logits(model.classifier, inputs)
-            hits = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32))
-            return model.classifier.loss(logits, labels, weights), hits
+            loss = model.classifier.loss(logits, labels, weights)
+            return loss, model.classifier.to_probabilities(logits)
 
         self.evaluate = evaluate
         self.train = {
@@ -148,15 +148,17 @@ class Steps:
             for phase, optimizer in model.optimizers.items()
         }
 
-    def validate(self, source: InputSource, images: TrainingImages) -> list[float]:
-        """Return mean loss, weighted by class, and top-1 accuracy on the validation images."""
+    def validate(self, source: InputSource, images: TrainingImages) -> tuple[float, Float32Array]:
+        """Return the mean loss on the validation images, weighted by class, and probabilities."""
         batches = split(np.arange(len(images)), EVALUATION_BATCH_SIZE)
-        sums = np.zeros(2)
+        total, probs = 0.0, []
         arrays = source.batches(images, batches, [0 * batch for batch in batches])
         for batch, inputs in zip(batches, arrays, strict=True):
-            results = self.evaluate(inputs, images.labels[batch], images.weights[batch])
-            sums += [float(value) for value in results]
-        return [sums[0] / float(images.weights.sum()), sums[1] / len(images)]
+            loss, of_batch = self.evaluate(inputs, images.labels[batch], images.weights[batch])
+            total += float(loss)
+            probs.append(of_batch.numpy())
+        mean_weight = float(images.weights.mean(dtype=np.float64))
+        return total / (mean_weight * len(images)), np.concatenate(probs)
 
     def _logits(self, model: Classifier, inputs: Any, training: bool = False) -> tf.Tensor:
         if self._cut is None:
@@ -168,7 +170,7 @@ class Steps:
         return model.head_logits(self._cut.top(activations))
 
     def _step_of(self, optimizer: Optimizer) -> Callable[..., Any]:
-        """Return a step of an optimizer; weights sum to 1 over the batch of all devices.
+        """Return a step of an optimizer; the weights of an epoch's batches have the mean 1.
 
         Dropout and BatchNorm share one flag in TF-Hub's format, so dropout is off unless BatchNorm
         is trained. Few modules have any, and those have it behind their features.

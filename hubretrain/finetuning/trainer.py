@@ -26,6 +26,7 @@ from hubretrain.finetuning.input_pipeline import (
     TrainingImages,
 )
 from hubretrain.finetuning.options import FineTuneOptions
+from hubretrain.finetuning.result import Criterion
 from hubretrain.finetuning.schedule import Schedule, schedule_for
 from hubretrain.finetuning.steps import TrainedModel
 from hubretrain.modules import Classifier
@@ -43,6 +44,7 @@ class Trainer:
         devices: Where to train.
         identity: What the result depends on besides the options and the module; a checkpoint of
             another identity is not resumed.
+        criterion: How epochs are compared; None for the least validation loss.
         seconds_between_checkpoints: At most this much training within an epoch is lost by a kill.
 
     Attributes:
@@ -61,10 +63,12 @@ class Trainer:
         devices: Devices,
         *,
         identity: dict[str, Any] | None = None,
+        criterion: Criterion | None = None,
         seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
     ) -> None:
         self.folder, self.options, self.devices = folder, options, devices
         self._seconds_between_checkpoints = seconds_between_checkpoints
+        self.criterion = criterion or Criterion()
         self.model = TrainedModel(classifier, options, devices)
         stored = classifier.backbone.stored
         self.identity = {
@@ -89,7 +93,7 @@ class Trainer:
     def fit(
         self, train: TrainingImages, validation: TrainingImages, *, more_epochs: int | None = None
     ) -> pd.DataFrame:
-        """Train until the last epoch, or until the validation loss stops falling.
+        """Train until the last epoch, or until plateaus of the validation loss end it.
 
         The best epoch's weights are in the model afterwards. Calling it again after an
         interruption resumes from the last checkpoint and gives what an uninterrupted training
@@ -98,13 +102,13 @@ class Trainer:
 
         Args:
             train: Images to train on.
-            validation: Images that decide when to stop; never trained on.
+            validation: Images that choose the epoch; never trained on.
             more_epochs: Epochs to add to a finished training. If the training was interrupted
                 while doing these, they are not added twice.
 
         Returns:
             One row per epoch: epoch, phase, step, learning_rate, loss, validation_loss,
-            validation_accuracy, kept.
+            validation_accuracy, validation_metric, kept.
 
         Raises:
             RunError: A checkpoint cannot be written or read.
@@ -211,8 +215,9 @@ class Trainer:
     ) -> None:
         """Evaluate the model on the validation fold, and record the epoch."""
         self.model.synchronize()
-        validation_loss, accuracy = self.epochs.validate(validation)
-        epoch = Epoch(number, phase, learning_rate, loss, validation_loss, accuracy)
+        values = self.epochs.validate(validation, self.criterion, number)
+        score = self.criterion.score(values.metric)
+        epoch = Epoch(number, phase, learning_rate, loss, values, score)
         self.recorder.record(epoch, self.schedule)
 
     def _stop_diverged(self, loss: float) -> None:

@@ -90,18 +90,19 @@ class Classifier(tf.Module):  # type: ignore[misc]
         Args:
             logits: float32 of shape (n_images, n_classes).
             labels: int64 of shape (n_images,), class indices.
-            weights: float32 of shape (n_images,).
+            weights: float32 of shape (n_images,); or of shape (n_images, n_classes) for a logistic
+                head, whose decisions may weigh differently.
             smoothing: Share s of each label that is spread over the classes, [0, 1).
         """
         n_classes = logits.shape[1]
         targets = (1 - smoothing) * tf.one_hot(labels, n_classes, dtype=logits.dtype)
         if self.kind != "logistic":
             targets += smoothing / n_classes
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)[:, None]
         else:
             targets += smoothing / 2
             losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
-            losses = tf.reduce_sum(losses, axis=1)
+        weights = tf.reshape(weights, (tf.shape(logits)[0], -1))
         return tf.reduce_sum(weights * losses)
 
     def replica(self) -> Classifier:

@@ -38,6 +38,7 @@ def test_counters_are_those_of_the_callbacks_of_keras():
     model.stop_training = False
     for epoch, loss in enumerate(losses):
         state.epoch = epoch
+        state.choose(-loss, loss)
         state.count(loss, patience=5, reduce_after=2, factor=0.5)
         for callback in (plateau, stopping):
             callback.on_epoch_end(epoch, {"loss": loss})
@@ -48,11 +49,30 @@ def test_counters_are_those_of_the_callbacks_of_keras():
     assert (state.best_epoch, epoch) == (4, 9)
 
 
+def test_of_epochs_with_equal_scores_the_one_of_the_least_loss_is_kept():
+    from hubretrain.finetuning.checkpoints import State
+
+    state = State(9, 9)
+    for epoch, score, loss in ((0, 0.5, 1.0), (1, 0.6, 2.0), (2, 0.6, 1.9), (3, 0.55, 0.1)):
+        state.epoch = epoch
+        assert state.choose(score, loss) == (epoch < 3)
+    assert (state.best_epoch, state.best_score, state.loss_of_best) == (2, 0.6, 1.9)
+
+
+def test_without_patience_nothing_ends_early():
+    from hubretrain.finetuning.checkpoints import State
+
+    state = State(90, 90)
+    for loss in range(90):
+        state.count(float(loss), patience=None, reduce_after=2, factor=0.5)
+    assert not state.stopped
+
+
 def test_what_was_saved_is_restored_with_its_counters(tmp_path):
     from hubretrain.finetuning.checkpoints import State
 
     variable, checkpoints = made(tmp_path, value=1.5)
-    state = State(5, 7, epoch=2, batch=3, loss_sum=0.1 + 0.2, step=23, best_epoch=1, best_loss=0.3)
+    state = State(5, 7, epoch=2, batch=3, loss_sum=0.1 + 0.2, step=23, best_epoch=1, least_loss=0.3)
     state.history = [{"epoch": 0, "loss": float("nan")}]
     checkpoints.save(state, is_best=True)
     variable.assign([9, 9, 9])

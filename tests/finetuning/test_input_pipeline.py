@@ -53,7 +53,7 @@ def test_the_last_batch_may_be_smaller():
 def test_an_image_that_cannot_be_read_any_more_is_named(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"torn")
     images = TrainingImages(
-        tmp_path, ["gone.png", "torn.png"], ["a", "b"], np.zeros(2, np.int64), np.ones(2, "f4")
+        tmp_path, ["gone.png", "torn.png"], ["a", "b"], np.zeros(2, np.int64), np.ones((2, 1), "f4")
     )
     source = PixelSource(8, Augmentation(), 0)
     with pytest.raises(RunError, match=r"gone.png: cannot be read \(No such file.*resume"):

@@ -36,6 +36,7 @@ def test_a_plateau_keeps_its_rate_until_it_is_reduced():
     assert schedule.learning_rate_at(999, 100) == 1.0
     assert schedule.learning_rate_at(999, 100, scale=0.25) == 0.25
     assert schedule.reduce_after < schedule.patience
+    assert schedule_for(1_000, kind="cosine").patience is None
 
 
 def test_an_unknown_schedule_is_an_error():

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset
+from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.heads.heads import ModuleHeads
-from hubretrain.modules import resolve
-from tests.finetuning.heads import give_network, weaken
+from hubretrain.modules import Backbone, resolve
+from tests.finetuning.heads import give_network, pixels_of, weaken
 from tests.finetuning.runs import copied, tune, weights_of
 from tests.samples import REPOSITORY
 
@@ -24,7 +25,6 @@ from tests.samples import REPOSITORY
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
     from hubretrain.bottlenecks import Bottlenecks
     from hubretrain.data.images.decoding import decode, view
-    from hubretrain.modules.backbone import Backbone
     from hubretrain.modules.classifier import Classifier
 
     head = ModuleHeads.load(fitted / "run" / "heads" / "small.h5").warm_start
@@ -45,9 +45,9 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
     history = pd.read_csv(run.finetune_folder("small") / "history.csv")
     assert history["epoch"].tolist() == list(range(7))
     assert history["loss"].iloc[-1] < history["loss"].iloc[1]
-    assert (
-        history.loc[history["kept"], "validation_loss"].item() == history["validation_loss"].min()
-    )
+    assert run.fit.metric == "accuracy"
+    best = history.sort_values(["validation_metric", "validation_loss"], ascending=[False, True])
+    assert history.loc[history["kept"], "epoch"].item() == best["epoch"].iloc[0]
     assert result.test["accuracy"][1] <= result.test["accuracy"][0] <= result.test["accuracy"][2]
     predictions = pd.read_csv(run.finetune_folder("small") / "predictions.csv")
     columns = [c for c in predictions if c.startswith("p(")]
@@ -56,8 +56,6 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(fitted, tmp_path):
 
 
 def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp_path):
-    from hubretrain.data.images.augmentation import Augmentation
-
     run = copied(fitted, tmp_path)
     folds = pd.read_csv(run.folds_file, dtype=str).set_index("sha256")["fold"]
     seen = set()
@@ -186,6 +184,13 @@ def test_more_epochs_go_on_with_a_finished_training(fitted, tmp_path):
         tune(fitted, copied(fitted, tmp_path, "other"), resume=True)
 
 
+def test_a_cosine_goes_through_all_its_epochs_though_nothing_gets_better(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    history = tune(fitted, run, epochs=7, learning_rate=3.0, unfreeze_last=0).history
+    assert np.argmin(history["validation_loss"][:5]) == 0
+    assert history["epoch"].tolist() == list(range(8))
+
+
 def test_a_warmed_up_head_trains_alone_first(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     result = tune(fitted, run, epochs=1, warmup_head=2, l2_sp=0.1, label_smoothing=0.1)
@@ -220,6 +225,73 @@ def test_balanced_sampling_trains_without_class_weights_and_adjustment(fitted, t
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1, balanced_sampling=True)
     assert run.finetune.modules["small"].adjust == 0.0
+
+
+WEIGHTS = np.array([0.1, 1.0, 9.0])
+UNCHANGED = {"learning_rate": 1e-20, "epochs": 1, "unfreeze_last": 0, "trunk_views": 0}
+
+
+def losses_of(run, part):
+    """Labels of the images of some folds, and the loss of each by the head of epoch 0."""
+    head = ModuleHeads.load(run.heads_file("small")).warm_start
+    folds = pd.read_csv(run.folds_file, dtype=str)
+    images = folds[folds["fold"].isin(list(part))]
+    pixels = pixels_of(run.folder.parent, images["path"], 8)
+    features = Backbone(resolve(str(run.folder.parent / "small")), head.layers)(pixels).numpy()
+    labels = images["label"].astype(int).to_numpy()
+    return labels, -np.log(head.probabilities(features)[np.arange(len(labels)), labels])
+
+
+def test_an_image_weighs_the_same_in_every_batch(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    for name in ("digits", "small"):
+        (tmp_path / name).symlink_to(fitted / name)
+    weaken(run, "small", kind="softmax", class_weight="", weight_of_class=WEIGHTS)
+    still = Augmentation(horizontal_flip=False, crop=1, brightness=0, contrast=0)
+    history = tune(fitted, run, augmentation=still, batch_size=4, **UNCHANGED).history
+    labels, losses = losses_of(run, "1234")
+    expected = np.average(losses, weights=WEIGHTS[labels])
+    assert history["loss"][1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_epochs_of_balanced_sampling_are_judged_by_balanced_losses(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    for name in ("digits", "small"):
+        (tmp_path / name).symlink_to(fitted / name)
+    weaken(run, "small", kind="softmax", class_weight="", weight_of_class=WEIGHTS)
+    history = tune(fitted, run, balanced_sampling=True, **UNCHANGED).history
+    in_training, _ = losses_of(run, "1234")
+    labels, losses = losses_of(run, "0")
+    expected = np.average(losses, weights=1 / np.bincount(in_training)[labels])
+    assert history["validation_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {1: 5.0}])
+@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+def test_fine_tuning_begins_at_the_least_loss_of_the_fit(kind, class_weight):
+    from dataclasses import replace
+
+    from hubretrain import LogisticHead, SoftmaxHead
+    from hubretrain.evaluation import DecisionRule
+    from hubretrain.finetuning.module import loss_weights
+    from hubretrain.heads import Head
+
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 25, 10])
+    features = np.eye(3)[labels] + random.normal(size=(len(labels), 3))
+    estimator = {"softmax": SoftmaxHead, "logistic": LogisticHead}[kind]
+    fit = estimator(class_weight=class_weight, tol=1e-8).fit(features, labels)
+    of_class = np.array([1.0, 5.0, 1.0]) if isinstance(class_weight, dict) else np.ones(3)
+    head = Head(kind, fit.coef_.T, fit.intercept_, DecisionRule(0.0, ()), of_class)
+    head = replace(head, class_weight=class_weight if class_weight == "balanced" else "")
+    logits = head.logits(features)
+    probs = head.probabilities(features) if kind == "softmax" else 1 / (1 + np.exp(-logits))
+    weights = loss_weights(head, labels)[:, labels].T
+    # At the optimum no bias, which no penalty holds back, can lower the loss.
+    slope = (weights * (probs - np.eye(3)[labels])).mean(axis=0)
+    assert np.abs(slope).max() < 1e-3
+    weighed_alike = loss_weights(head, labels, is_balanced=True)[:, labels]
+    assert np.allclose([weighed_alike[0, labels == c].sum() for c in range(3)], len(labels) / 3)
 
 
 def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):

@@ -44,6 +44,16 @@ def test_the_loss_is_the_one_of_keras(backbone, kind, smoothing):
     assert float(loss) == pytest.approx(n_terms * float(np.sum(weights * each)), rel=1e-5)
 
 
+def test_decisions_of_a_logistic_head_may_weigh_differently(backbone):
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(8, 3)).astype(np.float32)
+    labels, weights = random.integers(0, 3, 8), random.random((8, 3)).astype(np.float32)
+    classifier = of_kind(backbone, "logistic")
+    signs = 2.0 * np.eye(3)[labels] - 1
+    expected = np.sum(weights * np.logaddexp(0, -signs * logits))
+    assert float(classifier.loss(logits, labels, weights)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_trained_layers_are_the_last_ones_and_the_head(backbone):
     classifier = of_kind(backbone, "softmax")
     kernel, dense = backbone.trainable_variables
