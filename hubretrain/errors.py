@@ -47,6 +47,10 @@ class ModuleError(HubretrainError):
     """A module cannot be found, downloaded, loaded or used."""
 
 
+class NotTrainableError(ModuleError):
+    """A module can be cached and screened, but not fine-tuned."""
+
+
 class EngineError(HubretrainError):
     """An engine is not installed, or cannot run a module as asked."""
 

@@ -172,6 +172,9 @@ PREDICTIONS = RunTable("predictions.csv", _IMAGE, "finetune")
 VALIDATION_PREDICTIONS = RunTable("validation.csv", _IMAGE, "finetune")
 """One row per image of the validation fold: probabilities of a fine-tuned module."""
 
+EXPORTED_VALIDATION = RunTable("exported_validation.csv", _IMAGE, "finetune")
+"""The same of the fine-tuned model that is exported, whose training may be gone."""
+
 METRICS = RunTable(
     "metrics.csv", {"metric": NAME, "estimate": NUMBER, "low": NUMBER, "high": NUMBER}, "evaluate"
 )

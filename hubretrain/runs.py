@@ -167,6 +167,8 @@ class FineTunedModuleRecord:
         temperature: Temperature of the model's probabilities; all figures are with it.
         uncalibrated_log_loss: Log loss without it of `test` and `validation`, nats; a part without
             images is absent.
+        over_head: Metric of choice minus that of the head that training started from, of `test` and
+            `validation`, with paired intervals.
     """
 
     test: Figures
@@ -179,6 +181,7 @@ class FineTunedModuleRecord:
     kept_epoch: int
     temperature: float
     uncalibrated_log_loss: Mapping[str, float]
+    over_head: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,20 +205,47 @@ class OrderRecord:
     metric: str
 
 
+FINE_TUNED, HEAD = "fine-tuned", "head"
+"""Values of `ExportedRecord.kind`, beside `ensemble`."""
+
+
+@dataclass(frozen=True)
+class ExportedRecord:
+    """Which of a run's models its fine-tuning exported: the best on the validation fold.
+
+    Attributes:
+        kind: `fine-tuned`, `head` or `ensemble`.
+        module: Its module, or `ensemble`.
+        metric: Name of the metric that they were compared by.
+        on_validation: Name of each model that was compared to its metric on the validation fold.
+        gain: Metric of the best fine-tuned model minus that of the best head or ensemble, and the
+            ends of the paired 95 % interval; None where one of them is absent.
+    """
+
+    kind: str
+    module: str
+    metric: str
+    on_validation: Mapping[str, float]
+    gain: tuple[float, float, float] | None
+
+
 @dataclass(frozen=True)
 class FineTuneRecord:
     """The results of fine-tuning so far.
 
     Attributes:
         modules: Module name to its result; {} where there was none.
-        chosen: Module whose fine-tuned model is exported; None where there was none.
+        chosen: Module whose fine-tuned model is exported; None where there was none, or where a
+            head or the ensemble is better.
         order: Whether the order of the screening held; None for fewer than two modules.
+        exported: Which model is exported; None where there was none.
         versions: Library name to its version.
     """
 
     modules: Mapping[str, FineTunedModuleRecord] = field(default_factory=dict)
     chosen: str | None = None
     order: OrderRecord | None = None
+    exported: ExportedRecord | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
     def to_json(self) -> dict[str, Any]:

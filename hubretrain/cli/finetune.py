@@ -18,13 +18,15 @@ from hubretrain.cli.options import (
     run_argument,
 )
 from hubretrain.finetuning import FineTuneOptions
+from hubretrain.run_tables import ENSEMBLE
+from hubretrain.runs import FINE_TUNED, ExportedRecord
 
 if TYPE_CHECKING:
     from hubretrain.data import ImageDataset
     from hubretrain.finetuning import FineTuneResult
     from hubretrain.runs import Run
 
-NOT_OF_TRAINING = {"run", "data", "modules", "top", "epochs", "restart", "resume"}
+NOT_OF_TRAINING = {"run", "data", "modules", "top", "epochs", "export", "restart", "resume"}
 
 
 class Epochs(click.ParamType):  # type: ignore[type-arg]
@@ -57,7 +59,8 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
     "modules",
     multiple=True,
     metavar="NAME",
-    help="Module to train; may be repeated. By default the first of the shortlist.",
+    help="Module to train; may be repeated. By default the first of the shortlist that can be "
+    "trained.",
 )
 @click.option(
     "--top",
@@ -73,6 +76,14 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
     "finished training.",
 )
 @options_from(FineTuneOptions)
+@click.option(
+    "--export",
+    type=click.Choice(["best", FINE_TUNED]),
+    default="best",
+    show_default=True,
+    help="What is exported: the best on the validation fold of heads, ensemble and fine-tuned "
+    "models, or the fine-tuned one whatever it is worth.",
+)
 @click.option("--restart", is_flag=True, help="Discard an earlier fine-tuning.")
 @click.option(
     "--resume",
@@ -90,10 +101,14 @@ def finetune(
     top: int | None,
     epochs: tuple[int, bool] | None,
     options: FineTuneOptions,
+    export: str,
     restart: bool,
     resume: bool,
 ) -> None:
-    """Fine-tune the first module in the shortlist of RUN, by default the latest run, and export it.
+    """Fine-tune the first module in the shortlist of RUN, by default the latest run.
+
+    The model that is then best on the validation fold is exported: the fine-tuned one, a head, or
+    the ensemble of heads.
 
     Rerun the command to resume after an interruption. TensorBoard shows the epochs in
     RUN/finetune/. Several machines train together if TF_CONFIG names them.
@@ -118,10 +133,11 @@ def finetune(
         names,
         cache=cache,
         options=options,
-        resumption=Resumption(resume, more_epochs, restart),
+        resumption=Resumption(resume, more_epochs, restart, export),
+        may_replace=not modules and not resume,
     )
     for result in results:
-        _show(result)
+        _show(result, of_run.fit.metric)
     _show_choice(of_run, [result.module for result in results])
     if diverged := [result.diverged for result in results if result.diverged]:
         from hubretrain.errors import RunError
@@ -162,7 +178,9 @@ def _check(
             )
 
 
-def _show(result: FineTuneResult) -> None:
+def _show(result: FineTuneResult, metric_of_choice: str) -> None:
+    from hubretrain.evaluation import Difference, intervals
+
     for note in result.notes:
         click.echo(in_flags(note))
     best = result.kept_epoch
@@ -185,6 +203,11 @@ def _show(result: FineTuneResult) -> None:
                 f"Test split, {words}: {100 * estimate:.1f} ({100 * low:.1f}-{100 * high:.1f}); "
                 f"its head alone: {100 * head[0]:.1f}."
             )
+    for part, words in (("test", "test split"), ("validation", "validation fold")):
+        if part in result.over_head:
+            change = Difference(metric_of_choice, *result.over_head[part], float("nan"), 0.95)
+            name = f"Against its head on the {words}, {metric_of_choice.replace('_', ' ')}"
+            click.echo(f"{intervals.effect(name, change)}.")
     _show_calibration(result)
 
 
@@ -203,16 +226,14 @@ def _show_calibration(result: FineTuneResult) -> None:
 
 
 def _show_choice(run: Run, trained: list[str]) -> None:
-    """Show which module is best, and which one the run's export is of."""
+    """Show which model of the run is best, and which one is exported."""
     record = run.finetune
-    order, chosen = record.order, record.chosen
-    if chosen is None:  # of several machines one writes the record, and reports it
+    order, exported = record.order, record.exported
+    if exported is None:  # of several machines one writes the record, and reports it
         return
-    best = chosen
     if order is not None:
         from hubretrain.evaluation import METRICS
 
-        best = order.finetuned[0]
         tau, regret = order.kendall_tau, order.regret
         is_share = METRICS[order.metric].is_share
         lost = f"{100 * regret:.1f} points" if is_share else f"{regret:.3f}"
@@ -223,17 +244,40 @@ def _show_choice(run: Run, trained: list[str]) -> None:
             f"(Kendall's tau {'undefined' if tau is None else f'{tau:.2f}'}; the screening's "
             f"first is {lost} below the best)."
         )
-        click.echo(f"{best} is the best on the validation fold.")
-    if best != chosen:
+    _show_comparison(exported)
+    is_kept = exported.kind == FINE_TUNED and exported.module not in trained
+    of_module = f"{exported.module}, {exported.kind}"
+    what = "the ensemble of heads" if exported.kind == ENSEMBLE else of_module
+    verb = "still holds" if is_kept else "holds"
+    click.echo(f"{run.export_folder}/ {verb} {what}.")
+    if exported.kind != FINE_TUNED:
         click.echo(
-            f"The export is of {chosen}; to export {best}: hubretrain finetune {run.folder} "
-            f"--module {best} --resume"
+            f"To export {trained[-1]} fine-tuned all the same: hubretrain finetune {run.folder} "
+            f"--module {trained[-1]} --resume --export {FINE_TUNED}"
         )
-    if chosen in trained:
-        click.echo(f"Exported to {run.export_folder}/.", nl=False)
     else:
-        click.echo(f"{run.export_folder}/ still holds {chosen}.", nl=False)
-    click.echo(f" Next: hubretrain predict {run.folder} IMAGE")
+        click.echo(f"For a head instead: hubretrain export {run.folder} --head {exported.module}")
+    click.echo(f"Next: hubretrain predict {run.folder} IMAGE")
+
+
+def _show_comparison(exported: ExportedRecord) -> None:
+    """Show the models of the run on the validation fold, the best first."""
+    from hubretrain.evaluation import METRICS, Difference, intervals
+
+    metric = METRICS[exported.metric]
+    best_first = sorted(
+        exported.on_validation.items(), key=lambda pair: pair[1], reverse=metric.higher_is_better
+    )
+    values = (
+        f"{name} {100 * value:.1f}" if metric.is_share else f"{name} {value:.3f}"
+        for name, value in best_first
+    )
+    words = exported.metric.replace("_", " ")
+    click.echo(f"On the validation fold, {words}: {'; '.join(values)}.")
+    if exported.gain is not None:
+        change = Difference(exported.metric, *exported.gain, float("nan"), 0.95)
+        sentence = intervals.effect("The best fine-tuned model against the best head", change)
+        click.echo(f"{sentence}. The fold has chosen the epoch, which flatters the former.")
 
 
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:

@@ -17,6 +17,7 @@ from hubretrain.export.manifest import (
     MANIFEST,
     Export,
     check_replaceable,
+    default_heads,
     heads_sha256,
     is_current,
     read_manifest,
@@ -42,7 +43,8 @@ def export_run(
     """Export a run.
 
     Without `head` or `ensemble` it is the run's export, which fine-tuning left; where there is
-    none, the head of the shortlist's first module, exported anew if the run was fitted since.
+    none, the heads that fine-tuning found better than what it trained, or the head of the
+    shortlist's first module; exported anew if the run was fitted since.
     Formats that are there stay there, and so do the views that it averages over.
 
     Args:
@@ -81,10 +83,12 @@ def export_run(
         return _export_again(run, folder, formats, tta)
     kept_formats, kept_tta = _to_keep(folder)
     formats, tta = [*formats, *kept_formats], tta or kept_tta
-    if ensemble:
+    if not is_named:
+        name = default_heads(run)
+    if name == ENSEMBLE_NAME:
         _export_ensemble(run, fit, folder, formats, tta)
     else:
-        _export_head(run, fit, head or fit.shortlist[0], folder, formats, tta)
+        _export_head(run, fit, name, folder, formats, tta)
     return Export.open(folder)
 
 
@@ -130,6 +134,7 @@ def _export_ensemble(
     manifest = {
         **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule, ensemble.calibration),
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
+        "heads_sha256": heads_sha256(run, ENSEMBLE_NAME),
     }
     members = [
         (name, ModuleHeads.load(run.heads_file(name)).ensemble_member, weight)

@@ -14,7 +14,9 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
 - `augmentation`: augmentation of the views that it was trained on.
 - `tta`: names of the views that the model averages its probabilities over (test-time augmentation),
   see `hubretrain.export.views`; empty where it takes the image as it is.
-- `heads_sha256`: sha256 of the head file of a fitted head; absent for a fine-tuned model.
+- `heads_sha256`: sha256 of the head file of a fitted head, or of the ensemble's file; absent for a
+  fine-tuned model.
+- `validation_sha256`: sha256 of a fine-tuned model's predictions of the validation fold.
 - `files`: sha256 of each model file.
 """
 
@@ -36,7 +38,8 @@ from hubretrain.errors import RunError
 from hubretrain.evaluation import DecisionRule
 from hubretrain.export.views import AveragedView, averaged_views
 from hubretrain.files import file_sha256
-from hubretrain.runs import Run
+from hubretrain.heads import ENSEMBLE_NAME
+from hubretrain.runs import FINE_TUNED, Run
 
 MANIFEST, LABELS = "export.json", "labels.txt"
 MODEL_OF = {  # name of a format: the file that is run
@@ -186,8 +189,8 @@ def export_of(path: Path) -> Path | None:
 def is_current(run: Run) -> bool:
     """Return whether a run's export is there, and is of its latest fit or fine-tuning.
 
-    A fine-tuned model stays until another fine-tuning; a head's export is outdated by a fit that
-    chose another head, or put another module first.
+    A fine-tuned model stays until another fine-tuning; an export of heads is outdated by a fit that
+    gave others, or put another module first where nothing was fine-tuned.
 
     Raises:
         RunError: The run was fine-tuned on other classes than it was fitted on since.
@@ -206,10 +209,22 @@ def is_current(run: Run) -> bool:
                 "fine-tune again, or move that folder away."
             )
         return True
-    module = fit.shortlist[0]
+    name = default_heads(run)
     # '': the export was copied without the heads.
-    is_of_head = heads_sha256(run, module) in ("", manifest.get("heads_sha256"))
-    return manifest.get("module") == module and is_of_head
+    is_of_heads = heads_sha256(run, name) in ("", manifest.get("heads_sha256"))
+    return manifest.get("module") == name and is_of_heads
+
+
+def default_heads(run: Run) -> str:
+    """Return the name of the heads that are exported by default: of a module, or of the ensemble.
+
+    It is the one that fine-tuning found better than what it trained; without that, the first module
+    of the shortlist.
+    """
+    exported = run.finetune.exported
+    if exported is None or exported.kind == FINE_TUNED:
+        return run.fit.shortlist[0]
+    return exported.module
 
 
 def identity_of(path: Path, module: str | None) -> str:
@@ -230,10 +245,10 @@ def identity_of(path: Path, module: str | None) -> str:
     return f"{name} {heads_sha256(Run(path), name)}"
 
 
-def heads_sha256(run: Run, module: str) -> str:
-    """Return the digest of a module's head file, '' where there is none."""
+def heads_sha256(run: Run, name: str) -> str:
+    """Return the digest of a module's head file, or the ensemble's file, '' where there is none."""
     try:
-        return file_sha256(run.heads_file(module))
+        return file_sha256(run.ensemble_file if name == ENSEMBLE_NAME else run.heads_file(name))
     except OSError:
         return ""
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class State:
         best_score: Its score, larger is better.
         loss_of_best: Its validation loss.
         least_loss: Least validation loss.
+        strength: How far the weights that are kept are from the start, 0, to the best epoch, 1.
+        strength_of: Best epoch that it was chosen for; -1 for none.
         since_least: Epochs since then, which early stopping counts.
         since_reduced: Epochs without a better loss, which the plateau schedule counts.
         scale: Factor that plateaus have reduced the learning rate by.
@@ -67,6 +70,8 @@ class State:
     best_score: float = float("-inf")
     loss_of_best: float = float("inf")
     least_loss: float = float("inf")
+    strength: float = 1.0
+    strength_of: int = -1
     since_least: int = 0
     since_reduced: int = 0
     scale: float = 1.0
@@ -152,8 +157,19 @@ class Checkpoints:
         self._all = tf.train.Checkpoint(variables=list(variables), optimizers=list(optimizers))
         self._weights = tf.train.Checkpoint(variables=list(variables))
 
-    def save(self, state: State, *, is_best: bool = False) -> None:
+    def save(
+        self,
+        state: State,
+        *,
+        is_best: bool = False,
+        averaged: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Write a checkpoint, then point to it; a kill in between leaves the former one.
+
+        Args:
+            state: Where training stands.
+            is_best: Whether the weights are the best so far.
+            averaged: Context in which the variables have the weights that were evaluated.
 
         Raises:
             RunError: The folder cannot be written.
@@ -162,14 +178,16 @@ class Checkpoints:
             # Every machine takes part in reading variables that are spread over them.
             with tempfile.TemporaryDirectory() as aside:
                 if is_best:
-                    self._weights.write(str(Path(aside) / "best"))
+                    with averaged():
+                        self._weights.write(str(Path(aside) / "best"))
                 self._all.write(str(Path(aside) / "at"))
             return
         name, best = _names(state)
         try:
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             if is_best:
-                self._weights.write(str(self.checkpoint_folder / best))
+                with averaged():
+                    self._weights.write(str(self.checkpoint_folder / best))
             self._all.write(str(self.checkpoint_folder / name))
             self.point_to(state)  # from here on this checkpoint counts
         except (OSError, WriteError, tf.errors.OpError) as error:
@@ -195,6 +213,16 @@ class Checkpoints:
         Raises:
             RunError: It is another fine-tuning's, damaged, or of variables of other shapes.
         """
+        if (state := self.read_state()) is not None:
+            self._read(self._all, _names(state)[0])
+        return state
+
+    def read_state(self) -> State | None:
+        """Return where training stands, and leave the variables; None where there is no checkpoint.
+
+        Raises:
+            RunError: The checkpoint is another fine-tuning's, or damaged.
+        """
         try:
             values = json.loads((self.checkpoint_folder / "state.json").read_text(encoding="utf-8"))
             pointer = {name: values.pop(name) for name in ("checkpoint", "best", "identity")}
@@ -207,7 +235,6 @@ class Checkpoints:
                 f"{error}); start again with `restart=True`."
             ) from error
         self._check(pointer["identity"])
-        self._read(self._all, pointer["checkpoint"])
         return state
 
     def _check(self, saved: dict[str, Any]) -> None:

@@ -12,10 +12,6 @@ from hubretrain.arrays import IntArray
 from hubretrain.errors import RunError
 from hubretrain.tensorflow import tf
 
-# Gradients below 6e-8, the least number of float16, would become 0; the loss, and with it every
-# gradient, is multiplied by this and divided again before the step.
-LOSS_SCALE = 1024.0
-
 
 @dataclass(frozen=True)
 class Devices:
@@ -26,14 +22,12 @@ class Devices:
         n_replicas: Number of devices over all machines: a batch is divided among them.
         local: Indices of the devices of this machine.
         is_chief: Whether this machine writes the run.
-        loss_scale: Factor of the loss in training.
     """
 
     strategy: Any
     n_replicas: int = 1
     local: tuple[int, ...] = (0,)
     is_chief: bool = True
-    loss_scale: float = 1.0
 
     def share(self, batch: IntArray) -> list[IntArray]:
         """Return the images of a batch for each local device: every n-th of them."""
@@ -93,7 +87,6 @@ def available_devices(*, mixed_precision: bool = False) -> Devices:
             "`mixed_precision` is True, but TensorFlow finds no GPU, and only a GPU gains by "
             "float16; leave it out, or continue on a machine with a GPU."
         )
-    scale = LOSS_SCALE if mixed_precision else 1.0
     if mixed_precision:
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision": True})
     task = _task()
@@ -102,12 +95,12 @@ def available_devices(*, mixed_precision: bool = False) -> Devices:
         n_replicas, n_workers, index = strategy.num_replicas_in_sync, *task
         n_local = n_replicas // n_workers
         local = tuple(range(index * n_local, (index + 1) * n_local))
-        return Devices(strategy, n_replicas, local, index == 0, scale)
+        return Devices(strategy, n_replicas, local, index == 0)
     if len(gpus) > 1:
         strategy = tf.distribute.MirroredStrategy()
         local = tuple(range(strategy.num_replicas_in_sync))
-        return Devices(strategy, len(local), local, loss_scale=scale)
-    return Devices(tf.distribute.get_strategy(), loss_scale=scale)
+        return Devices(strategy, len(local), local)
+    return Devices(tf.distribute.get_strategy())
 
 
 def _task() -> tuple[int, int] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +58,18 @@ class EpochRecorder:
         self.folder, self.state, self.checkpoints = folder, state, checkpoints
         self.is_chief = is_chief
 
-    def record(self, epoch: Epoch, schedule: Schedule) -> None:
+    def record(
+        self,
+        epoch: Epoch,
+        schedule: Schedule,
+        averaged: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Decide whether training stops, then write checkpoint, history and TensorBoard's events.
+
+        Args:
+            epoch: The epoch.
+            schedule: The training policy.
+            averaged: Context in which the variables have the weights that were evaluated.
 
         Raises:
             RunError: The folder cannot be written.
@@ -85,7 +96,7 @@ class EpochRecorder:
         )
         if epoch.phase == "head":  # a warm-up of the head uses up no patience
             state.stopped, state.scale, state.since_least, state.since_reduced = False, 1.0, 0, 0
-        self.checkpoints.save(state, is_best=is_best)
+        self.checkpoints.save(state, is_best=is_best, averaged=averaged)
         self.write_history()
         if self.is_chief:
             log_epoch(self.folder, row)

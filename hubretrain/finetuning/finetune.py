@@ -6,26 +6,43 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import NEW, previous_parts, read_folds
-from hubretrain.errors import RunError
-from hubretrain.export import Export
+from hubretrain.errors import NotTrainableError, RunError
+from hubretrain.export import export_run
 from hubretrain.finetuning.devices import available_devices
 from hubretrain.finetuning.module import ModuleFineTuning
 from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_options
-from hubretrain.finetuning.result import FineTuneResult, order_of, screening_metric
+from hubretrain.finetuning.result import (
+    ExportCandidate,
+    FineTuneResult,
+    best_candidate,
+    exported_candidate,
+    fitted_candidates,
+    order_of,
+    screening_metric,
+    with_fine_tuned,
+)
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.locks import only_writer
 from hubretrain.progress import progress_shown
-from hubretrain.run_tables import LEADERBOARD, MODULE
-from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, FitRecord, Run
+from hubretrain.run_tables import ENSEMBLE, LEADERBOARD, MODULE
+from hubretrain.runs import (
+    FINE_TUNED,
+    ExportedRecord,
+    FineTunedModuleRecord,
+    FineTuneRecord,
+    FitRecord,
+    Run,
+)
 
 _log = logging.getLogger(__name__)
+BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -38,12 +55,15 @@ class Resumption:
         resume: Take the options of the fine-tuning that is there.
         more_epochs: Epochs to add to it once it is finished; None for none. For one module only.
         restart: Delete it, and begin again.
+        export: What becomes the run's export: the `best` on the validation fold of heads, ensemble
+            and fine-tuned models, or the `fine-tuned` module that is trained last.
         seconds_between_checkpoints: At most this much training within an epoch is lost by a kill.
     """
 
     resume: bool = False
     more_epochs: int | None = None
     restart: bool = False
+    export: str = BEST
     seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS
 
 
@@ -56,7 +76,7 @@ def finetune_module(
     options: FineTuneOptions | None = None,
     resumption: Resumption | None = None,
 ) -> FineTuneResult:
-    """Fine-tune one module of a run, by default the first of its shortlist.
+    """Fine-tune one module of a run, by default the best that can be trained.
 
     It is trained on all folds but the first, stopped by the first, and evaluated once on the test
     split. Calling it again resumes what was interrupted.
@@ -64,7 +84,7 @@ def finetune_module(
     Args:
         dataset: The data set that the run was fitted on.
         run: A fitted run.
-        module: Name of the module; None for the first of the shortlist.
+        module: Name of the module; None for the first of the shortlist that can be trained.
         cache: The cache folder, which holds the data set's digests.
         options: How to train; by default as the size of the data set suggests.
         resumption: How to continue what the run holds already.
@@ -84,7 +104,13 @@ def finetune_module(
     """
     name = module or _fitted(run, dataset).shortlist[0]
     return finetune_modules(
-        dataset, run, [name], cache=cache, options=options, resumption=resumption
+        dataset,
+        run,
+        [name],
+        cache=cache,
+        options=options,
+        resumption=resumption,
+        may_replace=module is None,
     )[0]
 
 
@@ -98,18 +124,20 @@ def best_modules(run: Run, top: int) -> list[str]:
     Raises:
         RunError: The run is not fitted, or compares fewer modules.
     """
-    fit = run.fit
-    board = LEADERBOARD.read(run.folder)
-    ranked = board.loc[
-        board["kind"] == MODULE, "module"
-    ].tolist()  # no randomly initialised control
-    names = list(dict.fromkeys([*fit.shortlist, *ranked]))
+    names = _best_first(run)
     if len(names) < top:
         raise RunError(
             f"`top` is {top}, but {run.folder} compares {len(names)} modules "
             f"({', '.join(names)}); choose fewer, or cache more and fit again."
         )
     return names[:top]
+
+
+def _best_first(run: Run) -> list[str]:
+    """Return the modules of a run but its randomly initialised controls: shortlist, then others."""
+    board = LEADERBOARD.read(run.folder)
+    ranked = board.loc[board["kind"] == MODULE, "module"].tolist()
+    return list(dict.fromkeys([*run.fit.shortlist, *ranked]))
 
 
 def latest_finetuning(run: Run) -> str:
@@ -137,8 +165,12 @@ def finetune_modules(
     cache: Path = Path("cache"),
     options: FineTuneOptions | None = None,
     resumption: Resumption | None = None,
+    may_replace: bool = False,
 ) -> list[FineTuneResult]:
-    """Fine-tune modules in turn; the one that is best on the validation fold is exported.
+    """Fine-tune modules in turn; the model that is best on the validation fold is exported.
+
+    That may be the head of one of them, or the ensemble of heads. An export of the best model that
+    was fine-tuned before is kept, even if its training was discarded.
 
     `run.json` records whether the order of the screening held among all modules that were
     fine-tuned in the run. Arguments and errors as of `finetune_module`.
@@ -150,6 +182,7 @@ def finetune_modules(
         cache: The cache folder, which holds the data set's digests.
         options: How to train each of them.
         resumption: How to continue what the run holds already.
+        may_replace: Whether the next best module takes the place of one that cannot be trained.
     """
     fit = _fitted(run, dataset)
     for name in modules:
@@ -162,20 +195,33 @@ def finetune_modules(
     images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
     images = _with_folds(images, run)
     results: list[FineTuneResult] = []
-    for name, chosen in options_of.items():
+    others = [n for n in _best_first(run) if n not in options_of] if may_replace else []
+    queue = list(options_of)
+    while queue:
+        name = queue.pop(0)
+        chosen = options_of.get(name) or options or FineTuneOptions()
         if len(modules) > 1 and devices.is_chief:
             _log.info("%s:", name)
         folder = run.finetune_folder(name)
         lock = only_writer(folder) if devices.is_chief else contextlib.nullcontext()
         with lock, progress_shown(devices.is_chief):
             module = ModuleFineTuning(dataset, run, images, name, fit, devices)
-            module.prepare(chosen, resumption.seconds_between_checkpoints)
+            try:
+                module.prepare(chosen, resumption.seconds_between_checkpoints)
+            except NotTrainableError as error:
+                if not others:
+                    raise
+                _log.warning("%s Trained instead: %s", error, others[0])
+                queue.insert(0, others.pop(0))
+                continue
+            if not resumption.restart:
+                module.check(resumption.more_epochs)
             if devices.is_chief:  # what it holds is deleted only now that another can be trained
                 _prepare(folder, chosen, restart=resumption.restart)
             result, record = module.fine_tune(resumption.more_epochs)
             results.append(result)
             if devices.is_chief:
-                _keep(run, fit, module, result, record)
+                _keep(run, fit, module, result, record, resumption.export)
             module.trainer.conclude()
     return results
 
@@ -225,8 +271,9 @@ def _keep(
     module: ModuleFineTuning,
     result: FineTuneResult,
     record: FineTunedModuleRecord,
+    export: str,
 ) -> None:
-    """Put a module into `run.json`, and export it unless the run's export is a better one."""
+    """Put a module into `run.json`, and export the best model of the run."""
     # Read again, as another process may have added a module while this one trained.
     records = {**run.finetune.modules, result.module: record}
     metric = fit.metric
@@ -238,21 +285,43 @@ def _keep(
     screening = screening_metric(LEADERBOARD.read(run.folder), fit.modules, metric)
     finetuned = {name: score for name, score in on_validation.items() if name in screening}
     order = order_of(screening, finetuned, metric) if len(finetuned) > 1 else None
-    best = order.finetuned[0] if order else result.module
-    chosen = _exported(run)
-    if best == result.module or best != chosen:
+    best, exported = _best(run, fit, module, [*records], export)
+    if best is module.candidate:
         module.export(result)
-        chosen = result.module
-    run.write_finetune(FineTuneRecord(records, chosen, order))
+    elif best.kind != FINE_TUNED:
+        is_ensemble = best.kind == ENSEMBLE
+        head = None if is_ensemble else best.module
+        export_run(run, head=head, ensemble=is_ensemble, output=run.export_folder)
+    chosen = best.module if best.kind == FINE_TUNED else None
+    run.write_finetune(FineTuneRecord(records, chosen, order, exported))
+    LEADERBOARD.write(run.folder, with_fine_tuned(LEADERBOARD.read(run.folder), records))
 
 
-def _exported(run: Run) -> str | None:
-    """Return the module whose fine-tuned model the run's export is, None for a head's export."""
-    try:
-        manifest = Export.open(run.export_folder).manifest
-    except RunError:
-        return None
-    return str(manifest["module"]) if manifest.get("fine_tuned") else None
+def _best(
+    run: Run, fit: FitRecord, module: ModuleFineTuning, tuned: Sequence[str], export: str
+) -> tuple[ExportCandidate, ExportedRecord]:
+    """Return the model of the run that is to be exported, and the record of it.
+
+    Args:
+        run: The run.
+        fit: What its fit recorded.
+        module: The module that was trained.
+        tuned: Names of all modules that were fine-tuned; their heads are compared.
+        export: See `Resumption`.
+    """
+    images, current = module.parts["validation"], module.candidate
+    earlier = exported_candidate(run, images)
+    # Where no epoch was better than the head, the head that is fitted on all folds stands for it.
+    is_trained = module.trainer.state.best_epoch > 0 or export != BEST
+    candidates = [current] if is_trained else []
+    if earlier is not None and not earlier.is_of(current):
+        candidates.append(earlier)
+    candidates += fitted_candidates(run, dict.fromkeys([fit.shortlist[0], *tuned]), images)
+    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
+    best, exported = best_candidate(candidates or [current], labels, groups, fit.metric, fit.seed)
+    if export != BEST:
+        best, exported = current, replace(exported, kind=FINE_TUNED, module=current.module)
+    return best, exported
 
 
 def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
+import time
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,14 +15,16 @@ import pandas as pd
 from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST
-from hubretrain.errors import RunError
-from hubretrain.evaluation import METRICS, DecisionRule, at_temperature
+from hubretrain.errors import DataError, RunError
+from hubretrain.evaluation import METRICS, DecisionRule, Evaluator, Predictions, at_temperature
 from hubretrain.export import Member, write_export
+from hubretrain.files import file_sha256
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.result import (
     Criterion,
+    ExportCandidate,
     FineTuneResult,
     predictions_table,
     rounded_metrics,
@@ -27,8 +32,17 @@ from hubretrain.finetuning.result import (
 from hubretrain.finetuning.trainer import Trainer
 from hubretrain.heads import Head, ModuleHeads, weights_by_class
 from hubretrain.modules import Backbone, Classifier, restore_module
-from hubretrain.run_tables import PREDICTIONS, VALIDATION_PREDICTIONS
-from hubretrain.runs import VALIDATION_FOLD, Figures, FineTunedModuleRecord, FitRecord, Run
+from hubretrain.run_tables import EXPORTED_VALIDATION, PREDICTIONS, VALIDATION_PREDICTIONS
+from hubretrain.runs import (
+    FINE_TUNED,
+    VALIDATION_FOLD,
+    Figures,
+    FineTunedModuleRecord,
+    FitRecord,
+    Run,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class ModuleFineTuning:
@@ -134,6 +148,19 @@ class ModuleFineTuning:
             seconds_between_checkpoints=seconds_between_checkpoints,
         )
 
+    def check(self, more_epochs: int | None) -> None:
+        """Refuse a training that cannot be continued as asked, before anything is computed.
+
+        Raises:
+            RunError: The folder holds another training, or none to add epochs to.
+        """
+        state = self.trainer.check(more_epochs)
+        if state is not None and state.is_finished and more_epochs is None:
+            _log.info(
+                "%s: training was finished after epoch %d; it is evaluated and exported again",
+                *(self.name, state.epoch),
+            )
+
     def fine_tune(self, more_epochs: int | None) -> tuple[FineTuneResult, FineTunedModuleRecord]:
         """Train and evaluate the module, as `prepare` set it up.
 
@@ -146,7 +173,10 @@ class ModuleFineTuning:
         Raises:
             RunError: Training cannot be continued as asked, or an image cannot be read.
         """
+        started = time.monotonic()
         of_head = self._probabilities("{}, head")
+        n_evaluated = sum(len(table) for table in self.parts.values())
+        self._say_duration((time.monotonic() - started) / n_evaluated, more_epochs)
         head = self._metrics(of_head, self.head.rule, self.head.calibration.temperature)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         kept, probs = self.trainer.state.best_epoch, self._probabilities("{}")
@@ -158,9 +188,34 @@ class ModuleFineTuning:
             if len(labels := self._labels(part))
         }
         temperature = self.calibration.temperature
+        calibrated = at_temperature(probs["validation"], temperature)
+        adjusted = self.rule.adjust(probs["validation"])
+        name, predictions = f"{self.name}, {FINE_TUNED}", Predictions(calibrated, adjusted)
+        self.candidate = ExportCandidate(FINE_TUNED, self.name, name, predictions)
         self._write_predictions(probs, temperature)
+        self._over_head = self._differences(probs, of_head)
         metrics = self._metrics(probs, self.rule, temperature)
         return self._results(history, metrics, head, uncalibrated)
+
+    def _say_duration(self, seconds: float, more_epochs: int | None) -> None:
+        """Say about how long training takes, where it takes minutes.
+
+        Args:
+            seconds: What evaluating an image took.
+            more_epochs: Epochs that are added.
+        """
+        n_train, n_validation = len(self._training), len(self._validation)
+        minutes = seconds * self.trainer.passes_left(n_train, n_validation, more_epochs) / 60
+        if minutes < 2 or not self.devices.is_chief:
+            return
+        hours = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
+        advice = "it may be interrupted, and resumes"
+        if minutes > 60 and self.trainer.options.unfreeze_last is None:
+            advice = (
+                "to train the last layers alone, whose inputs are computed once, takes a fraction "
+                "of it: `unfreeze_last=20`"
+            )
+        _log.info("%s: training takes about %s; %s", self.name, hours, advice)
 
     def _labels(self, part: str) -> IntArray:
         return np.asarray(self.parts[part]["class_index"], dtype=np.int64)
@@ -185,6 +240,7 @@ class ModuleFineTuning:
             notes=tuple(trainer.notes),
             temperature=temperature,
             uncalibrated_log_loss=uncalibrated,
+            over_head=self._over_head,
             diverged=f"{self.name}: {trainer.diverged}" if trainer.diverged else None,
         )
         record = FineTunedModuleRecord(
@@ -198,6 +254,7 @@ class ModuleFineTuning:
             kept_epoch=result.kept_epoch,
             temperature=temperature,
             uncalibrated_log_loss=uncalibrated,
+            over_head=self._over_head,
         )
         return result, record
 
@@ -224,6 +281,30 @@ class ModuleFineTuning:
             metrics[part] = rounded_metrics(calibrated, labels, groups, seed, rule)
         return metrics
 
+    def _differences(
+        self, probs: dict[str, Float32Array], of_head: dict[str, Float32Array]
+    ) -> Figures:
+        """Return the metric of choice minus that of the head, by part, with its paired interval."""
+        pairs = (
+            (probs, self.rule, self.calibration.temperature),
+            (of_head, self.head.rule, self.head.calibration.temperature),
+        )
+        differences = {}
+        for part, table in self.parts.items():
+            groups = table["cluster"].to_numpy()
+            evaluator = Evaluator.if_grouped(self._labels(part), groups, self.trainer.options.seed)
+            if evaluator is None:
+                continue
+            first, second = (
+                Predictions(at_temperature(of[part], t), rule.adjust(of[part])).of(self.metric)
+                for of, rule, t in pairs
+            )
+            with contextlib.suppress(DataError):  # such as ROC AUC without images of a class
+                change = evaluator.effect([(first, second)], self.metric)
+                ends = (change.estimate, change.low, change.high)
+                differences[part] = (round(ends[0], 6), round(ends[1], 6), round(ends[2], 6))
+        return differences
+
     def _write_predictions(self, probs: dict[str, Float32Array], temperature: float) -> None:
         files = {"test": PREDICTIONS, "validation": VALIDATION_PREDICTIONS}
         for part, table in self.parts.items():
@@ -233,7 +314,10 @@ class ModuleFineTuning:
                 files[part].write(self.folder, predictions)
 
     def export(self, result: FineTuneResult) -> None:
-        """Write the fine-tuned model to `export/`."""
+        """Write the fine-tuned model to `export/`, and its predictions of the validation fold."""
+        folder = self.run.folder / "finetune"
+        predictions = VALIDATION_PREDICTIONS.read(self.folder)
+        EXPORTED_VALIDATION.write(folder, predictions)
         manifest = {
             "run": self.run.name,
             "fine_tuned": True,
@@ -246,6 +330,7 @@ class ModuleFineTuning:
                 "log_loss_after": self.calibration.log_loss_after,
             },
             "augmentation": asdict(self.trainer.options.augmentation),
+            "validation_sha256": file_sha256(EXPORTED_VALIDATION.path(folder)),
         }
         write_export(
             [Member(self.classifier)],

@@ -39,6 +39,11 @@ class FineTuneOptions:
             weights.
         l2_sp: Strength of the pull back to the weights that training started from
             (Li et al. 2018, https://arxiv.org/abs/1802.01483).
+        ema: Momentum of an average of the weights over the steps, [0, 1), which is evaluated and
+            kept instead of the weights of the last step (Polyak and Juditsky 1992); 0 for none.
+        interpolate: Whether the weights that are kept lie between those that training started from
+            and those of the best epoch, wherever the validation fold finds them best (WiSE-FT,
+            Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
         train_batchnorm: Whether BatchNorm uses and updates the statistics of the batches.
         mixed_precision: Whether to compute in float16, which needs a GPU.
         trunk_views: Number of augmented views per image whose activations behind the frozen part
@@ -89,6 +94,19 @@ class FineTuneOptions:
         0.0,
         "Strength of the pull of weights back to where they started from, such as 0.01.",
         minimum=0,
+    )
+    ema: float = option(
+        0.0,
+        "Momentum of an average of the weights over the steps, such as 0.99, which is evaluated "
+        "and kept instead of the last weights.",
+        minimum=0,
+        below=1,
+    )
+    interpolate: bool = option(
+        True,
+        "Keep the weights that are best on the validation fold among those between the start and "
+        "the best epoch.",
+        flag="interpolate/no-interpolate",
     )
     train_batchnorm: bool = option(False, "Let BatchNorm follow the statistics of the batches.")
     mixed_precision: bool = option(False, "Compute in float16, on a GPU.")

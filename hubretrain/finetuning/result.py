@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from hubretrain.arrays import AnyArray, Float32Array, IntArray
-from hubretrain.errors import DataError
+from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
+from hubretrain.errors import DataError, RunError
 from hubretrain.evaluation import (
     METRICS,
     UNCALIBRATED,
@@ -23,8 +23,21 @@ from hubretrain.evaluation import (
     at_temperature,
     calibrate,
 )
-from hubretrain.run_tables import ENSEMBLE
-from hubretrain.runs import Figures, OrderRecord
+from hubretrain.export import Export
+from hubretrain.files import file_sha256
+from hubretrain.heads import ENSEMBLE_NAME, Ensemble, ModuleHeads
+from hubretrain.run_tables import ENSEMBLE, EXPORTED_VALIDATION, OUT_OF_FOLD
+from hubretrain.runs import (
+    FINE_TUNED,
+    HEAD,
+    ExportedRecord,
+    Figures,
+    FineTunedModuleRecord,
+    OrderRecord,
+    Run,
+)
+
+COSTS = ("n_parameters", "gflops", "ms_per_image")  # of a pass, which training leaves as they are
 
 
 @dataclass(frozen=True)
@@ -38,11 +51,13 @@ class FineTuneResult:
         head_test: The same of the head that training started from.
         validation: Metrics on the validation fold.
         head_validation: The same of the head that training started from.
-        export: Folder of the run's export: of the module that is best on the validation fold.
+        export: Folder of the run's export: of the model that is best on the validation fold.
         notes: Sentences that a reader of the result should know.
         temperature: Temperature of the model's probabilities; all metrics are with it.
         uncalibrated_log_loss: Log loss without it of `test` and `validation`, nats; a part without
             images is absent.
+        over_head: Metric of choice minus that of the head that training started from, of `test` and
+            `validation`, with paired intervals.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
     """
 
@@ -56,6 +71,7 @@ class FineTuneResult:
     notes: tuple[str, ...] = ()
     temperature: float = 1.0
     uncalibrated_log_loss: Mapping[str, float] = field(default_factory=dict)
+    over_head: Figures = field(default_factory=dict)
     diverged: str | None = None
 
     @property
@@ -138,6 +154,135 @@ class Criterion:
         return value if METRICS[self.metric].higher_is_better else -value
 
 
+class ExportCandidate(NamedTuple):
+    """A model that may become the run's export.
+
+    Attributes:
+        kind: `fine-tuned`, `head` or `ensemble`.
+        module: Its module, or `ensemble`.
+        name: Name for people.
+        predictions: Of the images of the validation fold, by a model that was not fitted on it.
+    """
+
+    kind: str
+    module: str
+    name: str
+    predictions: Predictions
+
+    def is_of(self, other: ExportCandidate) -> bool:
+        """Return whether it is the same model, by its module and the digits that files hold."""
+        first, second = self.predictions.unadjusted, other.predictions.unadjusted
+        return self.module == other.module and np.allclose(first, second, atol=2e-6)
+
+
+def fitted_candidates(
+    run: Run, modules: Iterable[str], images: pd.DataFrame
+) -> list[ExportCandidate]:
+    """Return the heads of modules, and the ensemble, as they predict the validation fold.
+
+    Out-of-fold probabilities there are of heads that were fitted on the other folds; those that are
+    exported are fitted on all folds.
+
+    Args:
+        run: A fitted run.
+        modules: Names of modules.
+        images: The images of the validation fold; a model that was not fitted on all of them is
+            left out.
+    """
+    table, candidates = OUT_OF_FOLD.read(run.folder), []
+    for name in (*modules, ENSEMBLE_NAME):
+        of_model = table[table["module"] == name]
+        probs = _probs_of(of_model, images)
+        if probs is None:
+            continue
+        kind = ENSEMBLE if name == ENSEMBLE_NAME else HEAD
+        model = (
+            Ensemble.load(run.ensemble_file)
+            if kind == ENSEMBLE
+            else ModuleHeads.load(run.heads_file(name)).deployed
+        )
+        rule = model.rule.at_temperature(model.calibration.temperature)
+        predictions = Predictions(probs, rule.adjust(probs))  # the file is at the temperature
+        label = kind if kind == ENSEMBLE else f"{name}, {kind}"
+        candidates.append(ExportCandidate(kind, name, label, predictions))
+    return candidates
+
+
+def exported_candidate(run: Run, images: pd.DataFrame) -> ExportCandidate | None:
+    """Return the fine-tuned model that the run's export is, if it was trained on the same folds.
+
+    Args:
+        run: A fitted run.
+        images: The images of the validation fold.
+    """
+    folder = run.folder / "finetune"
+    try:
+        export = Export.open(run.export_folder)
+        digest = file_sha256(EXPORTED_VALIDATION.path(folder))
+        if digest != export.manifest.get("validation_sha256"):
+            return None
+        probs = _probs_of(EXPORTED_VALIDATION.read(folder), images)
+    except (RunError, OSError):  # nothing is exported, or not by a fine-tuning
+        return None
+    if probs is None or len(export.class_names) != probs.shape[1]:
+        return None
+    predictions = Predictions(probs, export.rule.adjust(probs))
+    name = str(export.manifest["module"])
+    return ExportCandidate(FINE_TUNED, name, f"{name}, exported before", predictions)
+
+
+def _probs_of(table: pd.DataFrame, images: pd.DataFrame) -> FloatArray | None:
+    """Return probabilities of images, float64 (n_images, n_classes); None if one is absent."""
+    columns = [name for name in table if str(name).startswith("p(")]
+    rows = table.drop_duplicates("path").set_index("path").reindex(images["path"])
+    if not (rows["sha256"].to_numpy() == images["sha256"].to_numpy()).all():
+        return None
+    probs = rows[columns].to_numpy(np.float64)
+    return probs / probs.sum(axis=1, keepdims=True)  # the files hold six digits
+
+
+def best_candidate(
+    candidates: Sequence[ExportCandidate],
+    labels: IntArray,
+    groups: AnyArray,
+    metric: str,
+    seed: int,
+) -> tuple[ExportCandidate, ExportedRecord]:
+    """Return the model that is best by a metric; of equal ones the one of the least log loss.
+
+    Args:
+        candidates: At least one model.
+        labels: int64 of shape (n_images,).
+        groups: Group of each image, (n_images,).
+        metric: Metric of choice; log loss is used where it is undefined on these images.
+        seed: Random seed of the resamples.
+    """
+
+    def values_of(name: str) -> list[float]:
+        function = METRICS[name].function
+        return [float(function(c.predictions.of(name), labels, None)) for c in candidates]
+
+    losses = values_of("log_loss")
+    try:
+        values = values_of(metric)
+    except DataError:  # such as ROC AUC without images of a class
+        metric, values = "log_loss", losses
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    order = sorted(range(len(candidates)), key=lambda i: (-sign * values[i], losses[i]))
+    firsts = [
+        next((candidates[i] for i in order if (candidates[i].kind == FINE_TUNED) == is_tuned), None)
+        for is_tuned in (True, False)
+    ]
+    gain, evaluator = None, Evaluator.if_grouped(labels, groups, seed)
+    if evaluator is not None and firsts[0] is not None and firsts[1] is not None:
+        pair = firsts[0].predictions.of(metric), firsts[1].predictions.of(metric)
+        change = evaluator.effect([pair], metric)
+        gain = (change.estimate, change.low, change.high)
+    names = {c.name: round(value, 6) for c, value in zip(candidates, values, strict=True)}
+    best = candidates[order[0]]
+    return best, ExportedRecord(best.kind, best.module, metric, names, gain)
+
+
 def rounded_metrics(
     probs: Float32Array, labels: IntArray, groups: AnyArray, seed: int, rule: DecisionRule
 ) -> Figures:
@@ -165,6 +310,46 @@ def predictions_table(
     for c, name in enumerate(class_names):
         table[f"p({name})"] = probs[:, c].round(6)
     return table
+
+
+def with_fine_tuned(
+    board: pd.DataFrame, records: Mapping[str, FineTunedModuleRecord]
+) -> pd.DataFrame:
+    """Return the leaderboard with a row for each fine-tuned module, below that of its head.
+
+    Its metrics are of the validation fold, those of heads of all folds; so it has no rank, but
+    `over_head` is the difference on that fold, paired.
+
+    Args:
+        board: The leaderboard, with such rows of before or without.
+        records: Module name to the result of its fine-tuning.
+    """
+    board = board[board["kind"] != FINE_TUNED].reset_index(drop=True)
+    position = {name: i for i, name in reversed([*board["module"].items()])}
+    rows, places = [], [float(i) for i in board.index]
+    for name, record in records.items():
+        if name not in position:
+            continue
+        head = board.loc[position[name]]
+        row: dict[str, Any] = {"module": f"{name}, {FINE_TUNED}", "kind": FINE_TUNED}
+        row |= {"head": f"epoch {record.kept_epoch}", "tied": False, "n_members": 1}
+        row |= {"adjust": record.adjust, "temperature": record.temperature}
+        row |= {cost: head[cost] for cost in COSTS if cost in board}
+        # On the leaderboard these two names are of probabilities before the temperature.
+        after = {name: f"calibrated_{name}" for name in ("log_loss", "calibration_error")}
+        figures = {after.get(name, name): values for name, values in record.validation.items()}
+        row["uncalibrated_log_loss"] = record.uncalibrated_log_loss.get("validation", np.nan)
+        figures |= {f"test_{m}": v for m, v in record.test.items() if f"test_{m}" in board}
+        if "validation" in record.over_head:
+            figures["over_head"] = record.over_head["validation"]
+        for metric, values in figures.items():
+            ends = (metric, f"{metric}_low", f"{metric}_high")
+            row |= dict(zip(ends, values, strict=True))
+        rows.append(row)
+        places.append(position[name] + 0.5)
+    table = pd.concat([board, pd.DataFrame(rows)], ignore_index=True) if rows else board
+    order = np.argsort(places, kind="stable")
+    return table.iloc[order].astype({"tied": bool}).reset_index(drop=True)
 
 
 def screening_metric(board: pd.DataFrame, modules: Iterable[str], metric: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ from hubretrain.modules import Classifier, Cut
 from hubretrain.progress import Bar
 from hubretrain.tensorflow import tf
 
+N_INPUTS = 1024  # of most modules; a head on more inputs is trained more slowly
+N_TO_SCALE_BY = 256  # images that the scale of inputs is measured on
+SMALLEST_SCALE = 1e-3  # of an input, as a share of the median: one that is always 0 counts as this
+
 
 class TrainedModel:
     """A classifier, and what training changes of it.
@@ -41,7 +45,7 @@ class TrainedModel:
         copy: The model that is trained: on one device the classifier itself.
         variables: All variables of `copy`, in the order of the classifier's.
         optimizers: Phase to the optimizer of what it trains: `head`, and `all` that is trained.
-        start: Values that the variables of `all` are pulled to; [] without `l2_sp`.
+        start: Identity of each variable of `all` to the value that training started from.
 
     Raises:
         ModuleError: The backbone cannot be trained as the options say.
@@ -59,11 +63,24 @@ class TrainedModel:
                 [copy_of[id(variable)] for variable in layer]
                 for layer in classifier.trained_layers(options.unfreeze_last)
             ]
-            self.optimizers = {
-                "all": Optimizer(depth_groups(layers, options.depth_decay)),
-                "head": Optimizer([(self.copy.head_variables, 1.0)]),
+            matrices = self.copy.head_variables[::2]
+            self.shares = {id(v): tf.Variable(tf.ones((v.shape[0], 1))) for v in matrices}
+            groups = {
+                "all": depth_groups(layers, options.depth_decay),
+                "head": [(self.copy.head_variables, 1.0)],
             }
-        self.start = [tf.identity(v) for v in self.trained_variables] if options.l2_sp else []
+            self.optimizers = {
+                phase: Optimizer(
+                    of_phase,
+                    self.shares,
+                    momentum=options.ema,
+                    is_scaled=options.mixed_precision,
+                )
+                for phase, of_phase in groups.items()
+            }
+        changed = self.variables if options.train_batchnorm else self.trained_variables
+        is_needed = options.l2_sp or options.interpolate
+        self.start = {id(v): tf.identity(v) for v in changed} if is_needed else {}
         self._predict = tf.function(
             lambda pixels: classifier.probabilities(to_unit_tensor(pixels)),
             input_signature=[pixels_spec(classifier.backbone.stored.image_size)],
@@ -79,6 +96,41 @@ class TrainedModel:
         """Variables of the backbone that training changes."""
         head = {id(variable) for variable in self.copy.head_variables}
         return [variable for variable in self.trained_variables if id(variable) not in head]
+
+    def scale_head(self, source: PixelSource, images: TrainingImages) -> None:
+        """Set how fast the weights of each input of the head are trained: by its scale.
+
+        A step of Adam changes each weight by about the rate, whatever its input. So one of a head
+        on thousands of features, or on large ones, changes the scores as much more. With these
+        shares the head is trained as on standardised inputs, and as on at most `N_INPUTS` of them.
+
+        Args:
+            source: Source of pixels.
+            images: The training images; some of them, unaugmented, are taken.
+        """
+        n_images = min(len(images), N_TO_SCALE_BY)
+        chosen = np.unique(np.linspace(0, len(images) - 1, n_images).astype(np.int64))
+        batches = split(chosen, EVALUATION_BATCH_SIZE)
+        arrays = source.batches(images, batches, [0 * batch for batch in batches])
+        model, backbone = self.classifier, self.classifier.backbone
+        inputs = [np.concatenate([backbone(to_unit_tensor(a)).numpy() for a in arrays])]
+        if model.hidden_weight is not None and model.hidden_bias is not None:
+            hidden = inputs[0] @ model.hidden_weight.numpy() + model.hidden_bias.numpy()
+            inputs.append(np.maximum(hidden, 0))
+        for share, rows in zip(self.shares.values(), inputs, strict=True):
+            share.assign(shares_of_inputs(rows)[:, None])
+
+    def interpolate(self, strength: float, ends: Mapping[int, tf.Tensor]) -> None:
+        """Set the weights between those of the start, 0, and others, 1."""
+        for variable in self.variables:
+            if id(variable) in ends:
+                start, end = self.start[id(variable)], ends[id(variable)]
+                variable.assign(end if strength == 1 else start + strength * (end - start))
+        self.synchronize()
+
+    def ends(self) -> dict[int, tf.Tensor]:
+        """Return the values of what `interpolate` sets: identity of each variable to its value."""
+        return {id(v): tf.identity(v) for v in self.variables if id(v) in self.start}
 
     def synchronize(self) -> None:
         """Give the classifier the values of the copy that is trained."""
@@ -175,10 +227,9 @@ class Steps:
         Dropout and BatchNorm share one flag in TF-Hub's format, so dropout is off unless BatchNorm
         is trained. Few modules have any, and those have it behind their features.
         """
-        model, options, scale = self._model, self._options, self._devices.loss_scale
-        n_replicas = self._devices.n_replicas
-        start = model.start
-        pulls = list(zip(model.trained_variables, start, strict=True)) if start else []
+        model, options, n_replicas = self._model, self._options, self._devices.n_replicas
+        pulled = model.trained_variables if options.l2_sp else []
+        pulls = [(variable, model.start[id(variable)]) for variable in pulled]
 
         def step(inputs: Any, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
@@ -189,12 +240,31 @@ class Steps:
                     tf.add_n([tf.nn.l2_loss(v - origin) for v, origin in pulls]) if pulls else 0.0
                 )
                 # The optimizer sums the gradients of the devices, so each adds its share.
-                objective = scale * (loss + options.l2_sp * pull / n_replicas)
-            gradients = tape.gradient(objective, optimizer.trained)
-            optimizer.apply([None if g is None else g / scale for g in gradients])
+                objective = loss + options.l2_sp * pull / n_replicas
+                if optimizer.loss_scale is not None:
+                    objective *= optimizer.loss_scale
+            optimizer.apply(tape.gradient(objective, optimizer.trained))
             return loss
 
         return step
+
+
+def shares_of_inputs(rows: Float32Array) -> Float32Array:
+    """Return the share of the learning rate for the weights of each input of a layer.
+
+    It is 1 / (root mean square of the input), times `N_INPUTS` / (number of inputs) where there are
+    more: then a step changes no score by more than it would with as many standardised inputs.
+
+    Args:
+        rows: Inputs of some images, float32 of shape (n_images, n_inputs).
+
+    Returns:
+        float32 of shape (n_inputs,): powers of 2, which rounding does not change.
+    """
+    scale = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=0))
+    usual = float(np.median(scale[scale > 0])) if (scale > 0).any() else 1.0
+    shares = min(1.0, N_INPUTS / len(scale)) / np.maximum(scale, SMALLEST_SCALE * usual)
+    return np.exp2(np.round(np.log2(shares))).astype(np.float32)
 
 
 def pixels_spec(size: int) -> tf.TensorSpec:

@@ -6,7 +6,8 @@ before the first step the model predicts exactly what the head predicted.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from hubretrain.finetuning.steps import TrainedModel
 from hubretrain.modules import Classifier
 
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
+STRENGTHS = (0.2, 0.4, 0.6, 0.8)  # of the interpolation between start and best epoch, beside 1
 
 
 class Trainer:
@@ -119,13 +121,28 @@ class Trainer:
             if activations is not None:
                 stack.enter_context(activations)
             self.prepare(activations)
+            if not self.state.history:
+                self.model.scale_head(self.pixels, train)
             self._train(train, validation)
+            self.checkpoints.read_best(self.state)
+            self._interpolate(validation)
         if activations is not None:
             self.notes.append(activations.note())
-        self.checkpoints.read_best(self.state)
-        self.model.synchronize()
         self.recorder.write_history()  # a kill may have come between a checkpoint and its row
         return self.recorder.history()
+
+    def check(self, more_epochs: int | None = None) -> State | None:
+        """Return where an earlier training stands, and change nothing; None where there is none.
+
+        Raises:
+            RunError: The folder holds a training that cannot be continued like this.
+        """
+        restored = self.checkpoints.read_state()
+        if restored is None:
+            _check_beginning(self.folder, more_epochs)
+        else:
+            _check_continuation(self.folder, self.options, restored, more_epochs)
+        return restored
 
     def begin(self, n_images: int, more_epochs: int | None = None) -> None:
         """Read where training stands, and decide how many epochs it takes.
@@ -133,14 +150,13 @@ class Trainer:
         Raises:
             RunError: The folder holds a training that cannot be continued like this.
         """
+        self.check(more_epochs)
         restored = self.checkpoints.restore()
         self._policy = _policy(n_images, self.options, restored)
         if restored is None:
-            _check_beginning(self.folder, more_epochs)
             epochs = self._policy.epochs
             self.state = State(epochs, epochs + self.options.warmup_head)
         else:
-            _check_continuation(self.folder, self.options, restored, more_epochs)
             self.state = restored
             if more_epochs is not None and restored.extend(more_epochs):
                 self.checkpoints.save(restored)
@@ -214,11 +230,41 @@ class Trainer:
         validation: TrainingImages,
     ) -> None:
         """Evaluate the model on the validation fold, and record the epoch."""
-        self.model.synchronize()
-        values = self.epochs.validate(validation, self.criterion, number)
+        averaged = self.model.optimizers[phase].averaged if number else nullcontext
+        with averaged():
+            self.model.synchronize()
+            values = self.epochs.validate(validation, self.criterion, number)
         score = self.criterion.score(values.metric)
         epoch = Epoch(number, phase, learning_rate, loss, values, score)
-        self.recorder.record(epoch, self.schedule)
+        self.recorder.record(epoch, self.schedule, averaged)
+
+    def _interpolate(self, validation: TrainingImages) -> None:
+        """Set the weights where they are best on the way from the start to the best epoch."""
+        state, ends = self.state, self.model.ends()
+        if self.options.interpolate and state.best_epoch > 0:
+            if state.strength_of != state.best_epoch:
+                state.strength = self._best_strength(validation, ends)
+                state.strength_of = state.best_epoch
+                self.checkpoints.point_to(state)
+            if state.strength < 1:
+                self.notes.append(
+                    f"The weights are {state.strength:.0%} of the way from the start to epoch "
+                    f"{state.best_epoch}, which is better on the validation fold than all of it."
+                )
+            self.model.interpolate(state.strength, ends)
+        self.model.synchronize()
+
+    def _best_strength(self, validation: TrainingImages, ends: Mapping[int, Any]) -> float:
+        """Return the best of `STRENGTHS` on the validation fold, 1 where none is better."""
+        state, best = self.state, 1.0
+        key_of_best = (state.best_score, -state.loss_of_best)
+        for strength in STRENGTHS:
+            self.model.interpolate(strength, ends)
+            values = self.epochs.validate(validation, self.criterion, state.best_epoch)
+            key = (self.criterion.score(values.metric), -values.loss)
+            if key > key_of_best:
+                best, key_of_best = strength, key
+        return best
 
     def _stop_diverged(self, loss: float) -> None:
         """End a training whose loss is NaN or infinite at its best epoch."""
@@ -254,6 +300,29 @@ class Trainer:
             what: Name of the progress bar.
         """
         return self.model.probabilities(self.pixels, images, what=what)
+
+    def passes_left(self, n_train: int, n_validation: int, more_epochs: int | None = None) -> float:
+        """Return the work that is left, in images that the backbone is evaluated on.
+
+        A step forward and back costs about three evaluations. Of a frozen part whose activations
+        are kept, only its evaluation on each view is counted.
+
+        Args:
+            n_train: Number of training images.
+            n_validation: Number of validation images.
+            more_epochs: Epochs that are added.
+        """
+        state, options = self.check(more_epochs), self.options
+        policy = _policy(n_train, options, state)
+        if state is None:
+            n_epochs = policy.epochs + options.warmup_head
+        else:
+            n_epochs = (more_epochs or 0) + max(
+                0, 0 if state.stopped else state.epochs - state.epoch
+            )
+        if options.unfreeze_last is not None and options.trunk_views:
+            return min(n_epochs, options.trunk_views) * n_train + n_validation
+        return n_epochs * (3.0 * n_train + n_validation)
 
 
 def _policy(n_images: int, options: FineTuneOptions, restored: State | None) -> Schedule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubretrain.arrays import Float32Array
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, NotTrainableError
 from hubretrain.tensorflow import tf
 
 if TYPE_CHECKING:
@@ -133,14 +133,15 @@ class Classifier(tf.Module):  # type: ignore[misc]
             unfreeze_last: Number of layers of the backbone to train; None for all.
 
         Raises:
-            ModuleError: The backbone cannot be trained, or has fewer layers.
+            NotTrainableError: The backbone cannot be trained.
+            ModuleError: It has fewer layers.
         """
         if unfreeze_last == 0:
             return [self.head_variables]
         layers = self.backbone.layers()
         name = self.backbone.stored.name
         if not layers:
-            raise ModuleError(
+            raise NotTrainableError(
                 f"{name} {self.backbone.why_not_trainable}, so it can be cached and screened but "
                 "not fine-tuned; choose another module, or train only the head with "
                 "`unfreeze_last=0`."

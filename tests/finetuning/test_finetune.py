@@ -9,12 +9,16 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.errors import LockedError, ModuleError, RunError
+from hubretrain.errors import LockedError, ModuleError, NotTrainableError, RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
+from hubretrain.export import is_current
+from hubretrain.finetuning import FineTuneOptions, finetune_module, finetune_modules
+from hubretrain.heads import ModuleHeads
 from hubretrain.locks import only_writer
+from hubretrain.modules import resolve
 from hubretrain.run_tables import LEADERBOARD
 from hubretrain.runs import FineTuneRecord, Run
-from tests.finetuning.heads import weaken
+from tests.finetuning.heads import give_head, pixels_of, weaken
 from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import write_digits, write_module
 
@@ -82,7 +86,8 @@ def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
     run, metric = copied(fitted, tmp_path), Run(fitted / "run").fit.metric
     tune(fitted, run, module="small6", learning_rate=1e-6, epochs=1)
     before = run.finetune
-    assert (before.chosen, before.order) == ("small6", None)
+    assert before.order is None
+    assert list(before.modules) == ["small6"]
     run.write_finetune(FineTuneRecord())
     writing = threading.Lock()
 
@@ -97,16 +102,75 @@ def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
     scores = {n: one.validation[metric][0] for n, one in record.modules.items()}
     assert sorted(scores) == ["small5", "small6"]
     assert scores["small5"] == result.validation[metric][0]
-    best = max(sorted(scores, reverse=True), key=lambda name: scores[name])  # small6 came first
-    assert record.chosen == best == record.order.finetuned[0] == exported(run)["module"]
-    (other,) = {"small5", "small6"} - {best}
-    tune(fitted, run, module=other, resume=True)
-    again = run.finetune
-    assert (again.chosen, again.order) == (best, record.order)
-    assert exported(run)["module"] == best
-    shutil.rmtree(run.export_folder)  # nothing better is exported, so this one is
-    tune(fitted, run, module=other, resume=True)
-    assert run.finetune.chosen == other == exported(run)["module"]
+    assert record.order.finetuned[0] == max(scores, key=lambda name: (scores[name], name))
+    heads = {"small5, head", "small6, head", "ensemble"}
+    assert heads <= set(record.exported.on_validation)
+    assert exported(run)["module"] == record.exported.module
+    shutil.rmtree(run.export_folder)
+    tune(fitted, run, module="small6", resume=True, export="fine-tuned")
+    assert run.finetune.order == record.order
+    assert run.finetune.chosen == "small6" == exported(run)["module"]
+
+
+def give_noise(fitted, run):
+    """Let fine-tuning of small5 start from a head that knows nothing; others stay as they are."""
+    stored = resolve(str(fitted / "small5"))
+    images = pixels_of(fitted, pd.read_csv(run.folds_file)["path"], stored.image_size)
+    give_head(run, stored, images, "softmax", has_layers=False)
+
+
+def test_a_worse_model_does_not_replace_a_better_one(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    give_noise(fitted, run)
+    options = {"module": "small5", "epochs": 2, "learning_rate": 1e-4}
+    result = tune(fitted, run, **options)
+    table = pd.read_csv(run.folder / "out_of_fold.csv", dtype={"label": str})
+    table = table[(table["module"] == "small5") & (table["fold"] == 0)]
+    hits = table[["p(0)", "p(1)", "p(2)"]].to_numpy().argmax(axis=1).astype(str) == table["label"]
+    head = ModuleHeads.load(run.heads_file("small5")).deployed
+    assert head.rule.strength == 0
+    record = run.finetune
+    assert record.exported.on_validation["small5, head"] == pytest.approx(hits.mean(), abs=1e-6)
+    assert (record.chosen, exported(run)["fine_tuned"]) == (None, False)
+    assert record.exported.kind in ("head", "ensemble")
+    if result.kept_epoch:
+        tuned = record.exported.on_validation["small5, fine-tuned"]
+        assert tuned == pytest.approx(result.validation["accuracy"][0], abs=1e-6)
+        best = max(v for n, v in record.exported.on_validation.items() if n != "small5, fine-tuned")
+        gain, low, high = record.exported.gain
+        assert gain == pytest.approx(tuned - best, abs=2e-6)
+        assert low < gain < high
+    assert is_current(run)  # `predict` leaves the choice as it is
+    tune(fitted, run, module="small5", resume=True, export="fine-tuned")
+    assert exported(run)["fine_tuned"]
+    assert run.finetune.chosen == "small5"
+
+
+def test_where_no_epoch_is_better_the_head_of_all_folds_is_exported(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    result = tune(fitted, run, module="small5", learning_rate=1e35)
+    assert result.kept_epoch == 0
+    record = run.finetune.exported
+    assert record.gain is None
+    assert "small5, fine-tuned" not in record.on_validation
+    assert not exported(run)["fine_tuned"]
+    assert is_current(run)
+
+
+def test_a_restart_that_gives_a_worse_model_leaves_the_better_export(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", export="fine-tuned")
+    before = exported(run)
+    path = run.folder / "out_of_fold.csv"
+    table = pd.read_csv(path)
+    table[["p(0)", "p(1)", "p(2)"]] = [1.0, 0.0, 0.0]  # heads that are worse than both
+    table.to_csv(path, index=False)
+    give_noise(fitted, run)
+    tune(fitted, run, module="small5", epochs=1, learning_rate=1e-4, restart=True)
+    record = run.finetune.exported
+    assert max(record.on_validation, key=record.on_validation.get) == "small5, exported before"
+    assert (record.kind, record.module) == ("fine-tuned", "small5")
+    assert exported(run) == before
 
 
 def test_a_random_control_is_not_among_the_best_modules(fitted):
@@ -116,6 +180,25 @@ def test_a_random_control_is_not_among_the_best_modules(fitted):
     assert sorted(best_modules(run, 2)) == ["small5", "small6"]
     with pytest.raises(RunError, match=r"`top` is 3, but .* compares 2 modules"):
         best_modules(run, 3)
+
+
+def test_the_best_module_that_can_be_trained_is_trained_unless_one_is_named(tmp_path, caplog):
+    write_digits(tmp_path / "digits", 120)
+    names = {"frozen": False, "other": False, "small": True}
+    for seed, (name, is_trainable) in enumerate(names.items()):
+        write_module(tmp_path / name, n_features=12, seed=seed, trainable=is_trainable)
+    write_run(tmp_path, *(tmp_path / name for name in names))
+    run = Run(tmp_path / "run")
+    dataset, caches = open_dataset(tmp_path / "digits"), {"cache": tmp_path / "cache"}
+    options = FineTuneOptions(epochs=1, batch_size=16)
+    with pytest.raises(NotTrainableError, match=r"frozen has no trainable variables"):
+        finetune_module(dataset, run, module="frozen", options=options, **caches)
+    arguments = {"options": options, "may_replace": True, **caches}
+    (result,) = finetune_modules(dataset, run, ["frozen"], **arguments)
+    assert result.module == "small"
+    assert "frozen has no trainable variables" in caplog.text
+    with pytest.raises(NotTrainableError):
+        finetune_modules(dataset, run, ["frozen", "small"], **arguments)  # no third can be
 
 
 def test_a_resume_computes_as_its_own_options_say(fitted, tmp_path):
@@ -138,7 +221,7 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
         weaken(run, "small5", rule=DecisionRule(1.0, (0.98, 0.01, 0.01)))
         runs.append(run)
     plain, balanced = (
-        tune(fitted, run, module="small5", balanced_sampling=sampling)
+        tune(fitted, run, module="small5", balanced_sampling=sampling, export="fine-tuned")
         for run, sampling in zip(runs, (False, True), strict=True)
     )
     assert balanced.head_test == plain.head_test
@@ -147,13 +230,14 @@ def test_the_head_is_judged_and_kept_with_its_own_rule(fitted, tmp_path):
     assert exported(runs[0])["adjust"] == pytest.approx(1 / exported(runs[0])["temperature"])
     assert exported(runs[1])["adjust"] == 0.0
     options = {"balanced_sampling": True, "learning_rate": 1e35, "restart": True}
+    options["export"] = "fine-tuned"
     assert tune(fitted, runs[1], module="small5", **options).kept_epoch == 0
     assert runs[1].finetune.modules["small5"].adjust == 1.0
     assert exported(runs[1])["adjust"] > 0.1
 
 
 def test_more_epochs_are_added_once_though_what_they_came_to_was_not_kept(fitted, tmp_path):
-    from hubretrain.finetuning.finetune import Resumption, finetune_modules
+    from hubretrain.finetuning import Resumption
 
     run = copied(fitted, tmp_path)
     tune(fitted, run, module="small5", epochs=1)

@@ -245,7 +245,7 @@ def test_the_export_gives_what_the_trained_model_gave(fitted, run_with):
     from hubretrain.export import Export, predict_images
 
     run, _ = run_with("mlp")
-    assert tune(fitted, run, epochs=2).kept_epoch > 0
+    assert tune(fitted, run, epochs=2, export="fine-tuned").kept_epoch > 0
     table = pd.read_csv(run.finetune_folder("residual") / "predictions.csv")
     probs = table[[f"p({name})" for name in "012"]].to_numpy()
     manifest = Export.open(run.export_folder).manifest

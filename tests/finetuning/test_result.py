@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from hubretrain.finetuning.result import order_of, screening_metric
-from hubretrain.runs import OrderRecord
+from hubretrain.finetuning.result import order_of, screening_metric, with_fine_tuned
+from hubretrain.runs import FineTunedModuleRecord, OrderRecord
 
 
 def test_an_order_that_held_has_tau_1_and_no_regret():
@@ -41,3 +41,44 @@ def test_an_ensemble_of_one_member_does_not_stand_in_for_its_module():
     board = pd.DataFrame({"module": names, "kind": kinds, "accuracy": [0.9, 0.8, 0.85, 0.3, 0.2]})
     screened = screening_metric(board, ("2024", "b", "b_random"), "accuracy")
     assert screened == {"2024": 0.9, "b": 0.8, "b_random": 0.2}
+
+
+def test_a_fine_tuned_module_stands_below_its_head_with_the_paired_difference():
+    record = FineTunedModuleRecord(
+        test={"accuracy": (0.8, 0.7, 0.9), "top_3": (1.0, 0.9, 1.0)},
+        head_test={},
+        validation={"accuracy": (0.85, 0.8, 0.9), "log_loss": (0.5, 0.4, 0.6)},
+        head_validation={},
+        adjust=0.5,
+        priors=(0.5, 0.5),
+        identity={},
+        kept_epoch=4,
+        temperature=1.5,
+        uncalibrated_log_loss={},
+        over_head={"validation": (0.02, -0.01, 0.05)},
+    )
+    board = pd.DataFrame(
+        {
+            "rank": pd.array([1, 2, pd.NA], "Int64"),
+            "module": ["a", "b", "majority class"],
+            "kind": ["module", "module", "reference"],
+            "tied": [True, True, False],
+            "shortlist": pd.array([2, 1, pd.NA], "Int64"),
+            "accuracy": [0.9, 0.8, 0.3],
+            "test_accuracy": [0.7, 0.6, None],
+            "gflops": [3.0, 1.0, None],
+        }
+    )
+    once = with_fine_tuned(board, {"a": record, "gone": record})
+    table = with_fine_tuned(once, {"a": record})
+    pd.testing.assert_frame_equal(once, table)
+    assert table["module"].tolist() == ["a", "a, fine-tuned", "b", "majority class"]
+    row = table.loc[1]
+    assert (row["kind"], row["head"], row["gflops"]) == ("fine-tuned", "epoch 4", 3.0)
+    assert [row[c] for c in ("accuracy", "accuracy_low", "test_accuracy")] == [0.85, 0.8, 0.8]
+    assert [row[f"over_head{end}"] for end in ("", "_low", "_high")] == [0.02, -0.01, 0.05]
+    assert row["calibrated_log_loss"] == 0.5  # the record's metrics are at the temperature
+    assert pd.isna(row["rank"])
+    assert pd.isna(row["shortlist"])
+    assert table["tied"].tolist() == [True, False, True, False]
+    assert "test_top_3" not in table  # only what the board shows of heads

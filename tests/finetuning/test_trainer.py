@@ -15,6 +15,7 @@ import pytest
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import RunError
+from hubretrain.finetuning.input_pipeline import PixelSource
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import Backbone, resolve
 from tests.finetuning.heads import give_network, pixels_of, weaken
@@ -88,7 +89,7 @@ def script(fitted, *runs):
         "from pathlib import Path; from tests.finetuning.runs import *\n"
         f"for run in {[str(run.folder) for run in runs]!r}:\n"
         f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1,\n"
-        "         depth_decay=0.5, schedule='plateau', seconds_between_checkpoints=0.0)\n"
+        "         depth_decay=0.5, schedule='plateau', ema=0.9, seconds_between_checkpoints=0.0)\n"
     )
 
 
@@ -128,6 +129,24 @@ def test_other_options_do_not_go_on_with_an_earlier_training(fitted, tmp_path):
     with pytest.raises(RunError, match=r"of 1 epochs, but `epochs` is 2; .* `more_epochs`"):
         tune(fitted, run, epochs=2)
     tune(fitted, run, epochs=2, restart=True)
+
+
+def test_what_cannot_be_continued_is_refused_before_anything_is_computed(
+    fitted, tmp_path, monkeypatch, caplog
+):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, epochs=1)
+    caplog.set_level("INFO", "hubretrain")
+    tune(fitted, run, epochs=1)
+    finished = "small: training was finished after epoch 1; it is evaluated and exported again"
+    assert finished in caplog.messages
+    monkeypatch.setattr(PixelSource, "read", None)  # no image is read
+    with pytest.raises(RunError, match=r"of 1 epochs, but `epochs` is 2"):
+        tune(fitted, run, epochs=2)
+    with pytest.raises(RunError, match=r"with l2_sp = 0.0, but `l2_sp` is 1.0"):
+        tune(fitted, run, epochs=1, l2_sp=1.0)
+    with pytest.raises(RunError, match=r"holds no fine-tuning to add epochs to"):
+        tune(fitted, copied(fitted, tmp_path, "other"), more_epochs=2)
 
 
 def test_layers_that_are_not_unfrozen_stay_as_they_were(fitted, tmp_path):
@@ -221,6 +240,44 @@ def test_the_pull_to_the_start_keeps_weights_near_it(fitted, tmp_path):
     assert 0 < pulled < free / 2
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_weights_that_are_kept_are_best_on_the_way_from_the_start(fitted, tmp_path, momentum):
+    runs = [copied(fitted, tmp_path, name) for name in ("all", "way")]
+    results = []
+    for run, interpolate in zip(runs, (False, True), strict=True):
+        weaken(run, "small")
+        result = tune(fitted, run, interpolate=interpolate, ema=momentum, export="fine-tuned")
+        results.append(result)
+    assert results[0].kept_epoch == results[1].kept_epoch > 0
+    state = json.loads((runs[1].finetune_folder("small") / "checkpoint" / "state.json").read_text())
+    assert state["strength_of"] == results[1].kept_epoch
+    accuracies = [result.validation["accuracy"][0] for result in results]
+    assert accuracies[1] >= accuracies[0]
+    # The dense kernel of the module, before, after, and in between.
+    start, end, between = (
+        next(v for n, v in tensors(path).items() if v.shape == (32, 12))
+        for path in (
+            fitted / "small" / "variables" / "variables",
+            *(run.export_folder / "variables" / "variables" for run in runs),
+        )
+    )
+    expected = start + np.float32(state["strength"]) * (end - start)
+    np.testing.assert_allclose(between, expected, atol=1e-6)
+    before = {path: path.read_bytes() for path in runs[1].finetune_folder("small").glob("*.csv")}
+    tune(fitted, runs[1], resume=True, export="fine-tuned")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def tensors(path):
+    """Name of each variable in a checkpoint, to its value."""
+    from hubretrain.tensorflow import tf
+
+    reader = tf.train.load_checkpoint(str(path))
+    shapes = reader.get_variable_to_shape_map()
+    names = [name for name in shapes if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+    return {name: reader.get_tensor(name) for name in names}
+
+
 def test_balanced_sampling_trains_without_class_weights_and_adjustment(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1, balanced_sampling=True)
@@ -247,7 +304,7 @@ def test_an_image_weighs_the_same_in_every_batch(fitted, tmp_path):
     for name in ("digits", "small"):
         (tmp_path / name).symlink_to(fitted / name)
     weaken(run, "small", kind="softmax", class_weight="", weight_of_class=WEIGHTS)
-    still = Augmentation(horizontal_flip=False, crop=1, brightness=0, contrast=0)
+    still = Augmentation(False, crop=1, crop_ratio=1, brightness=0, contrast=0)
     history = tune(fitted, run, augmentation=still, batch_size=4, **UNCHANGED).history
     labels, losses = losses_of(run, "1234")
     expected = np.average(losses, weights=WEIGHTS[labels])
@@ -296,7 +353,7 @@ def test_fine_tuning_begins_at_the_least_loss_of_the_fit(kind, class_weight):
 
 def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
     run = copied(fitted, tmp_path)
-    result = tune(fitted, run, epochs=1)
+    result = tune(fitted, run, epochs=1, export="fine-tuned")
     record = run.finetune
     assert (record.chosen, record.order) == ("small", None)
     assert record.modules["small"].kept_epoch == result.kept_epoch
