@@ -19,6 +19,7 @@ from .mlp import DECAYS as DECAYS
 from .mlp import MLPFitter as MLPFitter
 from .mlp import MLPOptions as MLPOptions
 from .path import PathFitter as PathFitter
+from .projection import N_COMPONENTS as N_COMPONENTS
 from .projection import Projection as Projection
 from .result import HeadPath as HeadPath
 from .solver import SolverOptions as SolverOptions

@@ -1,13 +1,15 @@
 """Standardised feature rows in blocks, from memory or from disk, and their eigenbasis.
 
 Features are standardised once, over all rows that take part in any fold. That looks at features of
-validation images but at no label, and lets one eigenbasis serve all folds.
+validation images but at no label, and lets one eigenbasis serve all folds. Principal components do
+look too closely, so heads on them have a basis for each fold: see `hubretrain.heads.projection`.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,18 @@ SAMPLE_ROWS_PER_FEATURE = 16  # rows that the eigenbasis is computed from
 FEW_ROWS_PER_FEATURE = 4
 
 
+class Basis(NamedTuple):
+    """Directions of the rows that heads are combinations of.
+
+    Attributes:
+        columns: Orthonormal columns, (n_features, rank).
+        spectrum: Mean square of the rows along each column, float64 (rank,).
+    """
+
+    columns: AnyArray
+    spectrum: FloatArray
+
+
 class FeatureBlocks:
     """Standardised feature rows, in blocks: from memory, or read again on every pass.
 
@@ -30,6 +44,7 @@ class FeatureBlocks:
         standardize: Whether to divide each feature by its standard deviation over the used rows.
         memory: Bytes that a copy of the standardised rows may take; a larger one is not made, and
             the rows are read in blocks on every pass.
+        as_they_are: Whether the rows are centred and scaled already, so that no copy is needed.
 
     Attributes:
         row_image: Image of each used row, int64 array of shape (n_rows,), in the order of the
@@ -46,7 +61,13 @@ class FeatureBlocks:
     """
 
     def __init__(
-        self, parts: Sequence[Any], row_image: IntArray, *, standardize: bool, memory: int
+        self,
+        parts: Sequence[Any],
+        row_image: IntArray,
+        *,
+        standardize: bool,
+        memory: int,
+        as_they_are: bool = False,
     ) -> None:
         self._parts = parts
         self._all_row_image = row_image
@@ -56,11 +77,14 @@ class FeatureBlocks:
         self.dtype: np.dtype[Any] = np.dtype(np.float64 if is_double else np.float32)
         row_bytes = self.n_features * self.dtype.itemsize
         self._block_rows = max(64, BLOCK_BYTES // row_bytes)
-        self.mean, self.scale = self._moments(standardize)
-        self._eigenbasis: tuple[AnyArray, FloatArray] | None = None
+        self._memory, self._as_they_are = memory, as_they_are
+        self.mean, self.scale = np.zeros(self.n_features), np.ones(self.n_features)
+        if not as_they_are:
+            self.mean, self.scale = self._moments(standardize)
+        self._eigenbasis: Basis | None = None
         self._rotated: AnyArray | None = None
         self._in_memory: AnyArray | None = None
-        if self.n_rows * row_bytes <= memory:
+        if not as_they_are and self.n_rows * row_bytes <= memory:
             standardised = np.empty((self.n_rows, self.n_features), self.dtype)
             for rows, block in self.blocks():
                 standardised[rows] = block
@@ -71,6 +95,9 @@ class FeatureBlocks:
         if self._in_memory is not None:
             for rows in self._block_slices():
                 yield rows, self._in_memory[rows]
+            return
+        if self._as_they_are:
+            yield from self._raw_blocks()
             return
         mean, inverse_scale = self.mean.astype(self.dtype), (1 / self.scale).astype(self.dtype)
         for rows, raw in self._raw_blocks():
@@ -93,6 +120,8 @@ class FeatureBlocks:
             at = at[np.argsort(wanted[at])]  # HDF5 reads rows in ascending order
             rows[at] = part[wanted[at] - first]
             first += len(part)
+        if self._as_they_are:
+            return rows
         rows -= self.mean.astype(self.dtype)
         rows *= (1 / self.scale).astype(self.dtype)
         return rows
@@ -110,13 +139,23 @@ class FeatureBlocks:
         rotated = self._rotated
         return ((rows, rotated[rows]) for rows in self._block_slices())
 
-    def eigenbasis(self) -> tuple[AnyArray, FloatArray]:
+    def turned(self, columns: AnyArray) -> FeatureBlocks:
+        """Return the used rows times `columns` (n_features, n), in memory or a temporary file."""
+        shape = self.n_rows, columns.shape[1]
+        fits = self.n_rows * shape[1] * self.dtype.itemsize <= self._memory
+        turned = np.empty(shape, self.dtype) if fits else temporary_rows(shape, self.dtype)
+        for rows, block in self.blocks():
+            turned[rows] = block @ columns
+        return FeatureBlocks(
+            [turned], self.row_image, standardize=False, memory=0, as_they_are=True
+        )
+
+    def eigenbasis(self) -> Basis:
         """Return an orthonormal basis in which the features are nearly uncorrelated.
 
         Returns:
-            The basis, of shape (n_features, rank) and the features' dtype, with rank =
-            min(n_rows, n_features), whose columns span every row; and the mean square along each
-            of its columns, float64 array of shape (rank,).
+            A basis of the features' dtype and of rank min(n_rows, n_features), whose columns span
+            every row.
         """
         if self._eigenbasis is None:
             few = self.n_rows < self.n_features
@@ -172,7 +211,7 @@ class FeatureBlocks:
         scale = np.where(is_constant, 1, deviation) if standardize else np.ones(self.n_features)
         return origin + shift, scale
 
-    def _row_space_basis(self) -> tuple[AnyArray, FloatArray]:
+    def _row_space_basis(self) -> Basis:
         """Return the eigenbasis of fewer rows than features, exactly.
 
         With X' = S R (QR, S of shape (n_features, n_rows) with orthonormal columns) the covariance
@@ -181,9 +220,9 @@ class FeatureBlocks:
         rows = np.concatenate([block.astype(np.float64) for _, block in self.blocks()])
         span, triangle = np.linalg.qr(rows.T)
         spectrum, rotation = np.linalg.eigh(triangle @ triangle.T / self.n_rows)
-        return (span @ rotation).astype(self.dtype), np.maximum(spectrum, 0)
+        return Basis((span @ rotation).astype(self.dtype), np.maximum(spectrum, 0))
 
-    def _sampled_basis(self) -> tuple[AnyArray, FloatArray]:
+    def _sampled_basis(self) -> Basis:
         """Return the eigenbasis of the covariance of a sample of the rows: every k-th block.
 
         A sample is enough: any orthonormal basis leaves the solution as it is, a better one only
@@ -198,7 +237,13 @@ class FeatureBlocks:
                 gram += block.T @ block
                 n_seen += len(block)
         spectrum, basis = np.linalg.eigh(gram / n_seen)
-        return np.ascontiguousarray(basis, dtype=self.dtype), np.maximum(spectrum, 0)
+        return Basis(np.ascontiguousarray(basis, dtype=self.dtype), np.maximum(spectrum, 0))
+
+
+def temporary_rows(shape: tuple[int, int], dtype: Any = np.float32) -> AnyArray:
+    """Return rows of 0 in a file without a name, which goes when the rows do."""
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def check_finite(n_not_finite: int, n_rows: int) -> None:

@@ -22,7 +22,7 @@ class Preconditioner:
 
     Args:
         evaluation: The problems `active`, with their M.
-        spectrum: lambda, float64 array of shape (rank,).
+        spectrum: lambda of these problems, float64 array of shape (n_active, rank).
         l2: Penalty of the weights.
         active: bool array of shape (n_problems,), the problems to be solved.
         null_loss: Loss of the best constant of each problem, float64 array of shape (n_problems,).
@@ -45,11 +45,11 @@ class Preconditioner:
             mu[:, 0] = mu[:, 1]
         # Floors, for problems that are solved perfectly (mu) and redundant features (lambda).
         mu = np.maximum(mu, 1e-6 * null_loss[active, None])
-        spread = np.maximum(spectrum, 1e-7 * max(float(spectrum.max()), 1e-30))
-        diagonal = mu[:, :, None] * np.append(spread, 1)
-        diagonal[..., :-1] += l2
+        largest = np.maximum(spectrum.max(axis=1, keepdims=True), 1e-30)
+        spread = np.maximum(spectrum, 1e-7 * largest)[:, None]
+        diagonal = np.concatenate([mu[:, :, None] * spread + l2, mu[:, :, None]], axis=2)
         self._rotation = np.zeros((len(active), n_outputs, n_outputs), dtype)
-        self._inverse = np.zeros((len(active), n_outputs, len(spread) + 1), dtype)
+        self._inverse = np.zeros((len(active), *diagonal.shape[1:]), dtype)
         self._rotation[active], self._inverse[active] = rotation, 1 / diagonal
 
     def __call__(self, gradient: AnyArray, index: IntArray) -> AnyArray:

@@ -19,8 +19,9 @@ fitted. Those of another CPU differ by rounding, which training amplifies.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import softmax
-from hubretrain.heads.features import FeatureBlocks
+from hubretrain.heads.features import Basis, FeatureBlocks
 from hubretrain.heads.heads import Heads
 from hubretrain.heads.inputs import (
     ClassWeight,
@@ -44,6 +45,7 @@ from hubretrain.heads.validation import fold_scores, log_loss, temperature_witho
 from hubretrain.parallel import ahead, one_blas_thread
 
 DECAYS = (0.1, 3.0)
+MOST_COMPONENTS = 1024  # of a basis that networks take; time grows with their number
 MOMENTUM, SQUARES_MOMENTUM, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
 
@@ -280,6 +282,8 @@ class MLPFitter:
         rows: Standardised features, or components of `Projection`; several fitters may share them.
         class_weights: Class weights; see `weights_by_class`.
         options: How to train.
+        bases: Bases of the networks without each fold, and of those of all images: they are
+            trained on rows in the first columns of these; None: on whole rows.
     """
 
     def __init__(
@@ -288,9 +292,10 @@ class MLPFitter:
         rows: FeatureBlocks,
         class_weights: Sequence[ClassWeight] = (None,),
         options: MLPOptions = MLPOptions(),
+        bases: Mapping[int, Basis] | None = None,
     ) -> None:
         self._inputs, self._rows, self._options = inputs, rows, options
-        self._class_weights = tuple(class_weights)
+        self._class_weights, self._bases = tuple(class_weights), bases
         order = np.argsort(rows.row_image, kind="stable")
         counts = np.bincount(rows.row_image, minlength=len(inputs.labels))
         self._rows_of_image = np.split(order, np.cumsum(counts)[:-1])
@@ -325,11 +330,8 @@ class MLPFitter:
             for fold in inputs.folds.tolist()
             for level in decays.tolist()
         ]
-        networks = []
-        for (w, f, i), network in zip(
-            np.ndindex(grid), self._trained(problems, advance), strict=True
-        ):
-            networks.append(network)
+        networks = self._trained(problems, advance)
+        for (w, f, i), network in zip(np.ndindex(grid), networks, strict=True):
             scores = fold_scores(network.logits, self._rows, inputs, int(inputs.folds[f]))
             if scores is not None:
                 out_of_fold[scores.images, w, i] = scores.of_view_0
@@ -380,28 +382,46 @@ class MLPFitter:
 
     def _trained(
         self, problems: Sequence[tuple[int, int, float]], advance: Callable[[int], None] | None
-    ) -> Iterator[Network]:
-        """Yield the network of each class weight, fold that is left out, and decay."""
-        inputs = self._inputs
-        mass = {fold: inputs.class_mass(np.array([fold])) for _, fold, _ in problems}
+    ) -> list[Network]:
+        """Return the network of each class weight, fold that is left out, and decay.
 
-        def trained(problem: tuple[int, int, float]) -> Network:
-            w, fold, decay = problem
-            by_class = weights_by_class(self._class_weights[w], mass[fold], "softmax")[0, 0]
-            is_training = (inputs.fold >= 0) & (inputs.fold != fold)
-            weight = inputs.weight * by_class[inputs.labels] * is_training
-            training = Training(
-                self._rows, self._rows_of_image, inputs.labels, weight, inputs.n_classes
-            )
-            seeds = range(self._options.n_seeds)
-            return averaged([train(training, decay, self._options, seed) for seed in seeds])
-
+        Rows are in the basis of one fold at a time.
+        """
+        seeds = range(self._options.n_seeds)
+        networks: dict[tuple[int, int, float], list[Network]] = {of: [] for of in problems}
         n_threads = os.cpu_count() or 1
-        with one_blas_thread:
-            for _, network in ahead(trained, problems, n_threads, n_threads):
-                yield network
-                if advance:
-                    advance(1)
+        for fold in dict.fromkeys(fold for _, fold, _ in problems):
+            rows, columns = self._rows, None
+            if self._bases is not None:
+                columns = self._bases[fold].columns[:, :MOST_COMPONENTS]
+                rows = self._rows.turned(columns)
+            trained = partial(self._trained_on, rows, columns)
+            tasks = [(of, seed) for of in problems if of[1] == fold for seed in seeds]
+            with one_blas_thread:
+                for (of, _), network in ahead(trained, tasks, n_threads, n_threads):
+                    networks[of].append(network)
+                    if advance and len(networks[of]) == len(seeds):
+                        advance(1)
+        return [averaged(networks[of]) for of in problems]
+
+    def _trained_on(
+        self,
+        rows: FeatureBlocks,
+        columns: AnyArray | None,
+        task: tuple[tuple[int, int, float], int],
+    ) -> Network:
+        """Return the network of one problem and seed, trained on `rows`, for `self._rows`."""
+        (w, fold, decay), seed = task
+        inputs = self._inputs
+        mass = inputs.class_mass(np.array([fold]))
+        by_class = weights_by_class(self._class_weights[w], mass, "softmax")[0, 0]
+        is_training = (inputs.fold >= 0) & (inputs.fold != fold)
+        weight = inputs.weight * by_class[inputs.labels] * is_training
+        training = Training(rows, self._rows_of_image, inputs.labels, weight, inputs.n_classes)
+        network = train(training, decay, self._options, seed)
+        if columns is None:
+            return network
+        return network._replace(hidden_weight=columns @ network.hidden_weight)
 
     def _heads(
         self, problems: Sequence[tuple[int, int, float]], networks: Sequence[Network]

@@ -13,14 +13,14 @@ they cost most of the time, for their problems are the worst conditioned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
-from hubretrain.heads.features import FeatureBlocks
+from hubretrain.heads.features import Basis, FeatureBlocks
 from hubretrain.heads.heads import Heads
 from hubretrain.heads.inputs import (
     ClassWeight,
@@ -32,7 +32,7 @@ from hubretrain.heads.inputs import (
 from hubretrain.heads.losses import HeadLosses, Kind
 from hubretrain.heads.objective import Objective
 from hubretrain.heads.result import HeadPath
-from hubretrain.heads.solver import PathSolver, SolverOptions
+from hubretrain.heads.solver import PathSolver, Solution, SolverOptions
 from hubretrain.heads.validation import Validation
 
 DEFAULT_MEMORY = 1 << 30  # bytes
@@ -93,6 +93,8 @@ class PathFitter:
         kind: `softmax` or `logistic`.
         class_weights: Class weights; see `weights_by_class`.
         options: When the solver stops.
+        bases: Bases that the heads without each fold, and those of all images, are combinations
+            of; None: of whole rows, in their eigenbasis.
 
     Raises:
         HeadError: There is no such kind.
@@ -105,13 +107,15 @@ class PathFitter:
         kind: Kind,
         class_weights: Sequence[ClassWeight],
         options: SolverOptions,
+        bases: Mapping[int, Basis] | None = None,
     ) -> None:
         if kind not in ("softmax", "logistic"):
             raise HeadError(f"`kind` is {kind!r}; expected softmax or logistic.")
         self._inputs, self._rows, self._kind = inputs, rows, kind
         self._class_weights, self._options = tuple(class_weights), options
+        self._bases = bases
         # The means over folds of the solutions at each l2, of shape (n_class_weights, n_classes,
-        # rank + 1): near the heads of all images, so these are started from them.
+        # n_features + 1): near the heads of all images, so these are started from them.
         self._fold_means: list[tuple[float, AnyArray]] = []
 
     def fit_folds(
@@ -146,10 +150,13 @@ class PathFitter:
         per_weight = len(objective.losses) // n_weights
         for level in np.unique(l2)[::-1]:
             solution = solver.advance(level, np.repeat(early_stop.active, per_weight))
-            unknowns = solution.unknowns.reshape(n_weights, n_folds, inputs.n_classes, -1)
-            self._fold_means.append((level, unknowns.mean(axis=1)))
+            heads = n_weights, n_folds, inputs.n_classes
+            self._fold_means.append(
+                (level, _of_rows(objective, solution).reshape(*heads, -1).mean(1))
+            )
             at = np.flatnonzero(l2 == level)
-            path.fill(at, solution, *objective.raw_heads(unknowns))
+            raw, raw_bias = objective.raw_heads(solution.unknowns)
+            path.fill(at, solution, raw.reshape(*heads, -1), raw_bias.reshape(heads))
             if validation is None:
                 continue
             loss = validation.fill(path, at, objective, solution.unknowns)
@@ -185,13 +192,13 @@ class PathFitter:
         bias = np.empty(shape, self._rows.dtype)
         for level in np.unique(levels)[::-1]:
             start = np.stack([self._nearest_fold_mean(level, w) for w in range(n_weights)])
-            solution = solver.advance(
-                level, active, start.reshape(len(active), -1, start.shape[-1])
-            )
-            raw, raw_bias = objective.raw_heads(solution.unknowns.reshape(start.shape))
+            start = start.reshape(len(active), -1, start.shape[-1])
+            weights = objective.into_bases(start[..., :-1], np.arange(len(active)))
+            solution = solver.advance(level, active, np.append(weights, start[..., -1:], axis=2))
+            raw, raw_bias = objective.raw_heads(solution.unknowns)
             at = levels == level
-            weight[:, :, at] = raw.transpose(2, 0, 1)[:, :, None]
-            bias[:, at] = raw_bias[:, None]
+            weight[:, :, at] = raw.reshape(n_weights, n_classes, -1).transpose(2, 0, 1)[:, :, None]
+            bias[:, at] = raw_bias.reshape(n_weights, n_classes)[:, None]
         settings = {
             "class_weight": np.repeat(
                 [class_weight_name(weight) for weight in self._class_weights], len(levels)
@@ -221,14 +228,26 @@ class PathFitter:
             np.tile(np.repeat(folds, per_head), n_weights),
             np.tile(np.arange(per_head), n_weights * n_folds),
         )
-        objective = Objective(self._rows, losses)
+        if self._bases is None:
+            objective = Objective(self._rows, losses)
+        else:
+            basis_of = np.tile(np.repeat(np.arange(n_folds), per_head), n_weights)
+            bases = [self._bases[fold] for fold in folds.tolist()]
+            objective = Objective(self._rows, losses, bases, basis_of)
         return objective, PathSolver(objective, self._options)
 
     def _nearest_fold_mean(self, level: float, w: int) -> AnyArray:
-        """Return the mean over folds at the fitted l2 nearest to `level`: (n_classes, rank + 1)."""
+        """Return the mean over folds at the fitted l2 nearest to `level`."""
         # Distances are of log l2, whose smallest may be 0.
         fitted = [(l2, mean[w]) for l2, mean in self._fold_means if np.isfinite(mean[w]).all()]
         return min(fitted, key=lambda pair: abs(np.log((pair[0] + 1e-12) / (level + 1e-12))))[1]
+
+
+def _of_rows(objective: Objective, solution: Solution) -> AnyArray:
+    """Return weights for standardised rows, and biases, (n_problems, n_outputs, n_features + 1)."""
+    weights, bias = solution.unknowns[..., :-1], solution.unknowns[..., -1:]
+    every = np.arange(len(weights))
+    return np.append(objective.out_of_bases(weights, every), bias, axis=2)
 
 
 class _EarlyStop:

@@ -136,7 +136,7 @@ class PathSolver:
         """
         unknowns, index = self._start.copy(), np.flatnonzero(active)
         first = self._objective.evaluate(unknowns[index], l2, index, curvature=True)
-        spectrum = self._objective.spectrum
+        spectrum = self._objective.spectrum[index]
         precondition = Preconditioner(first, spectrum, l2, active, self._null_loss)
         value, gradient = np.full(len(active), np.nan), np.zeros_like(unknowns)
         value[index], gradient[index] = first.value, first.gradient

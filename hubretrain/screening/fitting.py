@@ -1,7 +1,8 @@
 """The features of one module, and all heads of a sweep fitted on them.
 
-Heads on all layers are fitted on the principal components of their features, of the same unit for
-all views; what is kept of them is undone into weights for features as they are cached.
+Heads on all layers are fitted on principal components of their features, which are the same for all
+views; heads that are validated on a fold, on those that have not seen its images. What is kept of
+them is undone into weights for features as they are cached.
 """
 
 from __future__ import annotations
@@ -92,8 +93,10 @@ class ModuleFitting:
         layers, trained_on_views = _compared_layers(bottlenecks, sweep), views
         if sweep.kinds == (MLP,):  # networks take long, so they get the most of each alone
             layers, trained_on_views = layers[-1:], views[-1:]
-        # Each is held in memory once, and projected rows in one more copy, or read on every pass.
-        self._memory = MEMORY // (len(trained_on_views) * len(layers) + (ALL_LAYERS in layers))
+        # Rows of the last layer are held once for each; components once, and for networks in the
+        # basis of one fold.
+        n_copies = len(trained_on_views) * (LAST_LAYER in layers) + 2 * (ALL_LAYERS in layers)
+        self._memory = MEMORY // n_copies
         self._projections = {} if projections is None else projections
         self._projection: Projection | None = None
         self._layer_names = bottlenecks.layers
@@ -123,7 +126,7 @@ class ModuleFitting:
         with Bar(f"components of {module}", len(parts) + 1, "steps") as bar:
             self._projection = self._projections.get(module)
             if self._projection is None:
-                self._projection = Projection.fitted(parts, row_image)
+                self._projection = Projection.fitted(parts, row_image, folds=self._folds)
                 self._remember(module, self._projection)
             bar.advance(1)
             for part in parts:
@@ -135,7 +138,7 @@ class ModuleFitting:
 
     def _remember(self, module: str, projection: Projection) -> None:
         kept = [*self._projections.values(), projection]
-        if sum(each.basis.nbytes for each in kept) <= MEMORY_OF_PROJECTIONS:
+        if sum(each.n_bytes for each in kept) <= MEMORY_OF_PROJECTIONS:
             self._projections[module] = projection
 
     def _take(
@@ -156,8 +159,9 @@ class ModuleFitting:
         self._features[layers, trained_on] = FeatureBlocks(
             inputs.parts,
             inputs.row_image,
-            standardize=layers == LAST_LAYER,  # components are of standardised features
+            standardize=layers == LAST_LAYER,
             memory=self._memory,
+            as_they_are=layers == ALL_LAYERS,  # components are of standardised features
         )
 
     def _widest_inputs(self, layers: str) -> FitInputs:
@@ -182,11 +186,13 @@ class ModuleFitting:
         of = source.layers, source.trained_on
         inputs, features, weights = self._inputs[of], self._features[of], self._weights(source)
         penalties = np.array(self._penalties(source))
+        projection = self._projection if source.layers == ALL_LAYERS else None
+        bases = None if projection is None else projection.bases
         if source.kind == MLP:
-            networks = MLPFitter(inputs, features, weights)
+            networks = MLPFitter(inputs, features, weights, bases=bases)
             self._fitters[source] = networks
             return networks.fit_folds(penalties, advance=bar.advance)
-        heads = PathFitter(inputs, features, source.kind, weights, SolverOptions())
+        heads = PathFitter(inputs, features, source.kind, weights, SolverOptions(), bases)
         self._fitters[source] = heads
         return heads.fit_folds(penalties, PATIENCE, advance=bar.advance)
 

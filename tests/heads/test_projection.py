@@ -6,13 +6,19 @@ import h5py
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from hubretrain.errors import HeadError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads import projection as projection_module
-from hubretrain.heads.heads import Head
+from hubretrain.heads.features import FeatureBlocks
+from hubretrain.heads.heads import Head, probabilities
+from hubretrain.heads.inputs import TRAIN_ONLY, FitInputs
+from hubretrain.heads.mlp import MLPFitter, MLPOptions
+from hubretrain.heads.path import ALL_IMAGES, PathFitter
 from hubretrain.heads.projection import Projection
+from hubretrain.heads.solver import SolverOptions
 from tests.heads.samples import digits, fitted
 
 RULE = DecisionRule(0.0, (0.5, 0.5))
@@ -160,6 +166,96 @@ def test_components_come_from_the_first_view_and_from_others_as_far_as_there_is_
     few = Projection.fitted(views, row_image, 20)
     rows = views[0][np.linspace(0, 79, 40).round().astype(int)]
     np.testing.assert_array_equal(few.basis, Projection.fitted([rows], np.arange(40), 20).basis)
+
+
+def split(n_images, n_folds=3):
+    """Labels, and folds of which some images are in none."""
+    folds = np.arange(n_images) // 3 % (n_folds + 1)
+    return np.arange(n_images) % 3, np.where(folds == n_folds, TRAIN_ONLY, folds)
+
+
+def fitted_without_each_fold(features, labels, folds, l2, n_components):
+    projection = Projection.fitted([features], np.arange(len(labels)), n_components, folds)
+    inputs = FitInputs.checked(projection.project(features), labels, 3, folds)
+    rows = FeatureBlocks(
+        inputs.parts, inputs.row_image, standardize=False, memory=0, as_they_are=True
+    )
+    options = SolverOptions(tol=1e-9)
+    fitter = PathFitter(inputs, rows, "softmax", (None,), options, projection.bases)
+    return projection, fitter, fitter.fit_folds(np.array([l2]), None)
+
+
+def axes_of_others(rows, folds, without, n_axes):
+    """Axes that each other fold's rows gave, made orthonormal: what heads may be combined of."""
+    others = [of for of in np.unique(folds) if of != without]
+    spans = [np.linalg.svd(rows[folds == of])[2][: n_axes[of]].T for of in others]
+    return np.linalg.qr(np.concatenate(spans, axis=1))[0]
+
+
+@pytest.mark.parametrize("n_components", [48, 1000])
+def test_heads_without_a_fold_are_those_of_scikit_learn_on_the_axes_of_the_other_folds(
+    n_components,
+):
+    features, (labels, folds) = wide(96), split(96)
+    l2 = 10.0
+    projection, fitter, path = fitted_without_each_fold(features, labels, folds, l2, n_components)
+    rows = StandardScaler().fit_transform(features.astype(np.float64))
+    n_axes = dict.fromkeys(np.unique(folds).tolist(), min(n_components, 96) // 4)
+    probs = probabilities(path.out_of_fold[:, 0, 0], "softmax")
+    for fold in range(3):
+        axes = axes_of_others(rows, folds, fold, n_axes)
+        pca = PCA(svd_solver="full").fit(rows[folds != fold] @ axes)
+        components = pca.transform(rows @ axes) / projection.unit
+        head = LogisticRegression(C=1 / l2, tol=1e-9, max_iter=10_000)
+        head.fit(components[folds != fold], labels[folds != fold])
+        expected = head.predict_proba(components[folds == fold])
+        np.testing.assert_allclose(probs[folds == fold], expected, atol=1e-3)
+    axes = axes_of_others(rows, folds, None, n_axes)
+    head = LogisticRegression(C=1 / l2, tol=1e-9, max_iter=10_000)
+    head.fit(rows @ axes / projection.unit, labels)
+    np.testing.assert_allclose(
+        fitter.refit([l2]).probabilities(projection.project(features))[:, 0],
+        head.predict_proba(rows @ axes / projection.unit),
+        atol=1e-3,
+    )
+
+
+def test_validation_images_take_no_part_in_the_basis_of_their_fold():
+    features, (_, folds) = wide(96), split(96)
+    other, random = features.copy(), np.random.default_rng(5)
+    for column in other.T:  # other rows of the same mean and deviation
+        column[folds == 1] = random.permutation(column[folds == 1])
+    spans = []
+    for some in (features, other):
+        projection = Projection.fitted([some], np.arange(96), 48, folds)
+        spans.append(
+            {of: projection.basis @ columns for of, (columns, _) in projection.bases.items()}
+        )
+    assert spans[0][1].shape == (500, 36)
+    overlap = {of: np.linalg.norm(spans[0][of].T @ spans[1][of]) ** 2 for of in spans[0]}
+    assert overlap[1] == pytest.approx(36, rel=1e-4)
+    assert max(overlap[0], overlap[2]) < 35
+    assert overlap[ALL_IMAGES] < 47
+
+
+def test_networks_without_a_fold_are_combinations_of_its_basis_and_those_of_all_of_any():
+    features, (labels, folds) = wide(96), split(96)
+    projection = Projection.fitted([features], np.arange(96), 48, folds)
+    inputs = FitInputs.checked(projection.project(features), labels, 3, folds)
+    rows = FeatureBlocks(
+        inputs.parts, inputs.row_image, standardize=False, memory=0, as_they_are=True
+    )
+    options = MLPOptions(n_hidden=8, n_seeds=2, n_epochs=2, n_steps=4)
+    fitter = MLPFitter(inputs, rows, options=options, bases=projection.bases)
+    path = fitter.fit_folds([0.1])
+    for f in range(3):
+        columns, weight = projection.bases[f].columns, path.heads.hidden_weight[:, f]
+        np.testing.assert_allclose(columns @ (columns.T @ weight), weight, atol=1e-5)
+    turned = rows.turned(projection.bases[0].columns)  # into a file: there is no memory for a copy
+    expected = inputs.parts[0] @ projection.bases[0].columns
+    np.testing.assert_array_equal(next(turned.blocks())[1], expected)
+    np.testing.assert_array_equal(turned.take(np.array([3, 1])), expected[[3, 1]])
+    assert np.isfinite(fitter.refit([0.1]).hidden_weight).all()
 
 
 def test_digits_are_told_apart_as_well_by_their_components():

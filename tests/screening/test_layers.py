@@ -63,6 +63,26 @@ def test_the_kept_head_without_a_fold_gives_that_fold_its_cross_validated_probab
     np.testing.assert_allclose(probs, result.predictions["unadjusted"][fold_0], atol=1e-4)
 
 
+def test_the_kept_head_without_a_fold_has_not_seen_its_rows(tmp_path):
+    sweep = replace(SWEEP, l2=(10.0,), layers=("all",))
+    images, file, _, heads = screened(tmp_path, lambda images: noise(images, 150), sweep=sweep)
+    fold_0 = images["fold"].to_numpy() == 0
+
+    def others_in_fold_0(images):  # of the same mean and deviation, which all rows share
+        values, random = noise(images, 150), np.random.default_rng(4)
+        for column in values.T:
+            column[fold_0] = random.permutation(column[fold_0])
+        return values
+
+    _, _, _, others = screened(tmp_path / "others", others_in_fold_0, sweep=sweep)
+    with Bottlenecks(file) as bottlenecks:
+        features = bottlenecks.rows(images["sha256"].tolist(), layers="all")
+    probs = [of.warm_start.probabilities(features) for of in (heads, others)]
+    np.testing.assert_allclose(probs[0], probs[1], atol=1e-3)
+    deployed = [of.deployed.probabilities(features) for of in (heads, others)]
+    assert np.abs(deployed[0] - deployed[1]).max() > 0.05
+
+
 def test_components_that_are_kept_for_networks_change_nothing(tmp_path, monkeypatch):
     sweep = replace(SWEEP, l2=(10.0,))
     images, file, alone, _ = screened(tmp_path, informative, sweep=sweep)
