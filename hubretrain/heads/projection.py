@@ -107,7 +107,9 @@ class Projection:
         scale = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION * np.abs(mean))
         scale[scale == 0] = 1
         rows /= scale.astype(np.float32)
-        basis, bases = _bases(rows, fold, _spans(rows, fold, n_components))
+        every = [] if folds is None else np.unique(folds[row_image[row_image >= 0]]).tolist()
+        left_out = [of for of in every if of != TRAIN_ONLY]
+        basis, bases = _bases(rows, fold, _spans(rows, fold, n_components), left_out)
         unit = float(np.sqrt(bases[ALL_IMAGES].spectrum.mean())) or 1.0
         bases = {
             of: Basis(columns, spectrum / unit**2) for of, (columns, spectrum) in bases.items()
@@ -209,11 +211,11 @@ def _evenly(n: int, most: int) -> IntArray:
 def _spans(rows: Float32Array, fold: IntArray, n_components: int) -> dict[int, Float32Array]:
     """Return directions (n_features, n) by fold: the first principal axes of its rows.
 
-    Their numbers are in proportion to the rows, together `n_components` at most.
+    Their numbers are in proportion to the rows, together about `n_components` at most.
     """
     folds, n_rows = np.unique(fold, return_counts=True)
     until = np.cumsum(n_rows) / len(rows) * min(n_components, len(rows))
-    n_of = np.diff(until.round().astype(np.int64), prepend=0)
+    n_of = np.maximum(np.diff(until.round().astype(np.int64), prepend=0), 1)
     return {
         int(of): _axes(rows[fold == of] if len(folds) > 1 else rows, int(n))
         for of, n in zip(folds, n_of, strict=True)
@@ -251,7 +253,10 @@ def _axes(rows: Float32Array, n_axes: int) -> Float32Array:
 
 
 def _bases(
-    rows: Float32Array, fold: IntArray, spans: Mapping[int, Float32Array]
+    rows: Float32Array,
+    fold: IntArray,
+    spans: Mapping[int, Float32Array],
+    left_out: Sequence[int],
 ) -> tuple[Float32Array, dict[int, Basis]]:
     """Return the principal axes of all rows within all spans, and within those of the other folds.
 
@@ -268,15 +273,14 @@ def _bases(
     moments = {of: _Moments.of(projected[fold == of]) for of in folds}
     every = _Moments.sum_of(moments.values()).axes(np.eye(turn.shape[1]))
 
-    def without(left_out: int) -> Basis:
-        columns = in_turn[:, of_column != left_out]
+    def without(fold: int) -> Basis:
+        others = [of for of in folds if of != fold] or folds  # of one alone, no head can be fitted
+        columns = in_turn[:, np.isin(of_column, others)]
         columns = columns @ _orthonormal(columns.T @ columns)
-        others = _Moments.sum_of(moments[of] for of in folds if of != left_out)
-        axes = others.axes(columns)
+        axes = _Moments.sum_of(moments[of] for of in others).axes(columns)
         return Basis((every.columns.T @ axes.columns).astype(np.float32), axes.spectrum)
 
     bases = {ALL_IMAGES: Basis(np.eye(len(every.spectrum), dtype=np.float32), every.spectrum)}
-    left_out = [of for of in folds if of != TRAIN_ONLY and len(folds) > 1]
     n_threads = os.cpu_count() or 1
     with one_blas_thread:
         bases |= dict(ahead(without, left_out, n_threads, n_threads))

@@ -238,6 +238,19 @@ def test_validation_images_take_no_part_in_the_basis_of_their_fold():
     assert overlap[ALL_IMAGES] < 47
 
 
+def test_folds_of_few_images_have_a_basis_too(monkeypatch):
+    monkeypatch.setattr(projection_module, "MOST_ROWS", 40)
+    features, (_, folds) = wide(96), split(96)
+    folds[[2, 50]] = 7, 8  # row 2 is of the sample, row 50 is not
+    projection = Projection.fitted([features], np.arange(96), 12, folds)
+    assert set(projection.bases) == {ALL_IMAGES, 0, 1, 2, 7, 8}
+    n_directions = {of: columns.shape[1] for of, (columns, _) in projection.bases.items()}
+    assert n_directions[8] == n_directions[ALL_IMAGES] == 13
+    assert n_directions[7] == 12
+    alone = Projection.fitted([features], np.arange(96), 12, np.zeros(96, np.int64))
+    assert set(alone.bases) == {ALL_IMAGES, 0}
+
+
 def test_networks_without_a_fold_are_combinations_of_its_basis_and_those_of_all_of_any():
     features, (labels, folds) = wide(96), split(96)
     projection = Projection.fitted([features], np.arange(96), 48, folds)
