@@ -216,6 +216,7 @@ class ExportedRecord:
     Attributes:
         kind: `fine-tuned`, `head` or `ensemble`.
         module: Its module, or `ensemble`.
+        name: Name for people, one of `on_validation`.
         metric: Name of the metric that they were compared by.
         on_validation: Name of each model that was compared to its metric on the validation fold.
         gain: Metric of the best fine-tuned model minus that of the best head or ensemble, and the
@@ -224,6 +225,7 @@ class ExportedRecord:
 
     kind: str
     module: str
+    name: str
     metric: str
     on_validation: Mapping[str, float]
     gain: tuple[float, float, float] | None

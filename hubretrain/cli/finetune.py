@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,7 @@ def finetune(
     )
     for result in results:
         _show(result, of_run.fit.metric)
-    _show_choice(of_run, [result.module for result in results])
+    _show_choice(of_run, results)
     if diverged := [result.diverged for result in results if result.diverged]:
         from hubretrain.errors import RunError
 
@@ -225,8 +226,9 @@ def _show_calibration(result: FineTuneResult) -> None:
     click.echo("; ".join([f"Temperature {result.temperature:.2f}", *losses]) + ".")
 
 
-def _show_choice(run: Run, trained: list[str]) -> None:
+def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
     """Show which model of the run is best, and which one is exported."""
+    trained = [result.module for result in results if result.kept_epoch]
     record = run.finetune
     order, exported = record.order, record.exported
     if exported is None:  # of several machines one writes the record, and reports it
@@ -245,16 +247,14 @@ def _show_choice(run: Run, trained: list[str]) -> None:
             f"first is {lost} below the best)."
         )
     _show_comparison(exported)
-    is_kept = exported.kind == FINE_TUNED and exported.module not in trained
-    of_module = f"{exported.module}, {exported.kind}"
-    what = "the ensemble of heads" if exported.kind == ENSEMBLE else of_module
-    verb = "still holds" if is_kept else "holds"
-    click.echo(f"{run.export_folder}/ {verb} {what}.")
-    if exported.kind != FINE_TUNED:
-        click.echo(
-            f"To export {trained[-1]} fine-tuned all the same: hubretrain finetune {run.folder} "
-            f"--module {trained[-1]} --resume --export {FINE_TUNED}"
-        )
+    what = "the ensemble of heads" if exported.kind == ENSEMBLE else exported.name
+    click.echo(f"{run.export_folder}/ holds {what}.")
+    if exported.name not in (f"{name}, {FINE_TUNED}" for name in trained):
+        for name in trained:
+            click.echo(
+                f"To export {name} fine-tuned all the same: hubretrain finetune {run.folder} "
+                f"--module {name} --resume --export {FINE_TUNED}"
+            )
     else:
         click.echo(f"For a head instead: hubretrain export {run.folder} --head {exported.module}")
     click.echo(f"Next: hubretrain predict {run.folder} IMAGE")

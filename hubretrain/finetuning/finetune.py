@@ -320,7 +320,8 @@ def _best(
     labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
     best, exported = best_candidate(candidates or [current], labels, groups, fit.metric, fit.seed)
     if export != BEST:
-        best, exported = current, replace(exported, kind=FINE_TUNED, module=current.module)
+        best = current
+        exported = replace(exported, kind=best.kind, module=best.module, name=best.name)
     return best, exported
 
 

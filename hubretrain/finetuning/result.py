@@ -228,7 +228,8 @@ def exported_candidate(run: Run, images: pd.DataFrame) -> ExportCandidate | None
         return None
     predictions = Predictions(probs, export.rule.adjust(probs))
     name = str(export.manifest["module"])
-    return ExportCandidate(FINE_TUNED, name, f"{name}, exported before", predictions)
+    label = f"{name}, fine-tuned and exported before"
+    return ExportCandidate(FINE_TUNED, name, label, predictions)
 
 
 def _probs_of(table: pd.DataFrame, images: pd.DataFrame) -> FloatArray | None:
@@ -280,7 +281,7 @@ def best_candidate(
         gain = (change.estimate, change.low, change.high)
     names = {c.name: round(value, 6) for c, value in zip(candidates, values, strict=True)}
     best = candidates[order[0]]
-    return best, ExportedRecord(best.kind, best.module, metric, names, gain)
+    return best, ExportedRecord(best.kind, best.module, best.name, metric, names, gain)
 
 
 def rounded_metrics(

@@ -168,8 +168,9 @@ def test_a_restart_that_gives_a_worse_model_leaves_the_better_export(fitted, tmp
     give_noise(fitted, run)
     tune(fitted, run, module="small5", epochs=1, learning_rate=1e-4, restart=True)
     record = run.finetune.exported
-    assert max(record.on_validation, key=record.on_validation.get) == "small5, exported before"
+    assert max(record.on_validation, key=record.on_validation.get) == record.name
     assert (record.kind, record.module) == ("fine-tuned", "small5")
+    assert record.name == "small5, fine-tuned and exported before"
     assert exported(run) == before
 
 
