@@ -17,7 +17,7 @@ NUMERICS := tests/bottlenecks tests/export tests/extraction tests/finetuning tes
 
 PYTEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check lint types spelling docs pytest slow test-all test-cpus bench clean
+.PHONY: audit demo test check lint types spelling docs pytest slow test-all test-cpus bench clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -64,6 +64,12 @@ test-cpus: $(VENV)/installed
 		echo "$$setting"; \
 		env $$setting $(PYTEST) $(NUMERICS) || exit; \
 	done
+
+# The installed packages against the known holes, and the licences of all of them.
+audit: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9' 'pip-licenses>=5'
+	$(BIN)/pip-audit --skip-editable
+	$(BIN)/pip-licenses --order=license
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py

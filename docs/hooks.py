@@ -21,6 +21,7 @@ PAGES = {  # file of the repository: page of the site
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "DESIGN.md": "design.md",
+    "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
     "cache/README.md": "cache.md",
     "data/README.md": "images.md",

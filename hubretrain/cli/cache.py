@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click_default_group import DefaultGroup
@@ -20,8 +20,12 @@ from hubretrain.cli.options import (
     modules_option,
     offline_option,
     options_from,
+    trust_option,
 )
 from hubretrain.extraction import CacheOptions
+
+if TYPE_CHECKING:
+    from hubretrain.modules import Trust
 
 
 class LayersType(click.ParamType):  # type: ignore[type-arg]
@@ -73,6 +77,7 @@ def cache() -> None:
 @cache_option
 @options_from(CacheOptions, param_types={"layers": LayersType()})
 @offline_option
+@trust_option
 @input_options
 @click.option(
     "--part",
@@ -114,6 +119,7 @@ def fill(
     options: CacheOptions,
     image_size: int | None,
     value_range: tuple[float, float] | None,
+    trust: Trust,
     part: str | None,
     n_workers: int | None,
     ray_address: str | None,
@@ -153,7 +159,10 @@ def fill(
         check_class_sizes(images["label"], images["group"], n_folds=n_folds, given=images["split"])
     results = cache_bottlenecks(
         dataset,
-        [resolve(name, image_size=image_size, value_range=value_range) for name in modules],
+        [
+            resolve(name, image_size=image_size, value_range=value_range, trust=trust)
+            for name in modules
+        ],
         options,
         cache=cache,
         part=Part.parse(part) if part else None,

@@ -11,10 +11,10 @@ import click
 from rich.filesize import decimal
 
 from hubretrain.cli.command import Group
-from hubretrain.cli.options import input_options, json_option, offline_option
+from hubretrain.cli.options import input_options, json_option, offline_option, trust_option
 
 if TYPE_CHECKING:
-    from hubretrain.modules import StoredModule
+    from hubretrain.modules import StoredModule, Trust
 
 
 @click.group(
@@ -27,7 +27,8 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
     """List the catalogue of modules: sizes, costs, and which of them are downloaded.
 
     Beyond the catalogue, --module takes a TF-Hub or Kaggle handle, keras:NAME for every network
-    of Keras Applications, a folder with a SavedModel, or an archive of one.
+    of Keras Applications, a folder with a SavedModel, or an archive of one. A module is a program:
+    it may read and write files of this machine, so use those that you trust.
     """
     if context.invoked_subcommand is not None:
         return
@@ -45,17 +46,25 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @input_options
 @offline_option
+@trust_option
 def fetch(
-    names: Sequence[str], image_size: int | None, value_range: tuple[float, float] | None
+    names: Sequence[str],
+    image_size: int | None,
+    value_range: tuple[float, float] | None,
+    trust: Trust,
 ) -> None:
-    """Download modules and check each once, so that they can be used without a network."""
+    """Download modules and check each once, so that they can be used without a network.
+
+    A module is a program: it may read and write files of this machine. Those from outside the
+    catalogue are taken with --trust, or after a question.
+    """
     from hubretrain.errors import ModuleError
     from hubretrain.modules import Backbone, resolve
 
     failed = []
     for name in names:
         try:
-            module = resolve(name, image_size=image_size, value_range=value_range)
+            module = resolve(name, image_size=image_size, value_range=value_range, trust=trust)
             stored = Backbone(module).stored
         except ModuleError as error:  # the others are downloaded all the same
             failed.append(str(error))
@@ -80,17 +89,20 @@ def fetch(
 @json_option
 @input_options
 @offline_option
+@trust_option
 def show(
     name: str,
     layers: bool,
     as_json: bool,
     image_size: int | None,
     value_range: tuple[float, float] | None,
+    trust: Trust,
 ) -> None:
     """Show a module and its cost, measured on this machine; it is downloaded if necessary."""
     from hubretrain.modules import Backbone, milliseconds, resolve
 
-    backbone = Backbone(resolve(name, image_size=image_size, value_range=value_range))
+    module = resolve(name, image_size=image_size, value_range=value_range, trust=trust)
+    backbone = Backbone(module)
     stored = backbone.stored
     all_layers = backbone.layers()
     listed = [

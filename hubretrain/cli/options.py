@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -277,6 +278,24 @@ offline_option = click.option(
     callback=lambda _context, _parameter, value: _go_offline(value),
     help="Never use the network for modules; HUBRETRAIN_OFFLINE=1 does the same.",
 )
+
+
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    callback=lambda _context, _parameter, value: _trusting(value),
+    help="Take a module from outside the catalogue, which may read and write files; without it a "
+    "terminal asks, once per module.",
+)
+
+
+def _trusting(value: bool) -> bool | Callable[[str], bool]:
+    """Return True, or a function that asks where there is someone to answer."""
+
+    def ask(sentence: str) -> bool:
+        return sys.stdin.isatty() and click.confirm(f"{sentence}. Trust it?", err=True)
+
+    return value or ask
 
 
 def input_options(command: F) -> F:

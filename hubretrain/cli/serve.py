@@ -36,6 +36,9 @@ def serve(
 
     By default that of the latest run.
 
+    A SavedModel is a program: it may read and write files of this machine, so serve exports that
+    you trust; --format litert runs a model that cannot.
+
     / the page; POST /predict an image; POST /v1/models/NAME:predict; /healthz; /metrics.
     """
     export_first(model)

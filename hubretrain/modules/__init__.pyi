@@ -13,6 +13,8 @@ from .layers import RELATIVE_VARIANCE as RELATIVE_VARIANCE
 from .layers import LayerPoint as LayerPoint
 from .layers import choose_layers as choose_layers
 from .layers import why_not_chosen as why_not_chosen
+from .sources import Trust as Trust
+from .sources import UntrustedModuleError as UntrustedModuleError
 from .store import StoredModule as StoredModule
 from .store import current_digest as current_digest
 from .store import find_stored as find_stored

@@ -1,17 +1,21 @@
-"""Sources of modules: each puts one SavedModel into a folder, or raises the reason."""
+"""Sources of modules: each puts one SavedModel into a folder, or raises the reason; their trust."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, WriteError
+from hubretrain.files import write_json
 from hubretrain.modules.archive import unpack_module
 from hubretrain.modules.builders import build_module
-from hubretrain.modules.catalogue import KAGGLE, HubModule
+from hubretrain.modules.catalogue import KAGGLE, HubModule, read_catalogue
 from hubretrain.modules.network import (
     is_offline,
     network,
@@ -22,6 +26,14 @@ from hubretrain.modules.network import (
 from hubretrain.modules.saved_model import missing
 
 Fetch = Callable[[Path], None]
+Trust = bool | Callable[[str], bool]
+_IS_PROGRAM = "a module is a program, which may read and write files of this machine"
+_LOOPBACK = re.compile(r"https?://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?/")
+_log = logging.getLogger(__name__)
+
+
+class UntrustedModuleError(ModuleError):
+    """A module from outside the catalogue that nobody has said to be trusted."""
 
 
 def of(module: HubModule) -> Iterator[tuple[str, Fetch]]:
@@ -92,3 +104,48 @@ def _copy_complete(fetch: Callable[[bool], Path], folder: Path) -> None:
     if problem := missing(downloaded):
         raise ModuleError(f"the download in {downloaded} {problem}; remove that folder")
     shutil.copytree(downloaded, folder)
+
+
+def check_trusted(store: Path, module: HubModule, handle: str, sha256: str, trust: Trust) -> None:
+    """Ask about a download from outside the catalogue; warn of what is the user's own.
+
+    That is an archive, or a module of a server on this machine.
+
+    Args:
+        store: The module store, which remembers the answer.
+        module: The module.
+        handle: The handle by which it came.
+        sha256: Its digest.
+        trust: The answer, or a function that is asked with a sentence.
+
+    Raises:
+        UntrustedModuleError: It is not trusted.
+    """
+    if module.source == "archive" or _LOOPBACK.match(handle):
+        warn_once(store, handle, sha256, remember=False)  # once it is stored, nobody asks
+        return
+    if module in read_catalogue() or module.source == "keras" or _is_trusted(store, sha256):
+        return
+    sentence = f"{handle} is not of the catalogue (sha256 {sha256[:12]}), and {_IS_PROGRAM}"
+    if not (trust(sentence) if callable(trust) else trust):
+        raise UntrustedModuleError(
+            f"{sentence}; if you trust it, run `hubretrain modules fetch` with `trust`."
+        )
+    _remember_trust(store, sha256, handle)
+
+
+def warn_once(store: Path, path: Path | str, sha256: str, *, remember: bool = True) -> None:
+    """Say once per digest what a module of the user's own can do."""
+    if not _is_trusted(store, sha256):
+        _log.warning("%s: %s; use those that you trust", path, _IS_PROGRAM)
+        if remember:
+            _remember_trust(store, sha256, str(path))
+
+
+def _is_trusted(store: Path, sha256: str) -> bool:
+    return (store / "trusted" / f"{sha256}.json").is_file()
+
+
+def _remember_trust(store: Path, sha256: str, handle: str) -> None:
+    with contextlib.suppress(WriteError):  # then it is asked again
+        write_json(store / "trusted" / f"{sha256}.json", {"handle": handle})

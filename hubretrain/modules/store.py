@@ -4,6 +4,7 @@
     <store>/<name>/module.json      name, handle, source, SHA-256 of the tree, image size, range,
                                     features, costs, files with their sizes, versions
     <store>/probed/<sha256>.json    the same metadata of a module that stays in the user's folder
+    <store>/trusted/<sha256>.json   handle of a module from outside the catalogue that is trusted
 
 The store is `$HUBRETRAIN_STORE`, or `hubretrain/modules` in the user's cache folder.
 """
@@ -128,6 +129,7 @@ def resolve(
     *,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
+    trust: sources.Trust = True,
 ) -> StoredModule:
     """Find a module by name, handle or folder, and download it if necessary.
 
@@ -136,8 +138,12 @@ def resolve(
             `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one.
         image_size: Height and width of its input, pixels, where the module does not fix them.
         value_range: Least and largest value of its input, where that is not [0, 1].
+        trust: Whether to take what is downloaded from outside the catalogue, or a function that is
+            asked with a sentence, once per digest. A program that names a handle has decided; the
+            command line asks.
 
     Raises:
+        UntrustedModuleError: It was downloaded from outside the catalogue, and is not trusted.
         ModuleError: It is unknown, could not be downloaded, its folder holds no complete
             SavedModel, or `value_range` differs from the documented one.
 
@@ -154,7 +160,7 @@ def resolve(
     if entry is not None:
         _refuse_classifier(entry)
         _check_range(entry, value_range)
-        module = _stored_as(entry) or _download(entry)
+        module = _stored_as(entry) or _download(entry, trust)
     elif _is_folder(name):
         module = _from_folder(Path(name))
     else:
@@ -202,6 +208,8 @@ def _from_folder(folder: Path) -> StoredModule:
             "feature vector convention."
         )
     sha256 = tree_sha256(folder)
+    if folder.resolve().parent != store_folder().resolve():
+        sources.warn_once(store_folder(), folder, sha256)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)
     module = StoredModule(name, os.path.abspath(folder), folder, sha256)
     probed = _read_metadata(store_folder() / "probed" / f"{sha256}.json")
@@ -288,10 +296,11 @@ def _measured(values: dict[str, Any]) -> dict[str, Any]:
     return measured
 
 
-def _download(entry: HubModule) -> StoredModule:
+def _download(entry: HubModule, trust: sources.Trust) -> StoredModule:
     """Put a module into the store from the first source that gives it.
 
     Raises:
+        UntrustedModuleError: See `resolve`.
         ModuleError: No source gives it, or the store cannot be written.
     """
     store = store_folder()
@@ -305,7 +314,9 @@ def _download(entry: HubModule) -> StoredModule:
                 verb = "downloading" if is_remote else "making"
                 _log.info("%s %s from %s", verb, entry.name, handle)
             try:
-                module = _fetch_into(store, aside, entry, handle, fetch)
+                module = _fetch_into(store, aside, entry, handle, fetch, trust)
+            except sources.UntrustedModuleError:
+                raise
             except ModuleError as error:
                 failures.append(f"{handle} ({str(error).removesuffix('.')})")
                 continue
@@ -345,7 +356,12 @@ def _names_here() -> str:
 
 
 def _fetch_into(
-    store: Path, aside: Path, entry: HubModule, handle: str, fetch: Callable[[Path], None]
+    store: Path,
+    aside: Path,
+    entry: HubModule,
+    handle: str,
+    fetch: Callable[[Path], None],
+    trust: sources.Trust,
 ) -> StoredModule:
     """Fetch a module into a folder aside, add its metadata, and move it into the store."""
     # Taken before the file is read, so that a file that changes meanwhile is not mistaken.
@@ -360,6 +376,7 @@ def _fetch_into(
         entry.image_size,
         value_range=entry.value_range or (0.0, 1.0),
     )
+    sources.check_trusted(store, entry, handle, module.sha256, trust)
     values = {
         **_metadata_of(module),
         "source": handle.partition(":")[0] if entry.file is None else entry.source,
@@ -418,7 +435,7 @@ def restore_module(name: str, record: ModuleRecord) -> StoredModule:
     size, value_range, sha256 = record.image_size, record.value_range, record.module_sha256
     module = find_stored(name, image_size=size, value_range=value_range)
     if module is None or module.sha256 != sha256:
-        module = resolve(record.handle, image_size=size, value_range=value_range)
+        module = resolve(record.handle, image_size=size, value_range=value_range, trust=False)
     if module.sha256 != sha256:
         raise RunError(
             f"{name} has changed since its bottlenecks were computed (sha256 "

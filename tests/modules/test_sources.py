@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hubretrain.cli import main
 from hubretrain.errors import ModuleError
-from hubretrain.modules import find_stored, network, resolve, store_folder
+from hubretrain.modules import UntrustedModuleError, find_stored, network, resolve, store_folder
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.catalogue import HubModule, described
 from hubretrain.modules.saved_model import tree_sha256
@@ -118,3 +120,46 @@ def test_a_half_deleted_store_or_cache_is_repaired(hub, small_module, caplog):
         left.unlink()
     assert tree_sha256(resolve(handle).folder) == module.sha256  # fetched again
     assert len(hub.requests) == n_requests + 2
+
+
+def test_a_download_from_outside_the_catalogue_is_asked_for_once_per_digest(kaggle, small_module):
+    handle = "kaggle:google/tiny/tensorFlow2/feature-vector/2"
+    asked: list[str] = []
+
+    def answer(sentence: str) -> bool:
+        asked.append(sentence)
+        return len(asked) > 1
+
+    sentence = r"is not of the catalogue \(sha256 \w{12}\), and a module is a program, which may"
+    for trust in (False, answer):
+        with pytest.raises(UntrustedModuleError, match=rf"^{handle} {sentence}"):
+            resolve(handle, trust=trust)
+        assert find_stored("google_tiny_tensorFlow2_feature-vector_2") is None
+    module = resolve(handle, trust=answer)
+    assert len(asked) == 2
+    shutil.rmtree(module.folder)
+    assert resolve(handle, trust=False).sha256 == tree_sha256(small_module)  # it was asked before
+
+
+def test_the_command_line_takes_such_a_download_only_with_trust(kaggle):
+    handle = "kaggle:google/tiny/tensorFlow2/feature-vector/2"
+    refused = CliRunner().invoke(main, ["modules", "fetch", handle])
+    assert refused.exit_code == 1
+    assert "if you trust it, run `hubretrain modules fetch` with --trust." in refused.stderr
+    taken = CliRunner().invoke(main, ["modules", "fetch", handle, "--trust"])
+    assert taken.exit_code == 0, taken.output
+    assert "5 features of 8 px" in taken.stdout
+
+
+def test_a_folder_an_archive_and_a_server_of_ones_own_are_warned_of_once_per_digest(
+    hub, small_module, caplog, tmp_path
+):
+    copy = shutil.copytree(small_module, tmp_path / "copy")
+    with caplog.at_level(logging.WARNING, "hubretrain"):
+        resolve(str(copy), trust=False)
+        assert "copy: a module is a program, which may read and write files" in caplog.text
+        caplog.clear()
+        resolve(str(small_module), trust=False)
+        stored = resolve(f"{hub.url}/google/tiny/1", trust=False)
+        resolve(str(stored.folder), trust=False)
+    assert "is a program" not in caplog.text
