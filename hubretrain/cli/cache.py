@@ -131,7 +131,7 @@ def fill(
     DATA is a folder of class folders, or of images that a table labels; by default data/ or the
     one data set in it. Rerunning the command computes only what is missing.
     """
-    from hubretrain.data.splitting import check_class_sizes
+    from hubretrain.data import refuse_small_classes
     from hubretrain.extraction import Cluster, Part, cache_bottlenecks
     from hubretrain.modules import resolve
 
@@ -155,8 +155,7 @@ def fill(
         )
         return
     if n_folds:
-        images = dataset.images
-        check_class_sizes(images["label"], images["group"], n_folds=n_folds, given=images["split"])
+        refuse_small_classes(dataset, n_folds, cache)
     results = cache_bottlenecks(
         dataset,
         [

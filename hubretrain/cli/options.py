@@ -114,7 +114,7 @@ def _param_type(hint: Any, described: Option) -> Any:
     if kind is Path:
         return click.Path(path_type=Path)
     if typing.get_origin(kind) is tuple:
-        return Numbers()
+        return str if typing.get_args(kind)[0] is str else Numbers()
     low = described.minimum if described.above is None else described.above
     high = described.maximum if described.below is None else described.below
     if low is None and high is None:

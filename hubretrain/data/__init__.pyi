@@ -1,5 +1,6 @@
 from .check import DataCheck as DataCheck
 from .check import check_dataset as check_dataset
+from .check import refuse_small_classes as refuse_small_classes
 from .dataset import ImageDataset as ImageDataset
 from .dataset import open_dataset as open_dataset
 from .dataset import reopen_dataset as reopen_dataset

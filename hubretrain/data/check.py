@@ -14,7 +14,7 @@ from hubretrain.data.image_table import cluster_names
 from hubretrain.data.images import MAX_PIXELS, read_headers, read_image
 from hubretrain.data.options import SplitOptions
 from hubretrain.data.quarantine import Quarantine
-from hubretrain.data.splitting import cut_parts, worst_deviation
+from hubretrain.data.splitting import check_class_sizes, cut_parts, worst_deviation
 from hubretrain.data.summarizing import (
     list_unreadable,
     random_split_leak,
@@ -29,6 +29,8 @@ from hubretrain.data.summary import FoldsSummary, Summary
 from hubretrain.errors import DataError, SplitError
 from hubretrain.files import write_json
 from hubretrain.progress import Bar
+
+_MANY = 10  # groups of a class per fold: so many are not joined to fewer than one
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,31 @@ def check_dataset(
         folds=_try_folds(images, names, options),
     )
     return DataCheck(summary, findings_of(summary), images)
+
+
+def refuse_small_classes(dataset: ImageDataset, n_folds: int, cache: Path) -> None:
+    """Refuse classes that are too small for folds and a test split, as a later fit would.
+
+    Where a class is near the limit, duplicates are searched, which may join its groups.
+
+    Args:
+        dataset: The images.
+        n_folds: Number of folds.
+        cache: The cache folder, where digests and near duplicates are kept.
+
+    Raises:
+        DataError: A file cannot be read.
+        SplitError: A class is too small.
+    """
+    images = dataset.images
+    check_class_sizes(images["label"], images["group"], n_folds=n_folds, given=images["split"])
+    if images.groupby("label")["group"].nunique().min() < _MANY * n_folds:
+        images = dataset.usable_images(cache)
+        near = dataset.near_duplicates(images["sha256"].tolist(), cache)
+        images = images[~images["sha256"].isin(list(near.unreadable))]
+        check_class_sizes(
+            images["label"], images["cluster"], n_folds=n_folds, given=images["split"]
+        )
 
 
 def _image_table(dataset: ImageDataset, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

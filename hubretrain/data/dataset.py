@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from hubretrain.data.classes import chosen_classes
+from hubretrain.data.groups import groups_from_paths, propose_groups
 from hubretrain.data.image_table import (
     cluster_names,
     read_digests,
@@ -27,12 +29,20 @@ from hubretrain.data.layouts import (
     image_folders,
 )
 from hubretrain.data.near_duplicates import NearDuplicates
-from hubretrain.data.options import NO_COLUMN, SplitOptions, TableOptions
+from hubretrain.data.options import NO_COLUMN, USUAL_COLUMNS, SplitOptions, TableOptions
 from hubretrain.data.splitting import cut_parts
-from hubretrain.data.tables import is_label_table, label_images
+from hubretrain.data.tables import (
+    is_label_table,
+    label_images,
+    labels_beside,
+    tables_beside,
+    with_groups_beside,
+)
 from hubretrain.errors import DataError
 
 Folder = str | os.PathLike[str]
+Record = dict[str, str | bool | int | list[str]]
+_ALWAYS = {"skip_unmatched", *(f"{role}_column" for role in USUAL_COLUMNS)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class ImageDataset:
     images: pd.DataFrame
     class_names: tuple[str, ...]
     grouped: bool = False
-    opened_with: dict[str, str | bool | list[str]] = field(default_factory=dict)
+    opened_with: Record = field(default_factory=dict)
 
     @property
     def labels(self) -> pd.Series:
@@ -180,19 +190,40 @@ def open_dataset(
     """
     root = Path(data) if data is not None else default_folder(Path("data"))
     roots = [root, *map(Path, more_roots)]
-    record: dict[str, str | bool | list[str]] = {}
+    _check_group_options(table)
+    record: Record = {}
     if labels is not None:
         folders = image_folders(roots, tables=False)
         record["labels"] = str(Path(labels).resolve())
-        images, columns = label_images(Path(labels), folders, table)
-        grouped = columns["group"] is not None
+        images, grouped = label_images(Path(labels), folders, table)
     else:
         folders = image_folders(roots)
         images, grouped = _recognised_images(root, folders, table)
-    record |= {**table.columns(), "skip_unmatched": table.skip_unmatched}
-    if table.remote:
-        record["remote"] = True
-    return _checked(folders, images, grouped, record)
+    if table.group_from not in (None, NO_COLUMN):
+        images, grouped = images.assign(group=groups_from_paths(images, table.group_from)), True
+    elif not grouped and labels is None and table.group_column != NO_COLUMN:
+        propose_groups(images, table.group_from)
+    record |= {**table.columns(), "skip_unmatched": table.skip_unmatched, **_extras(table)}
+    return _checked(folders, chosen_classes(images, table), grouped, record)
+
+
+def _check_group_options(table: TableOptions) -> None:
+    if table.group_from not in (None, NO_COLUMN) and table.group_column not in (None, NO_COLUMN):
+        raise DataError(
+            f"`group_column` is {table.group_column!r} and `group_from` is {table.group_from!r}; "
+            "expected one of them."
+        )
+
+
+def _extras(table: TableOptions) -> Record:
+    """Return the options that are recorded where they are given."""
+    names = [option.name for option in fields(TableOptions) if option.name not in _ALWAYS]
+    values = {name: getattr(table, name) for name in names}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value
+    }
 
 
 def reopen_dataset(data: Folder, opened_with: Mapping[str, Any]) -> ImageDataset:
@@ -229,7 +260,7 @@ def _recognised_images(
 ) -> tuple[pd.DataFrame, bool]:
     """Return the image table of folders, each with its own table or not, and whether grouped."""
     needed = {name: value for name, value in options.columns().items() if value != NO_COLUMN}
-    if needed and not any(folder.table for folder in folders):
+    if needed and not any(folder.table or tables_beside(folder.folder) for folder in folders):
         name, value = next(iter(needed.items()))
         raise DataError(f"{root}: `{name}` is {value!r}, but there is no table; name it: `labels`.")
     tables, grouped = [], False
@@ -237,10 +268,10 @@ def _recognised_images(
         if folder.table is None or (
             options.image_column is None and not is_label_table(folder.table)
         ):
-            tables.append(class_folders(folder))
-            continue
-        table, columns = label_images(folder.table, [folder], options, is_named=False)
-        grouped = grouped or columns["group"] is not None
+            table, has_groups = _without_known_table(folder, options)
+        else:
+            table, has_groups = label_images(folder.table, [folder], options, is_named=False)
+        grouped = grouped or has_groups
         tables.append(table.assign(split=folder.split) if folder.split else table)
     images = pd.concat(tables)
     if options.split_column == NO_COLUMN:  # nor the splits that folders are named after
@@ -248,11 +279,28 @@ def _recognised_images(
     return images, grouped
 
 
+def _without_known_table(folder: ImageFolder, options: TableOptions) -> tuple[pd.DataFrame, bool]:
+    """Return the image table of class folders, or by a table beside images that have none."""
+    error: DataError | None = None
+    images = pd.DataFrame()
+    try:
+        images = class_folders(folder)
+    except DataError as caught:
+        error = caught
+    if error is not None or images["label"].nunique() < 2:
+        labelled = labels_beside(folder, options)
+        if labelled is not None:
+            return labelled
+    if error is not None:
+        raise error
+    return with_groups_beside(images, folder, options)
+
+
 def _checked(
     folders: Sequence[ImageFolder],
     images: pd.DataFrame,
     grouped: bool,
-    record: dict[str, str | bool | list[str]],
+    record: Record,
 ) -> ImageDataset:
     """Return the data set of an image table, whose paths are relative to the first root."""
     roots = list(dict.fromkeys(folder.root for folder in folders))

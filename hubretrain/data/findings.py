@@ -185,7 +185,7 @@ def no_groups(summary: Summary) -> Iterator[Remark]:
         yield Remark(
             "No groups are given.",
             "If several images show one thing, such as a lesion or a patient, name the column "
-            "that identifies it with `group_column`.",
+            "that identifies it with `group_column`, or take it from paths with `group_from`.",
         )
 
 

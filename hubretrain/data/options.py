@@ -10,17 +10,32 @@ NO_COLUMN = "none"
 """Value of `group_column` and `split_column` that declines the usual column."""
 
 USUAL_COLUMNS = {
-    "image": ("path", "file_name", "image_id", "filename", "image"),
-    "label": ("label", "class", "dx", "labels"),
-    "group": ("group", "lesion_id", "patient_id", "subject_id"),
-    "split": ("split",),
+    "image": (
+        *("path", "file_name", "image_id", "image", "img", "file_path", "image_path", "img_path"),
+        *("image_name", "image_file", "file", "fname", "picture", "photo", "images", "image_index"),
+        *("isic_id", "id_code", "id"),
+    ),
+    "label": (
+        *("label", "class", "dx", "labels", "lbl", "category", "diagnosis", "target", "species"),
+        *("breed", "class_name", "label_name", "category_name", "class_label", "y", "class_id"),
+        *("label_id", "category_id", "finding_labels"),
+    ),
+    "group": (
+        *("group", "group_id", "patient_id", "patient", "subject_id", "subject", "case_id"),
+        *("lesion_id", "lesion"),
+    ),
+    "split": ("split", "subset", "partition", "set"),
 }
-"""Columns that are taken where none is named: the first that the table has."""
+"""Columns that are taken where none is named: the first that the table has, written in any case,
+with or without blanks, underscores and hyphens. Patients stand before lesions: a patient has
+several."""
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table of labels is read; a column that is not named is one of `USUAL_COLUMNS`.
+    """How a data set is read: the columns of its table, its groups and its classes.
+
+    A column that is not named is one of `USUAL_COLUMNS`.
 
     Attributes:
         image_column: Column with the image: a path below its folder, a file name or a file stem.
@@ -30,6 +45,13 @@ class TableOptions:
         split_column: Column with a given split: train, validation or test; `none`: ignore it,
             and that of folders too.
         skip_unmatched: Skip rows without a file and files without a row, instead of an error.
+        skip_unlabelled: Skip rows without a class, instead of an error.
+        group_from: Groups from the paths of images: `folder:-1`, the folder that an image is in,
+            `folder:0`, the first one; or a regular expression, whose first group, or else the
+            whole match, is the group. `none`: no groups.
+        exclude_class: Classes to leave out.
+        merge: Classes to merge or rename, such as `a,b=c`.
+        drop_small_classes: Leave out classes with fewer groups than these; after merging.
         remote: Read images at URLs also where a table was recognised by itself, not named.
 
     Examples:
@@ -60,6 +82,28 @@ class TableOptions:
         metavar="NAME",
     )
     skip_unmatched: bool = option(False, "Skip rows without a file and files without a row.")
+    skip_unlabelled: bool = option(False, "Skip rows of the table without a class.")
+    group_from: str | None = option(
+        None,
+        "Which images must stay together, from their paths: folder:-1, the folder that each is in; "
+        "folder:0, the first one; a regular expression, such as 'patient(\\d+)'; or none.",
+        metavar="REGEX|folder:N",
+    )
+    exclude_class: tuple[str, ...] = option(
+        (), "Class to leave out; may be repeated.", metavar="NAME", repeatable=True
+    )
+    merge: tuple[str, ...] = option(
+        (),
+        "Classes to merge or rename; may be repeated.",
+        metavar="A,B=C",
+        repeatable=True,
+    )
+    drop_small_classes: int | None = option(
+        None,
+        "Leave out classes with fewer groups (images, where there are none) than N.",
+        metavar="N",
+        minimum=1,
+    )
     remote: bool = option(
         False,
         "Read images over the network where a table that was recognised by itself names URLs.",

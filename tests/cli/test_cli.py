@@ -199,10 +199,14 @@ def test_a_class_too_small_for_the_folds_is_named(place, small_module):
         image.unlink()
     sentence = (
         "hubretrain: Class '2' has 3 groups of images, too few for 5 folds and a test split: ask "
-        "for at most 2 folds, merge the class with another or drop it.\n"
+        "for at most 2 folds, merge it with another by --merge or leave it out by --exclude-class "
+        "2.\n"
     )
     assert invoke("cache", "--module", small_module, code=1).stderr == sentence
     assert not (place / "cache").exists()
     invoke("cache", "--module", small_module, "--views", 1, "--folds", 0)
     assert sentence in invoke("fit", code=1).stderr
     invoke("fit", "--folds", 2)
+    out = invoke("cache", "--module", small_module, "--exclude-class", 2).stdout
+    assert "0 computed now" in out
+    invoke("fit", "--exclude-class", 2, "--run", "two")

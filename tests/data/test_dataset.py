@@ -145,11 +145,11 @@ def bad(tmp_path, case):
         elif case == "file without a row":
             write(root, "c/3.png")
         elif case == "no row matches":
-            columns["path"] = ["x.png", "y.png"]
+            columns["path"] = ["x/b2.png", "y.png"]
         elif case == "missing column":
             options["table"] = TableOptions(label_column="dx")
         elif case == "no image column":
-            columns["pix"] = columns.pop("path")
+            columns = {"pix": ["x.png", "y.png"], "label": ["p", "q"]}
         elif case == "two labels":
             columns = {"path": ["a/1.png", "a/1.png", "b/2.png"], "label": ["p", "q", "q"]}
         elif case == "empty label":
@@ -176,13 +176,19 @@ def bad(tmp_path, case):
         ("image outside class folders", r"1 images lie outside every class folder \(first: 3.png"),
         ("column without a table", r"`label_column` is 'x', but there is no table; name it"),
         ("missing table", r"none.csv does not exist; expected a table of labels"),
-        ("row without a file", r"1 of 3 rows have no file below .*'c.png'\); fix the table"),
+        (
+            "row without a file",
+            r"1 of 3 rows have no file below .*'c.png', nearest file: b/2.png\); fix",
+        ),
         ("file without a row", r"1 of 3 images have no row in .*c/3.png\); fix the table"),
-        ("no row matches", r"none of its 2 rows names an image below"),
+        (
+            "no row matches",
+            r"none of its 2 rows names an image below .* \(first: 'x/b2.png', nearest file: b/2",
+        ),
         ("missing column", r"has no column 'dx'; its columns are: path, label"),
         ("no image column", r"has no image column \(looked for path, .*name one: `image_column`"),
         ("two labels", r"a/1.png has two labels \('p' and 'q'\); keep one row"),
-        ("empty label", r"1 rows have an empty 'label' \(first: b/2.png\)"),
+        ("empty label", r"1 rows have an empty 'label' \(first: b/2.png\); .*`skip_unlabelled`"),
         ("path outside", r"'../../etc/passwd.png' lies outside the data set's folder"),
         ("ambiguous name", r"'same.png' could be a/same.png or b/same.png; write the path"),
         ("unknown split", r"'holdout' is no split; expected train, validation or test"),

@@ -11,6 +11,7 @@ groups out; this file prepares its task, and keeps what an earlier or a given sp
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,13 +192,40 @@ class _Task:
         n_folds = len(self.open_parts) - has_test
         wanted = f"{n_folds} folds" if n_folds > 1 else "training"
         wanted += " and a test split" * has_test
-        for name, n in zip(self.class_names, n_groups.tolist(), strict=True):
-            if 0 < n < len(self.open_parts):
-                fewer = f"ask for at most {n - has_test} folds, " if n - has_test >= 2 else ""
-                raise SplitError(
-                    f"Class {name!r} has {n} group{'s' * (n != 1)} of images, too few for "
-                    f"{wanted}: {fewer}merge the class with another or drop it."
-                )
+        small = {
+            name: n
+            for name, n in zip(self.class_names, n_groups.tolist(), strict=True)
+            if 0 < n < len(self.open_parts)
+        }
+        if small:
+            n_left = int((n_groups > 0).sum()) - len(small)
+            at_most = min(small.values()) - has_test
+            raise SplitError(_too_small(small, wanted, at_most, can_leave_out=n_left > 1))
+
+
+def _too_small(small: dict[str, int], wanted: str, at_most: int, *, can_leave_out: bool) -> str:
+    """Return a sentence on classes that are too small, and what to do.
+
+    Args:
+        small: Number of groups by class.
+        wanted: What they are too small for.
+        at_most: Number of folds that they are large enough for.
+        can_leave_out: Whether two other classes remain.
+    """
+    counts = {name: f"{n} group{'s' * (n != 1)}" for name, n in small.items()}
+    if len(small) == 1:
+        (name, n_groups), *_ = counts.items()
+        what, which, another = f"Class {name!r} has {n_groups} of images, too few", "it", "another"
+    else:
+        listed = ", ".join(f"{name!r} has {n_groups}" for name, n_groups in counts.items())
+        what, which, another = f"Classes are too small: {listed}, too few", "them", "others"
+    advice = [f"ask for at most {at_most} folds"] * (at_most >= 2)
+    advice.append(f"merge {which} with {another} by `merge`")
+    if can_leave_out:
+        names = " ".join(f"`exclude_class={shlex.quote(name)}`" for name in small)
+        advice.append(f"leave {which} out by {names}")
+    *firsts, last = advice
+    return f"{what} for {wanted}: {', '.join(firsts)}{' or ' * bool(firsts)}{last}."
 
 
 def cut_parts(

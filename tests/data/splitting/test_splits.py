@@ -175,14 +175,14 @@ def test_a_rare_class_is_in_every_part_even_if_the_test_split_is_small() -> None
             4,
             (
                 "Class 'rare' has 4 groups of images, too few for 5 folds and a test split: "
-                "ask for at most 3 folds, merge the class with another or drop it."
+                "ask for at most 3 folds or merge it with another by `merge`."
             ),
         ),
         (
             1,
             (
                 "Class 'rare' has 1 group of images, too few for 5 folds and a test split: "
-                "merge the class with another or drop it."
+                "merge it with another by `merge`."
             ),
         ),
     ],
@@ -343,3 +343,17 @@ def test_an_earlier_split_that_parts_copies_is_refused_with_their_names(tmp_path
         r"together, as one group or duplicates; remove the file to cut a new split\.$",
     ):
         cut_parts(table, tmp_path / "folds.csv", SplitOptions(n_folds=2))
+
+
+def test_all_classes_that_are_too_small_are_named_at_once_with_the_way_out() -> None:
+    table = table_of([(name, 1) for name in "abc" for _ in range(9)])
+    table = pd.concat([table, pd.DataFrame({"label": ["x y", "x y", "z"], "group": [-1, -2, -3]})])
+    with pytest.raises(SplitError) as caught:
+        split_images(table.label, table.group.astype(str))
+    assert str(caught.value) == (
+        "Classes are too small: 'x y' has 2 groups, 'z' has 1 group, too few for 5 folds and a "
+        "test split: merge them with others by `merge` or leave them out by `exclude_class='x y'` "
+        "`exclude_class=z`."
+    )
+    kept = table[~table["label"].isin(["x y", "z"])]
+    split_images(kept.label, kept.group.astype(str))

@@ -1,0 +1,105 @@
+"""Groups that stand in the paths of images: folders of patients, numbers in file names."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pandas as pd
+
+from hubretrain.data.layouts import SPLIT_NAMES
+from hubretrain.data.options import NO_COLUMN
+from hubretrain.errors import DataError
+from hubretrain.storage import is_remote
+
+logger = logging.getLogger(__name__)
+
+
+def groups_from_paths(images: pd.DataFrame, rule: str) -> pd.Series:
+    """Return the group of each image by its path; its own path where the rule gives none.
+
+    Args:
+        images: Columns path and label.
+        rule: `folder:N` or a regular expression, see `TableOptions.group_from`. A folder that is
+            named after the class of its images or a split is no group.
+
+    Raises:
+        DataError: The rule is none, or gives no image a group.
+    """
+    if match := re.fullmatch(r"folder:([+-]?\d+)", rule):
+        number = int(match[1])
+        groups = [
+            _folder(path, label, number)
+            for path, label in zip(images["path"], images["label"], strict=True)
+        ]
+    else:
+        try:
+            pattern = re.compile(rule)
+        except re.error as error:
+            raise DataError(
+                f"`group_from` is {rule!r}, which is no regular expression ({error}); expected "
+                "one, or folder:-1 for the folder that an image is in."
+            ) from None
+        groups = [_matched(pattern, path) for path in images["path"]]
+    n_without = groups.count("")
+    if n_without == len(groups):
+        raise DataError(
+            f"`group_from` {rule!r} gives none of the {len(groups)} images a group "
+            f"(first: {images['path'].iloc[0] if len(groups) else ''}); "
+            "check it against the path."
+        )
+    if n_without:
+        first = images["path"].iloc[groups.index("")]
+        logger.info(
+            "%d of %d images have no group by %r and are each their own (first: %s).",
+            *(n_without, len(groups), rule, first),
+        )
+    return pd.Series(
+        [group or path for group, path in zip(groups, images["path"], strict=True)],
+        images.index,
+        dtype=object,
+    )
+
+
+def _folder(path: str, label: str, number: int) -> str:
+    folders = path.split("/")[:-1]
+    index = number if number >= 0 else len(folders) + number
+    name = folders[index] if 0 <= index < len(folders) else ""
+    return "" if name in (label, "..") or name.lower() in SPLIT_NAMES else name
+
+
+def _matched(pattern: re.Pattern[str], path: str) -> str:
+    match = pattern.search(path)
+    if match is None:
+        return ""
+    return (match[1] if pattern.groups else match[0]) or ""
+
+
+def folders_below_classes(images: pd.DataFrame) -> tuple[int, str]:
+    """Return how many folders stand between classes and images, and one of them.
+
+    They may be patients. None counts where each class has one at most.
+
+    Args:
+        images: Columns path and label, the label being a folder.
+    """
+    below: dict[str, str] = {}
+    for path, label in zip(images["path"], images["label"], strict=True):
+        folders = [] if is_remote(path) else path.split("/")[:-1]
+        if label in folders and folders[-1] != label:
+            below.setdefault("/".join(folders), label)
+    if len(below) <= len(set(below.values())):
+        return 0, ""
+    return len(below), min(below)
+
+
+def propose_groups(images: pd.DataFrame, group_from: str | None) -> None:
+    """Log that folders below the classes may be groups, unless that was answered."""
+    n_folders, first = folders_below_classes(images)
+    if n_folders and group_from is None:
+        logger.info(
+            "Classes hold folders (%d, such as %s/), and each image counts as its own group; if "
+            "each folder is a patient, a lesion or a series, use `group_from=folder:-1`, else "
+            "`group_from=%s`.",
+            *(n_folders, first, NO_COLUMN),
+        )

@@ -1,0 +1,130 @@
+"""Tables that lie beside the images and that no option names: used, or the reason is logged."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from hubretrain.data.layouts import ImageFolder
+from hubretrain.data.options import NO_COLUMN, TableOptions
+from hubretrain.data.tables.columns import given_column, usual_column
+from hubretrain.data.tables.labelling import label_images, split_names
+from hubretrain.data.tables.matching import ImageIndex
+from hubretrain.data.tables.reading import TABLE_SUFFIXES, read_table
+from hubretrain.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def tables_beside(folder: Path) -> list[Path]:
+    """Return the tables that lie directly in a folder of images; a `.txt` is none."""
+    suffixes = set(TABLE_SUFFIXES) - {".txt"}
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def labels_beside(folder: ImageFolder, options: TableOptions) -> tuple[pd.DataFrame, bool] | None:
+    """Return the image table of a folder without class folders, by the table that lies in it.
+
+    Returns:
+        See `label_images`; None where no table, or more than one, labels the images.
+
+    Raises:
+        DataError: The table is not as expected, see `hubretrain.data.dataset.open_dataset`.
+    """
+    files = [file for file in tables_beside(folder.folder) if _labels_images(file, folder, options)]
+    if len(files) != 1:
+        return None
+    logger.info("%s labels the images.", files[0])
+    return label_images(files[0], [folder], options, is_named=False)
+
+
+def _labels_images(file: Path, folder: ImageFolder, options: TableOptions) -> bool:
+    try:
+        rows = read_table(file)
+        index = ImageIndex([folder], file)
+        image, label = (given_column(rows, file, options, r, index) for r in ("image", "label"))
+    except DataError:
+        return False
+    return image is not None and label is not None and index.names_images(rows[image])
+
+
+def with_groups_beside(
+    images: pd.DataFrame, folder: ImageFolder, options: TableOptions
+) -> tuple[pd.DataFrame, bool]:
+    """Return the image table of class folders with groups and splits of a table beside them.
+
+    The classes stay those of the folders. A table whose columns do not fit is not used, and the
+    log says why.
+
+    Args:
+        images: The image table of class folders.
+        folder: Their folder.
+        options: Columns, by default the usual ones.
+
+    Returns:
+        The image table, and whether it got groups.
+    """
+    for file in tables_beside(folder.folder):
+        try:
+            columns = _columns_beside(file, images, folder, options)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{file}").removeprefix(":").strip()
+            logger.info("%s is not used: %s", file, reason)
+            continue
+        taken = [f"{role}s from column {name!r}" for role, name in columns.attrs["names"].items()]
+        logger.info(
+            "%s: %s, for %d of %d images; classes are those of the folders.",
+            *(file, " and ".join(taken), len(columns), len(images)),
+        )
+        images = images.set_index("path", drop=False)
+        for role in columns.attrs["names"]:
+            values = columns[role][columns[role] != ""]
+            images.loc[values.index, role] = values
+        return images.reset_index(drop=True), "group" in columns.attrs["names"]
+    return images, False
+
+
+def _columns_beside(
+    file: Path, images: pd.DataFrame, folder: ImageFolder, options: TableOptions
+) -> pd.DataFrame:
+    """Return groups and splits of a table, by image path; `attrs["names"]` are their columns.
+
+    Raises:
+        DataError: It names no images, or holds no groups and no splits.
+    """
+    rows = read_table(file)
+    index = ImageIndex([folder], file)
+    image = given_column(rows, file, options, "image", index)
+    if image is None or not index.names_images(rows[image]):
+        raise DataError(
+            f"{file} no column with a usual name names its images; if one does, name the table "
+            "and the column: `labels`, `image_column`."
+        )
+    names = {role: given_column(rows, file, options, role, index) for role in ("group", "split")}
+    if (images["split"] != "").any():
+        del names["split"]
+    names = {role: name for role, name in names.items() if name is not None}
+    if not names:
+        label = usual_column(rows, "label")
+        advice = "; to take its classes, name it: `labels`" if label else ""
+        raise DataError(
+            f"{file} it has no column with a usual name for groups, such as patient_id; name one: "
+            f"`group_column`, or `group_column={NO_COLUMN}`{advice}."
+        )
+    paths = index.match(rows[image])
+    table = pd.DataFrame({role: rows[name] for role, name in names.items()}, dtype=object)
+    if "split" in table:
+        table["split"] = split_names(table["split"], file)
+    table = table.assign(path=paths)[paths.isin(images["path"])].drop_duplicates()
+    if (twice := table["path"].duplicated()).any():
+        path = table.loc[twice, "path"].iloc[0]
+        raise DataError(f"{file} {path} has two rows that differ; keep one row per image.")
+    table = table.set_index("path")
+    table.attrs["names"] = names
+    return table

@@ -1,0 +1,182 @@
+"""Which column of a table holds the image, the class, the group and the given split."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hubretrain.data.layouts import IMAGE_SUFFIXES, SPLIT_NAMES
+from hubretrain.data.options import NO_COLUMN, USUAL_COLUMNS, TableOptions
+from hubretrain.data.tables.matching import ImageIndex
+from hubretrain.data.tables.reading import has_header_row, read_table
+from hubretrain.errors import DataError
+
+logger = logging.getLogger(__name__)
+_PROBED = 100  # cells of a column that tell whether it names images
+_FLAGS = {"": 0, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+MULTI_HOT = " | "  # joins the classes of a row that has several ones
+
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """The columns of a table by what they hold, as text, one row per row of the table.
+
+    Attributes:
+        image: What names the image.
+        label: The class; its name is that of its column, or of several that are flags.
+        group: What must stay together, or None.
+        split: The given split, or None.
+    """
+
+    image: pd.Series
+    label: pd.Series
+    group: pd.Series | None
+    split: pd.Series | None
+
+
+def read_columns(file: Path, options: TableOptions, index: ImageIndex) -> LabelColumns:
+    """Read a table of labels and choose its columns.
+
+    Columns that are not named are those of `USUAL_COLUMNS`, whatever their case, blanks and
+    underscores. Without one, the image is in the column whose cells name images, and the class
+    in the only other column of text, or in several columns of flags. What was chosen other than
+    by its name is logged.
+
+    Raises:
+        DataError: There is no such table or column.
+    """
+    rows = read_table(file)
+    is_named = any(options.column_of(role) in rows.columns for role in USUAL_COLUMNS)
+    headerless = has_header_row(file) and not is_named and _names_image(rows, index)
+    if headerless:
+        rows = read_table(file, header=False)
+    image = given_column(rows, file, options, "image", index) or _by_content(rows, file, index)
+    group, split = (given_column(rows, file, options, role, index) for role in ("group", "split"))
+    label = given_column(rows, file, options, "label", index)
+    if label is not None:
+        labels = rows[label]
+    else:
+        others = [name for name in rows.columns if name not in (image, group, split)]
+        labels = _by_elimination(rows, file, others, is_first=headerless)
+    if headerless:
+        logger.info(
+            "%s has no header: column %s names the image, column %s the class.",
+            *(file, image, labels.name),
+        )
+    return LabelColumns(
+        rows[image],
+        labels,
+        rows[group] if group is not None else None,
+        rows[split] if split is not None else None,
+    )
+
+
+def normal(name: str) -> str:
+    """Return the name of a column without case, blanks, underscores and the like."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in folded if c.isalnum())
+
+
+def usual_column(rows: pd.DataFrame, role: str, index: ImageIndex | None = None) -> str | None:
+    """Return the column with a usual name for a role; of several for the image one that fits.
+
+    Args:
+        rows: The table.
+        role: One of `USUAL_COLUMNS`.
+        index: The images.
+    """
+    by_normal: dict[str, str] = {}
+    for name in rows.columns:
+        by_normal.setdefault(normal(str(name)), str(name))
+    names = [by_normal[n] for n in map(normal, USUAL_COLUMNS[role]) if n in by_normal]
+    if role == "image" and index is not None:
+        names = [n for n in names if index.names_images(rows[n][:_PROBED])] or names
+    if role == "split":  # `set` and the like may be something else
+        names = [n for n in names if n.strip() == "split" or _holds_splits(rows[n])]
+    return names[0] if names else None
+
+
+def _holds_splits(cells: pd.Series) -> bool:
+    return bool(set(cells.str.lower()) <= {"", *SPLIT_NAMES})
+
+
+def given_column(
+    rows: pd.DataFrame, file: Path, options: TableOptions, role: str, index: ImageIndex
+) -> str | None:
+    """Return the column that is named for a role, or has a usual name; None for none.
+
+    Raises:
+        DataError: The column that is named does not exist.
+    """
+    named = options.column_of(role)
+    if named is None:
+        return usual_column(rows, role, index)
+    if named in rows.columns:
+        return named
+    if named == NO_COLUMN and role in ("group", "split"):
+        return None
+    alike = [str(name) for name in rows.columns if normal(str(name)) == normal(named)]
+    if len(alike) != 1:
+        present = ", ".join(map(str, rows.columns))
+        raise DataError(f"{file} has no column {named!r}; its columns are: {present}.")
+    return alike[0]
+
+
+def _names_image(rows: pd.DataFrame, index: ImageIndex) -> bool:
+    """Return whether the names of columns are in truth a row, which names an image."""
+    if usual_column(rows, "image") is not None and usual_column(rows, "label") is not None:
+        return False
+    names = [str(name) for name in rows.columns]
+    if any(name.lower().endswith(tuple(IMAGE_SUFFIXES)) for name in names):
+        return True
+    return usual_column(rows, "image") is None and any(map(index.has, names))
+
+
+def _by_content(rows: pd.DataFrame, file: Path, index: ImageIndex) -> str:
+    fitting = [str(n) for n in rows.columns if index.names_images(rows[n][:_PROBED])]
+    if not fitting:
+        raise _no_column(rows, file, "image")
+    if not fitting[0].isdigit():
+        logger.info("%s: column %r names the images.", file, fitting[0])
+    return fitting[0]
+
+
+def _by_elimination(
+    rows: pd.DataFrame, file: Path, others: list[str], *, is_first: bool
+) -> pd.Series:
+    """Return the classes where no column has a usual name for them."""
+    if is_first and others:
+        return rows[others[0]]
+    flags = [name for name in others if set(rows[name].str.lower()) <= _FLAGS.keys()]
+    if len(flags) > 1:
+        logger.info("%s: the class is the one of these that is 1: %s.", file, ", ".join(flags))
+        return _one_hot(rows[flags])
+    texts = [
+        name
+        for name in others
+        if not name.startswith("column ") and pd.to_numeric(rows[name], "coerce").isna().any()
+    ]
+    if len(texts) == 1 == len([n for n in others if not n.startswith("column ")]):
+        logger.info("%s: column %r holds the class.", file, texts[0])
+        return rows[texts[0]]
+    raise _no_column(rows, file, "label")
+
+
+def _one_hot(flags: pd.DataFrame) -> pd.Series:
+    """Return the name of the column that is 1 in each row; blank for none, joined for several."""
+    ones = flags.apply(lambda cells: cells.str.lower().map(_FLAGS) == 1).to_numpy()
+    names = [MULTI_HOT.join(flags.columns[row]) for row in ones]
+    return pd.Series(names, flags.index, name=", ".join(flags.columns), dtype=object)
+
+
+def _no_column(rows: pd.DataFrame, file: Path, role: str) -> DataError:
+    present = ", ".join(map(str, rows.columns))
+    usual = ", ".join(USUAL_COLUMNS[role])
+    return DataError(
+        f"{file} has no {role} column (looked for {usual}); its columns are: "
+        f"{present}; name one: `{role}_column`."
+    )
