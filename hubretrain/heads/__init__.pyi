@@ -18,6 +18,7 @@ from .losses import Kind as Kind
 from .mlp import DECAYS as DECAYS
 from .mlp import MLPFitter as MLPFitter
 from .mlp import MLPOptions as MLPOptions
+from .path import Criterion as Criterion
 from .path import PathFitter as PathFitter
 from .projection import N_COMPONENTS as N_COMPONENTS
 from .projection import Projection as Projection

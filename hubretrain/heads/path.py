@@ -8,12 +8,14 @@ w / 2 and -w / 2, whose penalty is l2 / 2 * ||w||^2 / 2, so softmax needs `l2 = 
 
 The path starts at the largest l2, whose solution lies nearest to 0, and each solution starts the
 next. It ends once the validation loss has passed its minimum: weaker penalties overfit more, and
-they cost most of the time, for their problems are the worst conditioned.
+they cost most of the time, for their problems are the worst conditioned. Another criterion may have
+its minimum later: decisions may still improve where probabilities are too sure already. Where the
+best is at an end of the path, the path goes on beyond it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ import numpy.typing as npt
 from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
 from hubretrain.heads.features import Basis, FeatureBlocks
-from hubretrain.heads.heads import Heads
+from hubretrain.heads.heads import Heads, probabilities
 from hubretrain.heads.inputs import (
     ClassWeight,
     FitInputs,
@@ -36,6 +38,10 @@ from hubretrain.heads.solver import PathSolver, Solution, SolverOptions
 from hubretrain.heads.validation import Validation
 
 DEFAULT_MEMORY = 1 << 30  # bytes
+Criterion = Callable[[AnyArray], float]
+"""Function from probabilities (n_validated, n_classes) to a value, lower is better.
+
+Its unit is the least gain that counts."""
 ALL_IMAGES = -1  # the fold of heads that are fitted to all images
 NO_FOLDS = "There are no folds to refit heads of; the heads are fitted to all images already."
 
@@ -125,6 +131,8 @@ class PathFitter:
         *,
         mean_over_views: bool = False,
         advance: Callable[[int], None] | None = None,
+        beyond: Sequence[float] = (),
+        criterion: Criterion | None = None,
     ) -> HeadPath:
         """Fit the heads of all folds along the path, from the largest l2 to the smallest.
 
@@ -133,6 +141,9 @@ class PathFitter:
             patience: See `fit_path`.
             mean_over_views: See `fit_path`.
             advance: Function that is called after each l2 with the number of heads fitted.
+            beyond: Penalties outside of the range of `l2`, which the path goes on to where its end
+                is not past the best; they stand after `l2` in the result.
+            criterion: What else the path may not end before the best of.
         """
         inputs, n_weights, n_folds = self._inputs, len(self._class_weights), len(self._inputs.folds)
         objective, solver = self._problems(inputs.folds)
@@ -141,20 +152,25 @@ class PathFitter:
             self._rows,
             self._kind,
             self._class_weights,
-            l2,
+            np.append(l2, beyond),
             mean_over_views=mean_over_views,
         )
         is_validated = inputs.folds[0] != ALL_IMAGES
         validation = Validation(inputs, self._rows, self._kind) if is_validated else None
         early_stop = _EarlyStop(n_weights, patience)
         per_weight = len(objective.losses) // n_weights
-        for level in np.unique(l2)[::-1]:
-            solution = solver.advance(level, np.repeat(early_stop.active, per_weight))
-            heads = n_weights, n_folds, inputs.n_classes
+        heads = n_weights, n_folds, inputs.n_classes
+        start: AnyArray | None = None
+        for level, is_above in _levels(l2, np.asarray(beyond), early_stop):
+            active = np.repeat(early_stop.active, per_weight)
+            solution = solver.advance(level, active, start if is_above else None)
+            if start is None or is_above:
+                # Above the range the first starts from the largest within it, each from the last.
+                start = solution.unknowns
             self._fold_means.append(
                 (level, _of_rows(objective, solution).reshape(*heads, -1).mean(1))
             )
-            at = np.flatnonzero(l2 == level)
+            at = np.flatnonzero(path.l2 == level)
             raw, raw_bias = objective.raw_heads(solution.unknowns)
             path.fill(at, solution, raw.reshape(*heads, -1), raw_bias.reshape(heads))
             if validation is None:
@@ -162,10 +178,20 @@ class PathFitter:
             loss = validation.fill(path, at, objective, solution.unknowns)
             if advance:
                 advance(int(early_stop.active.sum()) * n_folds * len(at))
-            early_stop.update(loss)
-            if not early_stop.active.any():
-                break
+            early_stop.update(loss, self._values(criterion, path, at[0], early_stop.active))
         return path
+
+    def _values(
+        self, criterion: Criterion | None, path: HeadPath, at: int, active: BoolArray
+    ) -> FloatArray | None:
+        """Return the criterion of each class weight at one l2, NaN for one that is not active."""
+        if criterion is None:
+            return None
+        is_validated = np.isin(self._inputs.fold, self._inputs.folds)
+        values = np.full(len(active), np.nan)
+        for w in np.flatnonzero(active):
+            values[w] = criterion(probabilities(path.out_of_fold[is_validated, w, at], self._kind))
+        return values
 
     def refit(self, l2: npt.ArrayLike) -> Heads:
         """Fit heads to the images of all folds; `fit_folds` comes first.
@@ -263,11 +289,60 @@ class _EarlyStop:
 
     def __init__(self, n_weights: int, patience: int | None) -> None:
         self._patience = np.inf if patience is None else patience
-        self._best, self._since_best = np.full(n_weights, np.inf), np.zeros(n_weights, np.int64)
+        self._loss, self._value = (np.full(n_weights, np.inf) for _ in range(2))
+        self._first: FloatArray | None = None
+        self._since_best, self._n_levels = np.zeros(n_weights, np.int64), 0
+        self._best_at = np.zeros(n_weights, np.int64)
+        self._waits, self._may_wait = np.zeros(n_weights, bool), True
         self.active: BoolArray = np.ones(n_weights, dtype=bool)
 
-    def update(self, loss: FloatArray) -> None:
-        """Take the loss of each class weight at the next l2; NaN for one that is not active."""
-        self._since_best = np.where(loss < self._best, 0, self._since_best + 1)
-        self._best = np.fmin(self._best, loss)
-        self.active &= self._since_best < self._patience
+    def update(self, loss: FloatArray, value: FloatArray | None = None) -> None:
+        """Take what is validated of each class weight at the next l2; NaN for one not active.
+
+        Args:
+            loss: Log loss.
+            value: Criterion; it has its minimum where no later value is lower by 1. While none is
+                lower than the first by that much, nothing has been learned that could be lost, and
+                the path goes on to the end of its range.
+        """
+        is_better = loss < self._loss
+        self._loss = np.fmin(self._loss, loss)
+        if value is not None:
+            self._first = value if self._first is None else self._first
+            gains = (value <= self._value - 1) | (self._n_levels == 0)
+            self._value = np.where(gains, value, self._value)
+            is_better |= gains
+            self._waits = (self._value > self._first - 1) & self._may_wait
+        self._best_at = np.where(is_better, self._n_levels, self._best_at)
+        self._since_best = np.where(is_better | self._waits, 0, self._since_best + 1)
+        self._n_levels += 1
+        self.active = self.active & (self._since_best < self._patience)
+
+    def leave_range(self) -> None:
+        """Go on, now to weaker penalties than are asked for, with those that have learned."""
+        self.active = self.active & ~self._waits
+        self._may_wait = False
+
+    def turn(self) -> None:
+        """Go on, now to stronger penalties, with those whose best was the first."""
+        self.active = self._best_at == 0
+        self._since_best[:] = 0
+
+
+def _levels(
+    l2: FloatArray, beyond: FloatArray, early_stop: _EarlyStop
+) -> Iterator[tuple[float, bool]]:
+    """Yield the l2 to fit, and whether it lies above the range, until all paths have ended."""
+    below, above = np.unique(beyond[beyond < l2.min()])[::-1], np.unique(beyond[beyond > l2.max()])
+    phases: tuple[tuple[FloatArray, Callable[[], None] | None], ...] = (
+        (np.unique(l2)[::-1], None),
+        (below, early_stop.leave_range),
+        (above, early_stop.turn),
+    )
+    for levels, begin in phases:
+        if begin is not None:
+            begin()
+        for level in levels:
+            if not early_stop.active.any():
+                break
+            yield level, levels is above

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray, BoolArray, Float32Array
-from hubretrain.evaluation import DecisionRule
-from hubretrain.heads import HeadPath, Kind, probabilities
+from hubretrain.evaluation import METRICS, DecisionRule
+from hubretrain.heads import Criterion, HeadPath, Kind, probabilities
 
 LAST_LAYER, ALL_LAYERS = "last", "all"
 VIEW_0, ALL_VIEWS = "view 0", "all views"
@@ -47,6 +47,37 @@ class Position(NamedTuple):
     source: Source
     class_weight: int
     l2: int
+
+
+def stopping_criterion(
+    metric: str, labels: AnyArray, priors: AnyArray, strengths: Sequence[float]
+) -> Criterion | None:
+    """Return what the paths of heads may not end before the best of, besides the log loss.
+
+    It is the metric of choice with the best of the strengths of adjustment. A gain counts from half
+    a standard error of a share of 1 / 2 on, so that chance does not prolong the paths, of as many
+    images as the metric rests on: all, or K^2 / sum_c 1 / n_c of a mean over K classes.
+
+    Args:
+        metric: Name of the metric of choice.
+        labels: int (n_validated,).
+        priors: Share of each class, for the adjustment.
+        strengths: Strengths of adjustment; (0,) for none.
+    """
+    of = METRICS[metric]
+    if not of.is_share:
+        return None
+    rules = [DecisionRule(float(s), tuple(priors.tolist())) for s in strengths]
+    n_per_class = np.bincount(labels)[np.unique(labels)]
+    n = len(labels)
+    if of.is_mean_over_classes:
+        n = len(n_per_class) ** 2 / (1 / n_per_class).sum()
+    scale = (-4 if of.higher_is_better else 4) * np.sqrt(n)
+
+    def criterion(probs: AnyArray) -> float:
+        return min(scale * float(of.function(rule.adjust(probs), labels, None)) for rule in rules)
+
+    return criterion
 
 
 class Candidates:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
@@ -219,6 +220,7 @@ class ModuleComparison:
             self._on_ties(board),
             self._on_layers(),
             self._on_networks(),
+            self._on_penalties(),
             self._on_optimism(),
         )
         return tuple(sentence for sentence in sentences if sentence)
@@ -268,6 +270,24 @@ class ModuleComparison:
             return ""
         are = "1 module that ties" if n_modules == 1 else f"{n_modules} modules that tie"
         return f"The {are} with the best by linear heads got an mlp, too, in {sum(seconds):,.0f} s."
+
+    def _on_penalties(self) -> str:
+        """Return whose best head has the largest or the smallest penalty of those compared."""
+        at_end = []
+        for result in self.modules:
+            chosen, table = result.about["chosen"], result.candidates
+            alike = ("layers", "trained_on", "head", "class_weight")
+            is_alike = np.all([table[name] == chosen[name] for name in alike], axis=0)
+            penalties = table.loc[is_alike, "l2"]
+            if len(set(penalties)) > 1 and chosen["l2"] in (penalties.min(), penalties.max()):
+                name = "decay" if chosen["head"] == MLP else "l2"
+                at_end.append(f"{result.module} ({name} {chosen['l2']:g})")
+        if not at_end:
+            return ""
+        return (
+            f"At an end of the penalties that were compared, so that others may be better: the "
+            f"head of {', '.join(at_end)}; `l2` compares others for linear heads."
+        )
 
     def _on_optimism(self) -> str:
         metric = self.sweep.metric

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.bottlenecks import Bottlenecks, cached_views
-from hubretrain.evaluation import class_priors
+from hubretrain.evaluation import METRICS, class_priors
 from hubretrain.heads import (
     DECAYS,
     TRAIN_ONLY,
@@ -41,6 +41,7 @@ from hubretrain.screening.candidates import (
     VIEW_0,
     Position,
     Source,
+    stopping_criterion,
 )
 from hubretrain.screening.sweep import MLP, Sweep
 from hubretrain.screening.transferability import transfer_scores
@@ -175,7 +176,10 @@ class ModuleFitting:
         sources = [Source(*of, kind) for of in self._sources for kind in sweep.kinds if kind != MLP]
         if MLP in sweep.kinds:
             sources.append(Source(*self._sources[-1], MLP))
-        n_heads = [n_folds * len(self._weights(s)) * len(self._penalties(s)) for s in sources]
+        n_heads = [
+            n_folds * len(self._weights(s)) * len((*self._penalties(s), *self._beyond(s)))
+            for s in sources
+        ]
         with Bar(what, sum(n_heads), "heads") as bar:
             for n_done, source in zip(np.cumsum(n_heads).tolist(), sources, strict=True):
                 self.paths[source] = self._fitted(source, bar)
@@ -194,7 +198,19 @@ class ModuleFitting:
             return networks.fit_folds(penalties, advance=bar.advance)
         heads = PathFitter(inputs, features, source.kind, weights, SolverOptions(), bases)
         self._fitters[source] = heads
-        return heads.fit_folds(penalties, PATIENCE, advance=bar.advance)
+        is_of_decision = METRICS[self.sweep.metric].is_of_decision
+        return heads.fit_folds(
+            penalties,
+            PATIENCE,
+            advance=bar.advance,
+            beyond=self._beyond(source),
+            criterion=stopping_criterion(
+                self.sweep.metric,
+                self.labels[self.validated],
+                self.priors,
+                self.sweep.strengths if is_of_decision else (0.0,),
+            ),
+        )
 
     def _weights(self, source: Source) -> tuple[ClassWeight, ...]:
         """Return the class weights that are compared: of networks none, where that is one."""
@@ -203,6 +219,9 @@ class ModuleFitting:
 
     def _penalties(self, source: Source) -> tuple[float, ...]:
         return DECAYS if source.kind == MLP else self.sweep.l2
+
+    def _beyond(self, source: Source) -> tuple[float, ...]:
+        return () if source.kind == MLP else self.sweep.l2_beyond
 
     def averaged(self, position: Position) -> Float32Array:
         """Return out-of-fold probabilities of a head, averaged over `n_views_averaged` views.

@@ -10,6 +10,8 @@ from hubretrain.option_fields import check_options, option
 
 ClassWeightByName = str | dict[str, float] | None
 L2 = tuple(10.0 ** (k / 2) for k in range(11))  # 1 / C of scikit-learn
+L2_BEYOND = tuple(10.0 ** (k / 2) for k in (*range(-8, 0), *range(11, 17)))
+"""Where the default penalties go on to if the best is at an end of them."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class ScreenOptions:
         adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
             for decisions whose metric is a mean over classes, else none: the top-1 class is the
             rule of the best accuracy.
-        l2: Penalties to compare, 1 / C of scikit-learn.
+        l2: Penalties to compare, 1 / C of scikit-learn; the default ones go on where the best is at
+            an end of them.
         views: Whether to train on all cached views too, besides view 0 only.
         layers: `last` for the features of the last layer, `all` for those of every layer; by
             default both are compared where they are cached.
@@ -63,7 +66,8 @@ class ScreenOptions:
     )
     l2: tuple[float, ...] = option(
         L2,
-        "L2 penalties to compare, 1 / C of scikit-learn. By default 11 from 1 to 100,000.",
+        "L2 penalties to compare, 1 / C of scikit-learn. By default 11 from 1 to 100,000, and "
+        "more of them where the best is at an end.",
         metavar="L2",
     )
     views: bool = option(True, "Compare training on all cached views with training on view 0.")

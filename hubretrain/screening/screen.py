@@ -47,9 +47,8 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
         n_views = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
     columns = ["sha256", "class_index", "fold", "cluster"]
     table = images[columns].assign(n_views=images["sha256"].map(n_views))
-    everything = json.dumps(
-        [attributes, asdict(sweep), PATIENCE, N_PARTS, DECAYS, N_COMPONENTS], default=str
-    )
+    constants = [sweep.l2_beyond, PATIENCE, N_PARTS, DECAYS, N_COMPONENTS]
+    everything = json.dumps([attributes, asdict(sweep), *constants], default=str)
     digest = hashlib.sha256(everything.encode())
     digest.update(table.to_csv(index=False).encode())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from hubretrain.errors import HeadError
 from hubretrain.evaluation import METRICS, STRENGTHS
 from hubretrain.heads import ClassWeight, Kind
 from hubretrain.screening.candidates import ALL_LAYERS, ALL_VIEWS, LAST_LAYER, VIEW_0
-from hubretrain.screening.options import L2, ClassWeightByName, ScreenOptions
+from hubretrain.screening.options import L2, L2_BEYOND, ClassWeightByName, ScreenOptions
 
 Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
@@ -91,6 +91,11 @@ class Sweep:
     layers: tuple[str, ...] = (LAST_LAYER, ALL_LAYERS)
     kinds: tuple[Kind, ...] = LINEAR
     mlp_where_tied: bool = False
+
+    @property
+    def l2_beyond(self) -> tuple[float, ...]:
+        """Penalties that the default ones go on to; none of those that the user has named."""
+        return L2_BEYOND if self.l2 == L2 else ()
 
     @classmethod
     def of(cls, options: ScreenOptions, class_names: tuple[str, ...], labels: AnyArray) -> Sweep:

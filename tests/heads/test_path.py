@@ -42,6 +42,66 @@ def test_a_path_ends_once_its_validation_loss_rises():
     assert np.isnan(short.objective[..., last + 1 :]).all()
 
 
+def fitter_of(features, labels, folds):
+    inputs = FitInputs.checked([features], labels, int(labels.max()) + 1, folds)
+    rows = FeatureBlocks(inputs.parts, inputs.row_image, standardize=True, memory=1 << 28)
+    return PathFitter(inputs, rows, "softmax", (None,), SolverOptions())
+
+
+def weak_signal(n_images, n_factors, strength, seed):
+    """Return images whose class lies where few of their features vary, below strong factors."""
+    rng = np.random.default_rng(seed)
+    labels, folds = np.arange(n_images) % 2, np.arange(n_images) // 2 % 5
+    factors = rng.normal(size=(n_images, n_factors)) @ rng.normal(size=(n_factors, 300))
+    sign = np.sign(rng.normal(size=300)) * (2 * labels - 1)[:, None]
+    noise = strength * rng.normal(size=(n_images, 300))
+    return (
+        (factors / np.sqrt(n_factors) + noise + strength * sign).astype(np.float32),
+        labels,
+        folds,
+    )
+
+
+def test_a_path_does_not_end_before_the_best_of_another_criterion():
+    reached, whole = [], []
+    for seed in range(3):
+        features, labels, folds = weak_signal(120, 60, 0.04, seed)
+        l2 = np.logspace(5, 0, 11)
+
+        def accuracy(probs, labels=labels):
+            return (probs.argmax(axis=1) == labels).mean()
+
+        def criterion(probs, accuracy=accuracy):
+            return -4 * np.sqrt(120) * accuracy(probs)
+
+        fitter = fitter_of(features, labels, folds)
+        of_patience = fitter.fit_folds(l2, 2, criterion=criterion)
+        of_all = fitter_of(features, labels, folds).fit_folds(l2, None)
+        for path, best in ((of_patience, reached), (of_all, whole)):
+            n_fitted = int((~path.stopped_early[0, 0]).sum())
+            best.append(max(accuracy(path.out_of_fold[:, 0, i]) for i in range(n_fitted)))
+    # What counts as a gain is half a standard error: 1 / 4 / sqrt(120).
+    assert np.mean(reached) > np.mean(whole) - 0.25 / np.sqrt(120)
+
+
+def test_a_path_goes_on_beyond_an_end_where_it_is_best():
+    features, labels, folds = weak_signal(200, 5, 0.5, 0)  # separable: weak penalties are best
+    fitter, l2 = fitter_of(features, labels, folds), np.array([1e5, 1e4])
+    path = fitter.fit_folds(l2, 2, beyond=(1e2, 1e3, 1e6))
+    assert path.l2.tolist() == [1e5, 1e4, 1e2, 1e3, 1e6]
+    assert path.stopped_early[0, 0].tolist() == [False, False, False, False, True]
+    direct = fitter_of(features, labels, folds).fit_folds(path.l2[:4], None)
+    np.testing.assert_array_equal(path.objective[..., :4], direct.objective)
+    noise = np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
+    fitter = fitter_of(noise, labels, folds)
+    path = fitter.fit_folds(np.array([1e2, 1e1, 1.0]), 2, beyond=(1e-1, 1e3, 1e4))
+    assert path.stopped_early[0, 0].tolist() == [False, False, False, True, False, False]
+    loss = path.validation_loss.mean(axis=(0, 1))
+    assert loss[5] < loss[4] < loss[0]
+    direct = fitter_of(noise, labels, folds).fit_folds(np.array([1e4, 1e3]), None)
+    np.testing.assert_allclose(path.objective[0, :, [5, 4]].T, direct.objective[0], rtol=1e-6)
+
+
 def test_the_order_of_l2_does_not_matter():
     features, labels, folds = blobs()
     options = {"kind": "softmax", "n_classes": 3, "folds": folds, "patience": None}

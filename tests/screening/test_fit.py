@@ -28,6 +28,7 @@ from hubretrain.run_tables import CANDIDATES, LEADERBOARD, OUT_OF_FOLD, PER_CLAS
 from hubretrain.runs import Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
+from hubretrain.screening.options import L2 as L2_DEFAULT
 from tests.samples import write_digits
 
 L2 = (1.0, 10.0, 100.0)
@@ -373,6 +374,19 @@ def test_the_best_by_estimate_leads_the_shortlist_and_what_the_cheapest_loses_is
     assert loss < float(said[2]) < 15
     assert found.run.fit.shortlist == ("dear", "cheap")
     assert fit(place, "one", top=1).run.fit.shortlist == ("dear",)
+
+
+def test_a_choice_at_an_end_of_the_penalties_is_told_and_the_default_ones_go_on(place):
+    found = fit(place, l2=(1e5, 1e4))
+    (note,) = (note for note in found.notes if "At an end" in note)
+    assert "the head of pixels (l2 10000); `l2` compares others" in note
+    rng = np.random.default_rng(0)
+    for image in (place / "digits").glob("*/*.png"):  # what no module tells: the largest l2 is best
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(image)
+    shutil.rmtree(place / "cache")
+    write_cache(place / "digits", place / "cache")
+    table = CANDIDATES.read(fit(place, "noise", l2=L2_DEFAULT, metric="log_loss").run.folder)
+    assert table["l2"].max() > max(L2_DEFAULT)
 
 
 def test_of_equal_modules_the_cheaper_comes_first(place):
