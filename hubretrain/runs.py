@@ -196,6 +196,8 @@ class OrderRecord:
         regret: By how much the best fine-tuned module beats the one that screening put first,
             in the metric's unit, at least 0.
         metric: Name of the metric.
+        regret_ends: 95 % interval of the regret, paired on the validation fold; None where it is 0
+            or predictions are missing. The best was chosen by that fold, which favours it.
     """
 
     screening: tuple[str, ...]
@@ -203,6 +205,7 @@ class OrderRecord:
     kendall_tau: float | None
     regret: float
     metric: str
+    regret_ends: tuple[float, float] | None = None
 
 
 FINE_TUNED, HEAD = "fine-tuned", "head"
@@ -241,6 +244,8 @@ class FineTuneRecord:
             head or the ensemble is better.
         order: Whether the order of the screening held; None for fewer than two modules.
         exported: Which model is exported; None where there was none.
+        test_looked_at: Each different look at the test split: module name to the identity of the
+            fine-tuned model.
         versions: Library name to its version.
     """
 
@@ -248,6 +253,7 @@ class FineTuneRecord:
     chosen: str | None = None
     order: OrderRecord | None = None
     exported: ExportedRecord | None = None
+    test_looked_at: tuple[Mapping[str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
     def to_json(self) -> dict[str, Any]:
@@ -385,6 +391,30 @@ class Run:
         """
         stage = self._stages().get("finetune")
         return FineTuneRecord() if stage is None else self._record(FineTuneRecord, stage)
+
+    def looks_at_test(self) -> str:
+        """Return a sentence on the looks at the test split so far, '' for one at most."""
+        fit = len(self.fit.test_looked_at) if self.is_fitted else 0
+        finetune = len(self.finetune.test_looked_at)
+        if fit + finetune < 2:
+            return ""
+        return (
+            f"The test split of this run was looked at {fit + finetune} times (fit {fit}, finetune "
+            f"{finetune}): what is chosen by these figures looks better than it is."
+        )
+
+    def refuse_new_split(self) -> None:
+        """Raise if a model of the run was fine-tuned, so that a new test split is not unseen.
+
+        Raises:
+            RunError: There is a fine-tuning, finished or not.
+        """
+        folders = sorted(path.parent.name for path in self.folder.glob("finetune/*/options.json"))
+        if names := folders or list(self.finetune.modules):
+            raise RunError(
+                f"{self.folder} holds fine-tunings ({', '.join(names)}), which trained on images "
+                "that a new test split would take; choose another `run` for a new split."
+            )
 
     def write_fit(self, record: FitRecord) -> None:
         """Put the record of a fit into `run.json`, leaving the other stage as it is."""

@@ -66,8 +66,8 @@ def test_a_fit_is_read_as_it_was_written_whatever_its_names(run, name):
 def test_fine_tuning_is_read_as_it_was_written_and_leaves_the_fit_as_it_is(run):
     run.write_fit(fit_record())
     fit = run.fit
-    order = OrderRecord(("a", "2024"), ("2024", "a"), None, 0.25, "accuracy")
-    record = FineTuneRecord({"2024": tuned_record()}, "2024", order)
+    order = OrderRecord(("a", "2024"), ("2024", "a"), None, 0.25, "accuracy", (-0.25, 0.5))
+    record = FineTuneRecord({"2024": tuned_record()}, "2024", order, None, ({"2024": "identity"},))
     run.write_finetune(record)
     assert (run.fit, run.finetune) == (fit, record)
     run.write_fit(fit_record(seed=1))

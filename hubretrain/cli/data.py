@@ -149,7 +149,10 @@ def split(
     from hubretrain.runs import Run
 
     dataset = source.open()
-    file = Run(run or RUNS / dataset.name).folds_file
+    of_run = Run(run or RUNS / dataset.name)
+    file = of_run.folds_file
+    if overwrite or not file.exists():
+        of_run.refuse_new_split()
     images = dataset.split(options, folds_file=None if overwrite else file, cache=cache)
     write_folds(file, images.assign(group=images["cluster"]))
     counts = part_table(images["fold"], images["label"])

@@ -139,6 +139,8 @@ def finetune(
     )
     for result in results:
         _show(result, of_run.fit.metric)
+    if any(result.test for result in results) and (looks := of_run.looks_at_test()):
+        click.echo(looks)
     _show_choice(of_run, results)
     if diverged := [result.diverged for result in results if result.diverged]:
         from hubretrain.errors import RunError
@@ -238,7 +240,11 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
 
         tau, regret = order.kendall_tau, order.regret
         is_share = METRICS[order.metric].is_share
-        lost = f"{100 * regret:.1f} points" if is_share else f"{regret:.3f}"
+        scale, digits = (100, 1) if is_share else (1, 3)
+        lost = f"{scale * regret:.{digits}f}{' points' if is_share else ''}"
+        if order.regret_ends is not None:
+            low, high = (scale * end for end in order.regret_ends)
+            lost += f" (95 % {low:+.{digits}f} to {high:+.{digits}f}, by the fold that chose)"
         held = "held" if order.screening == order.finetuned else "did not hold"
         click.echo(
             f"By {order.metric.replace('_', ' ')} on the validation fold the screening order "

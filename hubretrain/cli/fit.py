@@ -99,6 +99,8 @@ def fit(
     for note in screening.notes:
         click.echo(in_flags(note))
     print_leaderboard(screening.leaderboard, screening.metric)
+    if looks := screening.run.looks_at_test():
+        click.echo(looks)
     if len(screening.effects):
         click.echo("What the options are worth; the intervals hold together at 95 %:")
     for sentence in screening.effects["sentence"]:

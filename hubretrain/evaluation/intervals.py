@@ -78,14 +78,14 @@ class Resampled(NamedTuple):
             are compared share the resamples.
         n_groups: Number of groups that the spread rests on; see `effective_groups`.
         widening: Factor that makes the bootstrap's standard error unbiased, see
-            `bootstrap_widening`; None for that of a mean over `n_groups` groups.
+            `bootstrap_widening`; at least that of a mean over `n_groups` groups is taken.
     """
 
     metric: str
     estimate: float
     per_resample: FloatArray
     n_groups: float
-    widening: float | None = None
+    widening: float = 1.0
 
 
 class Interval(NamedTuple):
@@ -156,9 +156,7 @@ def resample(
     return Resampled(metric, estimate, values, n_groups, widening)
 
 
-def _half_width(
-    confidence: float, n_groups: float, widening: float | None, sides: int = 2
-) -> float:
+def _half_width(confidence: float, n_groups: float, widening: float, sides: int = 2) -> float:
     """Return the half width of a confidence interval, in bootstrap standard errors.
 
     It is Student's quantile for n - 1 degrees of freedom, at least 1, times what makes the
@@ -168,9 +166,10 @@ def _half_width(
     return float(stats.t.isf((1 - confidence) / sides, freedom)) * _factor(n_groups, widening)
 
 
-def _factor(n_groups: float, widening: float | None) -> float:
+def _factor(n_groups: float, widening: float) -> float:
+    """Return what makes a standard error unbiased: at least that of a mean over so many groups."""
     n = max(n_groups, 2.0)
-    return float(np.sqrt(n / (n - 1))) if widening is None else widening
+    return max(widening, float(np.sqrt(n / (n - 1))))
 
 
 def _check_confidence(confidence: float) -> None:

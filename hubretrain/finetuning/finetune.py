@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from hubretrain.finetuning.result import (
     exported_candidate,
     fitted_candidates,
     order_of,
+    regret_ends,
     screening_metric,
     with_fine_tuned,
 )
@@ -275,7 +278,11 @@ def _keep(
 ) -> None:
     """Put a module into `run.json`, and export the best model of the run."""
     # Read again, as another process may have added a module while this one trained.
-    records = {**run.finetune.modules, result.module: record}
+    earlier = run.finetune
+    records = {**earlier.modules, result.module: record}
+    looks = _looks(earlier, result, record)
+    # Whatever fails from here on: the figures may have been seen by then.
+    run.write_finetune(replace(earlier, test_looked_at=looks))
     metric = fit.metric
     on_validation = {
         name: other.validation[metric][0]
@@ -285,6 +292,9 @@ def _keep(
     screening = screening_metric(LEADERBOARD.read(run.folder), fit.modules, metric)
     finetuned = {name: score for name, score in on_validation.items() if name in screening}
     order = order_of(screening, finetuned, metric) if len(finetuned) > 1 else None
+    if order is not None:
+        images = module.parts["validation"]
+        order = replace(order, regret_ends=regret_ends(run, records, order, images, fit.seed))
     best, exported = _best(run, fit, module, [*records], export)
     if best is module.candidate:
         module.export(result)
@@ -293,8 +303,20 @@ def _keep(
         head = None if is_ensemble else best.module
         export_run(run, head=head, ensemble=is_ensemble, output=run.export_folder)
     chosen = best.module if best.kind == FINE_TUNED else None
-    run.write_finetune(FineTuneRecord(records, chosen, order, exported))
+    run.write_finetune(FineTuneRecord(records, chosen, order, exported, looks))
     LEADERBOARD.write(run.folder, with_fine_tuned(LEADERBOARD.read(run.folder), records))
+
+
+def _looks(
+    earlier: FineTuneRecord, result: FineTuneResult, record: FineTunedModuleRecord
+) -> tuple[Mapping[str, str], ...]:
+    """Return each different look at the test split: those so far, and this if it is new."""
+    looks = earlier.test_looked_at
+    if not result.test:
+        return looks
+    model = json.dumps([record.identity, record.kept_epoch], sort_keys=True, default=str)
+    look = {result.module: hashlib.sha256(model.encode()).hexdigest()}
+    return looks if look in looks else (*looks, look)
 
 
 def _best(

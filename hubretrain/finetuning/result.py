@@ -26,7 +26,12 @@ from hubretrain.evaluation import (
 from hubretrain.export import Export
 from hubretrain.files import file_sha256
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, ModuleHeads
-from hubretrain.run_tables import ENSEMBLE, EXPORTED_VALIDATION, OUT_OF_FOLD
+from hubretrain.run_tables import (
+    ENSEMBLE,
+    EXPORTED_VALIDATION,
+    OUT_OF_FOLD,
+    VALIDATION_PREDICTIONS,
+)
 from hubretrain.runs import (
     FINE_TUNED,
     HEAD,
@@ -382,6 +387,37 @@ def order_of(
         regret=max(second) - second[names.index(chosen)],
         metric=metric,
     )
+
+
+def regret_ends(
+    run: Run,
+    records: Mapping[str, FineTunedModuleRecord],
+    order: OrderRecord,
+    images: pd.DataFrame,
+    seed: int,
+) -> tuple[float, float] | None:
+    """Return the paired 95 % interval of the regret of an order; see `OrderRecord`.
+
+    Args:
+        run: The run, which holds the predictions of its fine-tuned modules.
+        records: Module name to its result.
+        order: The order.
+        images: Validation fold: path, sha256, class_index, cluster.
+        seed: Random seed of the resamples.
+    """
+    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
+    evaluator, pair = Evaluator.if_grouped(labels, groups, seed), []
+    for name in (order.finetuned[0], order.screening[0]):
+        record = records[name]
+        probs = _probs_of(VALIDATION_PREDICTIONS.read(run.finetune_folder(name)), images)
+        if probs is None or evaluator is None or order.regret == 0:
+            return None
+        rule = DecisionRule(record.adjust, record.priors).at_temperature(record.temperature)
+        pair.append(Predictions(probs, rule.adjust(probs)).of(order.metric))
+    assert evaluator is not None
+    change = evaluator.effect([(pair[0], pair[1])], order.metric)
+    ends = round(change.low, 6), round(change.high, 6)
+    return ends if METRICS[order.metric].higher_is_better else (-ends[1], -ends[0])
 
 
 def _best_first(names: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:

@@ -134,7 +134,8 @@ def table(run_data: RunData) -> list[tuple[str, str]]:
         ("l2", ", ".join(f"{l2:g}" for l2 in fit.l2)),
         ("class weights", _json(fit.class_weights)),
         ("logit adjustment", _json(fit.adjust)),
-        ("evaluations on the test split", f"{len(fit.test_looked_at):,}"),
+        ("looks at the test split by fit", f"{len(fit.test_looked_at):,}"),
+        ("looks at the test split by finetune", f"{len(run_data.finetune.test_looked_at):,}"),
     ]
     for name, record in run_data.finetune.modules.items():
         rows.append((f"fine-tuning of {name}", _json(record.identity)))

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.errors import CacheError
+from hubretrain.evaluation import METRICS
 from hubretrain.report import charts, feature_map
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import OUT_OF_FOLD, RunData
@@ -129,6 +130,7 @@ def training(run_data: RunData, training_charts: dict[str, dict[str, Chart]]) ->
             "module": module,
             "before": _estimate_text(record.head_test.get(metric), metric),
             "after": _estimate_text(record.test.get(metric), metric),
+            "gain": _gain_text(record.over_head.get("test"), metric),
             "kept_epoch": str(record.kept_epoch or "none improved on the head"),
         }
         for module, record in run_data.finetune.modules.items()
@@ -140,14 +142,25 @@ def training(run_data: RunData, training_charts: dict[str, dict[str, Chart]]) ->
     return {"training": legends, "fine_tuned": rows, "order": _order(run_data.finetune.order)}
 
 
+def _gain_text(gain: tuple[float, float, float] | None, metric: str) -> dict[str, str] | None:
+    if gain is None:
+        return None
+    scale, digits = (100, 1) if METRICS[metric].is_share else (1, 3)
+    value, low, high = (f"{scale * number:+.{digits}f}" for number in gain)
+    return {"value": value, "ends": f"{low} to {high}"}
+
+
 def _order(order: OrderRecord | None) -> dict[str, Any] | None:
     if order is None:
         return None
     tau, metric = order.kendall_tau, formatting.metric_name(order.metric)
     sentences = [] if tau is None else [f"Kendall's tau of the two orders: {tau:.2f} (1: equal)."]
+    ends = (
+        "" if order.regret_ends is None else ", 95 % {:+.4g} to {:+.4g}".format(*order.regret_ends)
+    )
     sentences.append(
         f"Choosing the module that screening ranked first costs {order.regret:.4g} in {metric} "
-        "(regret)."
+        f"(regret{ends}, on the fold that the best was chosen by)."
     )
     pairs = list(zip(order.screening, order.finetuned, strict=True))
     return {"pairs": pairs, "sentence": " ".join(sentences)}

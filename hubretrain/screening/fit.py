@@ -180,6 +180,8 @@ def _split(
     images: pd.DataFrame, run: Run, split: SplitOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut the folds and write them; return the images outside and inside of the test split."""
+    if not run.folds_file.exists():
+        run.refuse_new_split()
     images["fold"] = cut_parts(images, run.folds_file, split)
     write_folds(run.folds_file, images.assign(group=images["cluster"]))
     is_test = images["fold"] == TEST

@@ -156,3 +156,15 @@ def test_prepare_says_what_it_laid_out(place: Path) -> None:
         "Next: hubretrain data check data/ham10000\n"
     )
     invoke("data", "prepare", "cifar", "--from", "d", code=2)
+
+
+def test_a_second_split_after_a_fine_tuning_is_refused(place: Path) -> None:
+    invoke("data", "split")
+    folds = (place / "runs/digits/folds.csv").read_bytes()
+    (place / "runs/digits/finetune/small").mkdir(parents=True)
+    (place / "runs/digits/finetune/small/options.json").write_text("{}")
+    invoke("data", "split")  # adds to it
+    refused = invoke("data", "split", "--overwrite", "--seed", 1, code=1)
+    assert "holds fine-tunings (small), which trained on images" in " ".join(refused.stderr.split())
+    assert "choose another --run" in " ".join(refused.stderr.split())
+    assert (place / "runs/digits/folds.csv").read_bytes() == folds

@@ -174,6 +174,20 @@ def test_a_restart_that_gives_a_worse_model_leaves_the_better_export(fitted, tmp
     assert exported(run) == before
 
 
+def test_every_fine_tuned_model_that_is_evaluated_counts_as_a_look_at_the_test_split(
+    fitted, tmp_path
+):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, module="small5", epochs=1)
+    assert [list(look) for look in run.finetune.test_looked_at] == [["small5"]]
+    tune(fitted, run, module="small5", resume=True)  # the same model
+    assert len(run.finetune.test_looked_at) == 1
+    tune(fitted, run, module="small5", epochs=1, learning_rate=2e-3, restart=True)
+    assert len(run.finetune.test_looked_at) == 2
+    n_of_fit = len(run.fit.test_looked_at)
+    assert f"{n_of_fit + 2} times (fit {n_of_fit}, finetune 2)" in run.looks_at_test()
+
+
 def test_a_random_control_is_not_among_the_best_modules(fitted):
     from hubretrain.finetuning.finetune import best_modules
 

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from hubretrain.finetuning.result import order_of, screening_metric, with_fine_tuned
-from hubretrain.runs import FineTunedModuleRecord, OrderRecord
+from hubretrain.evaluation.evaluator import Evaluator
+from hubretrain.finetuning.result import (
+    order_of,
+    regret_ends,
+    screening_metric,
+    with_fine_tuned,
+)
+from hubretrain.run_tables import VALIDATION_PREDICTIONS
+from hubretrain.runs import FineTunedModuleRecord, OrderRecord, Run
 
 
 def test_an_order_that_held_has_tau_1_and_no_regret():
@@ -82,3 +90,28 @@ def test_a_fine_tuned_module_stands_below_its_head_with_the_paired_difference():
     assert pd.isna(row["shortlist"])
     assert table["tied"].tolist() == [True, False, True, False]
     assert "test_top_3" not in table  # only what the board shows of heads
+
+
+def test_the_regret_of_an_order_has_its_paired_interval(tmp_path):
+    rng, run, names = np.random.default_rng(0), Run(tmp_path / "run"), ("a", "b")
+    images = pd.DataFrame({"path": [f"{i}.png" for i in range(60)], "class_index": [0, 1, 2] * 20})
+    images = images.assign(sha256=images["path"], label="x", cluster=np.arange(60))
+    probs, records = {}, {}
+    for name, signal in zip(names, (0.2, 0.8), strict=True):
+        raw = rng.dirichlet(np.ones(3), 60) + signal * np.eye(3)[images["class_index"]]
+        probs[name] = (raw / raw.sum(axis=1, keepdims=True)).round(6)
+        table = images[["path", "sha256", "label"]].copy()
+        table[["p(0)", "p(1)", "p(2)"]] = probs[name]
+        run.finetune_folder(name).mkdir(parents=True)
+        VALIDATION_PREDICTIONS.write(run.finetune_folder(name), table[::-1])
+        records[name] = FineTunedModuleRecord({}, {}, {}, {}, 0.0, (0.4, 0.3, 0.3), {}, 1, 1.0, {})
+    evaluator = Evaluator(images["class_index"].to_numpy(), np.arange(60), 3)
+    for metric, sign in (("accuracy", 1), ("log_loss", -1)):
+        change = evaluator.effect([(probs["b"], probs["a"])], metric)
+        order = OrderRecord(("a", "b"), ("b", "a"), -1.0, sign * change.estimate, metric)
+        low, high = regret_ends(run, records, order, images, 3)
+        assert low < order.regret < high
+        expected = sorted((sign * change.low, sign * change.high))
+        assert (low, high) == pytest.approx(expected, abs=1e-4)
+    held = OrderRecord(("b", "a"), ("b", "a"), 1.0, 0.0, "accuracy")
+    assert regret_ends(run, records, held, images, 3) is None

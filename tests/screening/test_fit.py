@@ -285,6 +285,33 @@ def test_a_later_fit_adds_a_module_to_the_folds_and_modules_of_the_run(place):
     ] == [["pixels"]]
 
 
+def test_every_different_look_at_the_test_split_is_counted(place):
+    run = fit(place).run
+    assert run.looks_at_test() == ""
+    for options, n_looks in (
+        ({}, 1),
+        ({"metric": "log_loss"}, 2),
+        ({"class_weights": ("balanced",)}, 3),
+        ({}, 3),
+    ):
+        assert len(fit(place, **options).run.fit.test_looked_at) == n_looks
+    assert "was looked at 3 times (fit 3, finetune 0)" in run.looks_at_test()
+
+
+def test_no_second_split_is_cut_once_a_model_was_fine_tuned(place):
+    run = fit(place).run
+    folder = run.finetune_folder("pixels")
+    folder.mkdir(parents=True)
+    (folder / "options.json").write_text("{}")
+    fit(place)  # keeps its folds
+    run.folds_file.unlink()
+    with pytest.raises(
+        RunError, match=r"holds fine-tunings \(pixels\), .* choose another `run` for"
+    ):
+        fit(place)
+    assert not run.folds_file.exists()
+
+
 def test_changed_labels_keep_their_folds_are_said_and_fitted_anew(place):
     first = fit(place)
     folds = read_folds(first.run.folds_file).set_index("sha256")["fold"]
