@@ -155,12 +155,13 @@ def _order(order: OrderRecord | None) -> dict[str, Any] | None:
         return None
     tau, metric = order.kendall_tau, formatting.metric_name(order.metric)
     sentences = [] if tau is None else [f"Kendall's tau of the two orders: {tau:.2f} (1: equal)."]
-    ends = (
-        "" if order.regret_ends is None else ", 95 % {:+.4g} to {:+.4g}".format(*order.regret_ends)
-    )
+    ends = ""
+    if order.regret_ends is not None:
+        low, high = order.regret_ends
+        ends = f"; 95 % {low:+.4g} to {high:+.4g}, by the fold that chose the best"
     sentences.append(
         f"Choosing the module that screening ranked first costs {order.regret:.4g} in {metric} "
-        f"(regret{ends}, on the fold that the best was chosen by)."
+        f"(regret{ends})."
     )
     pairs = list(zip(order.screening, order.finetuned, strict=True))
     return {"pairs": pairs, "sentence": " ".join(sentences)}
