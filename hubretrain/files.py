@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_DAY = 86_400.0
 _BLOCK = 2**20
+# What spreadsheets begin to compute at, in any width; a number is harmless.
+_FORMULA = re.compile(
+    r"'*[\t\r\n]*(?![+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$)[=+\-@\uff1d\uff0b\uff0d\uff20]"
+)
 _KINDS = {  # what is no regular file, and may block or never end
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -127,8 +131,40 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def as_cell(text: str) -> str:
+    """Return a text as a cell of a CSV that no spreadsheet takes for a formula.
+
+    A text that begins with one of `= + - @`, perhaps after tabs and ends of lines, and is no
+    number, gets an apostrophe before it, as does one that begins with apostrophes and then these;
+    `of_cell` takes it away (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def of_cell(cell: str) -> str:
+    """Return the text of which `as_cell` made a cell."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def without_escapes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that `write_table` wrote with `of_cell` of each text."""
+    return _mapped(table, of_cell)
+
+
+def _mapped(table: pd.DataFrame, function: Callable[[str], str]) -> pd.DataFrame:
+    changed = {}
+    for name in table.columns:
+        if table[name].dtype.kind not in "biufcmM":
+            cells = table[name].tolist()
+            mapped = [function(cell) if isinstance(cell, str) else cell for cell in cells]
+            if any(new is not old for new, old in zip(mapped, cells, strict=True)):
+                changed[name] = mapped
+    return table.assign(**changed) if changed else table
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV atomically; floats are read back with the same value."""
+    """Write a CSV atomically; floats are read back with the same value, texts by `of_cell`."""
+    table = _mapped(table, as_cell)
     with whole_file(path) as aside:
         table.to_csv(aside, index=False, lineterminator="\n")
         # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubretrain.errors import RunError
-from hubretrain.files import write_table
+from hubretrain.files import without_escapes, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,13 +84,14 @@ class RunTable:
         names = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
         types = {name: NUMBER for name in names if name.startswith("p(")} | dict(self.columns)
         text = {name for name, type_ in types.items() if type_ in (NAME, TEXT)}
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
             dtype={name: str if name in text else type_ for name, type_ in types.items()},
             keep_default_na=False,
             na_values={name: [""] for name in names if types.get(name) != NAME},
             encoding="utf-8",
         )
+        return without_escapes(table)
 
     def _absent(self, table: pd.DataFrame) -> str | None:
         return next((name for name in self.columns if name not in table), None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubretrain.files import (
+    as_cell,
     folder_aside,
+    of_cell,
     replace_folder,
     whole_file,
+    without_escapes,
     write_table,
 )
 from tests.samples import threads_take_turns
@@ -107,3 +114,25 @@ def test_no_file_written_in_threads_is_writable_for_everyone_nor_is_the_umask_ch
 
     with umask(0o027), threads_take_turns(), ThreadPoolExecutor(4) as pool:
         assert set(pool.map(write, range(100))) == {0o640}
+
+
+TEXTS = st.text(st.sampled_from("'=+-@\t\r\n1.e aé\uff1d\u2028\u202e\x1b\",;"), max_size=6)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5))
+def test_no_cell_of_a_table_is_a_formula_and_each_is_read_as_it_was_written(texts):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        write_table(path, pd.DataFrame({"text": ["", *texts], "number": -1.5}))
+        written = pd.read_csv(path, dtype={"text": str}, keep_default_na=False)
+    assert without_escapes(written)["text"].tolist() == ["", *texts]
+    assert written["number"].tolist() == [-1.5] * (len(texts) + 1)
+    for cell in written["text"]:
+        if re.match("[\t\r\n]*[=+\\-@\uff1d\uff0b\uff0d\uff20]", cell):
+            assert float(cell) == float(cell)  # a number is harmless
+
+
+@given(st.text(), st.text("'=+-@x1"))
+def test_a_text_becomes_a_cell_and_back(one, other):
+    for text in (one, other):
+        assert of_cell(as_cell(text)) == text

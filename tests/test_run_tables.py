@@ -11,6 +11,19 @@ from hubretrain.errors import RunError
 from hubretrain.run_tables import FLAG, HISTORY, LEADERBOARD, NAME, OUT_OF_FOLD, TEXT, RunTable
 
 NAMES = ["2024", "None", "NA", "nan", "1e5", " x ", "", 'a "b"', "two\nlines", "a\rb", "True", "∅"]
+NAMES += [
+    "=1+1",
+    "-x",
+    "-1",
+    "+",
+    "@a",
+    "'=x",
+    "''-x",
+    "\u2028",
+    "\u202egpj",
+    "\x1b[31mred",
+    "\x85",
+]
 EVERY_TABLE = [value for value in vars(run_tables).values() if isinstance(value, RunTable)]
 
 

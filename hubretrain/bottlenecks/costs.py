@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.files import write_table
+from hubretrain.files import without_escapes, write_table
 
 _DTYPES = {
     "finished_at": str,
@@ -38,7 +38,8 @@ class ForwardPassLog:
         self.file = folder / "passes.csv"
         self.table = pd.DataFrame(columns=_COLUMNS)
         with contextlib.suppress(OSError, ValueError, KeyError):
-            self.table = pd.read_csv(self.file, dtype=_DTYPES, keep_default_na=False)[_COLUMNS]
+            table = pd.read_csv(self.file, dtype=_DTYPES, keep_default_na=False)[_COLUMNS]
+            self.table = without_escapes(table)
 
     def add(self, module: str, engine: str, precision: str, n_forward: int, seconds: float) -> None:
         """Append one run of one module and write the file.

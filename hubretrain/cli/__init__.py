@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hubretrain._version import __version__
-from hubretrain.cli.command import Group, messages_shown
+from hubretrain.cli.command import Group, echo, messages_shown
 
 COMMANDS = (
     "data",
@@ -50,7 +50,7 @@ class _Main(Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
-            click.echo(
+            echo(
                 "hubretrain: interrupted; completed work is kept, rerun the command to resume.",
                 err=True,
             )

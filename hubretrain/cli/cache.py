@@ -10,7 +10,7 @@ import click
 from click_default_group import DefaultGroup
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command, Group, in_flags
+from hubretrain.cli.command import Command, Group, echo, in_flags
 from hubretrain.cli.options import (
     DataSource,
     cache_option,
@@ -149,7 +149,7 @@ def fill(
             options.augmentation,
             options.seed,
         )
-        click.echo(
+        echo(
             f"{preview}: {options.n_views} views of {n_shown} images; the leftmost is the image "
             "itself."
         )
@@ -168,18 +168,18 @@ def fill(
         cluster=Cluster(n_workers or 2, ray_address) if n_workers or ray_address else None,
     )
     for result in results:
-        click.echo(
+        echo(
             f"{result.file}: {result.n_images:,} images, {result.n_rows:,} bottlenecks of "
             f"{_features(result.n_features, result.layers)}, {result.n_computed:,} computed now."
         )
     n_computed, seconds = sum(result.n_computed for result in results), results[0].seconds
     if n_computed:
-        click.echo(
+        echo(
             f"{n_computed:,} forward passes in {seconds:,.1f} s, "
             f"{n_computed / seconds:,.0f} images/s."
         )
     if results[0].n_quarantined:
-        click.echo(
+        echo(
             f"{results[0].n_quarantined} images cannot be decoded; see {results[0].quarantine}",
             err=True,
         )
@@ -228,21 +228,21 @@ def status(
         layers=layers,
     )
     if as_json:
-        click.echo(table.to_json(orient="records", indent=2))
+        echo(table.to_json(orient="records", indent=2))
         return
     for _, row in table.iterrows():
         speed = row["images_per_second"]
         rate = f", {speed:,.0f} images/s" if speed == speed and speed else ""
-        click.echo(
+        echo(
             f"{row['file']}: {row['n_images']:,} images, {row['done']:,} of "
             f"{row['done'] + row['todo']:,} bottlenecks, {decimal(row['bytes'])}{rate}"
         )
-        click.echo(f"  bottlenecks of {_features(row['n_features'], row['layers'])}")
+        echo(f"  bottlenecks of {_features(row['n_features'], row['layers'])}")
         by_view = " ".join(f"{n:,}" for n in row["done_by_view"])
-        click.echo(f"  done per view: {by_view}")
+        echo(f"  done per view: {by_view}")
         reasons = "; ".join(map(in_flags, row["why"]))
         why = f" ({reasons})" if reasons else ""
-        click.echo(f"  the next run computes {row['to_compute']:,}{why}")
+        echo(f"  the next run computes {row['to_compute']:,}{why}")
 
 
 @cache.command(short_help="Read every bottleneck and compare digests.")
@@ -260,9 +260,9 @@ def verify(context: click.Context, files: tuple[Path, ...], cache: Path) -> None
     faults = verify_files(files or bottleneck_files(cache, recursive=True))
     for file, sentences in faults.items():
         for sentence in sentences:
-            click.echo(f"{file}: {sentence}")
+            echo(f"{file}: {sentence}")
         if not sentences:
-            click.echo(f"{file}: complete and undamaged")
+            echo(f"{file}: complete and undamaged")
     if any(faults.values()):
         context.exit(1)
 
@@ -278,9 +278,9 @@ def gc(source: DataSource, cache: Path, n_views: int | None, dry_run: bool) -> N
 
     removed = collect_garbage(source.open(), cache, n_views=n_views, dry_run=dry_run)
     for file, what, n_bytes in removed:
-        click.echo(f"{file}: {what}, {decimal(n_bytes)}")
+        echo(f"{file}: {what}, {decimal(n_bytes)}")
     total = sum(n_bytes for _, _, n_bytes in removed)
-    click.echo(f"{decimal(total)} {'would be ' if dry_run else ''}freed.")
+    echo(f"{decimal(total)} {'would be ' if dry_run else ''}freed.")
 
 
 @cache.command(short_help="Merge the files that --part made.")
@@ -298,10 +298,10 @@ def merge(parts: tuple[Path, ...], output: Path | None) -> None:
     from hubretrain.extraction import merge_parts
 
     file, n_images, missing = merge_parts(parts, output)
-    click.echo(f"{file}: {n_images:,} images of {len(parts)} parts.")
+    echo(f"{file}: {n_images:,} images of {len(parts)} parts.")
     if missing:
         numbers = ", ".join(map(str, missing))
-        click.echo(
+        echo(
             f"Parts {numbers} are missing; hubretrain cache computes what they would hold.",
             err=True,
         )

@@ -11,13 +11,44 @@ import difflib
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hubretrain.errors import HubretrainError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Control characters but tabs and ends of lines, and those that turn the direction of what follows.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+
+
+def printable(text: str) -> str:
+    """Return a text with codes, as in JSON, in place of the characters that a terminal obeys.
+
+    Names of files and classes may be a stranger's.
+    """
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def echo(message: str = "", *, nl: bool = True, err: bool = False) -> None:
+    """Print a printable text."""
+    click.echo(printable(message), nl=nl, err=err)
+
+
+def terminal(**options: Any) -> Console:
+    """Return a terminal of rich that prints printable texts only."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Printable(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else printable(text), style, control)
+
+    return Printable(**options)
 
 
 def in_flags(sentence: str) -> str:
@@ -66,7 +97,7 @@ class _Spoken(click.Command):
             return super().invoke(context)
         except HubretrainError as error:
             with context.scope(cleanup=False):
-                click.echo(f"hubretrain: {in_flags(str(error))}", err=True)
+                echo(f"hubretrain: {in_flags(str(error))}", err=True)
             raise click.exceptions.Exit(1) from None
 
 
@@ -106,7 +137,7 @@ class EchoHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        click.echo(f"hubretrain: {in_flags(self.format(record))}", err=True)
+        echo(f"hubretrain: {in_flags(self.format(record))}", err=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Group, in_flags
+from hubretrain.cli.command import Group, echo, in_flags, terminal
 from hubretrain.cli.options import (
     RUNS,
     DataSource,
@@ -64,20 +64,19 @@ def check(
     page = folder / "data_check.html"
     write_check_page(page, result, dataset.root)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+        echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
         _print_check(result)
-        click.echo(f"\nWith images: {page}")
+        echo(f"\nWith images: {page}")
     if result.worst == "error" or (strict and result.worst == "wrong"):
         raise click.exceptions.Exit(1)
 
 
 def _print_check(check: DataCheck) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console, summary = Console(highlight=False), check.summary
+    console, summary = terminal(highlight=False), check.summary
     console.print(
         f"[bold]{escape(summary.name)}[/]: {summary.n_images:,} images, "
         f"{decimal(summary.n_bytes)}, "
@@ -167,16 +166,15 @@ def split(
             "worst_deviation_points": round(deviation, 4),
             "note": sentence,
         }
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     _print_parts(counts, dataset.class_names)
-    click.echo(sentence)
-    click.echo(f"Worst deviation of a class share: {deviation:.2f} points.")
-    click.echo(f"The split is in {file}; hubretrain fit uses it.")
+    echo(sentence)
+    echo(f"Worst deviation of a class share: {deviation:.2f} points.")
+    echo(f"The split is in {file}; hubretrain fit uses it.")
 
 
 def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -188,7 +186,7 @@ def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
         table.add_row(escape(name), *(f"{n:,}" for n in counts.get(name, 0 * counts.iloc[:, 0])))
     table.add_section()
     table.add_row("all", *(f"{n:,}" for n in counts.sum(axis=1)))
-    Console(highlight=False).print(table)
+    terminal(highlight=False).print(table)
 
 
 @data.command()
@@ -219,8 +217,8 @@ def prepare(name: str, source: Path, folder: Path, partial: bool) -> None:  # no
     from hubretrain.data import prepare_ham10000
 
     found = prepare_ham10000(source, folder, partial=partial)
-    click.echo(
+    echo(
         f"{folder}/: {found.n_images:,} images of {found.n_lesions:,} lesions, "
         f"{found.n_copied:,} copied now."
     )
-    click.echo(f"Next: hubretrain data check {folder}")
+    echo(f"Next: hubretrain data check {folder}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubretrain.cli.command import Command
+from hubretrain.cli.command import Command, echo, terminal
 from hubretrain.cli.options import (
     DataSource,
     cache_option,
@@ -65,24 +65,23 @@ def evaluate(
     result.save(folder)
     write_evaluation(result, dataset.root, folder / "evaluation.html")
     for path, reason in result.failed.items():
-        click.echo(f"hubretrain: {path}: {reason}", err=True)
+        echo(f"hubretrain: {path}: {reason}", err=True)
     if as_json:
         figures = {name: interval._asdict() for name, interval in result.figures.items()}
         counts = {"n_images": len(result.predictions), "n_known": result.n_known}
-        click.echo(json.dumps({**counts, "n_failed": len(result.failed), "metrics": figures}))
+        echo(json.dumps({**counts, "n_failed": len(result.failed), "metrics": figures}))
         return
     _print(result)
-    click.echo(f"Tables are in {folder.as_posix()}/; open evaluation.html there in a browser.")
+    echo(f"Tables are in {folder.as_posix()}/; open evaluation.html there in a browser.")
 
 
 def _print(result: EvaluatedExport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from hubretrain.screening import formatting
 
     known = f"; {result.n_known:,} that the model was fitted or chosen on are left out"
-    click.echo(f"{len(result.predictions):,} images{known if result.n_known else ''}.")
+    echo(f"{len(result.predictions):,} images{known if result.n_known else ''}.")
     metrics = Table("metric", "estimate", "95 % interval", box=None)
     for name, interval in result.figures.items():
         row = dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
@@ -92,7 +91,7 @@ def _print(result: EvaluatedExport) -> None:
     for _, row_of_class in result.per_class.iterrows():
         texts = [_percent(row_of_class, name) for name in ("recall", "average_precision")]
         classes.add_row(row_of_class["class"], f"{row_of_class['n_images']:,}", *texts)
-    console = Console()
+    console = terminal()
     console.print(metrics)
     console.print("Percent; log loss in nats.")
     console.print(classes)

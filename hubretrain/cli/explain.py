@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hubretrain.cli.command import Command, in_flags
+from hubretrain.cli.command import Command, echo, in_flags
 from hubretrain.cli.options import model_and_images_argument
 
 
@@ -71,9 +71,9 @@ def explain(
     )
     for result in explanations:
         if result.error:
-            click.echo(f"hubretrain: {result.path}: {in_flags(result.error)}", err=True)
+            echo(f"hubretrain: {result.path}: {in_flags(result.error)}", err=True)
         else:
-            click.echo(
+            echo(
                 f"{result.path}: {result.of_class} {result.probability:.1%}, {result.pictures[-1]}"
             )
     if any(result.error for result in explanations):

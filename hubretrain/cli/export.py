@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command
+from hubretrain.cli.command import Command, echo
 from hubretrain.cli.options import chosen_run, run_argument
 
 
@@ -61,15 +61,15 @@ def export(
     )
     manifest = exported.manifest
     what = "fine-tuned" if manifest.get("fine_tuned") else "fitted head"
-    click.echo(f"{manifest['module']} ({what}), {_calibration_words(manifest)}:")
+    echo(f"{manifest['module']} ({what}), {_calibration_words(manifest)}:")
     names = [n for n in manifest["files"] if not n.startswith(("variables/", "assets/"))]
     for name in names:
-        click.echo(f"  {exported.folder / name}: {_size(exported.folder, name)}")
+        echo(f"  {exported.folder / name}: {_size(exported.folder, name)}")
     if exported.n_views > 1:
-        click.echo(f"  averages over {exported.n_views} views: {'; '.join(manifest['tta'])}")
+        echo(f"  averages over {exported.n_views} views: {'; '.join(manifest['tta'])}")
     if manifest["not_converted"]:
-        click.echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
-    click.echo(f"Next: hubretrain predict {exported.folder} IMAGE")
+        echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
+    echo(f"Next: hubretrain predict {exported.folder} IMAGE")
 
 
 def _calibration_words(manifest: dict[str, Any]) -> str:

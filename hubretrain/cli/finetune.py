@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hubretrain.cli.command import Command, in_flags
+from hubretrain.cli.command import Command, echo, in_flags
 from hubretrain.cli.options import (
     chosen_run,
     images_option,
@@ -185,9 +185,9 @@ def _show(result: FineTuneResult, metric_of_choice: str) -> None:
     from hubretrain.evaluation import Difference, intervals
 
     for note in result.notes:
-        click.echo(in_flags(note))
+        echo(in_flags(note))
     best = result.kept_epoch
-    click.echo(
+    echo(
         f"{result.module}: epoch {best} of {len(result.history) - 1} is kept."
         if best
         else f"{result.module}: no epoch was better than the fitted head, which is kept."
@@ -202,7 +202,7 @@ def _show(result: FineTuneResult, metric_of_choice: str) -> None:
             (estimate, low, high), head = result.test[metric], result.head_test[metric]
             if metric == "top_3" and estimate == head[0] == 1:
                 continue  # as of three classes, where it tells nothing
-            click.echo(
+            echo(
                 f"Test split, {words}: {100 * estimate:.1f} ({100 * low:.1f}-{100 * high:.1f}); "
                 f"its head alone: {100 * head[0]:.1f}."
             )
@@ -210,7 +210,7 @@ def _show(result: FineTuneResult, metric_of_choice: str) -> None:
         if part in result.over_head:
             change = Difference(metric_of_choice, *result.over_head[part], float("nan"), 0.95)
             name = f"Against its head on the {words}, {metric_of_choice.replace('_', ' ')}"
-            click.echo(f"{intervals.effect(name, change)}.")
+            echo(f"{intervals.effect(name, change)}.")
     _show_calibration(result)
 
 
@@ -225,7 +225,7 @@ def _show_calibration(result: FineTuneResult) -> None:
         )
         if part in before and "log_loss" in figures
     ]
-    click.echo("; ".join([f"Temperature {result.temperature:.2f}", *losses]) + ".")
+    echo("; ".join([f"Temperature {result.temperature:.2f}", *losses]) + ".")
 
 
 def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
@@ -246,7 +246,7 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
             low, high = (scale * end for end in order.regret_ends)
             lost += f" (95 % {low:+.{digits}f} to {high:+.{digits}f}, by the fold that chose)"
         held = "held" if order.screening == order.finetuned else "did not hold"
-        click.echo(
+        echo(
             f"By {order.metric.replace('_', ' ')} on the validation fold the screening order "
             f"{held}: {', '.join(order.finetuned)} "
             f"(Kendall's tau {'undefined' if tau is None else f'{tau:.2f}'}; the screening's "
@@ -254,16 +254,16 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
         )
     _show_comparison(exported)
     what = "the ensemble of heads" if exported.kind == ENSEMBLE else exported.name
-    click.echo(f"{run.export_folder}/ holds {what}.")
+    echo(f"{run.export_folder}/ holds {what}.")
     if exported.name not in (f"{name}, {FINE_TUNED}" for name in trained):
         for name in trained:
-            click.echo(
+            echo(
                 f"To export {name} fine-tuned all the same: hubretrain finetune {run.folder} "
                 f"--module {name} --resume --export {FINE_TUNED}"
             )
     else:
-        click.echo(f"For a head instead: hubretrain export {run.folder} --head {exported.module}")
-    click.echo(f"Next: hubretrain predict {run.folder} IMAGE")
+        echo(f"For a head instead: hubretrain export {run.folder} --head {exported.module}")
+    echo(f"Next: hubretrain predict {run.folder} IMAGE")
 
 
 def _show_comparison(exported: ExportedRecord) -> None:
@@ -279,11 +279,11 @@ def _show_comparison(exported: ExportedRecord) -> None:
         for name, value in best_first
     )
     words = exported.metric.replace("_", " ")
-    click.echo(f"On the validation fold, {words}: {'; '.join(values)}.")
+    echo(f"On the validation fold, {words}: {'; '.join(values)}.")
     if exported.gain is not None:
         change = Difference(exported.metric, *exported.gain, float("nan"), 0.95)
         sentence = intervals.effect("The best fine-tuned model against the best head", change)
-        click.echo(f"{sentence}. The fold has chosen the epoch, which flatters the former.")
+        echo(f"{sentence}. The fold has chosen the epoch, which flatters the former.")
 
 
 def _dataset_of(run: Run, data: Path | None) -> tuple[ImageDataset, Path]:

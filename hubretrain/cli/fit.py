@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubretrain.cli.command import Command, in_flags
+from hubretrain.cli.command import Command, echo, in_flags
 from hubretrain.cli.options import (
     RUNS,
     DataSource,
@@ -92,21 +92,21 @@ def fit(
         dataset, Run(run or RUNS / dataset.name), options, cache=cache, modules=modules
     )
     if as_json:
-        click.echo(_as_json(screening))
+        echo(_as_json(screening))
         return
     from hubretrain.cli.tables import print_leaderboard
 
     for note in screening.notes:
-        click.echo(in_flags(note))
+        echo(in_flags(note))
     print_leaderboard(screening.leaderboard, screening.metric)
     if looks := screening.run.looks_at_test():
         click.echo(looks)
     if len(screening.effects):
-        click.echo("What the options are worth; the intervals hold together at 95 %:")
+        echo("What the options are worth; the intervals hold together at 95 %:")
     for sentence in screening.effects["sentence"]:
-        click.echo(f"{sentence[0].upper()}{sentence[1:]}")
+        echo(f"{sentence[0].upper()}{sentence[1:]}")
     folder = screening.run.folder
-    click.echo(f"Results are in {folder}/. Next: hubretrain finetune {folder}")
+    echo(f"Results are in {folder}/. Next: hubretrain finetune {folder}")
 
 
 def _as_json(screening: Screening) -> str:

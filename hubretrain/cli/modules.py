@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Group
+from hubretrain.cli.command import Group, echo, terminal
 from hubretrain.cli.options import input_options, json_option, offline_option, trust_option
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
         return
     rows = _rows(search)
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(f"No module of the catalogue is called anything like {search!r}.")
+        echo(f"No module of the catalogue is called anything like {search!r}.")
         return
     _print_table(rows)
 
@@ -70,7 +70,7 @@ def fetch(
             failed.append(str(error))
             continue
         n_bytes = sum(p.stat().st_size for p in stored.folder.rglob("*") if p.is_file())
-        click.echo(
+        echo(
             f"{stored.name}: {stored.n_features:,} features of {stored.image_size} px, "
             f"{decimal(n_bytes)} in {stored.folder}, sha256 {stored.sha256[:12]}"
         )
@@ -133,7 +133,7 @@ def show(
     inner = _inner_layers(stored)
     if as_json:
         more = {"layers": listed, "inner_layers": inner} if layers else {}
-        click.echo(json.dumps({**details, **more}, indent=2))
+        echo(json.dumps({**details, **more}, indent=2))
         return
     _print_details(details, backbone.why_not_trainable)
     if layers:
@@ -187,7 +187,6 @@ def _rows(search: str) -> list[dict[str, Any]]:
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     numbers = ("size", "features", "parameters", "GFLOPs")
@@ -205,10 +204,10 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         )
         for row in rows
     ]
-    console = Console()
+    console = terminal()
     if not console.is_terminal:  # for another program, which has no width to fit
         for line in (titles, *lines):
-            click.echo("\t".join(line))
+            echo("\t".join(line))
         return
     table = Table(box=None)
     for title in titles:
@@ -240,27 +239,27 @@ def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
         "trainable": f"no: it {why_not_trainable}" if why_not_trainable else trainable,
     }
     for title, value in lines.items():
-        click.echo(f"{title:17} {value}")
+        echo(f"{title:17} {value}")
 
 
 def _print_inner_layers(layers: Sequence[dict[str, Any]], n_output: int) -> None:
     if not layers:
-        click.echo("\nIt has no inner layers of feature maps: cache keeps its output only.")
+        echo("\nIt has no inner layers of feature maps: cache keeps its output only.")
         return
     n_all = n_output + sum(row["n_features"] for row in layers if row["taken"])
-    click.echo(f"\n{n_all:,} features with the inner layers that cache --layers all takes:")
-    click.echo("map        channels  taken  layer")
+    echo(f"\n{n_all:,} features with the inner layers that cache --layers all takes:")
+    echo("map        channels  taken  layer")
     for row in layers:
         shape = f"{row['height']} x {row['width']}"
         why_not = "" if row["taken"] else f" ({row['why_not']})"
         taken = "yes" if row["taken"] else "no"
-        click.echo(f"{shape:9} {row['n_channels']:9,}  {taken:5}  {row['name']}{why_not}")
+        echo(f"{shape:9} {row['n_channels']:9,}  {taken:5}  {row['name']}{why_not}")
 
 
 def _print_layers(layers: Sequence[dict[str, Any]]) -> None:
-    click.echo("\nfrom the end  parameters  layer")
+    echo("\nfrom the end  parameters  layer")
     for row in layers:
-        click.echo(
+        echo(
             f"{row['from_the_end']:12}  {row['n_parameters']:10,}  {row['layer']} "
             f"({', '.join(row['variables'])})"
         )

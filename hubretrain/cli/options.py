@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hubretrain.cli.command import echo
 from hubretrain.data import TableOptions
 from hubretrain.option_fields import Option, flag_of, option_of
 
@@ -336,7 +337,7 @@ def _latest_model() -> Path:
         folder = latest_run(RUNS).folder
     except HubretrainError as error:
         raise click.UsageError(f"Missing argument 'RUN_OR_EXPORT': {error}") from error
-    click.echo(f"hubretrain: with {folder}, the latest run", err=True)
+    echo(f"hubretrain: with {folder}, the latest run", err=True)
     return folder
 
 
@@ -377,7 +378,7 @@ def export_first(model: Path) -> None:
         return
     from hubretrain.export import export_run
 
-    click.echo(f"hubretrain: exporting the fitted head of {model}, once", err=True)
+    echo(f"hubretrain: exporting the fitted head of {model}, once", err=True)
     export_run(run)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubretrain.cli.command import Command
+from hubretrain.cli.command import Command, echo
 from hubretrain.cli.options import (
     export_first,
     format_option,
@@ -21,6 +21,7 @@ from hubretrain.cli.options import (
     model_and_images_argument,
     tta_option,
 )
+from hubretrain.files import as_cell
 
 if TYPE_CHECKING:
     from hubretrain.export import Prediction
@@ -64,7 +65,8 @@ def predict(
     write = _json_lines if as_json else _csv_lines if as_csv else _text_lines
     failures: list[str] = []
     for line in write(_with_errors_shown(predictions, failures), top):
-        click.echo(line)
+        # A program reads a CSV, which has no other way to write these characters.
+        (click.echo if as_csv else echo)(line)
     if failures:
         context.exit(1)
 
@@ -86,7 +88,7 @@ def _with_errors_shown(
     for prediction in predictions:
         if prediction.error:
             failures.append(prediction.path)
-            click.echo(f"hubretrain: {prediction.path}: {prediction.error}", err=True)
+            echo(f"hubretrain: {prediction.path}: {prediction.error}", err=True)
         yield prediction
 
 
@@ -123,5 +125,5 @@ def _csv_lines(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
 
 def _csv_line(fields: list[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(fields)
+    csv.writer(line, lineterminator="").writerow(map(as_cell, fields))
     return line.getvalue()

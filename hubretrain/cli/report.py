@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command, in_flags
+from hubretrain.cli.command import Command, echo, in_flags
 from hubretrain.cli.options import chosen_run, images_option, run_argument
 
 
@@ -69,8 +69,8 @@ def report(
         n_saliency=n_saliency,
     )
     for sentence in result.missing:
-        click.echo(in_flags(sentence))
+        echo(in_flags(sentence))
     if result.pictures:
-        click.echo(f"{len(result.pictures)} figures in {result.pictures[0].parent}/")
-    click.echo(f"{result.n_doubtful:,} labels to review: {result.label_errors}")
-    click.echo(f"{result.page} ({decimal(result.page.stat().st_size)}): open it in a browser.")
+        echo(f"{len(result.pictures)} figures in {result.pictures[0].parent}/")
+    echo(f"{result.n_doubtful:,} labels to review: {result.label_errors}")
+    echo(f"{result.page} ({decimal(result.page.stat().st_size)}): open it in a browser.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hubretrain.cli.command import Command
+from hubretrain.cli.command import Command, echo
 from hubretrain.cli.options import export_first, format_option, model_argument, options_from
 from hubretrain.serving import ServeLimits
 
@@ -45,6 +45,6 @@ def serve(
     from hubretrain.serving import serve_export
 
     def ready(url: str, name: str, runtime: str) -> None:
-        click.echo(f"Serving {name} with {runtime} at {url}")
+        echo(f"Serving {name} with {runtime} at {url}")
 
     serve_export(model, host=host, port=port, name=name, format=format, limits=limits, ready=ready)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from hubretrain.cli.command import terminal
 from hubretrain.run_tables import ENSEMBLE, MODULE
 from hubretrain.screening import formatting
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
 WIDE_TERMINAL = 100  # characters from which intervals and settings fit
 
@@ -29,7 +30,7 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
         metric: The metric of choice.
         console: Where to print; standard output by default.
     """
-    console = console or Console()
+    console = console or terminal()
     _print_table(board, metric, console)
     legend = (
         "Percent, with 95 % confidence intervals; log loss in nats. 1, 2, ...: shortlist, the best "

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from hubretrain.errors import DataError
-from hubretrain.files import write_table
+from hubretrain.files import without_escapes, write_table
 from hubretrain.parallel import ahead
 from hubretrain.storage import Stamp, is_remote, located, sha256_of, stamp_of
 
@@ -115,7 +115,9 @@ def _unreadable(location: str, error: OSError) -> DataError:
 def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:
     """Return the digest of each (path, size, mtime_ns, ctime_ns)."""
     try:
-        table = pd.read_csv(table_file, dtype={"path": str, "sha256": str}, keep_default_na=False)
+        table = without_escapes(
+            pd.read_csv(table_file, dtype={"path": str, "sha256": str}, keep_default_na=False)
+        )
         columns = [table[name].tolist() for name in COLUMNS]
     except (OSError, ValueError, KeyError):
         return {}  # missing or damaged: every file is read again

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pandas as pd
 
 from hubretrain.data.tables import read_table
 from hubretrain.errors import DataError
-from hubretrain.files import whole_file, write_table
+from hubretrain.files import open_regular, whole_file, write_table
 from hubretrain.progress import Bar
 
 # Tschandl, Rosendahl & Kittler 2018, "The HAM10000 dataset", https://doi.org/10.1038/sdata.2018.161
@@ -39,6 +38,8 @@ TABLE_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metad
 IMAGE_NAME = re.compile(r"(ISIC_\d{7})\.jpg", re.IGNORECASE)
 MAX_IMAGE_BYTES = 64 * 2**20  # an image of HAM10000 has 300 kB; this bounds a decompression bomb
 MAX_DEPTH = 3  # archives within archives
+MAX_INNER_BYTES = 2**34  # of all archives within archives; those of HAM10000 have 2.8 GB
+MAX_MEMBERS = 1_000_000  # of all archives; HAM10000 has 20 thousand
 # What zipfile raises of a damaged member, of an encrypted one (RuntimeError), and of a compression
 # that it does not know (NotImplementedError).
 ZIP_ERRORS = (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError)
@@ -81,12 +82,20 @@ class _File:
             raise DataError(f"{self.name} has {self.size:,} bytes; expected {at_most:,} at most.")
         try:
             if self.path is not None:
-                return self.path.read_bytes()
+                with open_regular(self.path, at_most) as file:
+                    return file.readall()
             assert self.archive is not None
             assert self.member is not None
             return self.archive.read(self.member)
         except ZIP_ERRORS as error:
             raise DataError(f"{self.name} cannot be read: {error}; download it again.") from error
+
+
+class _Archives(ExitStack):
+    """Open archives, and what was unpacked of those within others."""
+
+    n_members = 0
+    n_inner_bytes = 0
 
 
 def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> PreparedData:
@@ -103,7 +112,7 @@ def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> Pr
             or an archive is damaged.
         WriteError: The folder cannot be written.
     """
-    with ExitStack() as stack:
+    with _Archives() as stack:
         tables: dict[str, _File] = {}
         images: dict[str, _File] = {}
         for file in _files(source, stack):
@@ -125,7 +134,7 @@ def prepare_ham10000(source: Path, folder: Path, *, partial: bool = False) -> Pr
     return PreparedData(folder, len(rows), rows["lesion_id"].nunique(), n_copied)
 
 
-def _files(source: Path, stack: ExitStack) -> Iterator[_File]:
+def _files(source: Path, stack: _Archives) -> Iterator[_File]:
     """Yield every file of a folder or a zip, and of the zips in it."""
     if source.is_dir():
         for folder, folders, names in os.walk(source):
@@ -142,11 +151,16 @@ def _files(source: Path, stack: ExitStack) -> Iterator[_File]:
         raise DataError(f"{source} does not exist; expected a folder or a zip of HAM10000.")
 
 
-def _members(file: Path | IO[bytes], name: str, stack: ExitStack, depth: int) -> Iterator[_File]:
+def _members(file: Path | IO[bytes], name: str, stack: _Archives, depth: int) -> Iterator[_File]:
     try:
+        if isinstance(file, Path):
+            file = stack.enter_context(open_regular(file))
         archive = stack.enter_context(zipfile.ZipFile(file))
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{name} cannot be opened as a zip: {error}; download it again.") from error
+    stack.n_members += len(archive.infolist())
+    if stack.n_members > MAX_MEMBERS:
+        raise DataError(f"{name} holds more than {MAX_MEMBERS:,} files; expected HAM10000.")
     for member in archive.infolist():
         inner = f"{name}/{member.filename}"
         if member.is_dir() or "__MACOSX" in member.filename:
@@ -162,7 +176,7 @@ def _members(file: Path | IO[bytes], name: str, stack: ExitStack, depth: int) ->
 
 
 def _unpacked(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, stack: ExitStack
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, stack: _Archives
 ) -> IO[bytes]:
     """Return an archive within an archive as a seekable file, in place if it is only stored."""
     if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
@@ -171,7 +185,13 @@ def _unpacked(
     stack.enter_context(aside)
     try:
         with archive.open(member) as packed:
-            shutil.copyfileobj(packed, aside, 2**20)
+            while block := packed.read(2**20):
+                stack.n_inner_bytes += len(block)
+                if stack.n_inner_bytes > MAX_INNER_BYTES:
+                    raise DataError(
+                        f"{name} unpacks to more than {MAX_INNER_BYTES:,} bytes; expected HAM10000."
+                    )
+                aside.write(block)
     except ZIP_ERRORS as error:
         raise DataError(f"{name} cannot be unpacked: {error}.") from error
     aside.seek(0)

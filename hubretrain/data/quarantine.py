@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.files import write_table
+from hubretrain.files import without_escapes, write_table
 
 FILE_NAME = "quarantine.csv"
 COLUMNS = ("path", "reason", "sha256")
@@ -72,7 +72,7 @@ class Quarantine:
     def _read(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return reason and path of each content in the file; nothing if missing or damaged."""
         with contextlib.suppress(OSError, KeyError, ValueError):
-            table = pd.read_csv(self.file, dtype=str, keep_default_na=False)
+            table = without_escapes(pd.read_csv(self.file, dtype=str, keep_default_na=False))
             paths, reasons, sha256s = (table[name].tolist() for name in COLUMNS)
             return dict(zip(sha256s, reasons, strict=True)), dict(zip(sha256s, paths, strict=True))
         return {}, {}

@@ -83,10 +83,11 @@ class Export:
                 "again."
             )
         try:
-            labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+            # As bytes, for a class name may hold what else counts as an end of line.
+            labels = (folder / LABELS).read_bytes().decode("utf-8")
         except (OSError, ValueError) as error:
             raise RunError(f"{folder / LABELS} cannot be read ({error}); {_AGAIN}") from error
-        if labels != manifest["class_names"]:
+        if labels != label_lines(manifest["class_names"]):
             raise RunError(f"{folder / LABELS} names other classes than {MANIFEST}; {_AGAIN}")
         return cls(folder, manifest)
 
@@ -287,3 +288,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("class_names"), list):
         raise RunError(f"{folder / MANIFEST} names no classes; run `hubretrain export` again.")
     return manifest
+
+
+def label_lines(class_names: Sequence[str]) -> str:
+    """Return the text of `labels.txt`: one class name per line."""
+    return "".join(f"{name}\n" for name in class_names)

@@ -17,7 +17,14 @@ from typing import Any
 from hubretrain.errors import EngineError, RunError, WriteError
 from hubretrain.export import litert, onnx
 from hubretrain.export.graph import MeanOfMembers, Member, ServingGraph
-from hubretrain.export.manifest import LABELS, MANIFEST, MODEL_OF, Export, check_replaceable
+from hubretrain.export.manifest import (
+    LABELS,
+    MANIFEST,
+    MODEL_OF,
+    Export,
+    check_replaceable,
+    label_lines,
+)
 from hubretrain.export.views import AveragedView
 from hubretrain.files import file_sha256, folder_aside, replace_folder, write_json
 from hubretrain.heads import ENSEMBLE_NAME
@@ -118,7 +125,7 @@ def _write(
     with _aside(folder) as aside:
         new = aside / "new"
         tf.saved_model.save(graph, str(new), graph.signatures_of)
-        (new / LABELS).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+        (new / LABELS).write_bytes(label_lines(class_names).encode("utf-8"))
         files = {
             path.relative_to(new).as_posix(): file_sha256(path)
             for path in sorted(new.rglob("*"))

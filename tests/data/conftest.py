@@ -20,6 +20,14 @@ STRANGE_NAMES = (
     'a "b", c',
     "two\nlines",
     "a\rb",
+    "=1+1",
+    "-x",
+    "-1",
+    "'=x",
+    "''@x",
+    "\u2028line",
+    "\u202egpj",
+    "\x1b[31mred",
 )
 
 

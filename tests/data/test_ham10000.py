@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -188,3 +189,21 @@ def test_the_real_images_are_laid_out_as_they_are(real_data: Path, tmp_path: Pat
         assert image.read_bytes() == (source / "images" / image.name).read_bytes()
     with pytest.raises(DataError, match="is not HAM10000 as published"):
         prepare_ham10000(source, tmp_path / "h")
+
+
+def test_an_archive_within_an_archive_is_unpacked_no_further_than_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubretrain.data.ham10000.MAX_INNER_BYTES", 3 * 2**20)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.jpg", bytes(8 * 2**20))
+    stored = inner.getvalue() + bytes(8 * 2**20)  # compresses well once more
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("HAM10000_images_part_1.zip", stored)
+    with pytest.raises(DataError, match=r"part_1.zip unpacks to more than 3,145,728 bytes"):
+        prepare_ham10000(tmp_path / "outer.zip", tmp_path / "new")
+    (tmp_path / "outer.zip").unlink()
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(DataError, match=r"pipe.zip cannot be opened as a zip: .*named pipe"):
+        prepare_ham10000(tmp_path, tmp_path / "new")

@@ -18,7 +18,7 @@ import pandas as pd
 
 from hubretrain.arrays import AnyArray
 from hubretrain.errors import SplitError
-from hubretrain.files import write_table
+from hubretrain.files import without_escapes, write_table
 
 TEST = -1
 TRAIN = -2
@@ -101,7 +101,9 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     table: pd.DataFrame
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = without_escapes(
+            pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        )
     except FileNotFoundError as error:
         raise SplitError(f"{path} does not exist; expected a file of folds.") from error
     except ValueError as error:
