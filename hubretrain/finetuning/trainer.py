@@ -282,7 +282,7 @@ class Trainer:
             return None
         return (
             f"the loss became {state.diverged} in epoch {state.epoch + 1}, which ended training; "
-            f"the best epoch before, {state.best_epoch}, is evaluated and exported. To train "
+            f"the best epoch before, {state.best_epoch}, is kept. To train "
             "further, fine-tune with `restart=True` and a `learning_rate` below "
             f"{self.schedule.learning_rate:g}."
         )

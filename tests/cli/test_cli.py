@@ -43,7 +43,9 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
     assert set(board["kind"][1:]) == {"reference"}
     assert 0.3 < board["accuracy_low"][0] <= board["accuracy"][0] <= board["accuracy_high"][0]
     tuned = invoke("finetune", "--epochs", 2)
-    assert "Exported to runs/digits/export/" in tuned.stdout
+    assert "runs/digits/export/ holds small, " in tuned.stdout
+    tuned = invoke("finetune", "--resume", "--export", "fine-tuned")
+    assert "runs/digits/export/ holds small, fine-tuned." in tuned.stdout
     image = sorted((place / "data" / "digits" / "2").iterdir())[0]
     said = json.loads(invoke("predict", "runs/digits", image, "--json", "--top", 3).stdout)
     assert said[0]["path"] == str(image)
