@@ -49,6 +49,7 @@ DOORS = {
     "openvino": {"extraction.engines.openvino_library"},
     "platformdirs": {"modules.store"},
     "prometheus_client": {"serving.prometheus"},
+    "pyarrow": {"data.preparing.archives"},
     "ray": {"extraction.ray"},
     "starlette": {"serving.app"},
     "tensorflow": {"tensorflow"},

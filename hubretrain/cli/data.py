@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,32 +191,39 @@ def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
 
 
 @data.command()
-@click.argument("name", type=click.Choice(["ham10000"]))
+@click.argument("name", type=click.Choice(["ham10000", "images"]))
 @click.option(
     "--from",
     "source",
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
-    help="The download: a folder or an archive, which may hold zip files.",
+    help="The download: a folder or an archive, which may hold zip files, or parquet files.",
 )
 @click.option(
     "--to",
     "folder",
     type=click.Path(path_type=Path),
-    default=Path("data/ham10000"),
-    show_default=True,
-    help="Folder to write.",
+    help="Folder to write; by default data/ham10000, or data/ and the name of the source.",
 )
 @click.option("--partial", is_flag=True, help="Lay out an incomplete download, too.")
-def prepare(name: str, source: Path, folder: Path, partial: bool) -> None:  # noqa: ARG001
+def prepare(name: str, source: Path, folder: Path | None, partial: bool) -> None:
     """Lay out a published data set from its downloaded files, and check its counts.
 
     ham10000: Tschandl et al. 2018, https://doi.org/10.7910/DVN/DBW86T, from Harvard
     Dataverse or Kaggle: 10,015 images of 7,470 lesions.
-    """
-    from hubretrain.data import prepare_ham10000
 
+    images: any zip of images and tables, or parquet files with images inside, as Hugging Face
+    publishes them.
+    """
+    from hubretrain.data import prepare_ham10000, prepare_images
+
+    folder = folder or Path("data") / (name if name == "ham10000" else source.resolve().stem)
+    if name == "images":
+        unpacked = prepare_images(source, folder)
+        click.echo(f"{folder}/: {unpacked.n_images:,} images, {unpacked.n_written:,} written now.")
+        click.echo(f"Next: hubretrain data check {shlex.quote(str(folder))}")
+        return
     found = prepare_ham10000(source, folder, partial=partial)
     echo(
         f"{folder}/: {found.n_images:,} images of {found.n_lesions:,} lesions, "

@@ -6,9 +6,10 @@ from .dataset import open_dataset as open_dataset
 from .dataset import reopen_dataset as reopen_dataset
 from .digests import forget_digests as forget_digests
 from .findings import Finding as Finding
-from .ham10000 import prepare_ham10000 as prepare_ham10000
 from .options import SplitOptions as SplitOptions
 from .options import TableOptions as TableOptions
+from .preparing import prepare_ham10000 as prepare_ham10000
+from .preparing import prepare_images as prepare_images
 from .quarantine import Quarantine as Quarantine
 from .summary import DuplicateSet as DuplicateSet
 from .summary import DuplicateSummary as DuplicateSummary

@@ -27,6 +27,7 @@ from hubretrain.data.layouts import (
     class_folders,
     default_folder,
     image_folders,
+    without_unlabelled_splits,
 )
 from hubretrain.data.near_duplicates import NearDuplicates
 from hubretrain.data.options import NO_COLUMN, USUAL_COLUMNS, SplitOptions, TableOptions
@@ -273,7 +274,7 @@ def _recognised_images(
             table, has_groups = label_images(folder.table, [folder], options, is_named=False)
         grouped = grouped or has_groups
         tables.append(table.assign(split=folder.split) if folder.split else table)
-    images = pd.concat(tables)
+    images = without_unlabelled_splits(pd.concat(tables, ignore_index=True))
     if options.split_column == NO_COLUMN:  # nor the splits that folders are named after
         images["split"] = ""
     return images, grouped
@@ -306,6 +307,11 @@ def _checked(
     roots = list(dict.fromkeys(folder.root for folder in folders))
     root = roots[0]
     if not len(images):
+        if any(root.rglob("*.parquet")):
+            raise DataError(
+                f"{root} holds no image files but parquet; if images are inside, unpack them by "
+                "hubretrain data prepare images, and name the folder."
+            )
         raise DataError(
             f"{root} holds no images; expected class folders or a table of labels, with images of "
             f"type {', '.join(sorted(s[1:] for s in IMAGE_SUFFIXES))}."

@@ -5,12 +5,14 @@ In this order, without options:
 1. HAM10000 as published: `HAM10000_metadata.csv` with `image_id`, `dx`, `lesion_id`.
 2. Hugging Face imagefolder: `metadata.csv`, `.jsonl` or `.parquet` with `file_name` and a
    label column, for the whole folder or in each of `train/`, `validation/`, `test/`.
-3. `train/<class>/..`, `val/<class>/..`, `test/<class>/..`, as TFDS' ImageFolder.
-4. `<class>/..`: one folder per class.
+3. Tiny ImageNet as published: `train/<class>/images/..` and `val/val_annotations.txt`.
+4. `train/<class>/..`, `val/<class>/..`, `test/<class>/..`, as TFDS' ImageFolder.
+5. `<class>/..`: one folder per class.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import pandas as pd
 from hubretrain.data.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from hubretrain.errors import DataError
 
+logger = logging.getLogger(__name__)
 # Folder names and values of a split column, as people write them -> ours.
 SPLIT_NAMES = {
     "train": "train",
@@ -40,6 +43,7 @@ KNOWN_TABLES = (
     "metadata.csv",
     "metadata.jsonl",
     "metadata.parquet",
+    "val_annotations.txt",
 )
 
 
@@ -97,9 +101,10 @@ def _tables_below(root: Path, prefix: str) -> list[ImageFolder]:
     """Return the folder with its table, or the folders of given splits if each has a table."""
     if (table := known_table(root)) is not None:
         return [ImageFolder(root, root, prefix, table)]
-    folders = [p for p in _subfolders(root) if p.name.lower() in SPLIT_NAMES]
+    subfolders = _subfolders(root)
+    folders = [p for p in subfolders if p.name.lower() in SPLIT_NAMES]
     tables = [known_table(p) for p in folders]
-    if folders and all(tables):
+    if any(tables) and len(folders) == len(subfolders):
         return [
             ImageFolder(root, p, f"{prefix}{p.name}/", table, SPLIT_NAMES[p.name.lower()])
             for p, table in zip(folders, tables, strict=True)
@@ -124,6 +129,33 @@ def class_folders(folder: ImageFolder) -> pd.DataFrame:
         "split": [SPLIT_NAMES[p[0].lower()] if depth else "" for p in parts],
     }
     return pd.DataFrame(table, dtype=object)
+
+
+def without_unlabelled_splits(images: pd.DataFrame) -> pd.DataFrame:
+    """Return an image table without splits whose images all lie in one folder of no other split.
+
+    Such as `test/images/` beside `train/<class>/`: images to predict, published without labels.
+    What is left out is logged.
+
+    Args:
+        images: Columns path, label and split.
+    """
+    classes = images.groupby("split")["label"].unique()
+    for split, names in classes.items():
+        others = {
+            name for other, of_other in classes.items() if other != split for name in of_other
+        }
+        if split and len(names) == 1 and names[0] not in others and len(others) > 1:
+            is_split = images["split"] == split
+            if not images.loc[is_split, "path"].str.contains(f"/{names[0]}/", regex=False).all():
+                continue
+            logger.info(
+                "The %s split is left out: its %d images lie in one folder, %s/, which is no class "
+                "of the others.",
+                *(split, is_split.sum(), names[0]),
+            )
+            images = images[~is_split]
+    return images
 
 
 def _depth_of_classes(root: Path, parts: list[list[str]]) -> int:
@@ -221,6 +253,11 @@ def existing_folder(root: Path) -> Path:
     """
     _check_utf_8(str(root), "The name of ", "the folder")
     if not root.is_dir():
+        if root.suffix.lower() in (".zip", ".parquet"):
+            raise DataError(
+                f"{root} is an archive; unpack it by hubretrain data prepare images, and name the "
+                "folder."
+            )
         state = "is a file" if root.exists() else "does not exist"
         raise DataError(f"{root} {state}; expected a folder of images.")
     return root

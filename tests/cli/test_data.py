@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from hubretrain.cli import main
 from tests.messy import write_messy
-from tests.samples import write_digits
+from tests.samples import encoded, write_digits
 
 
 def invoke(*arguments: object, code: int = 0) -> Result:
@@ -155,6 +156,12 @@ def test_prepare_says_what_it_laid_out(place: Path) -> None:
         "data/ham10000/: 1 images of 1 lesions, 1 copied now.\n"
         "Next: hubretrain data check data/ham10000\n"
     )
+    with zipfile.ZipFile("my pets.zip", "w") as archive:
+        for name in ("cat/1.png", "dog/2.png"):
+            archive.writestr(name, encoded(np.zeros((2, 2, 3), np.uint8)))
+    ran = invoke("data", "prepare", "images", "--from", "my pets.zip")
+    assert "data/my pets/: 2 images, 2 written now." in ran.stdout
+    assert "Next: hubretrain data check 'data/my pets'" in ran.stdout
     invoke("data", "prepare", "cifar", "--from", "d", code=2)
 
 

@@ -205,3 +205,26 @@ def test_the_default_is_the_one_data_set_in_data(
 def test_data_itself_may_be_the_data_set(tmp_path: Path) -> None:
     write_digits(tmp_path / "data", 9)
     assert default_folder(tmp_path / "data") == tmp_path / "data"
+
+
+def test_tiny_imagenet_is_recognised_and_its_unlabelled_test_images_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "train/n01/images/n01_0.png", "train/n02/images/n02_0.png")
+    write(tmp_path, "val/images/val_0.png", "val/images/val_1.png", "test/images/test_0.png")
+    (tmp_path / "train/n01/n01_boxes.txt").write_text("n01_0.png\t0\t0\t62\t62\n")
+    (tmp_path / "val/val_annotations.txt").write_text(
+        "val_0.png\tn02\t0\t32\t44\t62\nval_1.png\tn01\t52\t55\t57\t59\n"
+    )
+    with caplog.at_level("INFO", "hubretrain"):
+        data = open_dataset(tmp_path)
+    assert data.images[["path", "label", "split"]].to_numpy().tolist() == [
+        ["train/n01/images/n01_0.png", "n01", "train"],
+        ["train/n02/images/n02_0.png", "n02", "train"],
+        ["val/images/val_0.png", "n02", "validation"],
+        ["val/images/val_1.png", "n01", "validation"],
+    ]
+    assert "The test split is left out: its 1 images lie in one folder, images/, which is no" in (
+        caplog.text
+    )
+    assert open_dataset(tmp_path / "val").class_names == ("n01", "n02")

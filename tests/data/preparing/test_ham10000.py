@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset
-from hubretrain.data.ham10000 import HAM10000_CLASSES, HAM10000_LESIONS, prepare_ham10000
+from hubretrain.data.preparing.ham10000 import HAM10000_CLASSES, HAM10000_LESIONS, prepare_ham10000
 from hubretrain.errors import DataError
 from tests.samples import encoded
 
