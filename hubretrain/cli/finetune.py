@@ -140,7 +140,7 @@ def finetune(
     for result in results:
         _show(result, of_run.fit.metric)
     if any(result.test for result in results) and (looks := of_run.looks_at_test()):
-        click.echo(looks)
+        echo(looks)
     _show_choice(of_run, results)
     if diverged := [result.diverged for result in results if result.diverged]:
         from hubretrain.errors import RunError

@@ -100,7 +100,7 @@ def fit(
         echo(in_flags(note))
     print_leaderboard(screening.leaderboard, screening.metric)
     if looks := screening.run.looks_at_test():
-        click.echo(looks)
+        echo(looks)
     if len(screening.effects):
         echo("What the options are worth; the intervals hold together at 95 %:")
     for sentence in screening.effects["sentence"]:
