@@ -193,6 +193,10 @@ def _cpus_per_worker(nodes: Sequence[dict[str, Any]], n_workers: int) -> int:
 
 def _connected(cluster: Cluster) -> Any:
     """Import Ray, start it or connect it to the cluster, and return the library."""
+    if cluster.ray_address is None:
+        # Ray, which reads this when it is imported, then listens on the loopback address only, as
+        # it does on macOS: else anyone on the network could send it jobs.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from hubretrain.bottlenecks import Bottlenecks
@@ -167,20 +169,29 @@ def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_
         if file.exists():
             with Bottlenecks(file) as found:
                 begun = not found.todo().all()
-            if begun and (workers := processes_named("ray::_Worker")):
+            if begun and (workers := workers_of(process.pid)):
+                listening = addresses_listened_at(process.pid)
                 killed = workers[0]
                 os.kill(killed, signal.SIGKILL)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert killed is not None
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}  # nobody else can send it jobs
     assert file.read_bytes() == serial.file.read_bytes()
 
 
-def processes_named(start: str) -> list[int]:
-    import psutil
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it started, without those that have ended."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
-    return [p.pid for p in psutil.process_iter(["name", "cmdline"]) if titled(p, start)]
+
+def workers_of(pid: int) -> list[int]:
+    with contextlib.suppress(psutil.Error):  # one may end in between
+        return [p.pid for p in family(pid) if " ".join(p.cmdline()).startswith("ray::_Worker")]
+    return []
 
 
-def titled(process, start: str) -> bool:
-    return " ".join(process.info["cmdline"] or ()).startswith(start)
+def addresses_listened_at(pid: int) -> set[str]:
+    sockets = [socket for process in family(pid) for socket in process.net_connections("tcp")]
+    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
