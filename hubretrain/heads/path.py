@@ -16,6 +16,7 @@ best is at an end of the path, the path goes on beyond it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +147,7 @@ class PathFitter:
             criterion: What else the path may not end before the best of.
         """
         inputs, n_weights, n_folds = self._inputs, len(self._class_weights), len(self._inputs.folds)
-        objective, solver = self._problems(inputs.folds)
+        objective, solver = self._problems(inputs.folds, self._options)
         path = HeadPath.blank(
             inputs,
             self._rows,
@@ -211,7 +212,9 @@ class PathFitter:
             raise HeadError(NO_FOLDS)
         levels = checked_l2(l2)
         n_weights, n_classes = len(self._class_weights), self._inputs.n_classes
-        objective, solver = self._problems(np.array([ALL_IMAGES]))
+        # Heads that are kept are exact, at whatever tolerance those of the folds were compared.
+        exact = replace(self._options, tol=min(self._options.tol, SolverOptions().tol))
+        objective, solver = self._problems(np.array([ALL_IMAGES]), exact)
         active = np.ones(len(objective.losses), dtype=bool)
         shape = (n_weights, len(levels), n_classes)
         weight = np.empty((self._rows.n_features, *shape), self._rows.dtype)
@@ -236,7 +239,7 @@ class PathFitter:
         names = self._inputs.class_names
         return Heads(self._kind, flat, bias.reshape(flat.shape[1:]), settings, class_names=names)
 
-    def _problems(self, folds: IntArray) -> tuple[Objective, PathSolver]:
+    def _problems(self, folds: IntArray, options: SolverOptions) -> tuple[Objective, PathSolver]:
         """Return problems for class weights x folds (x classes, for logistic heads), in C order."""
         inputs, image, dtype = self._inputs, self._rows.row_image, self._rows.dtype
         mass = inputs.class_mass(folds)
@@ -260,7 +263,7 @@ class PathFitter:
             basis_of = np.tile(np.repeat(np.arange(n_folds), per_head), n_weights)
             bases = [self._bases[fold] for fold in folds.tolist()]
             objective = Objective(self._rows, losses, bases, basis_of)
-        return objective, PathSolver(objective, self._options)
+        return objective, PathSolver(objective, options)
 
     def _nearest_fold_mean(self, level: float, w: int) -> AnyArray:
         """Return the mean over folds at the fitted l2 nearest to `level`."""
@@ -319,7 +322,7 @@ class _EarlyStop:
         self.active = self.active & (self._since_best < self._patience)
 
     def leave_range(self) -> None:
-        """Go on, now to weaker penalties than are asked for, with those that have learned."""
+        """Continue, now to weaker penalties than requested, with those that have learned."""
         self.active = self.active & ~self._waits
         self._may_wait = False
 

@@ -47,6 +47,9 @@ from hubretrain.screening.sweep import MLP, Sweep
 from hubretrain.screening.transferability import transfer_scores
 
 PATIENCE = 2
+# Of heads that are compared: half the passes, and log losses within .0002 of those at 3e-7. What is
+# refitted on all images is exact.
+TOL = 1e-5
 MEMORY = 1 << 30  # bytes of all copies of rows
 MEMORY_OF_PROJECTIONS = 1 << 29  # bytes of those that are kept for networks
 BLOCK_ROWS = 4096  # that are scored at once
@@ -196,7 +199,7 @@ class ModuleFitting:
             networks = MLPFitter(inputs, features, weights, bases=bases)
             self._fitters[source] = networks
             return networks.fit_folds(penalties, advance=bar.advance)
-        heads = PathFitter(inputs, features, source.kind, weights, SolverOptions(), bases)
+        heads = PathFitter(inputs, features, source.kind, weights, SolverOptions(TOL), bases)
         self._fitters[source] = heads
         is_of_decision = METRICS[self.sweep.metric].is_of_decision
         return heads.fit_folds(

@@ -26,8 +26,8 @@ class ScreenOptions:
         adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
             for decisions whose metric is a mean over classes, else none: the top-1 class is the
             rule of the best accuracy.
-        l2: Penalties to compare, 1 / C of scikit-learn; the default ones go on where the best is at
-            an end of them.
+        l2: Penalties to compare, 1 / C of scikit-learn; the default ones continue where the best is
+            at an end of them.
         views: Whether to train on all cached views too, besides view 0 only.
         layers: `last` for the features of the last layer, `all` for those of every layer; by
             default both are compared where they are cached.

@@ -34,7 +34,7 @@ import pandas as pd
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.evaluation import N_PARTS
 from hubretrain.heads import DECAYS, N_COMPONENTS, ModuleHeads, Projection
-from hubretrain.screening.fitting import PATIENCE, ModuleFitting
+from hubretrain.screening.fitting import PATIENCE, TOL, ModuleFitting
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.selection import Selection
 from hubretrain.screening.sweep import Sweep
@@ -47,7 +47,7 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
         n_views = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
     columns = ["sha256", "class_index", "fold", "cluster"]
     table = images[columns].assign(n_views=images["sha256"].map(n_views))
-    constants = [sweep.l2_beyond, PATIENCE, N_PARTS, DECAYS, N_COMPONENTS]
+    constants = [sweep.l2_beyond, PATIENCE, TOL, N_PARTS, DECAYS, N_COMPONENTS]
     everything = json.dumps([attributes, asdict(sweep), *constants], default=str)
     digest = hashlib.sha256(everything.encode())
     digest.update(table.to_csv(index=False).encode())

@@ -23,7 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _DRAIN_SECONDS = 2.0
-_GRACE_SECONDS = 1.0  # after which a body may have to make room for another
+_GRACE_SECONDS = 1.0  # after which a body may have to give way to another
 _CLIENT_CLOSED_REQUEST = 499  # the status that nginx logs
 _BUSY = "the server is busy; try again in a moment"
 _ROUTES = ("/predict", "/v1/models/", "/healthz", "/metrics")
