@@ -137,7 +137,7 @@ def fill(
 
     if not modules and preview is None:
         raise click.UsageError("Missing option '--module' / '-m'.")
-    dataset = source.open()
+    dataset = source.open(cache)
     if preview is not None:
         from hubretrain.data.images import draw_preview
 
@@ -222,7 +222,7 @@ def status(
     from hubretrain.extraction import cache_status
 
     table = cache_status(
-        *(source.open(), cache),
+        *(source.open(cache), cache),
         n_views=n_views,
         minority_views=minority_views,
         layers=layers,
@@ -276,7 +276,7 @@ def gc(source: DataSource, cache: Path, n_views: int | None, dry_run: bool) -> N
     """Free the space of deleted images, of killed runs and of views beyond --views."""
     from hubretrain.extraction import collect_garbage
 
-    removed = collect_garbage(source.open(), cache, n_views=n_views, dry_run=dry_run)
+    removed = collect_garbage(source.open(cache), cache, n_views=n_views, dry_run=dry_run)
     for file, what, n_bytes in removed:
         echo(f"{file}: {what}, {decimal(n_bytes)}")
     total = sum(n_bytes for _, _, n_bytes in removed)

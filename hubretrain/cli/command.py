@@ -51,8 +51,8 @@ def terminal(**options: Any) -> Console:
     return Printable(**options)
 
 
-def in_flags(sentence: str) -> str:
-    """Return a sentence with the flags of the running command for the parameters it names.
+def in_flags(sentence: str, of_command: click.Command | None = None) -> str:
+    """Return a sentence with the flags of a command, the running one, for parameters it names.
 
     What is no parameter of the command, nor of a group that it belongs to, stays as it is.
     """
@@ -60,7 +60,7 @@ def in_flags(sentence: str) -> str:
 
     def flag_of(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
-        for command in _commands(context):
+        for command in [of_command] if of_command else _commands(context):
             alias = getattr(command, "aliases", {}).get(name)
             if alias:
                 return str(alias).format("N" if value is None else value)

@@ -19,6 +19,7 @@ from hubretrain.cli.options import (
     json_option,
     options_from,
     run_option,
+    split_as_cut,
 )
 from hubretrain.data import SplitOptions
 
@@ -58,7 +59,7 @@ def check(
     from hubretrain.data import check_dataset
     from hubretrain.report import write_check_page
 
-    dataset = source.open()
+    dataset = source.open(cache)
     result = check_dataset(dataset, split, cache=cache)
     folder = run or RUNS / dataset.name
     result.write(folder / "data_check.json")
@@ -148,13 +149,15 @@ def split(
     from hubretrain.data.splitting import kept_together, part_table, worst_deviation, write_folds
     from hubretrain.runs import Run
 
-    dataset = source.open()
+    dataset = source.open(cache)
     of_run = Run(run or RUNS / dataset.name)
     file = of_run.folds_file
     if overwrite or not file.exists():
         of_run.refuse_new_split()
+    if not overwrite:
+        options = split_as_cut(of_run, options)
     images = dataset.split(options, folds_file=None if overwrite else file, cache=cache)
-    write_folds(file, images.assign(group=images["cluster"]))
+    write_folds(file, images.assign(group=images["cluster"]), options)
     counts = part_table(images["fold"], images["label"])
     deviation = worst_deviation(images["fold"], images["label"])
     sentence = kept_together(
@@ -188,6 +191,36 @@ def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
     table.add_section()
     table.add_row("all", *(f"{n:,}" for n in counts.sum(axis=1)))
     terminal(highlight=False).print(table)
+
+
+@data.command()
+@click.argument("folder", metavar="[DATA]", required=False, type=click.Path(path_type=Path))
+@cache_option
+@click.option("--forget", is_flag=True, help="Forget the options, to give them anew.")
+@json_option
+def show(folder: Path | None, cache: Path, forget: bool, as_json: bool) -> None:
+    """Show the options of DATA that are remembered: labels, columns, groups, classes.
+
+    They were given to an earlier command and hold for the next ones, until another value is given.
+    """
+    from hubretrain.data import (
+        default_folder,
+        forget_options,
+        option_words,
+        remembered_options,
+    )
+
+    folder = folder or default_folder(Path("data"))
+    options = remembered_options(folder, cache)
+    if forget:
+        click.echo("Forgotten." if forget_options(folder, cache) else "There was none to forget.")
+    elif as_json:
+        click.echo(json.dumps(options, indent=2, ensure_ascii=False))
+    elif options:
+        for words in option_words(options):
+            click.echo(in_flags(words, check))
+    else:
+        click.echo(f"No options of {folder} are remembered.")
 
 
 @data.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from hubretrain.cli.options import (
     modules_option,
     options_from,
     run_option,
+    split_as_cut,
 )
 from hubretrain.screening import ScreenOptions
 
@@ -87,10 +89,10 @@ def fit(
     from hubretrain.runs import Run
     from hubretrain.screening import screen_modules
 
-    dataset = source.open()
-    screening = screen_modules(
-        dataset, Run(run or RUNS / dataset.name), options, cache=cache, modules=modules
-    )
+    dataset = source.open(cache)
+    chosen = Run(run or RUNS / dataset.name)
+    options = replace(options, split=split_as_cut(chosen, options.split))
+    screening = screen_modules(dataset, chosen, options, cache=cache, modules=modules)
     if as_json:
         echo(_as_json(screening))
         return

@@ -9,14 +9,15 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hubretrain.cli.command import echo
-from hubretrain.data import TableOptions
+from hubretrain.data import SplitOptions, TableOptions
 from hubretrain.option_fields import Option, flag_of, option_of
 
 if TYPE_CHECKING:
@@ -163,16 +164,16 @@ class DataSource:
     labels: Path | None
     table: TableOptions
 
-    def open(self) -> ImageDataset:
-        """Open the data set."""
-        from hubretrain.data import open_dataset
+    def open(self, cache: Path | None = None) -> ImageDataset:
+        """Open the data set; with a cache, options that are not given are those of before."""
+        from hubretrain.data import open_as_before, open_dataset
 
-        data, *more_roots = self.folders or (None,)
-        return open_dataset(
-            data,
-            more_roots=[root for root in more_roots if root],
-            labels=self.labels,
-            table=self.table,
+        data, *others = self.folders or (None,)
+        more_roots = tuple(root for root in others if root)
+        if cache is None:
+            return open_dataset(data, more_roots=more_roots, labels=self.labels, table=self.table)
+        return open_as_before(
+            data, cache, more_roots=more_roots, labels=self.labels, table=self.table
         )
 
 
@@ -390,3 +391,29 @@ def _go_offline(value: bool) -> None:
 def _run_folder(value: Path | None) -> Path | None:
     """Return the folder of a run; a plain name is a folder in `runs/`."""
     return RUNS / value if value is not None and len(value.parts) == 1 else value
+
+
+def split_as_cut(run: Run, split: SplitOptions) -> SplitOptions:
+    """Return the options that a run's folds were cut with; where they are not cut, those given.
+
+    Raises:
+        RunError: Another value is given on the command line.
+    """
+    from hubretrain.data.splitting import read_cut_with
+    from hubretrain.errors import RunError
+
+    cut = read_cut_with(run.folds_file)
+    if cut is None and run.is_fitted and run.folds_file.exists():
+        cut = SplitOptions(run.fit.n_folds, run.fit.test_fraction, run.fit.seed)
+    if cut is None:
+        return split
+    context = click.get_current_context()
+    names = ("n_folds", "test_fraction", "seed")
+    for name in names:
+        value, before = getattr(split, name), getattr(cut, name)
+        if value != before and context.get_parameter_source(name) != ParameterSource.DEFAULT:
+            raise RunError(
+                f"{run.folds_file} was cut with `{name}={before}`, not {value}; leave it out, "
+                "choose another folder with `run`, or remove the file to cut a new split."
+            )
+    return replace(split, **{name: getattr(cut, name) for name in names})

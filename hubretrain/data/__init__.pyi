@@ -6,11 +6,16 @@ from .dataset import open_dataset as open_dataset
 from .dataset import reopen_dataset as reopen_dataset
 from .digests import forget_digests as forget_digests
 from .findings import Finding as Finding
+from .layouts import default_folder as default_folder
 from .options import SplitOptions as SplitOptions
 from .options import TableOptions as TableOptions
 from .preparing import prepare_ham10000 as prepare_ham10000
 from .preparing import prepare_images as prepare_images
 from .quarantine import Quarantine as Quarantine
+from .remembered import forget_options as forget_options
+from .remembered import open_as_before as open_as_before
+from .remembered import option_words as option_words
+from .remembered import remembered_options as remembered_options
 from .summary import DuplicateSet as DuplicateSet
 from .summary import DuplicateSummary as DuplicateSummary
 from .summary import SizeSummary as SizeSummary

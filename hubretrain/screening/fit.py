@@ -182,8 +182,9 @@ def _split(
     """Cut the folds and write them; return the images outside and inside of the test split."""
     if not run.folds_file.exists():
         run.refuse_new_split()
+    cut_with = None if run.folds_file.exists() else split
     images["fold"] = cut_parts(images, run.folds_file, split)
-    write_folds(run.folds_file, images.assign(group=images["cluster"]))
+    write_folds(run.folds_file, images.assign(group=images["cluster"]), cut_with)
     is_test = images["fold"] == TEST
     return images[~is_test].reset_index(drop=True), images[is_test].reset_index(drop=True)
 

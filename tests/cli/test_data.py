@@ -175,3 +175,41 @@ def test_a_second_split_after_a_fine_tuning_is_refused(place: Path) -> None:
     assert "holds fine-tunings (small), which trained on images" in " ".join(refused.stderr.split())
     assert "choose another --run" in " ".join(refused.stderr.split())
     assert (place / "runs/digits/folds.csv").read_bytes() == folds
+
+
+def test_options_of_a_data_set_are_given_once_and_shown(place: Path) -> None:
+    assert invoke("data", "show").stdout == "No options of data/digits are remembered.\n"
+    invoke("data", "split", "--exclude-class", "2", "--group-from", r"(\d)\.png", "--folds", 2)
+    assert invoke("data", "show").stdout.splitlines() == [
+        r"--group-from '(\d)\.png'",
+        "--exclude-class 2",
+    ]
+    again = invoke("data", "check")
+    assert r"--group-from '(\d)\.png' --exclude-class 2" in again.stderr
+    assert "2 classes, 10 groups" in again.stdout
+    told = invoke("data", "check", "--exclude-class", "1").stderr
+    assert "--exclude-class is 1 now, which is remembered; it was 2." in told
+    assert json.loads(invoke("data", "show", "--json").stdout)["exclude_class"] == ["1"]
+    assert invoke("data", "show", "--forget").stdout == "Forgotten.\n"
+    assert "3 classes, 180 groups (none given)" in invoke("data", "check").stdout
+
+
+@pytest.mark.parametrize("command", [("data", "split"), ("fit",)])
+@pytest.mark.parametrize(
+    ("option", "value", "was"),
+    [("--folds", 5, 3), ("--test-fraction", 0.2, 0.1), ("--seed", 0, 7)],
+)
+@pytest.mark.usefixtures("place")
+def test_a_run_that_is_cut_refuses_another_split(
+    command: tuple[str, ...], option: str, value: float, was: float
+) -> None:
+    invoke("data", "split", "--folds", 3, "--test-fraction", 0.1, "--seed", 7)
+    refused = invoke(*command, option, value, code=1).stderr
+    assert f"runs/digits/folds.csv was cut with {option} {was}, not {value}; leave it out, " in (
+        refused
+    )
+    assert "choose another folder with --run, or remove the file to cut a new split." in refused
+    if command != ("fit",):
+        before = Path("runs/digits/folds.csv").read_bytes()
+        invoke(*command)
+        assert Path("runs/digits/folds.csv").read_bytes() == before

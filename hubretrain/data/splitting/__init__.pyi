@@ -1,6 +1,7 @@
 from .folds import NEW as NEW
 from .folds import TEST as TEST
 from .folds import previous_parts as previous_parts
+from .folds import read_cut_with as read_cut_with
 from .folds import read_folds as read_folds
 from .folds import write_folds as write_folds
 from .leakage import kept_together as kept_together

@@ -2,13 +2,17 @@
 
 A split gives every image one part: a fold 0, 1, ..., `TEST`, or `TRAIN` (trained on by every
 fold and validated by none). The file has columns `path, sha256, label, group, fold`, one row per
-image, with `fold` one of `test`, `train`, 0, 1, ...
+image, with `fold` one of `test`, `train`, 0, 1, ... Beside it `folds.json` holds the options
+that it was cut with.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
+from hubretrain.data.options import SplitOptions
 from hubretrain.errors import SplitError
-from hubretrain.files import without_escapes, write_table
+from hubretrain.files import without_escapes, write_json, write_table
 
 TEST = -1
 TRAIN = -2
@@ -67,13 +72,16 @@ def previous_parts(
     return np.array(parts, np.int8)
 
 
-def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write `folds.csv`.
+def write_folds(
+    path: str | os.PathLike[str], table: pd.DataFrame, cut_with: SplitOptions | None = None
+) -> None:
+    """Write `folds.csv`, and `folds.json` where the options are given.
 
     Args:
         path: The file, replaced as a whole.
         table: Columns path, label, group, fold (the parts of `split_images`) and, where known,
             sha256. Other columns are left out.
+        cut_with: The options that it was cut with.
 
     Raises:
         SplitError: A column is missing, or a value is no part of a split.
@@ -87,6 +95,17 @@ def write_folds(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
     names = {TEST: "test", TRAIN: "train"}
     out["fold"] = [names.get(part, str(part)) for part in parts.tolist()]
     write_table(Path(path), out)
+    if cut_with is not None:
+        write_json(Path(path).with_suffix(".json"), asdict(cut_with))
+
+
+def read_cut_with(path: str | os.PathLike[str]) -> SplitOptions | None:
+    """Return the options that `folds.csv` was cut with; None where they are not known."""
+    if not os.path.exists(path):
+        return None
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return SplitOptions(**json.loads(Path(path).with_suffix(".json").read_text("utf-8")))
+    return None
 
 
 def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hubretrain.data.options import TableOptions
+from hubretrain.data.remembered import forget_options, open_as_before, remembered_options
+from hubretrain.errors import DataError
+from tests.samples import encoded
+
+PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name in ("d/a/1.png", "d/b/2.png", "d/c/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(PIXEL)
+    (tmp_path / "l.csv").write_text("file,kind,who\n1.png,p,x\n2.png,q,x\n3.png,r,y\n")
+    return tmp_path
+
+
+def test_options_are_given_once_and_another_value_later_is_told(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, cache = place / "d", place / "cache"
+    options = TableOptions(label_column="kind", group_column="who", exclude_class=("r",))
+    first = open_as_before(root, cache, labels=place / "l.csv", table=options)
+    assert json.loads((cache / "d" / "dataset.json").read_text()) == {
+        "folder": str(root),
+        "labels": str(place / "l.csv"),
+        "label_column": "kind",
+        "group_column": "who",
+        "exclude_class": ["r"],
+    }
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        again = open_as_before(root, cache)
+    assert again.opened_with == first.opened_with
+    assert again.images.equals(first.images)
+    assert "`label_column=kind` `group_column=who` `exclude_class=r`" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        changed = open_as_before(root, cache, table=TableOptions(group_column="none"))
+    assert not changed.grouped
+    assert changed.class_names == ("p", "q")
+    assert "`group_column` is none now, which is remembered; it was who." in caplog.text
+    assert remembered_options(root, cache)["group_column"] == "none"
+    assert forget_options(root, cache)
+    assert not forget_options(root, cache)
+    assert open_as_before(root, cache).class_names == ("a", "b", "c")
+
+
+def test_nothing_is_written_without_options_nor_where_a_data_set_is_refused(place: Path) -> None:
+    cache = place / "cache"
+    open_as_before(place / "d", cache)
+    with pytest.raises(DataError):
+        open_as_before(place / "d", cache, table=TableOptions(exclude_class=("x",)))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"folder": "/elsewhere", "exclude_class": ["a"]}']
+)
+def test_a_damaged_file_and_that_of_another_folder_are_not_used(place: Path, text: str) -> None:
+    (place / "cache" / "d").mkdir(parents=True)
+    (place / "cache" / "d" / "dataset.json").write_text(text)
+    assert open_as_before(place / "d", place / "cache").class_names == ("a", "b", "c")
