@@ -200,3 +200,17 @@ def test_a_table_that_was_recognised_opens_no_network_unless_it_may(tmp_path: Pa
     (root / "l.csv").write_text("path,label\nhttps://a.example/1.png,a\n2.png,b\n1.png,a\n")
     with pytest.raises(DataError, match="names images at URLs"):
         open_dataset(root)
+
+
+def test_published_isic_tables_beside_the_images_label_and_group_them(tmp_path: Path) -> None:
+    root = write(tmp_path, *(f"ISIC_Input/ISIC_000{i}.png" for i in range(3)))
+    (root / "GroundTruth.csv").write_text(
+        "image,MEL,NV,UNK\nISIC_0000,1.0,0.0,0.0\nISIC_0001,0.0,1.0,0.0\nISIC_0002,0.0,1.0,0.0\n"
+    )
+    (root / "LesionGroupings.csv").write_text(
+        "image,lesion_id,diagnosis confirm type\nISIC_0000,a,x\nISIC_0001,b,x\nISIC_0002,b,x\n"
+    )
+    data = open_dataset(root)
+    assert data.images["label"].tolist() == ["MEL", "NV", "NV"]
+    assert data.images["group"].tolist() == ["a", "b", "b"]
+    assert not open_dataset(root, table=TableOptions(group_column="none")).grouped

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hubretrain.data.layouts import ImageFolder
 from hubretrain.data.options import NO_COLUMN, TableOptions
-from hubretrain.data.tables.columns import given_column, usual_column
+from hubretrain.data.tables.columns import given_column, one_hot_columns, usual_column
 from hubretrain.data.tables.labelling import label_images, split_names
 from hubretrain.data.tables.matching import ImageIndex
 from hubretrain.data.tables.reading import TABLE_SUFFIXES, read_table
@@ -41,7 +41,10 @@ def labels_beside(folder: ImageFolder, options: TableOptions) -> tuple[pd.DataFr
     if len(files) != 1:
         return None
     logger.info("%s labels the images.", files[0])
-    return label_images(files[0], [folder], options, is_named=False)
+    images, grouped = label_images(files[0], [folder], options, is_named=False)
+    if grouped or options.group_column == NO_COLUMN:
+        return images, grouped
+    return with_groups_beside(images, folder, options, labels=files[0])
 
 
 def _labels_images(file: Path, folder: ImageFolder, options: TableOptions) -> bool:
@@ -51,26 +54,32 @@ def _labels_images(file: Path, folder: ImageFolder, options: TableOptions) -> bo
         image, label = (given_column(rows, file, options, r, index) for r in ("image", "label"))
     except DataError:
         return False
-    return image is not None and label is not None and index.names_images(rows[image])
+    if image is None or not index.names_images(rows[image]):
+        return False
+    others = [name for name in rows.columns if name != image]
+    return label is not None or bool(one_hot_columns(rows, others))
 
 
 def with_groups_beside(
-    images: pd.DataFrame, folder: ImageFolder, options: TableOptions
+    images: pd.DataFrame, folder: ImageFolder, options: TableOptions, labels: Path | None = None
 ) -> tuple[pd.DataFrame, bool]:
-    """Return the image table of class folders with groups and splits of a table beside them.
+    """Return the image table of a folder with groups and splits of a table that lies in it.
 
-    The classes stay those of the folders. A table whose columns do not fit is not used, and the
+    The classes stay. A table whose columns do not fit is not used, and the
     log says why.
 
     Args:
-        images: The image table of class folders.
-        folder: Their folder.
+        images: The image table.
+        folder: Its folder.
         options: Columns, by default the usual ones.
+        labels: The table that its classes are from; None: class folders.
 
     Returns:
         The image table, and whether it got groups.
     """
     for file in tables_beside(folder.folder):
+        if file == labels:
+            continue
         try:
             columns = _columns_beside(file, images, folder, options)
         except DataError as error:
@@ -79,8 +88,9 @@ def with_groups_beside(
             continue
         taken = [f"{role}s from column {name!r}" for role, name in columns.attrs["names"].items()]
         logger.info(
-            "%s: %s, for %d of %d images; classes are those of the folders.",
+            "%s: %s, for %d of %d images; classes are those of %s.",
             *(file, " and ".join(taken), len(columns), len(images)),
+            "the folders" if labels is None else labels.name,
         )
         images = images.set_index("path", drop=False)
         for role in columns.attrs["names"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def read_columns(file: Path, options: TableOptions, index: ImageIndex) -> LabelC
     headerless = has_header_row(file) and not is_named and _names_image(rows, index)
     if headerless:
         rows = read_table(file, header=False)
-    image = given_column(rows, file, options, "image", index) or _by_content(rows, file, index)
+    image = given_column(rows, file, options, "image", index)
+    if image is None or (options.image_column is None and not _names_images(rows, image, index)):
+        image = _by_content(rows, file, index, image)
     group, split = (given_column(rows, file, options, role, index) for role in ("group", "split"))
     label = given_column(rows, file, options, "label", index)
     if label is not None:
@@ -62,6 +65,10 @@ def read_columns(file: Path, options: TableOptions, index: ImageIndex) -> LabelC
     else:
         others = [name for name in rows.columns if name not in (image, group, split)]
         labels = _by_elimination(rows, file, others, is_first=headerless)
+    for role, taken in (("label", label), ("group", group)):
+        others = [name for name in _usual_columns(rows, role) if name != taken]
+        if taken is not None and others and options.column_of(role) is None:
+            logger.info("%s: column %r is the %s, not %s.", file, taken, role, ", ".join(others))
     if headerless:
         logger.info(
             "%s has no header: column %s names the image, column %s the class.",
@@ -89,15 +96,41 @@ def usual_column(rows: pd.DataFrame, role: str, index: ImageIndex | None = None)
         role: One of `USUAL_COLUMNS`.
         index: The images.
     """
+    names = _usual_columns(rows, role)
+    if role == "image" and index is not None:
+        names = _best_first(rows, names, index) or names
+    return names[0] if names else None
+
+
+def _usual_columns(rows: pd.DataFrame, role: str) -> list[str]:
     by_normal: dict[str, str] = {}
     for name in rows.columns:
         by_normal.setdefault(normal(str(name)), str(name))
     names = [by_normal[n] for n in map(normal, USUAL_COLUMNS[role]) if n in by_normal]
-    if role == "image" and index is not None:
-        names = [n for n in names if index.names_images(rows[n][:_PROBED])] or names
     if role == "split":  # `set` and the like may be something else
         names = [n for n in names if n.strip() == "split" or _holds_splits(rows[n])]
-    return names[0] if names else None
+    return list(dict.fromkeys(names))
+
+
+def _best_first(rows: pd.DataFrame, names: list[str], index: ImageIndex) -> list[str]:
+    """Return the columns that name images; first those with whole names of files, then stems."""
+
+    def looseness(name: str) -> int:
+        exact = [str(cell) for cell in rows[name][:_PROBED] if index.has(str(cell))]
+        whole = any(cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in exact)
+        return 0 if whole else 1 if exact else 2
+
+    return sorted((n for n in names if _names_images(rows, n, index)), key=looseness)
+
+
+def _names_images(rows: pd.DataFrame, name: str, index: ImageIndex) -> bool:
+    return index.names_images(rows[name][:_PROBED])
+
+
+def one_hot_columns(rows: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Return the columns of flags, where there are several."""
+    flags = [name for name in names if set(rows[name].str.lower()) <= _FLAGS.keys()]
+    return flags if len(flags) > 1 else []
 
 
 def _holds_splits(cells: pd.Series) -> bool:
@@ -136,8 +169,11 @@ def _names_image(rows: pd.DataFrame, index: ImageIndex) -> bool:
     return usual_column(rows, "image") is None and any(map(index.has, names))
 
 
-def _by_content(rows: pd.DataFrame, file: Path, index: ImageIndex) -> str:
-    fitting = [str(n) for n in rows.columns if index.names_images(rows[n][:_PROBED])]
+def _by_content(rows: pd.DataFrame, file: Path, index: ImageIndex, usual: str | None) -> str:
+    """Return the column whose cells name images, or else the one with a usual name."""
+    fitting = _best_first(rows, list(map(str, rows.columns)), index)
+    if not fitting and usual is not None:
+        return usual
     if not fitting:
         raise _no_column(rows, file, "image")
     if not fitting[0].isdigit():
@@ -151,8 +187,7 @@ def _by_elimination(
     """Return the classes where no column has a usual name for them."""
     if is_first and others:
         return rows[others[0]]
-    flags = [name for name in others if set(rows[name].str.lower()) <= _FLAGS.keys()]
-    if len(flags) > 1:
+    if flags := one_hot_columns(rows, others):
         logger.info("%s: the class is the one of these that is 1: %s.", file, ", ".join(flags))
         return _one_hot(rows[flags])
     texts = [

@@ -145,7 +145,10 @@ class ImageIndex:
 
     def has(self, cell: str) -> bool:
         """Return whether a cell is the path, file name or stem of an image as it is written."""
-        match = self.find(cell)
+        try:
+            match = self.find(cell)
+        except DataError:
+            return False
         return bool(match.path) and not match.how and not is_remote(cell)
 
     def find(self, cell: str) -> Match:

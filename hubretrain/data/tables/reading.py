@@ -31,7 +31,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
+_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_BLANKS = " \t\r\n\x0b\x0c\xa0\ufeff"  # fewer than those of `str.strip`
 _SEPARATORS = ",;\t|"
 _SAMPLE = 20  # rows that tell the separator
 
@@ -39,9 +40,9 @@ _SAMPLE = 20  # rows that tell the separator
 def read_table(file: Path, *, header: bool = True) -> pd.DataFrame:
     """Read a table as text: a cell is as it is written, without blanks around it.
 
-    By its suffix it is parquet, JSON lines, TSV, or else text with the separator that gives each
-    row the same number of cells: a comma, a semicolon, a tab or a bar; in a `.txt` blanks, too.
-    Text is UTF-8, UTF-16 or UTF-32, or else Windows-1252, which is logged.
+    By its suffix it is parquet, JSON (lines, or a list of records), TSV, or else text with the
+    separator that gives each row the same number of cells: a comma, a semicolon, a tab or a bar;
+    in a `.txt` blanks, too. Text is UTF-8, UTF-16 or UTF-32, or else Windows-1252, which is logged.
 
     Args:
         file: The table.
@@ -59,6 +60,11 @@ def read_table(file: Path, *, header: bool = True) -> pd.DataFrame:
             # Not splitlines, which takes some characters within a text for ends of lines.
             lines = _decoded(file).split("\n")
             table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+        elif suffix == ".json":
+            records = json.loads(_decoded(file))
+            if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+                raise ValueError("it is no list of records")
+            table = pd.DataFrame(records, dtype=object)
         else:
             table = _read_rows(file, header)
     except FileNotFoundError:
@@ -78,7 +84,7 @@ def read_table(file: Path, *, header: bool = True) -> pd.DataFrame:
 
 def has_header_row(file: Path) -> bool:
     """Return whether a table's columns are named by its first row, which may be missing."""
-    return file.suffix.lower() not in (*PARQUET_SUFFIXES, ".jsonl")
+    return file.suffix.lower() not in (*PARQUET_SUFFIXES, ".json", ".jsonl")
 
 
 def _read_rows(file: Path, header: bool) -> pd.DataFrame:
@@ -193,7 +199,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value.strip()
+        return value.strip(_BLANKS)
     if hasattr(value, "tolist"):  # a number or an array of NumPy
         value = value.tolist()
     if isinstance(value, dict) and "bytes" in value:  # an image within a parquet file
@@ -204,4 +210,4 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():  # whole numbers with gaps are floats
         return str(int(value))
-    return str(value).strip()
+    return str(value).strip(_BLANKS)

@@ -315,3 +315,38 @@ def test_labels_that_look_like_something_else_stay_text(tmp_path: Path, suffix: 
         else table.to_json(orient="records", lines=True)
     )
     assert opened(root, text, f"l.{suffix}").images["label"].tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "told"),
+    [
+        ("image_id,file,label\n3,1.jpg,a\n1,2.jpg,b\n2,3.jpg,c\n", ["a", "b", "c"], ""),
+        ("id,datei,label\n93,1.jpg,a\n91,2.jpg,b\n92,3.jpg,c\n", ["a", "b", "c"], "'datei' names"),
+        (
+            "image,target,diagnosis\n1,0,a\n2,1,b\n3,1,c\n",
+            ["a", "b", "c"],
+            "column 'diagnosis' is the label, not target",
+        ),
+        (
+            "image,label,lesion_id,Patient\n1,a,x,y\n2,b,x,y\n3,c,x,y\n",
+            ["a", "b", "c"],
+            "column 'Patient' is the group, not lesion_id",
+        ),
+    ],
+)
+def test_of_several_columns_with_usual_names_the_one_that_fits_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, labels: list[str], told: str
+) -> None:
+    root = write(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        assert opened(root, text).images["label"].tolist() == labels
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
+
+
+def test_a_json_list_of_records_is_a_table_and_another_json_is_none(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    text = '[{"image": "1.jpg", "label": 1}, {"image": "2.jpg", "label": true}]'
+    assert opened(root, text, "l.json").images["label"].tolist() == ["1", "True"]
+    with pytest.raises(DataError, match=r"l.json cannot be read as a table: it is no list of rec"):
+        opened(root, '{"1.jpg": "a"}', "l.json")
