@@ -21,7 +21,8 @@ def chosen_classes(images: pd.DataFrame, options: TableOptions) -> pd.DataFrame:
         options: Which classes; those that are too small are left out last.
 
     Raises:
-        DataError: An option names a class that there is not, or has no `=`.
+        DataError: An option names a class that there is not, or has no `=`; or fewer than two
+            classes are left.
     """
     labels = set(images["label"])
     merged: dict[str, str] = {}
@@ -42,6 +43,11 @@ def chosen_classes(images: pd.DataFrame, options: TableOptions) -> pd.DataFrame:
                 *(options.drop_small_classes, listed),
             )
         images = images[~images["label"].isin(list(small.index))]
+    if len(labels) > 1 and (n_left := images["label"].nunique()) < 2:
+        raise DataError(
+            f"`exclude_class`, `merge` and `drop_small_classes` leave {n_left} of {len(labels)} "
+            "classes; expected at least two."
+        )
     return images.astype(object)
 
 

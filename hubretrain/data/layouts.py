@@ -200,7 +200,7 @@ def default_folder(data: Path) -> Path:
         DataError: There is none, or there are several (they are listed).
     """
     subfolders = [p for p in sorted(data.iterdir()) if p.is_dir()] if data.is_dir() else []
-    datasets = [p for p in subfolders if known_table(p) is not None or _has_class_folders(p)]
+    datasets = [p for p in subfolders if known_table(p) is not None or _is_data_set(p)]
     if known_table(data) is not None or (not datasets and _has_class_folders(data)):
         return data
     if len(datasets) == 1:
@@ -279,16 +279,26 @@ def _subfolders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _is_data_set(root: Path) -> bool:
+    """Return whether a folder has class folders, with folders in them or not, or a table."""
+    if _has_class_folders(root) or any(
+        _holds_images(p) for child in _subfolders(root) for p in _subfolders(child)
+    ):
+        return True
+    has_table = any(p.suffix.lower() in (".csv", ".tsv", ".jsonl") for p in root.iterdir())
+    return has_table and _holds_images(root)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir() if p.is_file())
+
+
 def _has_class_folders(root: Path) -> bool:
     """Return whether a sub-folder, or one below train/val/test, directly has images or a table."""
-
-    def holds_images(folder: Path) -> bool:
-        return any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir() if p.is_file())
-
     for child in _subfolders(root) if root.is_dir() else ():
         is_split = child.name.lower() in SPLIT_NAMES
-        if (is_split and known_table(child)) or holds_images(child):
+        if (is_split and known_table(child)) or _holds_images(child):
             return True
-        if is_split and any(holds_images(p) for p in _subfolders(child)):
+        if is_split and any(_holds_images(p) for p in _subfolders(child)):
             return True
     return False

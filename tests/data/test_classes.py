@@ -56,6 +56,11 @@ def test_classes_are_left_out_merged_and_renamed_and_the_record_repeats_it(
         ),
         ({"merge": ("a,x=b",)}, "`merge` names 'x', which is no class; the classes are: a, b, c"),
         ({"merge": ("a",)}, "`merge` is 'a'; expected old names, = and the new one, as in a,b=c"),
+        (
+            {"exclude_class": ("a", "b")},
+            "`drop_small_classes` leave 1 of 3 classes; expected at lea",
+        ),
+        ({"drop_small_classes": 2}, "`drop_small_classes` leave 0 of 3 classes; expected at least"),
         ({"merge": ("a=",)}, "`merge` is 'a='; expected old names, = and the new one"),
     ],
 )

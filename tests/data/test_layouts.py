@@ -228,3 +228,18 @@ def test_tiny_imagenet_is_recognised_and_its_unlabelled_test_images_are_left_out
         caplog.text
     )
     assert open_dataset(tmp_path / "val").class_names == ("n01", "n02")
+
+
+@pytest.mark.parametrize(
+    "paths", [("nv/p1/1.png", "mel/p2/2.png"), ("1.png", "2.png"), ("images/1.png", "images/2.png")]
+)
+def test_the_default_may_be_folders_of_patients_or_images_with_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data" / "skin", *paths)
+    if "nv" not in paths[0]:
+        (tmp_path / "data" / "skin" / "labels.csv").write_text("id,label\n1,nv\n2,mel\n")
+    data = open_dataset()
+    assert data.name == "skin"
+    assert data.class_names == ("mel", "nv")
