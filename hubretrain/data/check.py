@@ -12,7 +12,7 @@ from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.findings import Finding, Level, findings_of
 from hubretrain.data.image_table import cluster_names
 from hubretrain.data.images import MAX_PIXELS, read_headers, read_image
-from hubretrain.data.options import SplitOptions
+from hubretrain.data.options import NO_COLUMN, SplitOptions
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.data.splitting import check_class_sizes, cut_parts, worst_deviation
 from hubretrain.data.summarizing import (
@@ -100,7 +100,9 @@ def check_dataset(
         imbalance=summarize_imbalance(images, names),
         sizes=summarize_sizes(images),
         unreadable=list_unreadable(images),
-        groups=summarize_groups(images, grouped=dataset.grouped),
+        groups=summarize_groups(
+            images, grouped=dataset.grouped, declined=_declines_groups(dataset)
+        ),
         duplicates=summarize_duplicates(images, pairs),
         given_splits=summarize_given_split(images, names),
         random_split_leak=random_split_leak(images),
@@ -165,6 +167,10 @@ def _why_undecodable(root: Path, path: str) -> str:
     except DataError as error:
         return str(error)
     return ""
+
+
+def _declines_groups(dataset: ImageDataset) -> bool:
+    return NO_COLUMN in (dataset.opened_with.get(name) for name in ("group_from", "group_column"))
 
 
 def _more_roots(dataset: ImageDataset) -> list[str]:

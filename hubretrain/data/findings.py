@@ -189,6 +189,18 @@ def no_groups(summary: Summary) -> Iterator[Remark]:
         )
 
 
+@issue("wrong")
+def folders_without_groups(summary: Summary) -> Iterator[Remark]:
+    """Find folders between classes and images, which may be those of patients."""
+    if summary.groups.n_folders:
+        yield Remark(
+            f"Classes hold {summary.groups.n_folders:,} folders (such as "
+            f"{summary.groups.first_folder}/), but each image counts as its own group.",
+            "If each folder is a patient, a lesion or a series, use `group_from=folder:-1`, else "
+            "`group_from=none`.",
+        )
+
+
 @issue("note")
 def leaking_random_split(summary: Summary) -> Iterator[Remark]:
     """Find groups and duplicates that a random split would separate."""

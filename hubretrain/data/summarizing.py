@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import FloatArray
+from hubretrain.data.groups import folders_below_classes
 from hubretrain.data.images import SUFFIXES_OF
 from hubretrain.data.splitting import leak_chances
 from hubretrain.data.summary import (
@@ -110,8 +111,15 @@ def list_unreadable(table: pd.DataFrame) -> tuple[UnreadableImage, ...]:
     return tuple(map(UnreadableImage, rows["path"], rows["unreadable"]))
 
 
-def summarize_groups(table: pd.DataFrame, *, grouped: bool) -> GroupSummary:
-    """Return how many groups there are, how large, and which hold several classes."""
+def summarize_groups(table: pd.DataFrame, *, grouped: bool, declined: bool = False) -> GroupSummary:
+    """Return how many groups there are, how large, and which hold several classes.
+
+    Args:
+        table: The image table.
+        grouped: Whether groups are given.
+        declined: Whether options say that there are none.
+    """
+    n_folders, first_folder = (0, "") if grouped or declined else folders_below_classes(table)
     usable = _usable(table)
     sizes = usable["group"].value_counts()
     counts = usable.groupby(["group", "label"], sort=True).size()
@@ -128,6 +136,8 @@ def summarize_groups(table: pd.DataFrame, *, grouped: bool) -> GroupSummary:
             MixedGroup(str(group), {str(name): int(n) for name, n in counts[group].items()})
             for group in n_classes[n_classes > 1].index
         ),
+        n_folders=n_folders,
+        first_folder=first_folder,
     )
 
 

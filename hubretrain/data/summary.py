@@ -133,6 +133,9 @@ class GroupSummary:
         n_groups_of_size: Groups per number of images; its keys are numbers as text, as in JSON.
         largest: The largest groups of two images or more, five at most.
         mixed_classes: Groups with images of several classes.
+        n_folders: Folders between classes and images, which may be groups; 0 where groups are given
+            or declined.
+        first_folder: One of them.
     """
 
     given: bool
@@ -142,6 +145,8 @@ class GroupSummary:
     n_groups_of_size: dict[str, int]
     largest: tuple[GroupSize, ...]
     mixed_classes: tuple[MixedGroup, ...]
+    n_folders: int = 0
+    first_folder: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubretrain.data.check import check_dataset
 from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
@@ -93,6 +94,20 @@ def test_folders_below_classes_are_proposed_as_groups_until_that_is_answered(
         open_dataset(root, table=TableOptions(group_from="folder:-1"))
         open_dataset(write(tmp_path / "one", "a/images/1.png", "b/images/2.png", "b/3.png"))
     assert not caplog.text
+
+
+def test_the_check_proposes_folders_below_classes_as_groups(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", *PATIENTS)
+    proposals = {}
+    for rule in (None, "none", "folder:-1"):
+        data = open_dataset(root, table=TableOptions(group_from=rule))
+        findings = check_dataset(data, cache=tmp_path / "cache").findings
+        proposals[rule] = [f.what for f in findings if "folders" in f.what]
+    assert proposals == {
+        None: ["Classes hold 4 folders (such as mel/p1/), but each image counts as its own group."],
+        "none": [],
+        "folder:-1": [],
+    }
 
 
 FOLDERS = ("nv/1.png", "nv/2.png", "mel/3.png")
