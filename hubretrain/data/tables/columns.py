@@ -19,6 +19,7 @@ from hubretrain.errors import DataError
 logger = logging.getLogger(__name__)
 _PROBED = 100  # cells of a column that tell whether it names images
 _FLAGS = {"": 0, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_SHOWN = 8  # usual names in a message
 MULTI_HOT = " | "  # joins the classes of a row that has several ones
 
 
@@ -63,7 +64,10 @@ def read_columns(file: Path, options: TableOptions, index: ImageIndex) -> LabelC
     if label is not None:
         labels = rows[label]
     else:
-        others = [name for name in rows.columns if name not in (image, group, split)]
+        names = list(map(str, rows.columns))
+        if headerless:  # what stands before the image is a number of the row, if anything
+            names = names[names.index(image) + 1 :] or names
+        others = [name for name in names if name not in (image, group, split)]
         labels = _by_elimination(rows, file, others, is_first=headerless)
     for role, taken in (("label", label), ("group", group)):
         others = [name for name in _usual_columns(rows, role) if name != taken]
@@ -210,8 +214,8 @@ def _one_hot(flags: pd.DataFrame) -> pd.Series:
 
 def _no_column(rows: pd.DataFrame, file: Path, role: str) -> DataError:
     present = ", ".join(map(str, rows.columns))
-    usual = ", ".join(USUAL_COLUMNS[role])
+    usual = ", ".join(USUAL_COLUMNS[role][:_SHOWN])
     return DataError(
-        f"{file} has no {role} column (looked for {usual}); its columns are: "
+        f"{file} has no {role} column (looked for {usual}, ...); its columns are: "
         f"{present}; name one: `{role}_column`."
     )

@@ -178,6 +178,7 @@ FILES = {
     "empty cells at the end": ("l.csv", TEXT.replace("\n", ",,\n").replace(",,", "", 1)),
     "blanks before quotes": ("l.csv", TEXT.replace(",", ', "').replace("\n", '"\n')),
     "no header": ("l.csv", TEXT.partition("\n")[2]),
+    "no header, an index": ("l.csv", "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(ROWS))),
     "no header, blanks": ("l.txt", TEXT.partition("\n")[2].replace(",", " ")),
     "no header, more columns": (
         "val_annotations.txt",
