@@ -213,14 +213,14 @@ def show(folder: Path | None, cache: Path, forget: bool, as_json: bool) -> None:
     folder = folder or default_folder(Path("data"))
     options = remembered_options(folder, cache)
     if forget:
-        click.echo("Forgotten." if forget_options(folder, cache) else "There was none to forget.")
+        echo("Forgotten." if forget_options(folder, cache) else "There was none to forget.")
     elif as_json:
-        click.echo(json.dumps(options, indent=2, ensure_ascii=False))
+        echo(json.dumps(options, indent=2, ensure_ascii=False))
     elif options:
         for words in option_words(options):
-            click.echo(in_flags(words, check))
+            echo(in_flags(words, check))
     else:
-        click.echo(f"No options of {folder} are remembered.")
+        echo(f"No options of {folder} are remembered.")
 
 
 @data.command()
@@ -254,8 +254,8 @@ def prepare(name: str, source: Path, folder: Path | None, partial: bool) -> None
     folder = folder or Path("data") / (name if name == "ham10000" else source.resolve().stem)
     if name == "images":
         unpacked = prepare_images(source, folder)
-        click.echo(f"{folder}/: {unpacked.n_images:,} images, {unpacked.n_written:,} written now.")
-        click.echo(f"Next: hubretrain data check {shlex.quote(str(folder))}")
+        echo(f"{folder}/: {unpacked.n_images:,} images, {unpacked.n_written:,} written now.")
+        echo(f"Next: hubretrain data check {shlex.quote(str(folder))}")
         return
     found = prepare_ham10000(source, folder, partial=partial)
     echo(

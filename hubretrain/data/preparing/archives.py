@@ -15,7 +15,7 @@ import pandas as pd
 
 from hubretrain.data.images import IMAGE_SUFFIXES
 from hubretrain.data.layouts import SPLIT_NAMES
-from hubretrain.data.preparing.ham10000 import MAX_IMAGE_BYTES, ZIP_ERRORS
+from hubretrain.data.preparing.ham10000 import MAX_IMAGE_BYTES, MAX_MEMBERS, ZIP_ERRORS
 from hubretrain.data.tables import TABLE_SUFFIXES
 from hubretrain.errors import DataError
 from hubretrain.files import whole_file, write_table
@@ -79,6 +79,10 @@ def _unzip(source: Path, folder: Path) -> UnpackedImages:
     wanted = (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)
     try:
         with zipfile.ZipFile(source) as archive:
+            if len(archive.infolist()) > MAX_MEMBERS:
+                raise DataError(
+                    f"{source} holds more than {MAX_MEMBERS:,} files; unpack it yourself."
+                )
             members = {
                 parts: member
                 for member in archive.infolist()

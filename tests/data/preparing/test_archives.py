@@ -116,6 +116,7 @@ def test_one_parquet_file_with_names_as_labels_is_unpacked(tmp_path: Path) -> No
         ("no images", "x.zip holds no images"),
         ("damaged", "x.parquet cannot be read as parquet: .*; download it again"),
         ("no bytes", "x.parquet holds no image bytes; its columns are: a"),
+        ("many files", "x.zip holds more than 1 files; unpack it yourself"),
         ("large", "x.zip: a/1.png has .* bytes; expected at most"),
     ],
 )
@@ -129,6 +130,9 @@ def test_what_cannot_be_unpacked_gets_one_sentence(
         source = tmp_path
     elif case == "no images":
         source = zipped(tmp_path / "x.zip", "a.txt")
+    elif case == "many files":
+        monkeypatch.setattr("hubretrain.data.preparing.archives.MAX_MEMBERS", 1)
+        source = zipped(tmp_path / "x.zip", "a/1.png", "a/2.png")
     elif case == "large":
         monkeypatch.setattr("hubretrain.data.preparing.archives.MAX_IMAGE_BYTES", 3)
         source = zipped(tmp_path / "x.zip", "a/1.png")
