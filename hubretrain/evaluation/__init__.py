@@ -3,7 +3,7 @@
 `metrics` and `ranking_metrics` compute many resamples at once; `resamples` draws whole groups,
 `intervals` has what follows from the draw (confidence intervals, differences, ties) and `evaluator`
 gives every metric with its interval;
-`selection` chooses the best of many candidates by nested cross-validation and `parts` evaluates
+`selection` chooses the best of many candidates by cross-fitting and `parts` evaluates
 what was chosen within each of its parts; `logit_adjustment` is the decision rule; `logits` turns
 scores into probabilities and `temperature` calibrates these; `checks` validates predictions.
 """

@@ -1,12 +1,15 @@
-"""Nested selection: choose the best of many candidates and measure it without selection bias.
+"""Cross-fitted selection: measure the best of many candidates on images that did not choose it.
 
 The best of many candidates looks better than it is, because it was chosen for its chance errors
 too. So the choice itself is cross-validated: the groups are divided into two parts, and the best
 candidate by one part predicts the other part. Every image then has probabilities of a candidate
 that was neither fitted nor chosen on it, and any metric, confidence interval or paired difference
-of these is free of selection bias. It is nested cross-validation (Varma and Simon 2006,
-https://doi.org/10.1186/1471-2105-7-91) whose inner folds are the out-of-fold probabilities that
-exist already, so it costs no further fit. Tsamardinos, Greasidou and Borboudakis (2018),
+comes without the optimism of choosing and measuring on the same images. If the values that are
+chosen by are of heads fitted without the part, it is nested cross-validation (Varma and Simon 2006,
+https://doi.org/10.1186/1471-2105-7-91). If they are the out-of-fold values that exist already, it
+costs no further fit, but the heads of one part have seen the labels of the other: enough for
+candidates on the same features, not for competing modules; see `hubretrain.screening.selection`.
+Tsamardinos, Greasidou and Borboudakis (2018),
 https://doi.org/10.1007/s10994-018-5714-4, correct one metric by a bootstrap instead; here one
 prediction per image results, which serves all metrics, classes and comparisons.
 

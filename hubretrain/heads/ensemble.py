@@ -126,34 +126,41 @@ def greedy_ensemble(
 
 
 def crossfitted_ensemble(
-    probs: Mapping[str, AnyArray],
+    within: Mapping[str, AnyArray],
+    evaluated: Mapping[str, AnyArray],
     labels: AnyArray,
     parts: IntArray,
     metric: str,
     strengths: Sequence[float],
-    averaged: Mapping[str, AnyArray] | None = None,
 ) -> tuple[AnyArray, AnyArray]:
     """Return predictions of each image by the ensemble that was chosen without its part.
 
     Args:
-        probs: Module name to out-of-fold probabilities, as `greedy_ensemble` takes them.
+        within: Module name to probabilities that members are chosen by, (n_images, n_classes):
+            each image's of a head that was neither fitted nor chosen on an image of another part
+            than its own, for an ensemble is evaluated on the other. NaN for an image that has none.
+        evaluated: The same members' probabilities that the mean is taken of, out of fold.
         labels: int (n_images,).
-        parts: int (n_images,), from `choice_parts`.
+        parts: int (n_images,) of two parts, from `choice_parts`.
         metric: Name of the metric that the decision rule is chosen for.
         strengths: Strengths of logit adjustment to choose from.
-        averaged: Other probabilities of the same members, such as averaged over views, to take
-            the mean of instead.
 
     Returns:
         Probabilities, unadjusted and adjusted; both (n_images, n_classes).
     """
-    averaged = probs if averaged is None else averaged
-    shape = next(iter(probs.values())).shape
+    shape = next(iter(evaluated.values())).shape
     unadjusted, adjusted = np.zeros(shape), np.zeros(shape)
+    scored = np.isfinite(np.stack([probs[:, 0] for probs in within.values()])).all(axis=0)
     for part in np.unique(parts):
         here = parts == part
-        others = {name: values[~here] for name, values in probs.items()}
-        ensemble = greedy_ensemble(others, labels[~here], metric, strengths)
-        held_out = {name: values[here] for name, values in averaged.items()}
+        chosen_on = ~here & scored
+        if chosen_on.any():
+            others = {name: probs[chosen_on] for name, probs in within.items()}
+            ensemble = greedy_ensemble(others, labels[chosen_on], metric, strengths)
+        else:  # of so few images that nothing can be chosen, all are members
+            priors = tuple(class_priors(labels, shape[1]).tolist())
+            weights = dict.fromkeys(within, 1 / len(within))
+            ensemble = Ensemble(weights, DecisionRule(0.0, priors))
+        held_out = {name: probs[here] for name, probs in evaluated.items()}
         unadjusted[here], adjusted[here] = ensemble.mean(held_out), ensemble.adjusted(held_out)
     return unadjusted, adjusted

@@ -43,6 +43,7 @@ Criterion = Callable[[AnyArray], float]
 """Function from probabilities (n_validated, n_classes) to a value, lower is better.
 
 Its unit is the least gain that counts."""
+NO_REACH = (np.inf, -np.inf)  # a range of l2 that holds none
 ALL_IMAGES = -1  # the fold of heads that are fitted to all images
 NO_FOLDS = "There are no folds to refit heads of; the heads are fitted to all images already."
 
@@ -131,6 +132,7 @@ class PathFitter:
         patience: int | None,
         *,
         mean_over_views: bool = False,
+        reach: npt.ArrayLike | None = None,
         advance: Callable[[int], None] | None = None,
         beyond: Sequence[float] = (),
         criterion: Criterion | None = None,
@@ -141,6 +143,8 @@ class PathFitter:
             l2: Penalties, float64 array of shape (n_l2,) in any order.
             patience: See `fit_path`.
             mean_over_views: See `fit_path`.
+            reach: Smallest and largest l2 that paths cover in any case, of shape (2,), or of
+                (2, n_class_weights) for each its own; None: none.
             advance: Function that is called after each l2 with the number of heads fitted.
             beyond: Penalties outside of the range of `l2`, which the path goes on to where its end
                 is not past the best; they stand after `l2` in the result.
@@ -158,7 +162,7 @@ class PathFitter:
         )
         is_validated = inputs.folds[0] != ALL_IMAGES
         validation = Validation(inputs, self._rows, self._kind) if is_validated else None
-        early_stop = _EarlyStop(n_weights, patience)
+        early_stop = _EarlyStop(n_weights, patience, reach)
         per_weight = len(objective.losses) // n_weights
         heads = n_weights, n_folds, inputs.n_classes
         start: AnyArray | None = None
@@ -179,7 +183,7 @@ class PathFitter:
             loss = validation.fill(path, at, objective, solution.unknowns)
             if advance:
                 advance(int(early_stop.active.sum()) * n_folds * len(at))
-            early_stop.update(loss, self._values(criterion, path, at[0], early_stop.active))
+            early_stop.update(level, loss, self._values(criterion, path, at[0], early_stop.active))
         return path
 
     def _values(
@@ -285,24 +289,28 @@ class _EarlyStop:
     Args:
         n_weights: Number of class weights.
         patience: Number of l2 without a new minimum after which a path ends; None: never.
+        reach: See `PathFitter.fit_folds`.
 
     Attributes:
         active: bool array of shape (n_class_weights,).
     """
 
-    def __init__(self, n_weights: int, patience: int | None) -> None:
+    def __init__(self, n_weights: int, patience: int | None, reach: npt.ArrayLike | None) -> None:
         self._patience = np.inf if patience is None else patience
         self._loss, self._value = (np.full(n_weights, np.inf) for _ in range(2))
         self._first: FloatArray | None = None
         self._since_best, self._n_levels = np.zeros(n_weights, np.int64), 0
         self._best_at = np.zeros(n_weights, np.int64)
         self._waits, self._may_wait = np.zeros(n_weights, bool), True
+        self._smallest, self._largest = np.asarray(NO_REACH if reach is None else reach)
+        self._goes_up, self._is_due = False, np.zeros(n_weights, bool)
         self.active: BoolArray = np.ones(n_weights, dtype=bool)
 
-    def update(self, loss: FloatArray, value: FloatArray | None = None) -> None:
+    def update(self, level: float, loss: FloatArray, value: FloatArray | None = None) -> None:
         """Take what is validated of each class weight at the next l2; NaN for one not active.
 
         Args:
+            level: The l2.
             loss: Log loss.
             value: Criterion; it has its minimum where no later value is lower by 1. While none is
                 lower than the first by that much, nothing has been learned that could be lost, and
@@ -319,16 +327,18 @@ class _EarlyStop:
         self._best_at = np.where(is_better, self._n_levels, self._best_at)
         self._since_best = np.where(is_better | self._waits, 0, self._since_best + 1)
         self._n_levels += 1
-        self.active = self.active & (self._since_best < self._patience)
+        self._is_due = level < self._largest if self._goes_up else level > self._smallest
+        self.active = self.active & ((self._since_best < self._patience) | self._is_due)
 
     def leave_range(self) -> None:
         """Continue, now to weaker penalties than requested, with those that have learned."""
-        self.active = self.active & ~self._waits
+        self.active = self.active & (~self._waits | self._is_due)
         self._may_wait = False
 
-    def turn(self) -> None:
-        """Go on, now to stronger penalties, with those whose best was the first."""
-        self.active = self._best_at == 0
+    def turn(self, first: float) -> None:
+        """Continue, now to stronger penalties than the first, with those whose best it was."""
+        self._goes_up = True
+        self.active = (self._best_at == 0) | (first < self._largest)
         self._since_best[:] = 0
 
 
@@ -340,7 +350,7 @@ def _levels(
     phases: tuple[tuple[FloatArray, Callable[[], None] | None], ...] = (
         (np.unique(l2)[::-1], None),
         (below, early_stop.leave_range),
-        (above, early_stop.turn),
+        (above, lambda: early_stop.turn(l2.max())),
     )
     for levels, begin in phases:
         if begin is not None:

@@ -157,6 +157,10 @@ class Candidates:
         """Return the same after its logit adjustment: the largest is the decision."""
         return self.rule(candidate).adjust(self.unadjusted(candidate))
 
+    def of(self, metric: str) -> Callable[[int], Float32Array]:
+        """Return the function to what a metric evaluates of a candidate."""
+        return self.adjusted if METRICS[metric].is_of_decision else self.unadjusted
+
     def averaged_unadjusted(self, candidate: int) -> Float32Array:
         """Return its probabilities averaged over views, float32 (n_validated, n_classes)."""
         return self._averaged(self.position(candidate))

@@ -17,7 +17,6 @@ from hubretrain.evaluation import (
     Resampled,
     at_temperature,
     calibrate,
-    candidate_values,
     choice_parts,
     choose,
     crossfitted,
@@ -39,7 +38,7 @@ from hubretrain.screening.leaderboard import (
     pretrained_of,
     ranked,
 )
-from hubretrain.screening.result import ScreenResult
+from hubretrain.screening.result import NESTED, ScreenResult
 from hubretrain.screening.sweep import EFFECTS, MLP, Sweep
 
 Pair = tuple[AnyArray, AnyArray]
@@ -88,8 +87,9 @@ class ModuleComparison:
         self._ensemble_deployed = ensemble.mean(kept)
         calibration = calibrate(self._ensemble_deployed, labels, self.evaluator.groups)
         self.ensemble = replace(ensemble, calibration=calibration)
-        options = (members, labels, self._parts, metric, strengths)
-        self._ensemble_predictions = Predictions(*crossfitted_ensemble(*options))
+        within = {result.module: result.predictions["member_within"] for result in self.modules}
+        options = (labels, self._parts, metric, strengths)
+        self._ensemble_predictions = Predictions(*crossfitted_ensemble(within, members, *options))
         averaged = {
             result.module: result.predictions["member_averaged"]
             for result in self.modules
@@ -98,9 +98,7 @@ class ModuleComparison:
         # Of as many views for each member, as a model that is exported takes them.
         n_views = {result.n_views_averaged for result in self.modules}
         if len(n_views) == 1 and averaged:
-            self._ensemble_averaged = Predictions(
-                *crossfitted_ensemble(*options, averaged=averaged)
-            )
+            self._ensemble_averaged = Predictions(*crossfitted_ensemble(within, averaged, *options))
 
     def leaderboard(self, top: int) -> pd.DataFrame:
         """Return all rows, ranked, with at most `top` modules on the shortlist."""
@@ -185,7 +183,7 @@ class ModuleComparison:
             pairs |= {"fitted heads instead of the nearest neighbour": nearest} if nearest else {}
         if self.ensemble is not None:
             pairs["the ensemble instead of the best module"] = [
-                (self._ensemble_predictions.adjusted, self._best().adjusted)
+                (self._ensemble_predictions.adjusted, self.best().adjusted)
             ]
         return pairs
 
@@ -199,15 +197,13 @@ class ModuleComparison:
         pairs = [(adjusted[module], adjusted[name]) for name, module in controls.items()]
         return {"pretrained instead of random weights": pairs} if pairs else {}
 
-    def _best(self) -> Predictions:
+    def best(self) -> Predictions:
         """Return predictions of the best module, chosen for each image without the image."""
-        metric = self.sweep.metric
-        probs = [result.chosen.of(metric) for result in self.modules]
-        values = candidate_values(metric, probs, self.evaluator.labels, self._parts)
-        choice = choose(values, metric)
+        values = np.stack([result.chosen_by[NESTED] for result in self.modules], axis=1)
+        choice = choose(values, self.sweep.metric)
         return Predictions(
-            crossfitted(choice, self._parts, lambda i: self.modules[i].chosen.unadjusted),
-            crossfitted(choice, self._parts, lambda i: self.modules[i].chosen.adjusted),
+            crossfitted(choice, self._parts, lambda i: self.modules[i].nested.unadjusted),
+            crossfitted(choice, self._parts, lambda i: self.modules[i].nested.adjusted),
         )
 
     def notes(self, board: pd.DataFrame) -> tuple[str, ...]:
@@ -293,7 +289,7 @@ class ModuleComparison:
         metric = self.sweep.metric
         n_candidates = sum(len(result.candidates) for result in self.modules)
         estimate, low, high = intervals.interval(
-            self.evaluator.resample(metric, self._best().of(metric))
+            self.evaluator.resample(metric, self.best().of(metric))
         )
         uncorrected = [float(result.about["uncorrected"]) for result in self.modules]
         top = max(uncorrected) if METRICS[metric].higher_is_better else min(uncorrected)
@@ -306,7 +302,7 @@ class ModuleComparison:
             f"{name[0].upper()}{name[1:]} of the best of {n_candidates:,} candidates: "
             f"{uncorrected_text} on the images that it was chosen on, {estimate_text} "
             f"({low_text}-{high_text}) in nested cross-validation, without selection bias; the "
-            "leaderboard is nested within each module."
+            "rows of modules are cross-fitted, each within its module."
         )
 
     def predictions(self) -> dict[str, Predictions]:

@@ -7,14 +7,14 @@ them is undone into weights for features as they are cached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.arrays import Float32Array, FloatArray, IntArray
 from hubretrain.bottlenecks import Bottlenecks, cached_views
 from hubretrain.evaluation import METRICS, class_priors
 from hubretrain.heads import (
@@ -64,6 +64,8 @@ class ModuleFitting:
         sweep: What to compare.
         projections: Principal components by module that were computed from these images before;
             those of this module are added while all of them are small.
+        reach: Range of l2 that the paths of a source cover in any case, as `PathFitter.fit_folds`
+            takes it; none by default.
 
     Attributes:
         labels: int (n_images,).
@@ -80,7 +82,9 @@ class ModuleFitting:
         images: pd.DataFrame,
         sweep: Sweep,
         projections: dict[str, Projection] | None = None,
+        reach: Mapping[Source, FloatArray] | None = None,
     ) -> None:
+        self._reach = reach or {}
         self.sweep, self.n_classes = sweep, len(sweep.class_names)
         self.labels = images["class_index"].to_numpy()
         fold = images["fold"].to_numpy().astype(np.int64)
@@ -205,6 +209,7 @@ class ModuleFitting:
         return heads.fit_folds(
             penalties,
             PATIENCE,
+            reach=self._reach.get(source),
             advance=bar.advance,
             beyond=self._beyond(source),
             criterion=stopping_criterion(

@@ -28,14 +28,16 @@ from hubretrain.files import array_in, open_hdf5, whole_file
 from hubretrain.heads import ModuleHeads
 
 FORMAT = "hubretrain screened module"
-FORMAT_VERSION = 4
-CHOSEN, MEMBER = "chosen", "ensemble_member"
+FORMAT_VERSION = 5
+CHOSEN, NESTED, MEMBER = "chosen", "nested", "ensemble_member"
 DEPLOYED_OF = {CHOSEN: "deployed", MEMBER: "ensemble_member"}  # of the best by all images alone
 CHOSEN_ABOUT = ("calibration", "uncorrected", "n_features")  # what is known of the chosen head
 PREDICTIONS_OF = {
     CHOSEN: ("unadjusted", "adjusted", "averaged_unadjusted", "averaged_adjusted"),
+    NESTED: ("nested_unadjusted", "nested_adjusted"),
     MEMBER: ("member", "member_averaged"),
 }
+WITHIN = "member_within"  # of the member that was chosen without the other part
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +55,9 @@ class ScreenResult:
             and `seconds_to_cache`.
         predictions: Name to probabilities; see `hubretrain.screening.screen`.
         candidates: One row per candidate, with its metrics before any correction.
-        chosen_by: What was chosen by, of `chosen` the metric of choice and of `ensemble_member` the
-            log loss: float64 (1 + n_parts,), of the best by all images and then of the best
-            without each part on the images outside of it.
+        chosen_by: What was chosen by, of `chosen` and `nested` the metric of choice and of
+            `ensemble_member` the log loss: float64 (1 + n_parts,), of the best by all images and
+            then of the best without each part; see `Selection` and `Outside`.
     """
 
     module: str
@@ -69,6 +71,13 @@ class ScreenResult:
     def chosen(self) -> Predictions:
         """Predictions of the chosen head."""
         return Predictions(self.predictions["unadjusted"], self.predictions["adjusted"])
+
+    @property
+    def nested(self) -> Predictions:
+        """Predictions of heads chosen by others that were fitted without the image's half."""
+        return Predictions(
+            self.predictions["nested_unadjusted"], self.predictions["nested_adjusted"]
+        )
 
     @property
     def calibration(self) -> Calibration:
@@ -168,16 +177,19 @@ def merged(
     chosen_by, about = {}, dict(first.about)
     for name, is_better in _is_better(first, second, metric).items():
         best = second if is_better[0] else first
-        about[name] = best.about[name]
-        predictions[DEPLOYED_OF[name]] = best.predictions[DEPLOYED_OF[name]]
+        if name in DEPLOYED_OF:
+            about[name] = best.about[name]
+            predictions[DEPLOYED_OF[name]] = best.predictions[DEPLOYED_OF[name]]
         if name == CHOSEN:
             about |= {key: best.about[key] for key in CHOSEN_ABOUT}
         chosen_by[name] = np.where(is_better, second.chosen_by[name], first.chosen_by[name])
-        of_second = is_better[1:][parts][:, None]
-        for kind in PREDICTIONS_OF[name]:
+        of_second = dict.fromkeys(PREDICTIONS_OF[name], is_better[1:][parts])
+        if name == MEMBER:
+            of_second[WITHIN] = is_better[1:][1 - parts]
+        for kind, mask in of_second.items():
             if kind in predictions:
                 predictions[kind] = np.where(
-                    of_second, second.predictions[kind], first.predictions[kind]
+                    mask[:, None], second.predictions[kind], first.predictions[kind]
                 )
     predictions[f"with_{effect}"] = second.predictions["adjusted"]
     predictions[f"without_{effect}"] = first.predictions["adjusted"]
@@ -204,7 +216,7 @@ def merged_heads(
 def _is_better(first: ScreenResult, second: ScreenResult, metric: str) -> dict[str, BoolArray]:
     """Return where the second's choices are better, of equal ones the first's: (1 + n_parts,)."""
     result: dict[str, Any] = {}
-    for name, by in ((CHOSEN, metric), (MEMBER, "log_loss")):
+    for name, by in ((CHOSEN, metric), (NESTED, metric), (MEMBER, "log_loss")):
         sign = 1 if METRICS[by].higher_is_better else -1
         scores = [np.nan_to_num(sign * of.chosen_by[name], nan=-np.inf) for of in (first, second)]
         result[name] = scores[1] > scores[0]

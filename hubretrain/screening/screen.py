@@ -8,14 +8,19 @@ to calibrate it, and for what compares the probabilities of images with one anot
     deployed             probabilities of the chosen candidate
     ensemble_member      the same of the candidate with the best log loss
 
-The others come from heads that were not chosen on the image either (nested cross-validation):
+The others come from heads that were not chosen on the image either (see `evaluation.selection`):
 
     unadjusted           probabilities of the chosen head
     adjusted             the same after its logit adjustment: the largest is the decision
     averaged_unadjusted  as unadjusted, averaged over views
     averaged_adjusted    the same after its logit adjustment
-    member               unadjusted, of the head with the best log loss: for ensembles
+    nested_unadjusted    as unadjusted, of a head that was chosen by others, fitted without the
+                         image's half: where modules compete
+    nested_adjusted      the same after its logit adjustment
+    member               as nested_unadjusted, of the head with the best log loss: for ensembles
     member_averaged      as member, averaged over views
+    member_within        of heads that were fitted and chosen on the image's own half alone, by log
+                         loss: what an ensemble is chosen by that is evaluated on the other half
     with_E, without_E    adjusted, of the best head with and without what effect E names
     nearest              the nearest neighbour's class
 """
@@ -36,7 +41,7 @@ from hubretrain.evaluation import N_PARTS
 from hubretrain.heads import DECAYS, N_COMPONENTS, ModuleHeads, Projection
 from hubretrain.screening.fitting import PATIENCE, TOL, ModuleFitting
 from hubretrain.screening.result import ScreenResult
-from hubretrain.screening.selection import Selection
+from hubretrain.screening.selection import Outside, Selection, reach_of
 from hubretrain.screening.sweep import Sweep
 
 
@@ -78,9 +83,13 @@ def screen(
     """
     started = time.monotonic()
     with Bottlenecks(file) as bottlenecks:
-        fitting = ModuleFitting(bottlenecks, images, sweep, projections)
+        outside = None
+        if images["fold"].max() > 0:
+            outside = [Outside.of_part(bottlenecks, images, sweep, p) for p in range(N_PARTS)]
+        reach = reach_of(outside or ())
+        fitting = ModuleFitting(bottlenecks, images, sweep, projections, reach)
         fitting.fit(f"fitting {file.stem}")
-        selection = Selection(fitting)
+        selection = Selection(fitting, outside)
         heads = selection.heads()
         predictions = selection.predictions() | fitting.nearest()
         of_choice = selection.about()

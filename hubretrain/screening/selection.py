@@ -1,15 +1,25 @@
-"""The candidates of one module, which of them are best, and the predictions of the best."""
+"""The candidates of one module, which of them are best, and the predictions of the best.
+
+The figures of one module are cross-fitted: its candidate is chosen by the scores out of fold of
+the other half. Where modules compete, for the best and in an ensemble, this is not enough: the
+heads that score one half out of fold were trained on the labels of the other, so a module that
+looks better than it is in the one does so in the other. So there the choice is made by heads that
+were fitted outside of the part, too. Candidates of one module share features, so err alike.
+Cawley and Talbot (2010), On over-fitting in model selection, JMLR 11:2079,
+https://jmlr.org/papers/v11/cawley10a.html.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray, Float32Array, FloatArray
+from hubretrain.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
+from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.evaluation import (
     METRICS,
     UNCALIBRATED,
@@ -23,11 +33,114 @@ from hubretrain.evaluation import (
 )
 from hubretrain.heads import Head, ModuleHeads
 from hubretrain.runs import VALIDATION_FOLD
-from hubretrain.screening.candidates import Candidates
+from hubretrain.screening.candidates import Candidates, Source
 from hubretrain.screening.fitting import ModuleFitting
-from hubretrain.screening.sweep import EFFECTS
+from hubretrain.screening.sweep import EFFECTS, Sweep
 
 SHOWN = ("accuracy", "balanced_accuracy", "log_loss")
+SETTINGS = ["layers", "trained_on", "head", "class_weight", "l2", "adjust"]
+TRAINED_ON = -1  # the fold of images that every fold trains on
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What the images outside of one part say of the candidates, with no help from that part.
+
+    Attributes:
+        metrics: Metric to its value by the settings of each candidate.
+        member: Probabilities of the best by log loss, float32 (n_scored, n_classes).
+        scored: bool (n_validated,), the images that have such probabilities.
+        reach: Smallest and largest l2 that was fitted, (2, n_class_weights) of each source.
+    """
+
+    metrics: Mapping[str, Mapping[tuple[Any, ...], float]]
+    member: Float32Array
+    scored: BoolArray
+    reach: Mapping[Source, FloatArray]
+
+    @classmethod
+    def of_part(
+        cls, bottlenecks: Bottlenecks, images: pd.DataFrame, sweep: Sweep, part: int
+    ) -> Outside:
+        """Fit every head to the images outside of a part, in folds of their own, and score it.
+
+        Args:
+            bottlenecks: As `ModuleFitting` takes them.
+            images: As `ModuleFitting` takes them.
+            sweep: What to compare.
+            part: Number of the part.
+        """
+        validated = images[images["fold"] >= 0]
+        inside = outside_of(images, part)
+        scored = validated.index.isin(inside.index[inside["fold"] >= 0])
+        if not scored.any():
+            return cls({}, np.zeros((0, len(sweep.class_names)), np.float32), scored, {})
+        fitting = ModuleFitting(bottlenecks, inside, sweep)
+        fitting.fit(f"choosing for {bottlenecks.path.stem}, part {part + 1}")
+        candidates = _candidates(fitting)
+        settings = list(candidates.table[SETTINGS].itertuples(index=False, name=None))
+        values = {}
+        for metric in (sweep.metric, "log_loss"):
+            function, labels = METRICS[metric].function, fitting.labels[fitting.validated]
+            probs = candidates.of(metric)
+            of_each = (float(function(probs(n), labels, None)) for n in range(len(candidates)))
+            values[metric] = dict(zip(settings, of_each, strict=True))
+        losses = np.array(list(values["log_loss"].values()))
+        best = choose(losses[None], "log_loss").best
+        reach = {}
+        for source, path in fitting.paths.items():
+            is_fitted = ~path.stopped_early.any(axis=1)
+            smallest = np.where(is_fitted, path.l2, np.inf).min(axis=1)
+            largest = np.where(is_fitted, path.l2, -np.inf).max(axis=1)
+            reach[source] = np.stack([smallest, largest])
+        return cls(values, candidates.unadjusted(best), scored, reach)
+
+
+def outside_of(images: pd.DataFrame, part: int) -> pd.DataFrame:
+    """Return the images outside of a part, divided into as many folds of their own.
+
+    A class all of whose images are in one of these folds is trained on in all, with its groups; of
+    one that has no image left outside of the part, the images inside are trained on.
+    """
+    n_folds = images.loc[images["fold"] >= 0, "fold"].nunique()
+    validated = images["fold"].to_numpy() >= 0
+    is_inside = np.zeros(len(images), bool)
+    is_inside[validated] = _parts_of(images[validated]) == part
+    kept = images[~is_inside].astype({"fold": np.int64})
+    scored = kept["fold"] >= 0
+    labels, groups = (kept.loc[scored, name].to_numpy() for name in ("class_index", "cluster"))
+    n_groups = len(set(groups.tolist()))
+    fold = choice_parts(labels, groups, n_parts=n_folds) if n_groups > 1 else TRAINED_ON
+    kept.loc[scored, "fold"] = fold
+    folds = kept.groupby("class_index")["fold"]
+    in_one = kept["class_index"].map((folds.min() == folds.max()) & (folds.min() >= 0))
+    of_such = kept.loc[in_one, "cluster"]
+    kept.loc[kept["cluster"].isin(of_such), "fold"] = TRAINED_ON
+    lacking = images[is_inside & ~images["class_index"].isin(kept["class_index"])]
+    return pd.concat([kept, lacking.assign(fold=TRAINED_ON)])
+
+
+def reach_of(outside: Sequence[Outside]) -> Mapping[Source, FloatArray]:
+    """Return the l2 that a path covers in any case: all that were fitted without a part.
+
+    Where it ended is known from the labels of all images, so nothing is to depend on it.
+    """
+    reach: dict[Source, FloatArray] = {}
+    for of_part in outside:
+        for source, l2 in of_part.reach.items():
+            smallest, largest = reach.get(source, l2)
+            reach[source] = np.stack([np.minimum(smallest, l2[0]), np.maximum(largest, l2[1])])
+    return reach
+
+
+def _parts_of(validated: pd.DataFrame) -> IntArray:
+    return choice_parts(validated["class_index"].to_numpy(), validated["cluster"].to_numpy())
+
+
+def _candidates(fitting: ModuleFitting) -> Candidates:
+    sweep = fitting.sweep
+    strengths = sweep.strengths if METRICS[sweep.metric].is_of_decision else (0.0,)
+    return Candidates(fitting.paths, fitting.validated, fitting.priors, strengths, fitting.averaged)
 
 
 class Selection:
@@ -35,37 +148,58 @@ class Selection:
 
     Args:
         fitting: The fitted heads.
+        outside: Of each part, what the images outside of it say. None where all images are
+            validated by one fold: its heads were fitted on neither part.
 
     Attributes:
         candidates: The heads with every decision rule.
-        by_metric: Best candidate by the metric of choice.
-        by_log_loss: Best candidate by log loss.
+        by_metric: Best candidate by the metric of choice; without a part by scores out of fold.
+        nested: The same, but without a part by heads that were fitted without it.
+        by_log_loss: Best candidate by log loss, likewise.
         calibration: Temperature of the deployed head.
     """
 
-    def __init__(self, fitting: ModuleFitting) -> None:
+    def __init__(self, fitting: ModuleFitting, outside: Sequence[Outside] | None = None) -> None:
         sweep = fitting.sweep
-        self._fitting, self._metric = fitting, sweep.metric
+        self._fitting, self._metric, self._outside = fitting, sweep.metric, outside
         self._labels = fitting.labels[fitting.validated]
         groups = fitting.groups[fitting.validated]
         self._parts = choice_parts(self._labels, groups)
-        is_of_decision = METRICS[sweep.metric].is_of_decision
-        strengths = sweep.strengths if is_of_decision else (0.0,)
-        self.candidates = Candidates(
-            fitting.paths, fitting.validated, fitting.priors, strengths, fitting.averaged
-        )
+        self.candidates = _candidates(fitting)
         names = dict.fromkeys((sweep.metric, *SHOWN))
         self._values = {name: self._values_of(name) for name in names}
+        self._nested_values = {n: self._values_outside(n) for n in (sweep.metric, "log_loss")}
         self.by_metric = self._choose(None)
-        self.by_log_loss = choose(self._values["log_loss"], "log_loss")
+        self.nested = choose(self._nested_values[sweep.metric], sweep.metric)
+        self.by_log_loss = choose(self._nested_values["log_loss"], "log_loss")
         deployed = self.candidates.unadjusted(self.by_metric.best)
         self.calibration = calibrate(deployed, self._labels, groups)
 
     def _values_of(self, metric: str) -> AnyArray:
-        is_of_decision = METRICS[metric].is_of_decision
-        probs = self.candidates.adjusted if is_of_decision else self.candidates.unadjusted
+        probs = self.candidates.of(metric)
         every = (probs(n) for n in range(len(self.candidates)))
         return candidate_values(metric, every, self._labels, self._parts)
+
+    def _values_outside(self, metric: str) -> AnyArray:
+        """Return the values of `candidate_values`, without a part by heads fitted without it."""
+        values = self._values[metric].copy()
+        settings = list(self.candidates.table[SETTINGS].itertuples(index=False, name=None))
+        for part, outside in enumerate(self._outside or ()):
+            of = outside.metrics.get(metric, {})
+            values[1 + part] = [of.get(each, np.nan) for each in settings]
+        return values
+
+    def _member_within(self) -> Float32Array:
+        """Return the probabilities that ensembles are chosen by; see `screen`."""
+        shape = len(self._labels), self._fitting.n_classes
+        probs = np.full(shape, np.nan, np.float32)
+        for part, candidate in enumerate(self.by_log_loss.without):
+            if self._outside is None:
+                outside = self._parts != part
+                probs[outside] = self.candidates.unadjusted(int(candidate))[outside]
+            else:
+                probs[self._outside[part].scored] = self._outside[part].member
+        return probs
 
     def _choose(self, among: pd.Series[bool] | None) -> Choice:
         mask = None if among is None else among.to_numpy(dtype=bool)
@@ -77,10 +211,13 @@ class Selection:
         kept = {
             "deployed": candidates.unadjusted(self.by_metric.best),
             "ensemble_member": candidates.unadjusted(self.by_log_loss.best),
+            "member_within": self._member_within(),
         }
         choices: dict[str, tuple[Choice, Callable[[int], AnyArray]]] = {
             "unadjusted": (self.by_metric, candidates.unadjusted),
             "adjusted": (self.by_metric, candidates.adjusted),
+            "nested_unadjusted": (self.nested, candidates.unadjusted),
+            "nested_adjusted": (self.nested, candidates.adjusted),
             "member": (self.by_log_loss, candidates.unadjusted),
         }
         if self._fitting.n_views_averaged > 1:
@@ -100,14 +237,15 @@ class Selection:
         }
 
     def chosen_by(self) -> dict[str, FloatArray]:
-        """Return the values that the two choices were made by; see `ScreenResult`."""
+        """Return the values that the choices were made by; see `ScreenResult`."""
         of = {
-            "chosen": (self._metric, self.by_metric),
-            "ensemble_member": ("log_loss", self.by_log_loss),
+            "chosen": (self._values[self._metric], self.by_metric),
+            "nested": (self._nested_values[self._metric], self.nested),
+            "ensemble_member": (self._nested_values["log_loss"], self.by_log_loss),
         }
         return {
-            name: np.diagonal(self._values[metric][:, [choice.best, *choice.without]])
-            for name, (metric, choice) in of.items()
+            name: np.diagonal(values[:, [choice.best, *choice.without]])
+            for name, (values, choice) in of.items()
         }
 
     def heads(self) -> ModuleHeads:

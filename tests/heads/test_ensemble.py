@@ -56,7 +56,7 @@ def test_out_of_40_coin_tossers_a_cross_fitted_ensemble_is_not_better_than_a_coi
         labels = rng.integers(0, 2, 200)
         probs = {f"m{i}": rng.dirichlet([2, 2], 200) for i in range(40)}
         parts = choice_parts(labels, np.arange(200))
-        _, decided = crossfitted_ensemble(probs, labels, parts, "accuracy", (0.0,))
+        _, decided = crossfitted_ensemble(probs, probs, labels, parts, "accuracy", (0.0,))
         naive = greedy_ensemble(probs, labels, "accuracy", (0.0,)).adjusted(probs)
         values.append([float(accuracy(naive, labels)), float(accuracy(decided, labels))])
     naive, honest = np.mean(values, axis=0)
@@ -68,10 +68,28 @@ def test_members_are_chosen_on_one_kind_of_scores_and_may_be_judged_on_another()
     probs, labels = members(3)
     parts = choice_parts(labels, np.arange(len(labels)))
     better = {name: 0.2 * one + 0.8 * np.eye(3)[labels] for name, one in probs.items()}
-    plain, _ = crossfitted_ensemble(probs, labels, parts, "accuracy", (0.0,))
-    judged, _ = crossfitted_ensemble(probs, labels, parts, "accuracy", (0.0,), averaged=better)
+    plain, _ = crossfitted_ensemble(probs, probs, labels, parts, "accuracy", (0.0,))
+    evaluated, _ = crossfitted_ensemble(probs, better, labels, parts, "accuracy", (0.0,))
     function = METRICS["accuracy"].function
-    assert function(judged, labels, None) > function(plain, labels, None)
+    assert function(evaluated, labels, None) > function(plain, labels, None)
+
+
+def test_images_without_scores_are_judged_but_nothing_is_chosen_by_them():
+    probs, labels = members(5)
+    parts = choice_parts(labels, np.arange(len(labels)))
+    unscored = np.arange(len(labels)) % 3 == 0
+    within = {name: np.where(unscored[:, None], np.nan, one) for name, one in probs.items()}
+    unadjusted, _ = crossfitted_ensemble(within, probs, labels, parts, "accuracy", (0.0,))
+    for part in range(2):
+        chosen_on = ~unscored & (parts != part)
+        others = {name: one[chosen_on] for name, one in probs.items()}
+        ensemble = greedy_ensemble(others, labels[chosen_on], "accuracy", (0.0,))
+        np.testing.assert_array_equal(
+            unadjusted[parts == part], ensemble.mean(probs)[parts == part]
+        )
+    nothing = {name: np.full_like(one, np.nan) for name, one in probs.items()}
+    unadjusted, _ = crossfitted_ensemble(nothing, probs, labels, parts, "accuracy", (0.0,))
+    np.testing.assert_allclose(unadjusted, np.mean(list(probs.values()), axis=0), rtol=1e-12)
 
 
 def test_an_ensemble_comes_back_from_its_file_and_a_missing_one_is_said(tmp_path):

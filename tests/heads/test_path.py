@@ -102,6 +102,23 @@ def test_a_path_goes_on_beyond_an_end_where_it_is_best():
     np.testing.assert_allclose(path.objective[0, :, [5, 4]].T, direct.objective[0], rtol=1e-6)
 
 
+def test_a_path_covers_its_reach_wherever_its_best_is():
+    features, labels, folds = weak_signal(200, 5, 0.5, 0)
+    noise = np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
+    l2, beyond = np.array([1e2, 1e1, 1.0]), (1e-2, 1e-1, 1e3, 1e4)
+    for of, reach in ((features, (1e-1, 1e3)), (noise, (1e-2, 1e3)), (noise, (1e2, 1e4))):
+        free = fitter_of(of, labels, folds).fit_folds(l2, 1, beyond=beyond)
+        path = fitter_of(of, labels, folds).fit_folds(l2, 1, beyond=beyond, reach=reach)
+        is_within = (path.l2 >= reach[0]) & (path.l2 <= reach[1])
+        assert not path.stopped_early[..., is_within].any()
+        assert not path.stopped_early[~free.stopped_early].any()
+    inputs = FitInputs.checked([noise], labels, 2, folds)
+    rows = FeatureBlocks(inputs.parts, inputs.row_image, standardize=True, memory=1 << 28)
+    fitter = PathFitter(inputs, rows, "softmax", (None, "balanced"), SolverOptions())
+    path = fitter.fit_folds(l2, 1, beyond=beyond, reach=[[1e2, 1e-2], [1e2, 1e2]])
+    assert path.stopped_early[:, 0, 4].tolist() == [True, False]
+
+
 def test_the_order_of_l2_does_not_matter():
     features, labels, folds = blobs()
     options = {"kind": "softmax", "n_classes": 3, "folds": folds, "patience": None}
