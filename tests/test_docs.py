@@ -50,7 +50,9 @@ def test_every_public_name_has_an_example_that_runs(name, workspace, monkeypatch
     parsed = doctest.DocTestParser().get_doctest(thing.__doc__, scope, name, None, 0)
     assert parsed.examples, f"{name} has no example"
     printed: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(parsed, out=printed.append)
+    doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(
+        parsed, out=printed.append
+    )
     assert not printed, "".join(printed)
 
 
