@@ -1,4 +1,9 @@
-"""Atomic writes of files and folders, digests of files, and safe opening of foreign ones."""
+"""Atomic writes of files and folders, digests of files, and safe opening of foreign ones.
+
+A file that others are computed from carries its own digest, so that damage is an error instead of
+another result: JSON by `write_record` under the key `sha256`, HDF5 by `write_digest_block` in the
+bytes before the HDF5 itself, which are checked before the HDF5 library sees any byte.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +43,8 @@ _KINDS = {  # what is no regular file, and may block or never end
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+OWN_DIGEST = "sha256"
+_LONGEST_LINE = 2**24
 
 
 @contextlib.contextmanager
@@ -177,6 +184,93 @@ def write_json(path: Path, value: object) -> None:
     with whole_file(path) as aside:
         text = json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
         aside.write_text(text + "\n", encoding="utf-8")
+
+
+def write_record(path: Path, value: Mapping[str, object]) -> None:
+    """Write a JSON object as `write_json` does, with its own digest under the key `sha256`."""
+    write_json(path, {**value, OWN_DIGEST: _own_digest(value)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a JSON object that `write_record` wrote, without its digest.
+
+    One without a digest is not compared with any.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON object, or is damaged.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    digest = value.pop(OWN_DIGEST, None)
+    if digest is not None and digest != _own_digest(value):
+        raise ValueError(f"its content is not the one of its {OWN_DIGEST}")
+    return value
+
+
+def write_digest_block(path: Path, n_bytes: int, changing: Sequence[tuple[int, int]] = ()) -> None:
+    """Write the digest of a file into its first bytes, as one line of JSON.
+
+    Args:
+        path: The file.
+        n_bytes: Number of bytes at its start that nothing else uses, enough for the line.
+        changing: First byte and length of each part that the digest does not cover.
+    """
+    block: dict[str, object] = {
+        "n_bytes": n_bytes,
+        "size": path.stat().st_size,
+        "changing": [list(part) for part in changing],
+    }
+    block["sha256"] = _digest_but(path, block)
+    line = json.dumps(block).encode()
+    if len(line) >= n_bytes:
+        raise ValueError(f"the digest block takes {len(line)} bytes, expected less than {n_bytes}")
+    with path.open("r+b") as file:
+        file.write(line.ljust(n_bytes - 1) + b"\n")
+
+
+def check_digest_block(path: Path) -> None:
+    """Compare a file with the digest in its first bytes.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It has no such digest, or other bytes.
+    """
+    with io.BufferedReader(open_regular(path)) as file:
+        line = file.readline(_LONGEST_LINE)
+    try:
+        block = json.loads(line)
+        n_bytes, digest = block["n_bytes"], block.pop("sha256")
+        is_sound = (
+            len(line) == n_bytes
+            and block["size"] == path.stat().st_size
+            and digest == _digest_but(path, block)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        raise ValueError("its first bytes are no digest") from None
+    if not is_sound:
+        raise ValueError("its bytes are not those that were written")
+
+
+def _digest_but(path: Path, block: Mapping[str, Any]) -> str:
+    """Return the digest of a file without its digest block and the parts that may change."""
+    digest = hashlib.sha256(json.dumps(block).encode())
+    with path.open("rb") as file:
+        position = int(block["n_bytes"])
+        for first, n_bytes in [*block["changing"], [block["size"], 0]]:
+            file.seek(position)
+            left = first - position
+            while left > 0 and (data := file.read(min(left, _BLOCK))):
+                digest.update(data)
+                left -= len(data)
+            position = first + n_bytes
+    return digest.hexdigest()
+
+
+def _own_digest(value: Mapping[str, object]) -> str:
+    text = json.dumps(_jsonable(dict(value)), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _jsonable(value: object) -> object:

@@ -17,8 +17,12 @@ from hubretrain.errors import LockedError, WriteError
 
 
 @contextlib.contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a file that may have one writer only.
+
+    Args:
+        path: The file.
+        wait: Wait while another process holds it, for seconds of work.
 
     Raises:
         LockedError: Another process holds it.
@@ -27,7 +31,7 @@ def only_writer(path: Path) -> Iterator[None]:
     lock = _lock_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(lock, path)
+        handle = _locked(lock, path, wait=wait)
     except OSError as error:
         raise WriteError(
             f"{path.parent}/ cannot be written ({error.strerror}); fix permissions, or choose "
@@ -60,11 +64,11 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _locked(lock: Path, path: Path) -> int:
+def _locked(lock: Path, path: Path, *, wait: bool) -> int:
     """Return the handle of a lock file that this process holds."""
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _flock(handle):
+        if not _flock(handle, wait=wait):
             holder = os.read(handle, 200).decode(errors="replace").strip()
             os.close(handle)
             raise LockedError(
@@ -76,9 +80,9 @@ def _locked(lock: Path, path: Path) -> int:
         os.close(handle)  # its last holder removed the lock in between: take the new one
 
 
-def _flock(handle: int) -> bool:
+def _flock(handle: int, *, wait: bool = False) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True

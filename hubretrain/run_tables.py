@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hubretrain.errors import RunError
 from hubretrain.files import without_escapes, write_table
+from hubretrain.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,10 +60,16 @@ class RunTable:
     def read(self, folder: Path) -> pd.DataFrame:
         """Read the file.
 
+        Args:
+            folder: A run's folder, or one of its folders. A table of the fit must be the one that
+                `run.json` names.
+
         Raises:
             RunError: It is missing or damaged, or lacks a column.
         """
         path = self.path(folder)
+        if self.stage == "fit" and Run(folder).is_fitted:
+            Run(folder).checked(path)
         try:
             table = self._read(path)
         except FileNotFoundError as error:

@@ -2,24 +2,31 @@
 
 `run.json` holds one object per stage, `fit` and `finetune`, under the names of the records'
 fields. Keys that are not known are left unread, so that a later version may add some.
+
+The files of a fit appear together: they are written aside, moved to `.fitted/` at once, and from
+there to their places, `run.json` last, which names the digest of each. Whoever reads a run that
+was stopped in between finishes that first. `Run.checked` compares a file with its digest.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hubretrain._version import __version__
-from hubretrain.errors import RunError
-from hubretrain.files import write_json
+from hubretrain.errors import RunError, WriteError
+from hubretrain.files import file_sha256, folder_aside, read_record, write_record
+from hubretrain.locks import only_writer
 
+_FITTED = ".fitted"  # a fit whose files are on the way to their places
 VALIDATION_FOLD = 0  # what fine-tuning stops by; it trains on the other folds
 Figures = Mapping[str, tuple[float, float, float]]
 """Name of a metric: estimate, and low and high end of its 95 % interval."""
@@ -100,6 +107,7 @@ class FitRecord:
             its screening.
         modules: Module name to its record.
         notes: Sentences that a reader of the leaderboard should know.
+        files: Each file of the fit, by its path in the run folder: its sha256.
         versions: Library name to its version.
     """
 
@@ -123,6 +131,7 @@ class FitRecord:
     test_looked_at: tuple[Mapping[str, str], ...]
     modules: Mapping[str, ModuleRecord]
     notes: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
     @property
@@ -169,6 +178,7 @@ class FineTunedModuleRecord:
             images is absent.
         over_head: Metric of choice minus that of the head that training started from, of `test` and
             `validation`, with paired intervals.
+        files: Each table of predictions, by its name in the folder of the fine-tuning: its sha256.
     """
 
     test: Figures
@@ -182,6 +192,7 @@ class FineTunedModuleRecord:
     temperature: float
     uncalibrated_log_loss: Mapping[str, float]
     over_head: Figures = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -336,7 +347,7 @@ class Run:
 
     def heads_file(self, module: str) -> Path:
         """Return the path `heads/<module>.h5`: the heads of a module that are kept."""
-        return self.folder / "heads" / f"{module}.h5"
+        return self.folder / heads_name(module)
 
     @property
     def ensemble_file(self) -> Path:
@@ -416,6 +427,80 @@ class Run:
                 "that a new test split would take; choose another `run` for a new split."
             )
 
+    def checked(self, path: Path) -> Path:
+        """Return the path of a file of the fit, after its bytes were compared with `run.json`.
+
+        Raises:
+            RunError: The run is not fitted, or the file is missing, damaged or of another fit.
+        """
+        return check_file(path, self.fit.files.get(self._name(path)), "hubretrain fit")
+
+    def checked_heads(self, module: str) -> Path:
+        """Return the path of the head file of a module, checked as by `checked`."""
+        return self.checked(self.heads_file(module))
+
+    def checked_ensemble(self) -> Path:
+        """Return the path of `ensemble.json`, checked as by `checked` unless it is missing."""
+        path = self.ensemble_file
+        return self.checked(path) if path.exists() else path
+
+    def changed_folds(self) -> bool:
+        """Return whether `folds.csv` is another one than that of the fit, if there was one."""
+        if not self.is_fitted or not self.folds_file.exists():
+            return False
+        return file_sha256(self.folds_file) != self.fit.files.get(self._name(self.folds_file))
+
+    @contextlib.contextmanager
+    def writing_fit(self) -> Iterator[Run]:
+        """Yield a run in a folder aside, to write the files of a fit to for `publish_fit`.
+
+        Raises:
+            WriteError: It cannot be made.
+        """
+        with folder_aside(self.folder / "heads") as aside:
+            yield Run(aside / "fit")
+
+    def publish_fit(self, written: Run, record: FitRecord) -> None:
+        """Move the files of a fit into the run and put the record of them into `run.json`.
+
+        A file that is as before stays. Files of the former fit that this one has not are removed.
+
+        Args:
+            written: The run of `writing_fit`, with the files of the fit.
+            record: What the fit recorded, without `files`.
+
+        Raises:
+            WriteError: They cannot be moved.
+        """
+        with self.locked():
+            self._publish(written, replace(record, files={}))
+
+    def publish_changes(self, written: Run) -> None:
+        """Move changed files of the fit into the run, as `publish_fit` does; the others stay.
+
+        The caller holds `locked`.
+        """
+        self._publish(written, self.fit)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of `run.json`, for which others wait; a fit that was stopped is finished.
+
+        Raises:
+            WriteError: The folder cannot be written.
+        """
+        with only_writer(self.record_file, wait=True):
+            self._finish_publication()
+            yield
+
+    def _publish(self, written: Run, record: FitRecord) -> None:
+        paths = sorted(path for path in written.folder.rglob("*") if path.is_file())
+        digests = {written._name(path): file_sha256(path) for path in paths}
+        written.write_fit(replace(record, files={**record.files, **digests}))
+        with self._moving():
+            os.replace(written.folder, self.folder / _FITTED)  # from here on the fit counts
+        self._finish_publication()
+
     def write_fit(self, record: FitRecord) -> None:
         """Put the record of a fit into `run.json`, leaving the other stage as it is."""
         self._write("fit", record.to_json())
@@ -425,18 +510,54 @@ class Run:
         self._write("finetune", record.to_json())
 
     def _write(self, stage: str, values: dict[str, Any]) -> None:
-        write_json(self.record_file, {**self._stages(), stage: values})
+        write_record(self.record_file, {**self._stages(), stage: values})
 
     def _stages(self) -> dict[str, Any]:
+        if (self.folder / _FITTED).exists():
+            with self.locked():
+                pass
+        return self._read_stages()
+
+    def _read_stages(self) -> dict[str, Any]:
         try:
-            stages = json.loads(self.record_file.read_text(encoding="utf-8"))
+            return read_record(self.record_file)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as error:
             raise self._damaged(error) from error
-        if not isinstance(stages, dict):
-            raise self._damaged("expected a JSON object")
-        return stages
+
+    def _finish_publication(self) -> None:
+        """Move the files of a fit that is published to their places, `run.json` last."""
+        new = Run(self.folder / _FITTED)
+        if not new.record_file.exists():  # nothing, or what a stopped removal left
+            shutil.rmtree(new.folder, ignore_errors=True)
+            return
+        stages = self._read_stages()
+        fit = new._read_stages()["fit"]
+        with self._moving():
+            for name, digest in fit["files"].items():
+                path = self.folder / name
+                if not (path.is_file() and file_sha256(path) == digest):
+                    path.parent.mkdir(exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):  # moved before it was stopped
+                        os.replace(new.folder / name, path)
+            for name in set(_former_files(stages)) - set(fit["files"]):
+                (self.folder / name).unlink(missing_ok=True)
+            write_record(self.record_file, {**stages, "fit": fit})
+            shutil.rmtree(new.folder)
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(
+                f"{self.folder}/ cannot be written ({error.strerror or error}); free disk space "
+                "or fix permissions, and run `hubretrain fit` again."
+            ) from error
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _record(self, kind: type[Record], stage: Any) -> Record:
         try:
@@ -452,6 +573,43 @@ class Run:
             f"{self.record_file} cannot be read as a record of this version ({reason}); remove it "
             "and run `hubretrain fit` again."
         )
+
+
+def heads_name(module: str) -> str:
+    """Return the path of the head file of a module in its run."""
+    return f"heads/{module}.h5"
+
+
+def check_file(path: Path, sha256: str | None, command: str) -> Path:
+    """Return the path of a file, after its bytes were compared with a digest.
+
+    Args:
+        path: The file.
+        sha256: Its digest; None where it belongs to nothing that was recorded.
+        command: Command that writes it.
+
+    Raises:
+        RunError: It is missing, or has other bytes.
+    """
+    try:
+        actual = file_sha256(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run `{command}` again.") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or error}).") from error
+    if actual != sha256:
+        raise RunError(
+            f"{path} is damaged or another one than the run recorded; restore it, or run "
+            f"`{command}` again."
+        )
+    return path
+
+
+def _former_files(stages: Mapping[str, Any]) -> list[str]:
+    """Return the files of a fit that stands in `run.json`, none where it is of another version."""
+    fit = stages.get("fit")
+    files = fit.get("files") if isinstance(fit, dict) else None
+    return list(files) if isinstance(files, dict) else []
 
 
 def latest_run(runs: Path) -> Run:

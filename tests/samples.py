@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from hubretrain.runs import FitRecord
+from hubretrain.files import file_sha256
+from hubretrain.runs import FitRecord, Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE = 300.0  # seconds until a test calls something hung; none passes or fails by less
@@ -198,6 +199,17 @@ def fit_record(**changes: object) -> FitRecord:
         notes=(),
     )
     return replace(record, **changes)
+
+
+def record_files(run: Run) -> None:
+    """Let `run.json` name the digests of the files of the fit as they are now."""
+    paths = [*run.folder.glob("*.csv"), *run.folder.glob("heads/*"), run.ensemble_file]
+    files = {
+        path.relative_to(run.folder).as_posix(): file_sha256(path)
+        for path in paths
+        if path.exists()
+    }
+    run.write_fit(replace(run.fit, files=files))
 
 
 @contextlib.contextmanager

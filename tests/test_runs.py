@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -104,6 +106,7 @@ def test_unknown_keys_are_left_unread(run):
     stages = json.loads(run.record_file.read_text())
     stages["fit"]["of_a_later_version"] = 1
     stages["another stage"] = []
+    del stages["sha256"]
     run.record_file.write_text(json.dumps(stages))
     assert run.fit == fit_record()
     run.write_finetune(FineTuneRecord())
@@ -132,9 +135,86 @@ def test_a_damaged_or_foreign_record_is_one_sentence(run, text, reason):
     assert "\n" not in message
 
 
+def test_another_digit_in_a_record_is_one_sentence(run):
+    run.write_fit(fit_record(seed=12345))
+    run.record_file.write_text(run.record_file.read_text().replace("12345", "12346"))
+    with pytest.raises(RunError, match=r"\(its content is not the one of its sha256\)"):
+        _ = run.fit
+
+
+def write_fit_of(run, text, **changes):
+    with run.writing_fit() as written:
+        for name in changes.pop("names", ("folds.csv", "leaderboard.csv", "heads/a.h5")):
+            path = written.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{name} {text}")
+        run.publish_fit(written, fit_record(**changes))
+
+
+def test_the_files_of_a_fit_replace_those_of_the_one_before_and_leave_all_others(run):
+    write_fit_of(run, "first", names=("folds.csv", "ensemble.json", "heads/gone.h5"))
+    run.write_finetune(FineTuneRecord({"a": tuned_record()}, "a"))
+    (run.folder / "notes.txt").write_text("mine")
+    write_fit_of(run, "second", seed=1)
+    left = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*")}
+    assert left == {"folds.csv", "leaderboard.csv", "heads", "heads/a.h5", "run.json", "notes.txt"}
+    assert (run.fit.seed, run.finetune.chosen) == (1, "a")
+    assert run.checked(run.heads_file("a")).read_text() == "heads/a.h5 second"
+
+
+def test_a_file_of_the_fit_that_is_another_or_gone_names_the_command(run):
+    write_fit_of(run, "first")
+    for path in (run.folds_file, run.heads_file("a")):
+        assert run.checked(path) == path
+        path.write_text("other")
+        with pytest.raises(RunError, match=r"is damaged or another one than .* `hubretrain fit`"):
+            run.checked(path)
+        path.unlink()
+        with pytest.raises(RunError, match=r"is missing; run `hubretrain fit` again"):
+            run.checked(path)
+    (run.folder / "ensemble.json").write_text("of another run")
+    with pytest.raises(RunError, match=r"ensemble\.json is damaged or another one"):
+        run.checked_ensemble()
+
+
+def test_a_fit_that_is_killed_at_any_rename_is_the_old_one_or_the_new_one(tmp_path):
+    """In a process of its own, which ends itself before the n-th rename of `publish_fit`."""
+    script = """
+import os, sys
+from pathlib import Path
+from hubretrain.runs import Run
+from tests.test_runs import write_fit_of
+run, n = Run(Path(sys.argv[1])), int(sys.argv[2])
+write_fit_of(run, "first")
+rename, count = os.replace, 0
+def replace(*paths):
+    global count
+    count += 1
+    if count == n:
+        os._exit(9)
+    rename(*paths)
+os.replace = replace
+write_fit_of(run, "second", seed=1)
+"""
+    outcomes = []
+    for n in range(1, 20):
+        run = Run(tmp_path / str(n) / "run")
+        ended = subprocess.run([sys.executable, "-c", script, run.folder, str(n)], check=False)
+        text = {0: "first", 1: "second"}[run.fit.seed]
+        for name in ("folds.csv", "leaderboard.csv", "heads/a.h5"):
+            assert run.checked(run.folder / name).read_text() == f"{name} {text}"
+        assert not (run.folder / ".fitted").exists()
+        outcomes.append((ended.returncode, text))
+        if ended.returncode == 0:
+            break
+    assert outcomes[0] == (9, "first")
+    assert (9, "second") in outcomes
+    assert outcomes[-1] == (0, "second")
+
+
 def test_a_damaged_part_of_a_record_is_one_sentence(run):
     run.write_fit(fit_record(modules={"a": module_record()}))
-    whole = run.record_file.read_text()
+    whole = json.dumps({"fit": json.loads(run.record_file.read_text())["fit"]}, indent=2)
     for old, new in (('"[-1.0, 1]"', '"wide"'), ('"seed": 0', '"seed": "x"'), ("8,", "null,")):
         assert old in whole
         run.record_file.write_text(whole.replace(old, new, 1))

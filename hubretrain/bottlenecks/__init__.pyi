@@ -1,11 +1,14 @@
+from .comparison import check_made_as as check_made_as
 from .comparison import compare_file as compare_file
 from .costs import ForwardPassLog as ForwardPassLog
 from .layout import Attribute as Attribute
 from .layout import RowIndex as RowIndex
 from .layout import bottleneck_files as bottleneck_files
+from .layout import is_of_old_format as is_of_old_format
 from .merge import merge_files as merge_files
 from .reader import Bottlenecks as Bottlenecks
 from .reader import cached_views as cached_views
+from .rebuild import repair_file as repair_file
 from .rebuild import shrink_file as shrink_file
 from .segments import Segment as Segment
 from .segments import layer_segments as layer_segments

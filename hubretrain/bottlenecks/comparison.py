@@ -16,8 +16,9 @@ from hubretrain.bottlenecks.segments import Segment, layer_names
 from hubretrain.errors import CacheError
 
 # The digest says which module it is, the segments which layers; these say only what it is called,
-# what it costs, and how layers were requested.
+# what it costs, how layers were requested, and how all of it is laid out.
 _DESCRIPTIVE = {"about", "written_by", "module", "handle", "n_parameters", "gflops", "layers"}
+_DESCRIPTIVE |= {"format", "format_version"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,28 @@ def differing_attributes(
         for name in names
         if first.get(name) != second.get(name)
     )
+
+
+def check_made_as(
+    bottlenecks: Bottlenecks, module: str, attributes: Mapping[str, Attribute]
+) -> None:
+    """Raise where a file is of another module than its name says, or made otherwise than recorded.
+
+    Args:
+        bottlenecks: The file.
+        module: Name of the module.
+        attributes: Root attributes that the file had; further ones are left out.
+
+    Raises:
+        CacheError: It is.
+    """
+    bottlenecks.check_module(module)
+    recorded = {name: attributes[name] for name in bottlenecks.attributes if name in attributes}
+    for name, value, before in differing_attributes(bottlenecks.attributes, recorded):
+        raise CacheError(
+            f"{bottlenecks.path} was made with {name} = {value}, but the run was fitted on "
+            f"{before}; run `hubretrain fit` again."
+        )
 
 
 def _unlike_layers(

@@ -1,6 +1,6 @@
 """The bottleneck file: one module's features of every view of every image, in HDF5.
 
-    /images/path     {n}     UTF-8 strings
+    /images/path     {n}     UTF-8 strings of fixed length
     /images/sha256   {n}     64 ASCII characters: the image file's bytes, which identify the row
     /images/n_views  {n}     int16: views wanted of the image; 0: it cannot be decoded
     /view_000        {n, d}  float32 (or float16): the module's own output for the images
@@ -8,6 +8,8 @@
     /digests         {v}     64 ASCII characters: sha256 of a finished view's rows, '' before
     /layers_000 ...  {n, D}  of each view, mean and standard deviation of inner layers' maps
     /layer_digests   {v}     as `/digests`, of `/layers_NNN`
+    /seal            {}      64 ASCII characters: sha256 of `/images/n_views` and the digests of a
+                             finished file, '' while it is written
     /segments                columns, layer and statistic; see `hubretrain.bottlenecks.segments`
     root attributes          format, module, image size, seed, ... (see `CONTENT_ATTRIBUTES`)
 
@@ -16,6 +18,8 @@ A file of the last layer alone has no `/layers_NNN`, `/layer_digests` and `/segm
 Everything is allocated and filled with NaN when the file is made; from then on only raw rows
 are written, with a flush after each batch. So a file opens after kill -9 at any moment, and
 NaN itself says what is still to do: nothing else records progress, so nothing can disagree.
+The bytes before the HDF5 hold the digest of all that never changes, and say where the rest is: so
+the HDF5 library, which can loop for ever on damaged bytes, only sees those that were written.
 A row is to do if there is NaN in its output or in its inner features, which are written last.
 To grow, rows are copied to a new file that is renamed over the old one.
 """
@@ -36,11 +40,20 @@ import numpy.typing as npt
 from hubretrain._version import __version__
 from hubretrain.arrays import AnyArray, BoolArray
 from hubretrain.errors import CacheError
-from hubretrain.files import array_in, open_hdf5
+from hubretrain.files import (
+    array_in,
+    check_digest_block,
+    open_hdf5,
+    open_regular,
+    write_digest_block,
+)
 
 FORMAT = "hubretrain bottlenecks"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLD_VERSION = 1  # without digest block and seal; paths are of variable length
 BLOCK_BYTES = 2**24  # what is read or written of a view at a time, so that memory stays flat
+AGAIN = "repair it by `hubretrain cache verify --repair`, then run `hubretrain cache` again"
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 Attribute = str | int | float | bool
 
 # Attributes that view 0 depends on; the others (augmentation, seed) concern augmented views alone.
@@ -129,23 +142,27 @@ def format_attributes() -> dict[str, Attribute]:
 
 
 def open_file(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
-    """Open a bottleneck file.
+    """Open a bottleneck file, whose bytes are checked first but for those of views.
 
     Raises:
-        CacheError: It is missing or is no bottleneck file of this version.
+        CacheError: It is missing, damaged, or no bottleneck file of this version or the one before.
     """
     try:
+        is_old = is_of_old_format(path)
+        if not is_old:
+            check_digest_block(path)
         # The lock beside the file keeps writers apart; HDF5's own fails on network file systems.
         file = open_hdf5(path, mode, locking=False)
     except FileNotFoundError:
         raise CacheError(f"{path} does not exist; run `hubretrain cache` to make it.") from None
+    except ValueError as error:
+        raise CacheError(f"{path} is damaged ({error}); {AGAIN}.") from error
     except OSError as error:
-        raise CacheError(
-            f"{path} cannot be opened as HDF5 ({error}); remove it and cache again."
-        ) from error
+        raise CacheError(f"{path} cannot be opened as HDF5 ({error}); {AGAIN}.") from error
     try:
         attributes = attributes_of(file)
-        if (attributes.get("format"), attributes.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        written = attributes.get("format"), attributes.get("format_version")
+        if written != (FORMAT, OLD_VERSION if is_old else FORMAT_VERSION):
             raise CacheError(
                 f"{path} is no bottleneck file of format version {FORMAT_VERSION}; "
                 "remove it, or choose another `cache` folder."
@@ -155,15 +172,17 @@ def open_file(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
         file.close()
         if isinstance(error, CacheError):
             raise
-        raise CacheError(f"{path} is damaged ({error}); remove it and cache again.") from error
+        raise CacheError(f"{path} is damaged ({error}); {AGAIN}.") from error
     return file
 
 
 def _check_types(file: h5py.File) -> None:
     """Raise OSError where a data set is missing, or of another type or number of axes."""
-    array_in(file, "images/path", "O", 1)
+    array_in(file, "images/path", "OS", 1)
     array_in(file, "images/sha256", "S", 1)
     array_in(file, "images/n_views", "i", 1)
+    if attributes_of(file)["format_version"] != OLD_VERSION:
+        array_in(file, "seal", "S", 0)
     n_views = len(array_in(file, "digests", "S", 1))
     has_layers = "segments" in file
     if has_layers:
@@ -171,6 +190,78 @@ def _check_types(file: h5py.File) -> None:
     for v in range(n_views):
         for name in [view_name(v), *([layers_name(v)] if has_layers else [])]:
             array_in(file, name, "f", 2)
+
+
+def is_of_old_format(path: Path) -> bool:
+    """Return whether a file is HDF5 from its first byte on, as those of the version before.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        return file.read(len(_SIGNATURE)) == _SIGNATURE
+
+
+def digest_block_size(n_views: int) -> int:
+    """Return the bytes before the HDF5 of a file: a power of two, as HDF5 requires.
+
+    Each dataset that changes takes two numbers of at most 20 digits in the block.
+    """
+    return max(512, 1 << (256 + 2 * (n_views + 3) * 48).bit_length())
+
+
+def write_digest(path: Path) -> None:
+    """Write the digest block of a file that was just made."""
+    with h5py.File(path, "r", locking=False) as file:
+        names = [name for v in range(len(file["digests"])) for name, _ in datasets_of(file, v)]
+        names += ["digests", "layer_digests", "images/n_views", "seal"]
+        stored = [file[name].id for name in names if name in file]
+        changing = sorted((d.get_offset(), d.get_storage_size()) for d in stored)
+        n_bytes = file.userblock_size
+    write_digest_block(path, n_bytes, [part for part in changing if part[1]])
+
+
+def write_digests(file: h5py.File, view: int, n_views_of: npt.NDArray[np.int16]) -> None:
+    """Write the digests of a view that have none yet, where all that is wanted of it is there."""
+    for name, digests in datasets_of(file, view):
+        if not file[digests][view] and not _lacks_rows(file[name], n_views_of > view):
+            file[digests][view] = digest_of(file[name]).encode()
+
+
+def _lacks_rows(dataset: h5py.Dataset, wanted: BoolArray) -> bool:
+    """Return whether a row that is wanted has a NaN."""
+    return any(
+        bool(np.isnan(rows[wanted[first : first + len(rows)]]).any())
+        for first, rows in blocks_of(dataset)
+    )
+
+
+def empty_views(path: Path, names: Sequence[str]) -> None:
+    """Fill datasets of views with NaN and remove their digests, so that they are to do.
+
+    Raises:
+        OSError: The file cannot be written.
+        RuntimeError: Likewise, as HDF5 reports it.
+    """
+    with open_file(path, "r+") as file:
+        for v in range(len(file["digests"])):
+            for name, digests in datasets_of(file, v):
+                if name in names:
+                    if "seal" in file:
+                        file["seal"][()] = b""
+                    file[digests][v] = b""
+                    file.flush()
+                    for first, rows in blocks_of(file[name]):
+                        file[name][first : first + len(rows)] = np.nan
+
+
+def seal_of(file: h5py.File) -> str:
+    """Return what `/seal` is to hold: the digest of the number of views and of all digests."""
+    digest = hashlib.sha256()
+    for name in ("images/n_views", "digests", "layer_digests"):
+        if name in file:
+            digest.update(file[name][:].tobytes())
+    return digest.hexdigest()
 
 
 def attributes_of(file: h5py.File) -> dict[str, Attribute]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hubretrain.arrays import BoolArray, Float32Array, IntArray
 from hubretrain.bottlenecks.layout import (
+    AGAIN,
     RowIndex,
     attributes_of,
     blocks_of,
@@ -19,6 +20,7 @@ from hubretrain.bottlenecks.layout import (
     digest_of,
     layers_name,
     open_file,
+    seal_of,
     todo_of,
     view_name,
 )
@@ -26,6 +28,7 @@ from hubretrain.bottlenecks.segments import Segment, layer_names, read_segments
 from hubretrain.bottlenecks.views import StoredView
 from hubretrain.errors import CacheError
 
+DAMAGED = "its bytes are not those that were written"
 Layers: TypeAlias = str | Sequence[str]
 
 
@@ -70,7 +73,8 @@ class Bottlenecks:
         self._file = open_file(self.path, "r")
         try:
             self.attributes = attributes_of(self._file)
-            self.paths: list[str] = list(self._file["images/path"].asstr()[:])
+            paths = self._file["images/path"].asstr(errors="surrogateescape")
+            self.paths: list[str] = list(paths[:])
             self.sha256s: list[str] = [s.decode() for s in self._file["images/sha256"][:]]
             self.n_views_of: npt.NDArray[np.int16] = self._file["images/n_views"][:]
             n_views = len(self._file["digests"])
@@ -79,11 +83,11 @@ class Bottlenecks:
             n_inner = n_views if self.has_layers else 0
             self._layers = [self._file[layers_name(v)] for v in range(n_inner)]
             self._check_shapes()
-        except (KeyError, OSError, ValueError) as error:
+            self._check_seal()
+        except (KeyError, OSError, TypeError, ValueError) as error:
             self._file.close()
-            raise CacheError(
-                f"{self.path} is damaged ({error}); remove it and cache again."
-            ) from error
+            raise CacheError(f"{self.path} is damaged ({error}); {AGAIN}.") from error
+        self._checked: set[str] = set()
         self._row_of = {sha256: row for row, sha256 in enumerate(self.sha256s)}
 
     def __enter__(self) -> Bottlenecks:
@@ -135,6 +139,12 @@ class Bottlenecks:
         return self.n_features + sum(stop - first for first, stop in self._columns(layers))
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """Digests of all views, and then of their inner layers; '' of what is not finished."""
+        names = [digests for _, digests in datasets_of(self._file, 0)]
+        return tuple(digest.decode() for name in names for digest in self._file[name][:])
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """How features are stored: float32 or float16."""
         return np.dtype(self._views[0].dtype)
@@ -152,12 +162,15 @@ class Bottlenecks:
             layers: `last`, `all`, or names of inner layers; see `Bottlenecks`.
 
         Returns:
-            The view, which is read as it is sliced; NaN is still to do.
+            The view, which is read as it is sliced; NaN is still to do. Its bytes are compared with
+            their digest first, once for all calls.
 
         Raises:
-            CacheError: A layer is not in the file.
+            CacheError: A layer is not in the file, or the view is damaged.
         """
         columns = self._columns(layers)
+        for name, digests in self._datasets_of(view, layers):
+            self._check(name, digests, view)
         return StoredView(self._views[view], self._layers[view] if columns else None, columns)
 
     def rows(self, sha256s: Sequence[str], view: int = 0, layers: Layers = "last") -> Float32Array:
@@ -196,6 +209,11 @@ class Bottlenecks:
                 f"{self.path}: view {view} is not finished ({n_missing} of {len(index)} images "
                 "are still to do); run the same `hubretrain cache` command again."
             )
+        if "" in self._digests_of(view, layers):
+            raise CacheError(
+                f"{self.path}: view {view} is not finished (what wrote it was stopped before its "
+                "digest); run the same `hubretrain cache` command again."
+            )
         return features
 
     def todo(self, layers: Literal["last", "all"] = "all") -> BoolArray:
@@ -206,31 +224,62 @@ class Bottlenecks:
         """
         return todo_of(self._file, self.n_views_of, output_only=layers == "last")
 
+    def check_module(self, name: str) -> None:
+        """Raise where the file holds another module than the one that it is named after.
+
+        Raises:
+            CacheError: It does.
+        """
+        if (module := self.attributes.get("module")) != name:
+            raise CacheError(f"{self.path} holds bottlenecks of {module}, not of {name}; {AGAIN}.")
+
     def verify(self) -> list[str]:
         """Return what is wrong with the file, as sentences; none if it is finished and intact."""
-        todo = self.todo()
-        unfinished = [
-            f"{view_name(v)}: {int(todo[:, v].sum())} of {self.n_images} rows to do; run the same "
-            "`hubretrain cache` command again"
-            for v in np.flatnonzero(todo.any(axis=0)).tolist()
+        todo = self.todo().sum(axis=0).tolist()
+        again = "run the same `hubretrain cache` command again"
+        sentences = [
+            f"{view_name(v)}: {n} of {self.n_images} rows to do; {again}"
+            for v, n in enumerate(todo)
+            if n
         ]
-        finished = np.flatnonzero(~todo.any(axis=0)).tolist()
-        return unfinished + self.damaged(finished, sealed=True)
+        if "" in self.digests and not sentences:
+            sentences = [f"what wrote it was stopped before its digests; {again}"]
+        return sentences + [f"{name}: {DAMAGED}; {AGAIN}" for name in self.damaged()]
 
-    def damaged(self, views: Iterable[int], *, sealed: bool = False) -> list[str]:
-        """Return a sentence for each view whose bytes are not those that were written.
-
-        Args:
-            views: Numbers of the views to check.
-            sealed: Whether a view without a digest is damaged too; else it is not finished.
-        """
+    def damaged(self) -> list[str]:
+        """Return the names of the datasets whose bytes are not those of their digests."""
         return [
-            f"{name}: its bytes are not those that were written; remove the file and cache again"
-            for v in views
+            name
+            for v in range(self.n_views)
             for name, digests in datasets_of(self._file, v)
-            if (stored := self._file[digests][v].decode()) or sealed
+            if (stored := self._file[digests][v].decode())
             if stored != digest_of(self._file[name])
         ]
+
+    def _datasets_of(self, view: int, layers: Layers) -> list[tuple[str, str]]:
+        """Return the datasets that hold some layers of a view, and those of their digests."""
+        return datasets_of(self._file, view)[: 2 if self._columns(layers) else 1]
+
+    def _digests_of(self, view: int, layers: Layers) -> list[str]:
+        names = [digests for _, digests in self._datasets_of(view, layers)]
+        return [self._file[name][view].decode() for name in names]
+
+    def _check(self, name: str, digests: str, view: int) -> None:
+        """Compare a view with its digest, if it is finished and was not compared yet.
+
+        Raises:
+            CacheError: They differ.
+        """
+        stored = self._file[digests][view].decode()
+        if stored and name not in self._checked and stored != digest_of(self._file[name]):
+            raise CacheError(f"{self.path}: {name}: {DAMAGED}; {AGAIN}.")
+        self._checked.add(name)
+
+    def _check_seal(self) -> None:
+        """Raise ValueError where numbers of views or digests are not those that were sealed."""
+        seal = self._file["seal"][()] if "seal" in self._file else b""
+        if seal and seal.decode() != seal_of(self._file):
+            raise ValueError("its digests are not those that were written")
 
     def _columns(self, layers: Layers) -> list[tuple[int, int]]:
         """Return the runs of columns of `/layers_NNN` that hold some inner layers, ascending."""

@@ -18,13 +18,17 @@ from hubretrain.bottlenecks.comparison import FileComparison, check_nothing_lost
 from hubretrain.bottlenecks.layout import (
     Attribute,
     RowIndex,
+    digest_block_size,
+    empty_views,
     layers_name,
     rows_per_block,
     view_name,
+    write_digest,
+    write_digests,
 )
 from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.bottlenecks.segments import Segment, output_segment, write_segments
-from hubretrain.errors import CacheError, first_line
+from hubretrain.errors import CacheError, WriteError, first_line
 from hubretrain.files import reserve
 from hubretrain.locks import only_writer
 
@@ -57,19 +61,24 @@ def make_file(
         CacheError: The disk is full, or the folder cannot be written.
     """
     n_views = int(rows.n_views.max(initial=1))
-    n_bytes = sum(len(name.encode()) + _BYTES_PER_ROW for name in rows.path) + 2**16
+    longest = max((len(os.fsencode(name)) for name in rows.path), default=0)
+    n_bytes = len(rows) * (longest + _BYTES_PER_ROW) + digest_block_size(n_views) + 2**16
     n_all = layers[-1].stop if layers else n_features
     n_bytes += len(rows) * n_views * n_all * dtype.itemsize
     aside = path.with_name(f".{path.name}.new")
     try:
         reserve(aside, n_bytes)
-        with h5py.File(aside, "w", locking=False) as file:
+        block_size = digest_block_size(n_views)
+        with h5py.File(aside, "w", locking=False, userblock_size=block_size) as file:
             for name, value in sorted(attributes.items()):
                 file.attrs[name] = value
-            file["images/path"] = np.array(rows.path, dtype=h5py.string_dtype())
+            paths = [os.fsencode(name) for name in rows.path]
+            text = h5py.string_dtype("utf-8", max(map(len, paths), default=0) or 1)
+            file["images/path"] = np.array(paths, dtype=text)
             file["images/sha256"] = np.array(rows.sha256, dtype="S64")
             file["images/n_views"] = rows.n_views.astype(np.int16)
             file["digests"] = np.zeros(n_views, dtype="S64")
+            file["seal"] = np.zeros((), dtype="S64")
             if layers:
                 file["layer_digests"] = np.zeros(n_views, dtype="S64")
                 write_segments(file, [output_segment(n_features), *layers])
@@ -88,6 +97,9 @@ def make_file(
                     view[first:last] = values[:, :n_features]
                     if inner is not None:
                         inner[first:last] = values[:, n_features:]
+                if fill is not None:
+                    write_digests(file, v, rows.n_views)
+        write_digest(aside)
         with open(aside, "rb") as written:
             os.fsync(written.fileno())
         os.replace(aside, path)
@@ -123,8 +135,6 @@ def rebuild_file(
         CacheError: The disk is full, the folder cannot be written, or `old` is damaged.
     """
     kept_views = min(comparison.kept_views, old.n_views)
-    if damaged := old.damaged(range(kept_views)):
-        raise CacheError(f"{old.path}: {damaged[0]}")
     rows = comparison.rows
     kept_layers = "all" if old.segments[1:] == comparison.layers != () else "last"
 
@@ -199,3 +209,47 @@ def _plan_shrinking(
     n_dropped = old.n_images * old.n_views - len(rows) * n_after
     n_bytes = n_dropped * old.segments[-1].stop * old.dtype.itemsize
     return comparison, Shrinkage(int((~kept).sum()), old.n_views, n_after, n_bytes)
+
+
+def repair_file(path: Path, module: str) -> list[str]:
+    """Take out of a file what is damaged, so that the next run computes it again.
+
+    Args:
+        path: The file.
+        module: Name of the module that it is to hold.
+
+    Returns:
+        What was done, as sentences; none where nothing was damaged.
+
+    Raises:
+        LockedError: Another process is writing the file.
+        WriteError: It cannot be written.
+    """
+    then = "run the same `hubretrain cache` command again"
+    with only_writer(path):
+        try:
+            with Bottlenecks(path) as bottlenecks:
+                bottlenecks.check_module(module)
+                damaged = bottlenecks.damaged()
+        except CacheError as error:
+            return [_moved_aside(path, error) + f"; {then}"] if path.exists() else [str(error)]
+        try:
+            empty_views(path, damaged)
+        except (OSError, RuntimeError) as error:
+            raise _unwritable(path, error) from error
+    return [f"{name} was damaged and is empty now; {then}" for name in damaged]
+
+
+def _moved_aside(path: Path, error: CacheError) -> str:
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        os.replace(path, aside)
+    except OSError as failure:
+        raise _unwritable(path, failure) from failure
+    reason = str(error).removeprefix(f"{path} ").partition(";")[0]
+    return f"{reason}: moved to {aside.name}"
+
+
+def _unwritable(path: Path, error: Exception) -> WriteError:
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return WriteError(f"{path} cannot be written ({reason}); free disk space or fix permissions.")

@@ -21,6 +21,7 @@ from hubretrain.bottlenecks.layout import (
     format_attributes,
     layers_name,
     open_file,
+    seal_of,
     todo_of,
     view_name,
 )
@@ -79,6 +80,9 @@ class BottleneckWriter:
             self._file = open_file(self.path, "r+")
             self._dtype = self._file[view_name(0)].dtype
             self.todo = todo_of(self._file, self.rows.n_views)
+            if self.todo.any():
+                self._file["seal"][()] = b""
+                self._file.flush()
             self._lock = stack.pop_all()
 
     def __enter__(self) -> BottleneckWriter:
@@ -150,7 +154,7 @@ class BottleneckWriter:
         self.todo[row] = False
 
     def seal(self) -> None:
-        """Store the digest of each view that is finished.
+        """Store the digest of each view that is finished, and the seal once all are.
 
         Digests are stored once, by the run that finished the view: storing them again would
         certify damage.
@@ -160,6 +164,9 @@ class BottleneckWriter:
                 if not self._file[digests][v] and not self.todo[:, v].any():
                     self._file[digests][v] = digest_of(self._file[name]).encode()
         self._file.flush()
+        if not self.todo.any() and not self._file["seal"][()]:
+            self._file["seal"][()] = seal_of(self._file).encode()
+            self._file.flush()
 
 
 def _prepare_file(

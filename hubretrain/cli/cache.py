@@ -248,8 +248,14 @@ def status(
 @cache.command(short_help="Read every bottleneck and compare digests.")
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
 @cache_option
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Empty views that are damaged, and move files aside that cannot be read, so that the next "
+    "hubretrain cache computes them again.",
+)
 @click.pass_context
-def verify(context: click.Context, files: tuple[Path, ...], cache: Path) -> None:
+def verify(context: click.Context, files: tuple[Path, ...], cache: Path, repair: bool) -> None:
     """Read every bottleneck of FILEs, by default of all, and compare digests.
 
     Exit code 1 if one is wrong.
@@ -257,7 +263,7 @@ def verify(context: click.Context, files: tuple[Path, ...], cache: Path) -> None
     from hubretrain.bottlenecks import bottleneck_files
     from hubretrain.extraction import verify_files
 
-    faults = verify_files(files or bottleneck_files(cache, recursive=True))
+    faults = verify_files(files or bottleneck_files(cache, recursive=True), repair=repair)
     for file, sentences in faults.items():
         for sentence in sentences:
             echo(f"{file}: {sentence}")

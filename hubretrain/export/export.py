@@ -119,7 +119,7 @@ def _export_head(
     run: Run, fit: FitRecord, module: str, folder: Path, formats: Sequence[str], tta: int
 ) -> None:
     fit.module(module)  # refuses one that was not fitted before its head file is looked for
-    head = ModuleHeads.load(run.heads_file(module)).deployed
+    head = ModuleHeads.load(run.checked_heads(module)).deployed
     manifest = {
         **_manifest(run, fit, module, head.rule, head.calibration),
         "heads_sha256": heads_sha256(run, module),
@@ -130,14 +130,14 @@ def _export_head(
 def _export_ensemble(
     run: Run, fit: FitRecord, folder: Path, formats: Sequence[str], tta: int
 ) -> None:
-    ensemble = Ensemble.load(run.ensemble_file)
+    ensemble = Ensemble.load(run.checked_ensemble())
     manifest = {
         **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule, ensemble.calibration),
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
         "heads_sha256": heads_sha256(run, ENSEMBLE_NAME),
     }
     members = [
-        (name, ModuleHeads.load(run.heads_file(name)).ensemble_member, weight)
+        (name, ModuleHeads.load(run.checked_heads(name)).ensemble_member, weight)
         for name, weight in ensemble.weights.items()
     ]
     _write(fit, members, folder, manifest, ensemble.calibration, formats, tta)

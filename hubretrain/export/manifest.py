@@ -18,12 +18,12 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
   fine-tuned model.
 - `validation_sha256`: sha256 of a fine-tuned model's predictions of the validation fold.
 - `files`: sha256 of each model file.
+- `sha256`: digest of all of the above.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
 from hubretrain.evaluation import DecisionRule
 from hubretrain.export.views import AveragedView, averaged_views
-from hubretrain.files import file_sha256
+from hubretrain.files import file_sha256, read_record
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.runs import FINE_TUNED, Run
 
@@ -211,8 +211,7 @@ def is_current(run: Run) -> bool:
             )
         return True
     name = default_heads(run)
-    # '': the export was copied without the heads.
-    is_of_heads = heads_sha256(run, name) in ("", manifest.get("heads_sha256"))
+    is_of_heads = manifest.get("heads_sha256") == heads_sha256(run, name)
     return manifest.get("module") == name and is_of_heads
 
 
@@ -247,11 +246,12 @@ def identity_of(path: Path, module: str | None) -> str:
 
 
 def heads_sha256(run: Run, name: str) -> str:
-    """Return the digest of a module's head file, or the ensemble's file, '' where there is none."""
-    try:
-        return file_sha256(run.ensemble_file if name == ENSEMBLE_NAME else run.heads_file(name))
-    except OSError:
-        return ""
+    """Return the digest of a module's head file, or the ensemble's file, '' where there is none.
+
+    It is that of the last fit, which the file itself may not have: see `Run.checked`.
+    """
+    path = run.ensemble_file if name == ENSEMBLE_NAME else run.heads_file(name)
+    return run.fit.files.get(path.relative_to(run.folder).as_posix(), "")
 
 
 def check_replaceable(folder: Path) -> None:
@@ -280,12 +280,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunError: The folder holds no export, or half of one.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_record(folder / MANIFEST)
     except (OSError, ValueError) as error:
         raise RunError(
             f"{folder} is no export ({MANIFEST}: {error}); run `hubretrain export` first."
         ) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("class_names"), list):
+    if not isinstance(manifest.get("class_names"), list):
         raise RunError(f"{folder / MANIFEST} names no classes; run `hubretrain export` again.")
     return manifest
 

@@ -108,13 +108,16 @@ def _predictions(
 def image_files(images: Iterable[str | Path]) -> Iterator[str]:
     """List image files, and those below folders in the order of their paths.
 
-    A folder without images, or one that cannot be read, is listed itself.
+    A folder without images is listed itself, and so is each that cannot be read.
     """
     for image in images:
         files: list[Path] = []
         if not is_remote(str(image)) and os.path.isdir(image):  # Path.is_dir raises on a long name
-            below = (Path(folder, name) for folder, _, names in os.walk(image) for name in names)
-            files = sorted(path for path in below if path.suffix.lower() in IMAGE_SUFFIXES)
+            unread: list[OSError] = []
+            walk = os.walk(image, onerror=unread.append)
+            below = [Path(folder, name) for folder, _, names in walk for name in names]
+            files = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
+            files = sorted([*files, *(Path(error.filename) for error in unread)])
         yield from map(str, files) if files else [str(image)]
 
 
@@ -125,7 +128,7 @@ def _reader(export: Export) -> Callable[[str], _PixelsOrError]:
         try:
             image = decode(read_bytes(path))
         except IsADirectoryError:
-            return "a folder without images"
+            return _why_empty(path)
         except OSError as error:
             return error.strerror or str(error)
         except (DataError, ValueError) as error:  # ValueError: no valid file name
@@ -133,6 +136,15 @@ def _reader(export: Export) -> Callable[[str], _PixelsOrError]:
         return {size: view(image, size) for size in export.sizes}
 
     return read
+
+
+def _why_empty(folder: str) -> str:
+    """Return why no image of a folder is predicted."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"a folder that cannot be read ({error.strerror})"
+    return "a folder without images"
 
 
 def _predict_batch(

@@ -26,7 +26,7 @@ from hubretrain.export.manifest import (
     label_lines,
 )
 from hubretrain.export.views import AveragedView
-from hubretrain.files import file_sha256, folder_aside, replace_folder, write_json
+from hubretrain.files import file_sha256, folder_aside, replace_folder, write_record
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.tensorflow import tf
 
@@ -144,7 +144,7 @@ def _write(
             "not_converted": not_converted,
             "files": files,
         }
-        write_json(new / MANIFEST, completed)
+        write_record(new / MANIFEST, completed)
         replace_folder(new, folder)
 
 
@@ -171,7 +171,7 @@ def add_formats(folder: Path, formats: Sequence[str]) -> Export:
         manifest = {**export.manifest, "files": export.manifest["files"] | files}
         if "litert" in missing:
             manifest["not_converted"] = ""
-        write_json(folder / MANIFEST, manifest)
+        write_record(folder / MANIFEST, manifest)
     return Export.open(folder)
 
 

@@ -17,7 +17,9 @@ from hubretrain.bottlenecks import (
     RowIndex,
     bottleneck_files,
     compare_file,
+    is_of_old_format,
     merge_files,
+    repair_file,
     seal_file,
     shrink_file,
 )
@@ -32,25 +34,48 @@ from hubretrain.progress import Bar
 _PART = re.compile(r"(?P<module>.+)\.(?P<number>\d+)-of-(?P<n_parts>\d+)")
 
 
-def verify_files(files: Sequence[Path]) -> dict[Path, list[str]]:
+def verify_files(files: Sequence[Path], *, repair: bool = False) -> dict[Path, list[str]]:
     """Read every bottleneck of some files again.
 
     Args:
         files: Bottleneck files.
+        repair: Empty views that are damaged, so that the next run computes them again, and move
+            a file aside that cannot be read at all or is of another module than its name says.
 
     Returns:
-        What is wrong with each file, as sentences: format, rows to do, bytes that changed.
+        What is wrong with each file, as sentences: format, rows to do, bytes that changed; with
+        `repair` what was done about it.
+
+    Raises:
+        LockedError: A file that is to be repaired is being written.
+        WriteError: It cannot be repaired.
     """
     sentences: dict[Path, list[str]] = {}
     with Bar("verifying", len(files), "files") as bar:
         for file in files:
-            try:
-                with Bottlenecks(file) as bottlenecks:
-                    sentences[file] = bottlenecks.verify()
-            except CacheError as error:
-                sentences[file] = [str(error).removeprefix(f"{file} ")]
+            sentences[file] = repair_file(file, _module_of(file)) if repair else _faults_of(file)
             bar.advance()
     return sentences
+
+
+def _faults_of(file: Path) -> list[str]:
+    try:
+        if file.exists() and is_of_old_format(file):
+            older = "is of an older format, which cannot be verified"
+            return [f"{older}; run the same `hubretrain cache` command again, which renews it"]
+        with Bottlenecks(file) as bottlenecks:
+            bottlenecks.check_module(_module_of(file))
+            return bottlenecks.verify()
+    except CacheError as error:
+        return [str(error).removeprefix(f"{file} ").removesuffix(".")]
+    except OSError as error:
+        return [f"cannot be read ({error.strerror or error})"]
+
+
+def _module_of(file: Path) -> str:
+    """Return the module that a bottleneck file, or a part of one, is named after."""
+    part = _PART.fullmatch(file.stem)
+    return part["module"] if part and file.parent.name == PARTS else file.stem
 
 
 def cache_status(

@@ -15,7 +15,7 @@ import pandas as pd
 from hubretrain.arrays import Pixels
 from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex, Segment, layer_segments
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import RESIZER, Augmentation, read_image, view
+from hubretrain.data.images import RESIZER, Augmentation, UnreadableImageError, read_image, view
 from hubretrain.errors import CacheError, DataError, EngineError
 from hubretrain.extraction.engines import (
     BATCH_SIZE,
@@ -26,6 +26,7 @@ from hubretrain.extraction.engines import (
 )
 from hubretrain.extraction.options import CacheOptions
 from hubretrain.modules import StoredModule, choose_layers
+from hubretrain.storage import located
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 PARTS = "parts"  # the folder of parts, in the data set's folder
@@ -382,8 +383,14 @@ def _calibration(
     size = spec.module.image_size
 
     def first_view(sha256: str) -> Pixels | None:
+        path = path_of[sha256]
         try:
-            return view(read_image(dataset.root, path_of[sha256]), size)
+            return view(read_image(dataset.root, path, sha256), size)
+        except UnreadableImageError as error:
+            # Another sample would be another model, because of a failure of the moment.
+            raise CacheError(
+                f"{located(dataset.root, path)}: {error}; fix that and rerun the command."
+            ) from error
         except DataError:
             return None
 

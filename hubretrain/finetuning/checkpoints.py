@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hubretrain.errors import RunError, WriteError, first_line
-from hubretrain.files import write_json
+from hubretrain.files import read_record, write_record
 from hubretrain.finetuning.optimizers import Optimizer
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.tensorflow import tf
@@ -205,7 +205,7 @@ class Checkpoints:
         if self._is_chief:
             name, best = _names(state)
             pointer = {"checkpoint": name, "best": best, "identity": self.identity}
-            write_json(self.checkpoint_folder / "state.json", {**pointer, **asdict(state)})
+            write_record(self.checkpoint_folder / "state.json", {**pointer, **asdict(state)})
 
     def restore(self) -> State | None:
         """Read the checkpoint that counts into the variables; return None where there is none.
@@ -224,7 +224,7 @@ class Checkpoints:
             RunError: The checkpoint is another fine-tuning's, or damaged.
         """
         try:
-            values = json.loads((self.checkpoint_folder / "state.json").read_text(encoding="utf-8"))
+            values = read_record(self.checkpoint_folder / "state.json")
             pointer = {name: values.pop(name) for name in ("checkpoint", "best", "identity")}
             state = _state(values)
         except FileNotFoundError:

@@ -195,8 +195,9 @@ def finetune_modules(
     devices = available_devices(
         mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
     )
+    folds = read_folds(run.checked(run.folds_file))
     images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
-    images = _with_folds(images, run)
+    images = _with_folds(images, folds, run)
     results: list[FineTuneResult] = []
     others = [n for n in _best_first(run) if n not in options_of] if may_replace else []
     queue = list(options_of)
@@ -224,7 +225,8 @@ def finetune_modules(
             result, record = module.fine_tune(resumption.more_epochs)
             results.append(result)
             if devices.is_chief:
-                _keep(run, fit, module, result, record, resumption.export)
+                with run.locked():
+                    _keep(run, fit, module, result, record, resumption.export)
             module.trainer.conclude()
     return results
 
@@ -276,8 +278,10 @@ def _keep(
     record: FineTunedModuleRecord,
     export: str,
 ) -> None:
-    """Put a module into `run.json`, and export the best model of the run."""
-    # Read again, as another process may have added a module while this one trained.
+    """Put a module into `run.json`, and export the best model of the run.
+
+    The caller holds `Run.locked`, as another process may end its training just now.
+    """
     earlier = run.finetune
     records = {**earlier.modules, result.module: record}
     looks = _looks(earlier, result, record)
@@ -304,7 +308,10 @@ def _keep(
         export_run(run, head=head, ensemble=is_ensemble, output=run.export_folder)
     chosen = best.module if best.kind == FINE_TUNED else None
     run.write_finetune(FineTuneRecord(records, chosen, order, exported, looks))
-    LEADERBOARD.write(run.folder, with_fine_tuned(LEADERBOARD.read(run.folder), records))
+    with run.writing_fit() as written:
+        board = with_fine_tuned(LEADERBOARD.read(run.folder), records)
+        LEADERBOARD.write(written.folder, board)
+        run.publish_changes(written)
 
 
 def _looks(
@@ -358,9 +365,26 @@ def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:
     return fit
 
 
-def _with_folds(images: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """Return the images that the run split, with their `fold`."""
-    parts = previous_parts(
-        read_folds(run.folds_file), images["path"].tolist(), images["sha256"].tolist()
-    )
+def _with_folds(images: pd.DataFrame, folds: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Return the images that the run split, with their `fold`; say which it lacks.
+
+    Raises:
+        RunError: An image has other bytes than were fitted.
+    """
+    paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
+    absent = folds[~folds["sha256"].isin(sha256s)]
+    changed = absent.loc[absent["path"].isin(paths), "path"].tolist()
+    if changed:
+        raise RunError(
+            f"{len(changed):,} images have changed since {run.folder} was fitted, the first "
+            f"{changed[0]}; restore them, or run `hubretrain cache` and `hubretrain fit` again."
+        )
+    if len(absent):
+        _log.warning(
+            "%d images of %s are gone, the first %s: training and figures are without them",
+            *(len(absent), run.folds_file, absent["path"].iloc[0]),
+        )
+    parts = previous_parts(folds, paths, sha256s)
+    if n_new := int((parts == NEW).sum()):
+        _log.warning("%d images that the run was not fitted on take no part; fit again", n_new)
     return images.assign(fold=parts)[parts != NEW].reset_index(drop=True)

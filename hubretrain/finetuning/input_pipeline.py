@@ -138,13 +138,13 @@ class PixelSource:
         """Return one view of one image: uint8 (size, size, 3); view 0 is not augmented.
 
         Raises:
-            RunError: The image cannot be read or decoded.
+            RunError: The image cannot be read or decoded, or its bytes have changed.
         """
         draw = None
         if view_number:
             draw = self.augmentation.draw(images.sha256s[i], view_number, self.seed)
         try:
-            image = read_image(images.root, images.paths[i])
+            image = read_image(images.root, images.paths[i], images.sha256s[i])
         except DataError as error:
             raise RunError(
                 f"{located(images.root, images.paths[i])}: {error}; restore the file and rerun the "

@@ -44,6 +44,8 @@ from hubretrain.runs import (
 
 _log = logging.getLogger(__name__)
 
+TABLES = {"test": PREDICTIONS, "validation": VALIDATION_PREDICTIONS}
+
 
 class ModuleFineTuning:
     """One module: its images, its model, its training, its metrics.
@@ -73,13 +75,12 @@ class ModuleFineTuning:
     ) -> None:
         self.dataset, self.run, self.name, self.devices = dataset, run, name, devices
         self.folder = run.finetune_folder(name)
-        head = ModuleHeads.load(run.heads_file(name)).warm_start
+        head = ModuleHeads.load(run.checked_heads(name)).warm_start
         backbone = Backbone(restore_module(name, fit.module(name)), head.layers)
         arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
         self.classifier = Classifier(backbone, head.kind, *arrays)
-        self._head_digest = _digest(
-            " ".join((head.kind, *head.layers)).encode(), *(a for a in arrays if a is not None)
-        )
+        settings = (head.kind, head.layers, asdict(head.rule), asdict(head.calibration))
+        self._head_digest = _digest(repr(settings).encode(), *(a for a in arrays if a is not None))
         self.head, self.metric = head, fit.metric
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
         self.parts = {
@@ -255,6 +256,11 @@ class ModuleFineTuning:
             temperature=temperature,
             uncalibrated_log_loss=uncalibrated,
             over_head=self._over_head,
+            files={
+                path.name: file_sha256(path)
+                for table in TABLES.values()
+                if (path := table.path(self.folder)).exists()
+            },
         )
         return result, record
 
@@ -306,12 +312,11 @@ class ModuleFineTuning:
         return differences
 
     def _write_predictions(self, probs: dict[str, Float32Array], temperature: float) -> None:
-        files = {"test": PREDICTIONS, "validation": VALIDATION_PREDICTIONS}
         for part, table in self.parts.items():
             if self.devices.is_chief and len(table):
                 calibrated = at_temperature(probs[part], temperature)
                 predictions = predictions_table(table, calibrated, self.dataset.class_names)
-                files[part].write(self.folder, predictions)
+                TABLES[part].write(self.folder, predictions)
 
     def export(self, result: FineTuneResult) -> None:
         """Write the fine-tuned model to `export/`, and its predictions of the validation fold."""

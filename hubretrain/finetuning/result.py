@@ -202,9 +202,9 @@ def fitted_candidates(
             continue
         kind = ENSEMBLE if name == ENSEMBLE_NAME else HEAD
         model = (
-            Ensemble.load(run.ensemble_file)
+            Ensemble.load(run.checked_ensemble())
             if kind == ENSEMBLE
-            else ModuleHeads.load(run.heads_file(name)).deployed
+            else ModuleHeads.load(run.checked_heads(name)).deployed
         )
         rule = model.rule.at_temperature(model.calibration.temperature)
         predictions = Predictions(probs, rule.adjust(probs))  # the file is at the temperature

@@ -9,6 +9,7 @@ from .features import FeatureBlocks as FeatureBlocks
 from .heads import Head as Head
 from .heads import Heads as Heads
 from .heads import ModuleHeads as ModuleHeads
+from .heads import digested_hdf5 as digested_hdf5
 from .heads import probabilities as probabilities
 from .inputs import TRAIN_ONLY as TRAIN_ONLY
 from .inputs import ClassWeight as ClassWeight

@@ -4,12 +4,13 @@ On disk, `heads/<module>.h5`: `class_names`, the attributes of the module's bott
 group per role. A group holds `weight` (feature or hidden unit, class), `bias` (class), of a network
 also `hidden_weight` (feature, hidden unit) and `hidden_bias` (hidden unit), the `layers` whose
 features it takes beside the module's output, `weight_of_class` and `priors`; its attributes are the
-other settings.
+other settings. The first 512 bytes of the file hold the digest of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,16 @@ import numpy as np
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import LOWEST_EXPONENT, UNCALIBRATED, Calibration, DecisionRule, softmax
-from hubretrain.files import array_in, open_hdf5, whole_file
+from hubretrain.files import (
+    array_in,
+    check_digest_block,
+    open_hdf5,
+    whole_file,
+    write_digest_block,
+)
 
-FORMAT = "hubretrain heads 5"
+FORMAT = "hubretrain heads 6"
+DIGEST_BLOCK = 512
 ROLES = ("deployed", "warm_start", "ensemble_member")
 ARRAYS = ("weight", "bias", "hidden_weight", "hidden_bias")
 SETTINGS = ("kind", "trained_on", "class_weight", "l2", "aim")
@@ -184,7 +192,7 @@ class ModuleHeads:
         Raises:
             WriteError: The file cannot be written.
         """
-        with whole_file(path) as aside, h5py.File(aside, "w") as file:
+        with digested_hdf5(path) as file:
             self.write(file)
             for name, value in module.items():
                 file.attrs.setdefault(name, value)
@@ -204,6 +212,7 @@ class ModuleHeads:
             HeadError: It is missing, or no head file of this version.
         """
         try:
+            check_digest_block(path)
             with open_hdf5(path) as file:
                 if not cls.are_in(file):
                     raise HeadError(
@@ -230,14 +239,18 @@ class ModuleHeads:
         written = group.attrs.get("format")
         return isinstance(written, str) and written == FORMAT
 
-    @classmethod
-    def attributes_of(cls, path: Path) -> dict[str, Any]:
-        """Return the attributes of a head file; {} where there is none of this version."""
-        try:
-            with open_hdf5(path) as file:
-                return dict(file.attrs) if cls.are_in(file) else {}
-        except (OSError, TypeError, ValueError):
-            return {}
+
+@contextlib.contextmanager
+def digested_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file to write, which appears whole, with its digest in its first bytes.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    with whole_file(path) as aside:
+        with h5py.File(aside, "w", userblock_size=DIGEST_BLOCK) as file:
+            yield file
+        write_digest_block(aside, DIGEST_BLOCK)
 
 
 def _write(group: h5py.Group, head: Head) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
-from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.bottlenecks import Bottlenecks, check_made_as
 from hubretrain.errors import HubretrainError
 from hubretrain.evaluation import METRICS, Difference, Evaluator, Predictions, at_temperature
 from hubretrain.heads import Head, ModuleHeads, probabilities
@@ -95,7 +95,7 @@ def depth_section(run_data: RunData) -> tuple[dict[str, Any], dict[str, Chart]]:
     """
     module = run_data.fit.shortlist[0]
     try:
-        heads = ModuleHeads.load(run_data.run.heads_file(module))
+        heads = ModuleHeads.load(run_data.run.checked_heads(module))
         if not heads.warm_start.layers:
             return _nothing(f"The head of {module} takes the module's own output alone.")
         effects, n_images = _effects(run_data, module, heads.warm_start)
@@ -149,6 +149,7 @@ def _effects(run_data: RunData, module: str, head: Head) -> tuple[list[LayerEffe
         return [], len(rows)
     sha256s = images["sha256"].iloc[rows].tolist()
     with Bottlenecks(run_data.fit.cache_folder / f"{module}.h5") as bottlenecks:
+        check_made_as(bottlenecks, module, run_data.fit.modules[module].attributes)
         n_output = bottlenecks.n_features
         features_of = {OUTPUT: lambda: bottlenecks.rows(sha256s)}
         features_of |= {layer: _reader(bottlenecks, sha256s, layer) for layer in head.layers}

@@ -13,17 +13,18 @@ import pandas as pd
 from hubretrain import run_tables
 from hubretrain.arrays import FloatArray, IntArray
 from hubretrain.data.near_duplicates import read_near_duplicates
-from hubretrain.data.splitting import read_folds
+from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import RunError
 from hubretrain.evaluation import METRICS, TOP_1, DecisionRule, Evaluator, Interval, Predictions
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.run_tables import ENSEMBLE, MODULE, RunTable
-from hubretrain.runs import FineTuneRecord, FitRecord, Run
+from hubretrain.runs import VALIDATION_FOLD, FineTuneRecord, FitRecord, Run, check_file
 
 HEAD, FINE_TUNED, EXPORT = "head", "fine-tuned", "export"
 OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes
 OUT_OF_FOLD, TEST_SPLIT, VALIDATION = "out of fold", "test split", "validation fold"
 OTHER_IMAGES = "other images"
+FOLD_OF = {TEST_SPLIT: TEST, VALIDATION: VALIDATION_FOLD}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,7 @@ def gather(run: Run) -> RunData:
     """
     fit, finetune = run.fit, run.finetune
     names = fit.class_names
-    images = read_folds(run.folds_file)
+    images = read_folds(run.checked(run.folds_file))
     images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
     if images["class_index"].isna().any():
         raise RunError(
@@ -224,10 +225,12 @@ class _Reader:
             present = {part: t for part, t in tables.items() if t.path(folder).exists()}
             rule, temperature = self._rule(folder.name) if present else (DecisionRule(0.0, ()), 1.0)
             for part, table_of in present.items():
-                table = self._still_in_run(table_of.read(folder), folder.name)
+                file = table_of.path(folder)
+                if (record := self.finetune.modules.get(folder.name)) is not None:
+                    check_file(file, record.files.get(file.name), "hubretrain finetune")
+                table = self._still_in_run(table_of.read(folder), folder.name, part)
                 if table.empty:
                     continue
-                file = table_of.path(folder)
                 rows, probs = self._rows(table, file), self._probs(table, file)
                 decisions = rule.decide(probs)
                 yield self._evaluated(
@@ -241,13 +244,16 @@ class _Reader:
                     temperature,
                 )
 
-    def _still_in_run(self, table: pd.DataFrame, module: str) -> pd.DataFrame:
-        """Return the rows of images that a later fit still holds."""
-        is_held = table["path"].isin(self._row_of)
+    def _still_in_run(self, table: pd.DataFrame, module: str, part: str) -> pd.DataFrame:
+        """Return the rows of images that a later fit still holds in the same part."""
+        of_part = self.images[self.images["fold"] == FOLD_OF[part]]
+        sha256_of = dict(zip(of_part["path"], of_part["sha256"], strict=True))
+        is_held = table["path"].map(sha256_of) == table["sha256"]
         if not is_held.all():
             self.missing.append(
                 f"{int((~is_held).sum()):,} of {len(table):,} images that {module} was evaluated "
-                f"on are no longer in {self.run.folds_file} and are left out of its metrics; "
+                f"on are no longer in the {part} of {self.run.folds_file} and are left out of its "
+                "metrics; "
                 "fine-tune it again to evaluate it on the images that were added."
             )
         return table[is_held]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.bottlenecks import Bottlenecks, check_made_as
 from hubretrain.errors import CacheError
 from hubretrain.evaluation import METRICS
 from hubretrain.report import charts, feature_map
@@ -89,6 +89,7 @@ def features(run_data: RunData, method: str) -> tuple[dict[str, Any], dict[str, 
     if plane is None:
         try:
             with Bottlenecks(fit.cache_folder / f"{module}.h5") as bottlenecks:
+                check_made_as(bottlenecks, module, fit.modules[module].attributes)
                 rows = bottlenecks.rows(contents)
         except CacheError as error:
             return {"map_note": "", "map_missing": f"No feature map: {error}"}, None

@@ -25,6 +25,7 @@ from hubretrain.data.splitting import (
     previous_parts,
     read_folds,
     worst_deviation,
+    read_cut_with,
     write_folds,
 )
 from hubretrain.errors import CacheError, RunError
@@ -107,13 +108,14 @@ def screen_modules(
     development, test = _split(images, run, options.split)
     labels = development["class_index"].to_numpy()
     sweep = Sweep.of(options, dataset.class_names, labels)
-    results = Stages(development, sweep, run, options.split.seed).results(files)
+    screened = Stages(development, sweep, run, options.split.seed).results(files)
+    results = [result for result, _ in screened]
+    heads = {result.module: heads for result, heads in screened}
     comparison = ModuleComparison(development, results, sweep, options.split.seed)
     board, effects = comparison.leaderboard(options.top), comparison.effects()
     listed = board[board["shortlist"].notna()].sort_values("shortlist")
-    test_predictions = _test_predictions(run, files, listed["module"].tolist(), test)
+    test_predictions = _test_predictions(heads, files, listed["module"].tolist(), test)
     board = _with_test(board, test_predictions, test, options.split.seed)
-    _write_tables(run, board, effects, comparison, test, test_predictions)
     notes = (
         *_notes(images, dataset, sweep.metric, options.split.keep_duplicates_together),
         *comparison.notes(board),
@@ -121,7 +123,14 @@ def screen_modules(
     )
     shortlist = tuple(listed["module"])
     looks = _looks(run, test_predictions, results)
-    run.write_fit(_record(dataset, options, cache, comparison, shortlist, looks, notes))
+    with run.writing_fit() as written:
+        cut_with = read_cut_with(run.folds_file) if run.folds_file.exists() else options.split
+        write_folds(written.folds_file, images.assign(group=images["cluster"]), cut_with)
+        for result in results:
+            heads[result.module].save(written.heads_file(result.module), result.about["module"])
+        _write_tables(written, board, effects, comparison, test, test_predictions)
+        record = _record(dataset, options, cache, comparison, shortlist, looks, notes)
+        run.publish_fit(written, record)
     return Screening(run, sweep.metric, board, effects, notes)
 
 
@@ -154,7 +163,7 @@ def _bottleneck_files(
 
 
 def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
-    """Return a sentence on labels that changed since the run's folds were cut.
+    """Return sentences on folds and labels that changed since the run's folds were cut.
 
     Raises:
         RunError: No image is in the folds: the run is of another data set.
@@ -169,34 +178,44 @@ def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
             "set; choose another folder with `run`."
         )
     labels = images["sha256"].map(dict(zip(earlier["sha256"], earlier["label"], strict=True)))
+    changes = []
+    if run.changed_folds():
+        changes.append(
+            f"{run.folds_file} is another one than that of the fit before: heads are fitted anew."
+        )
     n_changed = int((labels.notna() & (labels != images["label"])).sum())
-    sentence = (
-        f"{n_changed:,} labels have changed since the folds were cut; images keep their folds."
-    )
-    return (sentence,) if n_changed else ()
+    is_gone = ~earlier["sha256"].isin(images["sha256"]) & ~earlier["path"].isin(images["path"])
+    if n_gone := int(is_gone.sum()):
+        changes.append(f"{n_gone:,} images of the fit before are gone or cannot be decoded.")
+    if n_changed:
+        changes.append(
+            f"{n_changed:,} labels have changed since the folds were cut; images keep their folds."
+        )
+    return tuple(changes)
 
 
 def _split(
     images: pd.DataFrame, run: Run, split: SplitOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Cut the folds and write them; return the images outside and inside of the test split."""
+    """Cut the folds; return the images outside and inside of the test split."""
     if not run.folds_file.exists():
         run.refuse_new_split()
-    cut_with = None if run.folds_file.exists() else split
     images["fold"] = cut_parts(images, run.folds_file, split)
-    write_folds(run.folds_file, images.assign(group=images["cluster"]), cut_with)
     is_test = images["fold"] == TEST
     return images[~is_test].reset_index(drop=True), images[is_test].reset_index(drop=True)
 
 
 def _test_predictions(
-    run: Run, files: Sequence[Path], shortlist: Sequence[str], test: pd.DataFrame
+    heads: Mapping[str, ModuleHeads],
+    files: Sequence[Path],
+    shortlist: Sequence[str],
+    test: pd.DataFrame,
 ) -> dict[str, Predictions]:
     """Return the predictions of the test split by the shortlist, and by nothing else."""
     file_of = {file.stem: file for file in files}
     predictions = {}
     for name in shortlist if len(test) else ():
-        head = ModuleHeads.load(run.heads_file(name)).deployed
+        head = heads[name].deployed
         with Bottlenecks(file_of[name]) as bottlenecks:
             features = bottlenecks.rows(test["sha256"].tolist(), layers=head.layers or "last")
         probs = head.probabilities(features)

@@ -6,7 +6,7 @@ anew.
 On disk, `screened/<heads>/<module>.h5`: `about` (JSON: choices, costs, transferability) and
 `identity` as attributes, `predictions/<name>` float32 (n_validated, n_classes),
 `chosen_by/<choice>` float64 (1 + n_parts,), `candidates/<column>`, and the heads that are kept in
-`heads/`.
+`heads/`. Its first 512 bytes hold the digest of the others.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import pandas as pd
 
 from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from hubretrain.evaluation import METRICS, Calibration, Predictions
-from hubretrain.files import array_in, open_hdf5, whole_file
-from hubretrain.heads import ModuleHeads
+from hubretrain.files import array_in, check_digest_block, open_hdf5
+from hubretrain.heads import ModuleHeads, digested_hdf5
 
 FORMAT = "hubretrain screened module"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 CHOSEN, NESTED, MEMBER = "chosen", "nested", "ensemble_member"
 DEPLOYED_OF = {CHOSEN: "deployed", MEMBER: "ensemble_member"}  # of the best by all images alone
 CHOSEN_ABOUT = ("calibration", "uncorrected", "n_features")  # what is known of the chosen head
@@ -103,7 +103,7 @@ class ScreenResult:
         Raises:
             WriteError: The file cannot be written.
         """
-        with whole_file(path) as aside, h5py.File(aside, "w") as file:
+        with digested_hdf5(path) as file:
             file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
             file.attrs["module"], file.attrs["identity"] = self.module, self.identity
             file.attrs["about"] = json.dumps(self.about)
@@ -130,6 +130,7 @@ class ScreenResult:
     def load(cls, path: Path, identity: str) -> ScreenResult | None:
         """Return the result in the file; None where there is none, or one of another identity."""
         try:
+            check_digest_block(path)
             with open_hdf5(path) as file:
                 written = tuple(str(file.attrs.get(n)) for n in ("format", "format_version"))
                 if written != (FORMAT, str(FORMAT_VERSION)):

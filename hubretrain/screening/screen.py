@@ -48,12 +48,14 @@ from hubretrain.screening.sweep import Sweep
 def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
     """Return the digest of all that the screening of a module depends on."""
     with Bottlenecks(file) as bottlenecks:
+        bottlenecks.check_module(file.stem)
         attributes = {str(name): str(value) for name, value in bottlenecks.attributes.items()}
+        digests = bottlenecks.digests
         n_views = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
     columns = ["sha256", "class_index", "fold", "cluster"]
     table = images[columns].assign(n_views=images["sha256"].map(n_views))
     constants = [sweep.l2_beyond, PATIENCE, TOL, N_PARTS, DECAYS, N_COMPONENTS]
-    everything = json.dumps([attributes, asdict(sweep), *constants], default=str)
+    everything = json.dumps([attributes, digests, asdict(sweep), *constants], default=str)
     digest = hashlib.sha256(everything.encode())
     digest.update(table.to_csv(index=False).encode())
     return digest.hexdigest()

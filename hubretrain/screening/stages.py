@@ -40,8 +40,8 @@ class Stages:
     seed: int
     _projections: dict[str, Projection] = field(default_factory=dict)
 
-    def results(self, files: Sequence[Path]) -> list[ScreenResult]:
-        """Return the screenings of the modules with these bottleneck files, and write their heads.
+    def results(self, files: Sequence[Path]) -> list[tuple[ScreenResult, ModuleHeads]]:
+        """Return the screenings of the modules with these bottleneck files, and their heads.
 
         Raises:
             CacheError: A cache is not finished, or lacks images.
@@ -59,8 +59,7 @@ class Stages:
         for file, (result, heads) in alone.items():
             if file.stem in with_networks:
                 result, heads = self._with_networks(file, result, heads)
-            self._write_heads(result, heads)
-            results.append(_with_costs(file, result))
+            results.append((_with_costs(file, result), heads()))
         return results
 
     def _part(
@@ -98,12 +97,6 @@ class Stages:
         resampled = [evaluator.resample(metric, of.chosen.of(metric)) for of in modules]
         tied = intervals.tied_with_best(resampled)
         return {of.module for of, is_tied in zip(modules, tied, strict=True) if is_tied}
-
-    def _write_heads(self, result: ScreenResult, heads: Callable[[], ModuleHeads]) -> None:
-        """Write the head file of a module unless it holds these heads already."""
-        path, identity = self.run.heads_file(result.module), {"screening": result.identity}
-        if ModuleHeads.attributes_of(path).get("screening") != result.identity:
-            heads().save(path, {**result.about["module"], **identity})
 
 
 def _with_costs(file: Path, result: ScreenResult) -> ScreenResult:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from hubretrain.bottlenecks import BottleneckWriter, RowIndex, layer_segments
+from hubretrain.bottlenecks.layout import layers_name, seal_of, view_name, write_digest
 
 ATTRIBUTES = {
     "module": "small",
@@ -57,6 +60,24 @@ def fill(writer: BottleneckWriter, at_most=None) -> int:
         count += 1
     writer.seal()
     return count
+
+
+@contextlib.contextmanager
+def edited(path: Path, *, stopped: bool = False):
+    """Open a file to change, which is then as if it had been written so.
+
+    `stopped`: as a run that was killed leaves it, without digests.
+    """
+    with h5py.File(path, "r+") as file:
+        yield file
+        names = ["digests", "layer_digests"]
+        for v in range(len(file["digests"])):
+            for name, digests in zip((view_name(v), layers_name(v)), names, strict=True):
+                if name in file and digests in file:
+                    digest = hashlib.sha256(file[name][:].tobytes()).hexdigest()
+                    file[digests][v] = b"" if stopped else digest.encode()
+        file["seal"][()] = b"" if stopped else seal_of(file).encode()
+    write_digest(path)
 
 
 def make(path: Path, names="abcde", n_views=2, attributes=None, **options) -> int:

@@ -23,6 +23,7 @@ from tests.bottlenecks.samples import (
     LAYERS,
     N_ALL,
     N_FEATURES,
+    edited,
     features_of,
     fill,
     make,
@@ -43,11 +44,11 @@ def test_the_file_is_plain_hdf5_as_its_documentation_says(path):
     make(path, attributes=ALL, layers=LAYERS)
     with h5py.File(path) as file:
         inner = ["layer_digests", "layers_000", "layers_001", "segments"]
-        assert sorted(file) == sorted([*inner, "digests", "images", "view_000", "view_001"])
+        assert sorted(file) == sorted([*inner, "digests", "images", "seal", "view_000", "view_001"])
         assert file["view_000"].shape == (5, N_FEATURES)
         assert file["layers_000"].shape == (5, N_ALL - N_FEATURES)
         assert file["layers_000"].chunks is None
-        assert file.attrs["format_version"] == 1
+        assert file.attrs["format_version"] == 2
         table = file["segments"][:]
         assert table.dtype.names == ("layer", "statistic", "first", "stop", "height", "width")
         assert [tuple(row) for row in table.tolist()] == [
@@ -174,16 +175,15 @@ def test_parts_with_layers_merge_into_the_file_that_was_made_at_once(path, tmp_p
     one, two = tmp_path / "one.h5", tmp_path / "two.h5"
     make(one, "bcd", attributes=ALL, layers=LAYERS)
     make(two, "ade", attributes=ALL, layers=LAYERS)
-    with h5py.File(two, "r+") as file:  # d as a kill would leave it
+    with edited(two, stopped=True) as file:  # d as a kill would leave it
         file["layers_001"][1] = float("nan")
-        file["layer_digests"][1] = b""
     merge_files([two, one], path)
     make(tmp_path / "at_once.h5", attributes=ALL, layers=LAYERS)
     assert path.read_bytes() == (tmp_path / "at_once.h5").read_bytes()
     make(tmp_path / "last.h5", "fg")
     with pytest.raises(CacheError, match=r"belong together: 2 inner layers in the first, 0 in the"):
         merge_files([one, tmp_path / "last.h5"], tmp_path / "merged.h5")
-    with h5py.File(two, "r+") as file:
+    with edited(two, stopped=True) as file:
         file["layers_000"][1, 2] += 1
     with pytest.raises(CacheError, match=r"have different bottlenecks of d.png"):
         merge_files([one, two], tmp_path / "merged.h5")
@@ -198,7 +198,9 @@ def test_a_flipped_bit_in_a_layer_is_found(path):
     path.write_bytes(data)
     with Bottlenecks(path) as bottlenecks:
         (wrong,) = bottlenecks.verify()
-    assert wrong.startswith("layers_001: its bytes are not those that were written; remove the")
+    assert wrong.startswith(
+        "layers_001: its bytes are not those that were written; repair it by `hub"
+    )
     with pytest.raises(CacheError, match=r"small.h5: layers_001: its bytes are not those"):
         make(path, "abcdef", attributes=ALL, layers=LAYERS)
 
@@ -263,9 +265,9 @@ def _replace(file, name, value):
 )
 def test_a_damaged_table_or_a_missing_layer_is_one_sentence(path, change, reason):
     make(path, attributes=ALL, layers=LAYERS)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         change(file)
-    with pytest.raises(CacheError, match=rf"small.h5 is damaged \(.*{reason}.*remove it and cache"):
+    with pytest.raises(CacheError, match=rf"small.h5 is damaged \(.*{reason}.*repair it by `hubr"):
         Bottlenecks(path)
 
 

@@ -20,12 +20,12 @@ from tests.bottlenecks.samples import (
 def test_the_file_is_plain_hdf5_as_its_documentation_says(tmp_path):
     make(tmp_path / "small.h5")
     with h5py.File(tmp_path / "small.h5") as file:
-        assert sorted(file) == ["digests", "images", "view_000", "view_001"]
+        assert sorted(file) == ["digests", "images", "seal", "view_000", "view_001"]
         assert file["images/path"].asstr()[2] == "c.png"
         assert file["images/sha256"][2].decode() == sha256_of("c")
         assert file["view_001"].dtype == np.float32
         assert file["view_000"].chunks is None
-        assert file.attrs["format_version"] == 1
+        assert file.attrs["format_version"] == 2
         content = file["view_000"][:].tobytes()
         assert file["digests"][0].decode() == hashlib.sha256(content).hexdigest()
 
@@ -33,11 +33,13 @@ def test_the_file_is_plain_hdf5_as_its_documentation_says(tmp_path):
 def test_a_file_that_is_no_bottleneck_file_is_refused(tmp_path):
     path = tmp_path / "small.h5"
     path.write_bytes(b"something else")
-    with pytest.raises(CacheError, match=r"cannot be opened as HDF5 .*remove it and cache again"):
+    with pytest.raises(
+        CacheError, match=r"is damaged \(its first bytes are no digest\); repair it by `hubr"
+    ):
         Bottlenecks(path)
     with h5py.File(path, "w") as file:
         file["x"] = 1
-    with pytest.raises(CacheError, match=r"no bottleneck file of format version 1"):
+    with pytest.raises(CacheError, match=r"no bottleneck file of format version 2"):
         Bottlenecks(path)
     with pytest.raises(CacheError, match=r"nothing.h5 does not exist; run `hubretrain cache`"):
         Bottlenecks(tmp_path / "nothing.h5")

@@ -57,7 +57,7 @@ def test_a_flipped_bit_is_found(tmp_path):
     path.write_bytes(data)
     with Bottlenecks(path) as bottlenecks:
         (wrong,) = bottlenecks.verify()
-    assert wrong.startswith("view_001: its bytes are not those that were written; remove the file")
+    assert wrong.startswith("view_001: its bytes are not those that were written; repair it by")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hubretrain.report.run_data import gather
 from hubretrain.report.saliency.explain import explain_images
 from hubretrain.run_tables import LEADERBOARD, TEST_PREDICTIONS
 from hubretrain.runs import Run
-from tests.samples import at_temperature, write_digits, write_pooled
+from tests.samples import at_temperature, record_files, write_digits, write_pooled
 
 
 def invoke(*arguments, code=0):
@@ -236,6 +236,7 @@ def test_a_fit_makes_the_export_of_a_head_anew_and_leaves_what_was_fine_tuned(pl
     heads = ModuleHeads.load(run.heads_file(module))
     heads.deployed.bias[:] += [0, 0, 50]
     heads.save(run.heads_file(module), {})
+    record_files(run)
     after = invoke("predict", run.folder, image, "--json")
     assert after.stderr == once
     assert json.loads(after.stdout)[0]["classes"]["NA"] > 0.9

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ from hubretrain.errors import RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.export.manifest import Export, read_manifest
 from hubretrain.export.runtimes import open_runtime
+from hubretrain.files import read_record, write_record
 from tests.samples import photo_crops
 
 
@@ -39,9 +39,9 @@ def test_half_a_copy_and_another_models_labels_are_refused(small_export, tmp_pat
     shutil.rmtree(copy / "variables")
     with pytest.raises(RunError, match=r"variables/.* cannot be read \(No such file"):
         open_runtime(exported, "savedmodel")
-    facts = json.loads((copy / "export.json").read_text())
+    facts = read_record(copy / "export.json")
     del facts["files"]["model.onnx"]
-    (copy / "export.json").write_text(json.dumps(facts))
+    write_record(copy / "export.json", facts)
     with pytest.raises(RunError, match=r"holds no model\.onnx; run the `hubretrain export` that"):
         open_runtime(Export.open(copy), "onnx")
 

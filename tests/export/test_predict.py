@@ -19,6 +19,7 @@ from hubretrain.data.images.decoding import decode, to_unit, view
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import open_runtime
+from hubretrain.files import read_record, write_record
 from tests.samples import PATIENCE, REPOSITORY, at_temperature, encoded
 
 PHOTOS = load_sample_images().images
@@ -123,9 +124,9 @@ def test_more_views_than_training_had_are_refused_with_those_that_it_had(place, 
     ran = invoke(small_export, "images/00.jpg", "--tta", 9, code=2)
     assert "9 is not in the range 1<=x<=8" in ran.stderr
     copy = shutil.copytree(small_export, place / "copy")
-    manifest = json.loads((copy / "export.json").read_text(encoding="utf-8"))
+    manifest = read_record(copy / "export.json")
     manifest["augmentation"] = {"horizontal_flip": True, "crop": 1}
-    (copy / "export.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_record(copy / "export.json", manifest)
     ran = invoke(copy, "images/00.jpg", "--tta", 3, code=1)
     assert ran.stderr == (
         "hubretrain: --tta is 3; expected 1 to 2: the augmentation that the model was trained on "
@@ -245,3 +246,31 @@ def test_a_process_that_predicts_imports_nothing_heavy_and_is_quiet(place, small
     assert ran.stdout.startswith("images/00.jpg: ")
     assert ran.stdout.endswith("\n[]\n")
     assert ran.stderr == ""
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_beside_the_images_of_others(tmp_path):
+    """A folder that is open to nobody, listed by a process that is not the superuser."""
+    script = """
+import os, sys
+from hubretrain.export.predict import _why_empty, image_files
+os.chdir(sys.argv[1])
+if os.getuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+for path in image_files([".", "empty"]):
+    print(path, _why_empty(path) if os.path.isdir(path) else "")
+"""
+    for name in ("a", "b", "empty"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"1.{'txt' if name == 'empty' else 'png'}").write_bytes(b"")
+    tmp_path.chmod(0o755)
+    (tmp_path / "b").chmod(0)
+    ran = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False
+    )
+    (tmp_path / "b").chmod(0o755)
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [
+        "a/1.png ",
+        "b a folder that cannot be read (Permission denied)",
+        "empty a folder without images",
+    ]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
@@ -10,6 +9,7 @@ from hubretrain.data.images.decoding import to_unit
 from hubretrain.errors import EngineError
 from hubretrain.export.manifest import Export
 from hubretrain.export.runtimes import open_runtime
+from hubretrain.files import read_record, write_record
 from hubretrain.modules import resolve
 from tests.samples import photo_crops
 
@@ -19,12 +19,12 @@ def test_formats_are_added_to_an_export_without_training(small_export, tmp_path)
 
     copy = tmp_path / "copy"
     shutil.copytree(small_export, copy)
-    facts = json.loads((copy / "export.json").read_text())
+    facts = read_record(copy / "export.json")
     for name in ("model.onnx", "model.tflite", "model_int8.tflite"):
         del facts["files"][name]
         (copy / name).unlink()
     facts["not_converted"] = "it could not then"
-    (copy / "export.json").write_text(json.dumps(facts))
+    write_record(copy / "export.json", facts)
     pixels = to_unit(photo_crops(4))
     added = add_formats(copy, ["onnx"])
     assert added.manifest["not_converted"] == "it could not then"

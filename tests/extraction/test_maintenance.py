@@ -19,6 +19,7 @@ from hubretrain.extraction.maintenance import (
 )
 from hubretrain.extraction.plan import Part
 from hubretrain.modules import resolve
+from tests.bottlenecks.samples import edited
 from tests.samples import encoded, write_digits, write_module
 
 
@@ -76,7 +77,7 @@ def test_parts_that_do_not_belong_together_are_refused(digits, small_module, tmp
         merge_parts([one, other])
     changed = tmp_path / "changed.h5"
     shutil.copy(one, changed)
-    with h5py.File(changed, "r+") as file:
+    with edited(changed) as file:
         file["view_000"][0, 0] += 1
     with pytest.raises(CacheError, match=r"have different bottlenecks of \d/\d+.png"):
         merge_parts([one, changed], tmp_path / "out.h5")
@@ -100,7 +101,10 @@ def test_verify_finds_a_flipped_bit_and_what_is_not_finished(digits, small_modul
     with h5py.File(file, "r+") as opened:
         opened["view_001"][7, 3] += np.float32(1e-6)
     (wrong,) = verify_files([file])[file]
-    damage = "view_001: its bytes are not those that were written; remove the file and cache again"
+    damage = (
+        "view_001: its bytes are not those that were written; repair it by `hubretrain cache "
+        "verify --repair`, then run `hubretrain cache` again"
+    )
     assert wrong == damage
     assert run(digits, small_module, tmp_path / "cache").n_computed == 0
     assert verify_files([file])[file] == [damage]  # a run does not certify the damage
@@ -108,8 +112,23 @@ def test_verify_finds_a_flipped_bit_and_what_is_not_finished(digits, small_modul
         run(digits, small_module, tmp_path / "cache", n_views=3)
     (file.parent / "text.h5").write_text("no HDF5")
     sentences = verify_files([file.parent / "text.h5", tmp_path / "nothing.h5"])
-    assert "cannot be opened as HDF5" in sentences[file.parent / "text.h5"][0]
+    assert "is damaged (its first bytes are no digest)" in sentences[file.parent / "text.h5"][0]
     assert "does not exist" in sentences[tmp_path / "nothing.h5"][0]
+
+
+def test_what_is_repaired_is_computed_again_by_the_next_run(digits, small_module, tmp_path):
+    file = run(digits, small_module, tmp_path / "cache").file
+    whole = file.read_bytes()
+    with h5py.File(file, "r+") as opened:
+        opened["view_001"][7, 3] += np.float32(1e-6)
+    (done,) = verify_files([file], repair=True)[file]
+    assert done.startswith("view_001 was damaged and is empty now; run the same `hubretrain cache`")
+    assert run(digits, small_module, tmp_path / "cache").n_computed == 60
+    assert file.read_bytes() == whole
+    shutil.copy(file, file.with_name("other.h5"))
+    part = run(digits, small_module, tmp_path / "cache", part=Part(1, 2)).file
+    faults = verify_files([file, part, file.with_name("other.h5")])
+    assert [len(sentences) for sentences in faults.values()] == [0, 0, 1]
 
 
 def test_status_says_what_the_next_run_would_compute_and_why(digits, small_module, tmp_path):

@@ -12,6 +12,7 @@ from hubretrain.heads.heads import Head, ModuleHeads
 from hubretrain.modules import choose_layers, resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.runs import Run
+from tests.samples import record_files
 
 N_HIDDEN = 6
 KINDS = [("softmax", False), ("softmax", True), ("logistic", True), ("mlp", True)]
@@ -39,6 +40,7 @@ def give_head(run: Run, stored, images, kind: str, *, has_layers: bool, seed: in
     weight, bias = _affine(rows, len(heads.class_names), random)
     head = replace(heads.warm_start, kind=kind, layers=layers, weight=weight, bias=bias, **hidden)
     replace(heads, warm_start=head).save(path, {})
+    record_files(run)
     return head
 
 
@@ -57,6 +59,7 @@ def weaken(run: Run, name: str, **changes) -> None:
     heads = ModuleHeads.load(run.heads_file(name))
     weaker = replace(heads.warm_start, weight=heads.warm_start.weight * 0.1, **changes)
     replace(heads, warm_start=weaker).save(run.heads_file(name), {})
+    record_files(run)
 
 
 def _affine(rows, n_outputs, random):

@@ -12,6 +12,7 @@ from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import LockedError, ModuleError, NotTrainableError, RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.export import is_current
+from hubretrain.files import read_record, write_record
 from hubretrain.finetuning import FineTuneOptions, finetune_module, finetune_modules
 from hubretrain.heads import ModuleHeads
 from hubretrain.locks import only_writer
@@ -20,7 +21,7 @@ from hubretrain.run_tables import LEADERBOARD
 from hubretrain.runs import FineTuneRecord, Run
 from tests.finetuning.heads import give_head, pixels_of, weaken
 from tests.finetuning.runs import copied, tune, write_run
-from tests.samples import write_digits, write_module
+from tests.samples import record_files, write_digits, write_module
 
 
 @pytest.fixture(scope="module")
@@ -279,13 +280,14 @@ def test_other_images_or_labels_are_no_resume(fitted, tmp_path):
     one, other = (folds.index[folds["fold"] == fold][0] for fold in ("0", "1"))
     folds.loc[[one, other], "fold"] = ["1", "0"]
     folds.to_csv(run.folds_file, index=False)
+    record_files(run)
     expected = r"on other data or another module: its images was [0-9a-f]+ and is [0-9a-f]+;"
     with pytest.raises(RunError, match=expected):
         tune(fitted, run, module="small5", resume=True)
     path = run.finetune_folder("small5") / "checkpoint" / "state.json"
-    state = json.loads(path.read_text())
+    state = read_record(path)
     assert state["identity"]["image_size"] == 8
     del state["identity"]["images"]
-    path.write_text(json.dumps(state))
+    write_record(path, state)
     with pytest.raises(RunError, match=r"which did not record its images"):
         tune(fitted, run, module="small5", resume=True)

@@ -17,6 +17,7 @@ from hubretrain.runs import Run
 from hubretrain.screening import formatting
 from tests.browsing import run as browse
 from tests.report.samples import copied, data_of
+from tests.samples import record_files
 
 WIDTHS = {OUTPUT: 5, "early": 8, "deep": 6}
 
@@ -84,6 +85,7 @@ def layered(fitted: Run, tmp_path: Path) -> Run:
         layers=("stem<b>/Relu", "top/Relu"),
     )
     replace(heads, warm_start=head, deployed=head).save(run.heads_file(module), {})
+    record_files(run)
     return run
 
 

@@ -9,6 +9,7 @@ from hubretrain.report.run_data import gather
 from hubretrain.run_tables import OUT_OF_FOLD, TEST_PREDICTIONS
 from hubretrain.runs import Run
 from tests.report.samples import copied
+from tests.samples import record_files
 
 
 def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
@@ -19,8 +20,9 @@ def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
     gone = folds[folds["fold"].isin(["test", "0"])].groupby("fold")["path"].first()
     folds[~folds["path"].isin(gone)].to_csv(run.folds_file, index=False)
     for table in (OUT_OF_FOLD, TEST_PREDICTIONS):
-        predictions = table.read(run.folder)
+        predictions = table.read(tuned.folder)
         table.write(run.folder, predictions[~predictions["path"].isin(gone)])
+    record_files(run)
     gathered = gather(run)
     before = gather(tuned)
     for part, n_before in ((0, len(before.models[0].rows)), (1, len(before.models[1].rows))):
@@ -28,8 +30,8 @@ def test_an_image_that_is_gone_after_fine_tuning_is_left_out_and_told(
         assert model.kind == "fine-tuned"
         assert len(model.rows) == n_before - 1
         assert not set(gathered.images["path"].iloc[model.rows]) & set(gone)
-        told = f"1 of {n_before} images that pixels was evaluated on are no longer in "
-        told += str(run.folds_file)
+        told = f"1 of {n_before} images that pixels was evaluated on are no longer in the "
+        told += f"{model.part} of {run.folds_file}"
         assert any(sentence.startswith(told) for sentence in gathered.missing)
 
 

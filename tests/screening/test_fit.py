@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +30,7 @@ from hubretrain.runs import Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from hubretrain.screening.options import L2 as L2_DEFAULT
+from tests.bottlenecks.samples import edited
 from tests.samples import write_digits
 
 L2 = (1.0, 10.0, 100.0)
@@ -252,18 +254,62 @@ def test_a_damaged_result_is_fitted_anew(place):
     pd.testing.assert_frame_equal(first.leaderboard[columns], again.leaderboard[columns])
 
 
+def test_damaged_features_are_refused_and_mending_them_gives_the_fit_before(place):
+    """Zeros in half of a view, as a bad sector leaves them; also after a fit with sound ones."""
+    path = place / "cache" / "digits" / "pixels.h5"
+    whole, first = path.read_bytes(), fit(place, "sound")
+    with h5py.File(path, "r+") as file:
+        file["view_000"][:100] = 0
+    for run in ("sound", "new"):
+        with pytest.raises(CacheError, match=r"pixels\.h5: view_000: its bytes are not those that"):
+            fit(place, run)
+    path.write_bytes(whole)
+    again = fit(place, "new")
+    columns = ["module", "balanced_accuracy", "l2", "adjust"]
+    pd.testing.assert_frame_equal(first.leaderboard[columns], again.leaderboard[columns])
+
+
+def test_other_features_under_the_same_settings_are_fitted_anew(place):
+    first = fit(place)
+    with edited(place / "cache" / "digits" / "pixels.h5") as file:
+        file["view_000"][:, :32] = 0
+    assert fit(place).leaderboard["log_loss"][0] != first.leaderboard["log_loss"][0]
+
+
+def test_a_bottleneck_file_of_another_module_is_refused(place):
+    other = write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    shutil.copy(other, other.with_name("pixels.h5"))
+    with pytest.raises(
+        CacheError, match=r"pixels\.h5 holds bottlenecks of left_half, not of pixels"
+    ):
+        fit(place)
+
+
+@pytest.mark.parametrize("first", [100, 600, 3000, 9000, 20000])
+def test_a_result_with_one_other_bit_is_fitted_anew(place, first):
+    before = fit(place)
+    path = before.run.screened_file("pixels", "linear")
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[first] ^= 1
+    path.write_bytes(damaged)
+    again = fit(place)
+    assert path.read_bytes()[:512] != damaged[:512] or path.read_bytes() != damaged
+    columns = ["module", "balanced_accuracy", "log_loss", "l2", "adjust"]
+    pd.testing.assert_frame_equal(before.leaderboard[columns], again.leaderboard[columns])
+
+
 def test_a_fit_that_fails_at_the_second_module_keeps_the_first(place):
     file = write_cache(place / "digits", place / "cache", "second")
-    import h5py
-
-    with h5py.File(file, "r+") as opened:
+    with edited(file, stopped=True) as opened:
         whole = opened["view_000"][:]
         opened["view_000"][7] = np.nan
     with pytest.raises(CacheError, match=r"second\.h5: view 0 is not finished"):
         fit(place)
-    kept = Run(place / "run").heads_file("pixels")
+    assert not Run(place / "run").heads_file("pixels").exists()  # a fit's files appear together
+    kept = Run(place / "run").screened_file("pixels", "linear")
     before = kept.stat().st_mtime_ns
-    with h5py.File(file, "r+") as opened:
+    with edited(file) as opened:
         opened["view_000"][:] = whole
     found = fit(place)
     assert kept.stat().st_mtime_ns == before
@@ -458,9 +504,7 @@ def test_no_penalty_on_separable_classes_and_constant_features_end(place):
     found = fit(place, l2=[0.0])
     assert rows_of(found, "module")["accuracy"].iloc[0] > 0.9
     path = write_cache(data, place / "cache", "constant", columns=slice(1))
-    import h5py
-
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["view_000"][:] = 3.0
     flat = fit(place, "flat", modules=["constant"], metric="accuracy")
     row = rows_of(flat, "module").iloc[0]
@@ -469,9 +513,7 @@ def test_no_penalty_on_separable_classes_and_constant_features_end(place):
 
 
 def test_an_unfinished_cache_names_the_command_that_finishes_it(place):
-    import h5py
-
-    with h5py.File(place / "cache" / "digits" / "pixels.h5", "r+") as file:
+    with edited(place / "cache" / "digits" / "pixels.h5", stopped=True) as file:
         file["view_000"][5:8] = np.nan
     with pytest.raises(
         CacheError, match=r"view 0 is not finished .* same `hubretrain cache` command"

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from hubretrain.files import read_record, write_record
 from tests.browser import Browser
 from tests.samples import encoded
 from tests.serving.samples import PHOTOS, picture, serving
@@ -26,9 +27,9 @@ def server(small_export, tmp_path_factory):
     """Of classes whose names JavaScript would put in an order of its own."""
     copy = tmp_path_factory.mktemp("numbers") / "export"
     shutil.copytree(small_export, copy)
-    facts = json.loads((copy / "export.json").read_text(encoding="utf-8"))
+    facts = read_record(copy / "export.json")
     facts["class_names"] = ["9", "<b>", "1"]
-    (copy / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+    write_record(copy / "export.json", facts)
     (copy / "labels.txt").write_text("9\n<b>\n1\n", encoding="utf-8")
     with serving(copy) as running:
         yield running

@@ -2,10 +2,10 @@
 
 A module is converted once, by way of TensorFlow, and kept:
 
-    <store>/openvino/<name>-<key>/model.xml, model.bin
+    <store>/openvino/<name>-<key>/model.xml, model.bin, digests.json
 
 The key is made of the module's digest, its image size and range, the names of its inner layers, and
-OpenVINO's version. Later runs read it and import no TensorFlow.
+OpenVINO's version. Later runs read it and import no TensorFlow; a damaged one is made anew.
 """
 
 from __future__ import annotations

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hubretrain.errors import EngineError
+from hubretrain.files import file_sha256, read_record, write_record
 
 __all__ = ["MODEL", "can_bf16", "import_nncf", "ov", "read", "reason", "storing"]
 
-MODEL = "model.xml"
+FILES = MODEL, WEIGHTS = "model.xml", "model.bin"
+DIGESTS = "digests.json"
 
 
 @contextlib.contextmanager
@@ -59,15 +61,21 @@ def can_bf16() -> bool:
 
 
 def read(folder: Path) -> Any:
-    """Read a stored model.
+    """Read a stored model, after its bytes were compared with the digests beside them.
 
     Raises:
         EngineError: It is missing or damaged.
     """
     try:
+        digests = read_record(folder / DIGESTS)
+        for name in FILES:
+            if file_sha256(folder / name) != digests.get(name):
+                raise ValueError(f"{name} is damaged or another one than {DIGESTS} names")
         return ov.Core().read_model(folder / MODEL)
-    except RuntimeError as error:
-        raise EngineError(f"{folder / MODEL} cannot be read ({reason(error)}).") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EngineError(
+            f"{folder}/ cannot be read ({reason(error)}); remove it and cache again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -91,7 +99,8 @@ def storing(model: Any, folder: Path) -> Iterator[Path]:
         ) from error
     try:
         ov.save_model(model, aside / MODEL, compress_to_fp16=False)
-        read(aside)  # a full disk leaves a short file without an error
+        write_record(aside / DIGESTS, {name: _synced_sha256(aside / name) for name in FILES})
+        ov.Core().read_model(aside / MODEL)  # a full disk leaves a short file without an error
         yield aside
         try:
             os.replace(aside, folder)
@@ -102,6 +111,13 @@ def storing(model: Any, folder: Path) -> Iterator[Path]:
         raise EngineError(f"{folder}/ cannot be written ({reason(error)}).") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _synced_sha256(path: Path) -> str:
+    """Return the digest of a file that was just written, once it is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return file_sha256(path)
 
 
 def reason(error: Exception) -> str:

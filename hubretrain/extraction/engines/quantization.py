@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,7 @@ import pandas as pd
 
 from hubretrain.arrays import Pixels
 from hubretrain.errors import CacheError, EngineError, first_line
-from hubretrain.files import file_sha256, write_json, write_table
+from hubretrain.files import file_sha256, read_record, write_record, write_table
 from hubretrain.locks import only_writer
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import ahead
@@ -132,7 +131,7 @@ def _stored_attributes(
         CacheError: It is damaged, or another one and not to be overwritten.
     """
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder / _RECORD)
         digest = _digest(folder)
     except FileNotFoundError:
         return None
@@ -199,7 +198,7 @@ def _make(
             "quantised_sha256": _digest(aside),
         }
         write_table(aside / _SAMPLE, pd.DataFrame({"sha256": list(images)}))
-        write_json(aside / _RECORD, {**identity, **attributes, _LAYERS: layers})
+        write_record(aside / _RECORD, {**identity, **attributes, _LAYERS: layers})
 
 
 def _decodable(

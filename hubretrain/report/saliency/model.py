@@ -89,7 +89,7 @@ def _open_head(run: Run, module: str | None) -> ExplainedModel:
     fit = run.fit
     name = module or fit.shortlist[0]
     record = fit.module(name)  # refuses one that was not fitted before its head file is looked for
-    head = ModuleHeads.load(run.heads_file(name)).deployed
+    head = ModuleHeads.load(run.checked_heads(name)).deployed
     backbone = Backbone(restore_module(name, record), head.layers)
     arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
     classifier = Classifier(backbone, head.kind, *arrays)

@@ -100,6 +100,10 @@ def test_a_calibration_of_something_else_or_damaged_is_refused(pooled_module, tm
         again(seed=4)
     assert again(seed=4, overwrite=True)["calibration_sha256"] != attributes["calibration_sha256"]
     assert again(seed=4)["calibration_images"] == 20
+    whole = (folder / "model.bin").read_bytes()
+    (folder / "model.bin").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(EngineError, match=r"cannot be read \(model.bin is damaged or another one"):
+        open_engine(module, "openvino", "int8", quantised=folder)
     (folder / "model.bin").write_bytes(b"")
     with pytest.raises(CacheError, match=r"is damaged: its digest .* remove it and cache again"):
         again(seed=4)

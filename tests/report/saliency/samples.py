@@ -10,7 +10,7 @@ from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.heads import Head, ModuleHeads
 from hubretrain.runs import ModuleRecord, Run
 from hubretrain.tensorflow import tf
-from tests.samples import fit_record
+from tests.samples import fit_record, record_files
 
 SIZE = 16
 
@@ -54,4 +54,5 @@ def fitted_head(folder: Path, place: Path, *, all_layers: bool = False) -> Run:
     module |= {"module": folder.name, "module_sha256": stored.sha256}
     modules = {folder.name: ModuleRecord.of(module)}
     run.write_fit(fit_record(class_names=("a", "b"), shortlist=(folder.name,), modules=modules))
+    record_files(run)
     return run
