@@ -227,13 +227,13 @@ def _from_store(name: str) -> StoredModule | None:
 
 
 def _stored_as(entry: HubModule) -> StoredModule | None:
-    """Return the stored module if it is this one.
+    """Return the stored module if it is this one, byte by byte.
 
     It is if it came by one of the entry's handles; one that was made from a file (weights, an
     archive) also has to be of that file as it is now, unless the file is gone.
     """
     module = _from_store(entry.name)
-    if module is None:
+    if module is None or tree_sha256(module.folder) != module.sha256:
         return None
     if entry.file is not None and entry.file.is_file():
         made_from = _read_metadata(module.folder / METADATA_FILE).get("file_sha256")
@@ -434,7 +434,7 @@ def restore_module(name: str, record: ModuleRecord) -> StoredModule:
     """
     size, value_range, sha256 = record.image_size, record.value_range, record.module_sha256
     module = find_stored(name, image_size=size, value_range=value_range)
-    if module is None or module.sha256 != sha256:
+    if module is None or not module.sha256 == sha256 == tree_sha256(module.folder):
         module = resolve(record.handle, image_size=size, value_range=value_range, trust=False)
     if module.sha256 != sha256:
         raise RunError(

@@ -115,6 +115,9 @@ def test_a_half_deleted_store_or_cache_is_repaired(hub, small_module, caplog):
     assert tree_sha256(again.folder) == module.sha256  # from the hub's cache
     assert "is damaged or another module; it is replaced" in caplog.text
     assert len(hub.requests) == n_requests
+    (weights,) = (module.folder / "variables").glob("*.data*")
+    weights.write_bytes(bytes(weights.stat().st_size))  # as long as before
+    assert tree_sha256(resolve(handle).folder) == module.sha256
     shutil.rmtree(module.folder)
     for left in Path(os.environ["TFHUB_CACHE_DIR"]).rglob("saved_model.pb"):
         left.unlink()
