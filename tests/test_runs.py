@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -178,38 +177,39 @@ def test_a_file_of_the_fit_that_is_another_or_gone_names_the_command(run):
 
 
 def test_a_fit_that_is_killed_at_any_rename_is_the_old_one_or_the_new_one(tmp_path):
-    """In a process of its own, which ends itself before the n-th rename of `publish_fit`."""
-    script = """
-import os, sys
-from pathlib import Path
-from hubretrain.runs import Run
-from tests.test_runs import write_fit_of
-run, n = Run(Path(sys.argv[1])), int(sys.argv[2])
-write_fit_of(run, "first")
-rename, count = os.replace, 0
-def replace(*paths):
-    global count
-    count += 1
-    if count == n:
-        os._exit(9)
-    rename(*paths)
-os.replace = replace
-write_fit_of(run, "second", seed=1)
-"""
+    """In a process of its own, which ends before the n-th rename of `publish_fit`."""
     outcomes = []
     for n in range(1, 20):
         run = Run(tmp_path / str(n) / "run")
-        ended = subprocess.run([sys.executable, "-c", script, run.folder, str(n)], check=False)
+        write_fit_of(run, "first")
+        child = os.fork()
+        if child == 0:
+            end_at_rename(n)
+            write_fit_of(run, "second", seed=1)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         text = {0: "first", 1: "second"}[run.fit.seed]
         for name in ("folds.csv", "leaderboard.csv", "heads/a.h5"):
             assert run.checked(run.folder / name).read_text() == f"{name} {text}"
         assert not (run.folder / ".fitted").exists()
-        outcomes.append((ended.returncode, text))
-        if ended.returncode == 0:
+        outcomes.append((status, text))
+        if status == 0:
             break
     assert outcomes[0] == (9, "first")
     assert (9, "second") in outcomes
     assert outcomes[-1] == (0, "second")
+
+
+def end_at_rename(n):
+    """Let this process end itself before its n-th rename."""
+    rename, count = os.replace, itertools.count(1)
+
+    def replace(*paths):
+        if next(count) == n:
+            os._exit(9)
+        rename(*paths)
+
+    os.replace = replace
 
 
 def test_a_damaged_part_of_a_record_is_one_sentence(run):
