@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from hubretrain.data import SplitOptions
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.splitting.folds import TEST
+from hubretrain.files import file_sha256
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.report.run_data import gather
 from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
@@ -78,11 +80,18 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     figures = {"accuracy": (0.9, 0.8, 0.95)}
     tuning = FineTuneOptions(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
     tuning.save(folder)
+    files = {file: file_sha256(folder / file) for file in ("predictions.csv", "validation.csv")}
     record = FineTunedModuleRecord(
-        figures, figures, {}, {}, 0.0, (0.4, 0.3, 0.3), tuning.identity(), 1, 1.0, {}
+        figures, figures, {}, {}, 0.0, (0.4, 0.3, 0.3), tuning.identity(), 1, 1.0, {}, files=files
     )
     order = OrderRecord(("pixels", "half"), ("half", "pixels"), -1.0, 0.02, "accuracy")
     run.write_finetune(FineTuneRecord({module: record}, module, order))
+
+
+def record_files_as_they_are(run: Run) -> None:
+    """Record the digests that the files of the fit have now, as if the fit had written them."""
+    files = {name: file_sha256(run.folder / name) for name in run.fit.files}
+    run.write_fit(replace(run.fit, files=files))
 
 
 def copied(run: Run, place: Path) -> Run:
