@@ -23,9 +23,9 @@ from hubretrain.data.splitting import (
     cut_parts,
     kept_together,
     previous_parts,
+    read_cut_with,
     read_folds,
     worst_deviation,
-    read_cut_with,
     write_folds,
 )
 from hubretrain.errors import CacheError, RunError
