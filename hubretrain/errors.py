@@ -86,3 +86,18 @@ def first_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ")[:_LONGEST_REASON] if lines else type(error).__name__
+
+
+def unreadable(path: object, error: BaseException, remedy: str) -> str:
+    """Return the sentence about a file that cannot be read.
+
+    What only cannot be read at the moment, such as for a lack of permission, needs no repair.
+
+    Args:
+        path: The file.
+        error: What reading it raised.
+        remedy: What to do about a damaged file, a clause.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return f"{path} cannot be read ({error.strerror}); make it readable and run this again."
+    return f"{path} is damaged or of another version ({first_line(error)}); {remedy}."

@@ -23,13 +23,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from hubretrain.errors import WriteError, first_line
+from hubretrain.errors import HubretrainError, WriteError, first_line, unreadable
 
 if TYPE_CHECKING:
     import h5py
     import pandas as pd
+
+    Number = float
+else:
+
+    class Number(float):
+        """A float that is null in JSON where it is NaN or infinite, and read as NaN."""
+
+
+T = TypeVar("T")
 
 _SECONDS_PER_DAY = 86_400.0
 _BLOCK = 2**20
@@ -200,9 +209,12 @@ def read_record(path: Path) -> dict[str, Any]:
         OSError: It cannot be read.
         ValueError: It is no JSON object, or is damaged.
     """
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("expected a JSON object")
+    import msgspec
+
+    try:
+        value = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     digest = value.pop(OWN_DIGEST, None)
     if digest is not None and digest != _own_digest(value):
         raise ValueError(f"its content is not the one of its {OWN_DIGEST}")
@@ -279,6 +291,57 @@ def _jsonable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path, kind: type[T], error: type[HubretrainError], remedy: str) -> T:
+    """Read a JSON file as a type, checked by msgspec.
+
+    Args:
+        path: The file.
+        kind: A dataclass, a `TypedDict`, or a type of the standard library. Keys that it does not
+            know are left unread, so that a later version may add some.
+        error: What is raised.
+        remedy: What to do about a damaged file, a clause.
+
+    Raises:
+        FileNotFoundError: It is missing, or its folder is none.
+        HubretrainError: Of the type `error`: it cannot be read, or is no such JSON.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind, dec_hook=_converted)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except (OSError, ValueError, RecursionError, HubretrainError) as reason:
+        raise error(unreadable(path, reason, remedy)) from reason
+
+
+def conforming(value: object, kind: type[T]) -> T:
+    """Return a value of a JSON file as a type, as `read_json` does.
+
+    Raises:
+        ValueError: It is of another type; the text says where and which.
+    """
+    import msgspec
+
+    try:
+        return msgspec.convert(value, kind, dec_hook=_converted)
+    except HubretrainError as error:  # of a dataclass that checks its values
+        raise ValueError(str(error)) from error
+
+
+def _converted(kind: type[Any], value: object) -> object:
+    """Return a value of JSON as a type that msgspec does not know.
+
+    Raises:
+        ValueError: It is of another type.
+    """
+    if kind is Number and (value is None or type(value) in (int, float)):
+        return Number("nan" if value is None else value)  # type: ignore[arg-type]
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"Expected `{kind.__name__.lower()}`, got `{type(value).__name__}`")
 
 
 def reserve(path: Path, n_bytes: int) -> None:

@@ -7,12 +7,13 @@ probability of a class, `p(<class>)`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubretrain.errors import RunError
+from hubretrain.errors import RunError, first_line, unreadable
 from hubretrain.files import without_escapes, write_table
 from hubretrain.runs import Run
 
@@ -26,6 +27,42 @@ NAME = "name"  # text that is never missing: an empty field is the empty name
 TEXT = "text"  # text that is missing where the field is empty
 INTEGER, FLAG, NUMBER = "int64", "bool", "float64"
 OPTIONAL_INTEGER = "Int64"
+
+
+def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.DataFrame:
+    """Read a CSV file that `write_table` wrote.
+
+    Args:
+        path: The file.
+        columns: Column name to its type, of the columns that have one; `p(<class>)` is a number.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged: no table, a value of another type, or a row of another length.
+    """
+    import pandas as pd
+
+    try:
+        names = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
+        types = {name: NUMBER for name in names if name.startswith("p(")} | dict(columns)
+        text = {name for name, type_ in types.items() if type_ in (NAME, TEXT)}
+        table: pd.DataFrame = pd.read_csv(
+            path,
+            dtype={name: str if name in text else type_ for name, type_ in types.items()},
+            keep_default_na=False,
+            na_values={name: [""] for name in names if types.get(name) != NAME},
+            encoding="utf-8",
+        )
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # pandas raises nearly every type on damaged files
+        raise ValueError(first_line(error)) from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError("a row has more fields than the first line")
+    for name in table.columns.intersection([n for n in types if types[n] == NAME]):
+        if table[name].isna().any():
+            raise ValueError("a row has fewer fields than the first line")
+    return without_escapes(table)
 
 
 @dataclass(frozen=True)
@@ -75,9 +112,8 @@ class RunTable:
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing; run `hubretrain {self.stage}` again.") from error
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} cannot be read ({error}); run `hubretrain {self.stage}` again."
-            ) from error
+            remedy = f"run `hubretrain {self.stage}` again"
+            raise RunError(unreadable(path, error, remedy)) from error
         if absent := self._absent(table):
             raise RunError(
                 f"{path} has no column {absent!r}: another version wrote it; "
@@ -86,19 +122,11 @@ class RunTable:
         return table
 
     def _read(self, path: Path) -> pd.DataFrame:
-        import pandas as pd
-
-        names = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
-        types = {name: NUMBER for name in names if name.startswith("p(")} | dict(self.columns)
-        text = {name for name, type_ in types.items() if type_ in (NAME, TEXT)}
-        table = pd.read_csv(
-            path,
-            dtype={name: str if name in text else type_ for name, type_ in types.items()},
-            keep_default_na=False,
-            na_values={name: [""] for name in names if types.get(name) != NAME},
-            encoding="utf-8",
-        )
-        return without_escapes(table)
+        table = read_table(path, self.columns)
+        for name in table.columns.difference(list(self.columns)):
+            if table[name].dtype.kind not in "biuf":
+                raise ValueError(f"the column {name!r} holds text")
+        return table
 
     def _absent(self, table: pd.DataFrame) -> str | None:
         return next((name for name in self.columns if name not in table), None)
@@ -171,7 +199,7 @@ OUT_OF_FOLD = RunTable(
 TEST_PREDICTIONS = RunTable("test_predictions.csv", {"module": NAME, **_IMAGE, "decision": NAME})
 """One row per shortlisted module and image of the test split."""
 
-HISTORY = RunTable("history.csv", {"epoch": INTEGER, "kept": FLAG}, "finetune")
+HISTORY = RunTable("history.csv", {"epoch": INTEGER, "phase": NAME, "kept": FLAG}, "finetune")
 """One row per epoch of a fine-tuning."""
 
 PREDICTIONS = RunTable("predictions.csv", _IMAGE, "finetune")

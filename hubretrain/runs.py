@@ -15,22 +15,28 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hubretrain._version import __version__
-from hubretrain.errors import RunError, WriteError
-from hubretrain.files import file_sha256, folder_aside, read_record, write_record
+from hubretrain.errors import RunError, WriteError, unreadable
+from hubretrain.files import (
+    Number,
+    conforming,
+    file_sha256,
+    folder_aside,
+    read_record,
+    write_record,
+)
 from hubretrain.locks import only_writer
 
 _FITTED = ".fitted"  # a fit whose files are on the way to their places
 VALIDATION_FOLD = 0  # what fine-tuning stops by; it trains on the other folds
-Figures = Mapping[str, tuple[float, float, float]]
+_REMEDY = "remove it and run `hubretrain fit` again"
+Figures = Mapping[str, tuple[Number, Number, Number]]
 """Name of a metric: estimate, and low and high end of its 95 % interval."""
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,24 @@ class FitRecord:
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
+    @classmethod
+    def of_json(cls, stage: Any) -> FitRecord:
+        """Return the record of the stage `fit` of `run.json`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        stage = conforming(stage, dict[str, Any])
+        attributes = conforming(stage.get("modules"), dict[str, dict[str, Any]])
+        try:
+            modules = {name: ModuleRecord.of(values) for name, values in attributes.items()}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"a module's attributes: {error}") from error
+        record = replace(conforming({**stage, "modules": {}}, cls), modules=modules)
+        if not record.shortlist:
+            raise ValueError("the shortlist is empty")
+        return record
+
     @property
     def cache_folder(self) -> Path:
         """Folder of the data set in the cache."""
@@ -185,12 +209,12 @@ class FineTunedModuleRecord:
     head_test: Figures
     validation: Figures
     head_validation: Figures
-    adjust: float
-    priors: tuple[float, ...]
+    adjust: Number
+    priors: tuple[Number, ...]
     identity: Mapping[str, Any]
     kept_epoch: int
-    temperature: float
-    uncalibrated_log_loss: Mapping[str, float]
+    temperature: Number
+    uncalibrated_log_loss: Mapping[str, Number]
     over_head: Figures = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -214,9 +238,9 @@ class OrderRecord:
     screening: tuple[str, ...]
     finetuned: tuple[str, ...]
     kendall_tau: float | None
-    regret: float
+    regret: Number
     metric: str
-    regret_ends: tuple[float, float] | None = None
+    regret_ends: tuple[Number, Number] | None = None
 
 
 FINE_TUNED, HEAD = "fine-tuned", "head"
@@ -241,8 +265,8 @@ class ExportedRecord:
     module: str
     name: str
     metric: str
-    on_validation: Mapping[str, float]
-    gain: tuple[float, float, float] | None
+    on_validation: Mapping[str, Number]
+    gain: tuple[Number, Number, Number] | None
 
 
 @dataclass(frozen=True)
@@ -271,41 +295,6 @@ class FineTuneRecord:
         """Return the stage `finetune` of `run.json`."""
         fields = asdict(self)
         return {"versions": fields.pop("versions"), **fields}
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    """Return a value of a JSON file as the type of a record's field.
-
-    Raises:
-        KeyError: A field is missing.
-        TypeError: The value is of another type.
-        ValueError: The value is damaged.
-    """
-    if kind is ModuleRecord:
-        return ModuleRecord.of(value)
-    if isinstance(kind, type) and is_dataclass(kind):
-        of_field = get_type_hints(kind)
-        names = [field.name for field in fields(kind)]
-        return kind(**{name: _from_json(of_field[name], value[name]) for name in names})
-    container, arguments = get_origin(kind), get_args(kind)
-    if container is Mapping:
-        return {name: _from_json(arguments[1], item) for name, item in value.items()}
-    if container is tuple and isinstance(value, list):
-        types = arguments[:1] * len(value) if ... in arguments else arguments
-        return tuple(_from_json(*pair) for pair in zip(types, value, strict=True))
-    if container is UnionType:  # of something and None, or of text and something
-        simple = NoneType if value is None else str
-        if isinstance(value, simple) and simple in arguments:
-            return value
-        (other,) = (kind for kind in arguments if kind is not NoneType and kind is not simple)
-        return _from_json(other, value)
-    if kind is float:
-        return float("nan" if value is None else value)  # JSON has no NaN
-    if kind is Path:
-        return Path(value)
-    if kind is not Any and not isinstance(value, container or kind):
-        raise TypeError(f"{value!r} is of another type")
-    return value
 
 
 @dataclass(frozen=True)
@@ -391,7 +380,10 @@ class Run:
         stage = self._stages().get("fit")
         if stage is None:
             raise RunError(f"{self.folder} holds no finished fit; run `hubretrain fit` first.")
-        return self._record(FitRecord, stage)
+        try:
+            return FitRecord.of_json(stage)
+        except ValueError as error:
+            raise self._damaged(error) from error
 
     @property
     def finetune(self) -> FineTuneRecord:
@@ -401,7 +393,12 @@ class Run:
             RunError: `run.json` is damaged.
         """
         stage = self._stages().get("finetune")
-        return FineTuneRecord() if stage is None else self._record(FineTuneRecord, stage)
+        if stage is None:
+            return FineTuneRecord()
+        try:
+            return conforming(stage, FineTuneRecord)
+        except ValueError as error:
+            raise self._damaged(error) from error
 
     def looks_at_test(self) -> str:
         """Return a sentence on the looks at the test split so far, '' for one at most."""
@@ -559,20 +556,8 @@ class Run:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _record(self, kind: type[Record], stage: Any) -> Record:
-        try:
-            record: Record = _from_json(kind, stage)
-            return record
-        except KeyError as error:
-            raise self._damaged(f"it lacks {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, reason: object) -> RunError:
-        return RunError(
-            f"{self.record_file} cannot be read as a record of this version ({reason}); remove it "
-            "and run `hubretrain fit` again."
-        )
+    def _damaged(self, error: OSError | ValueError) -> RunError:
+        return RunError(unreadable(self.record_file, error, _REMEDY))
 
 
 def heads_name(module: str) -> str:

@@ -44,6 +44,7 @@ DOORS = {
     "jinja2": {"report.html"},
     "kagglehub": {"modules.sources"},
     "matplotlib": {"report.figures"},
+    "msgspec": {"files"},
     "nncf": {"extraction.engines.openvino_library"},
     "onnxruntime": {"export.onnx"},
     "openvino": {"extraction.engines.openvino_library"},

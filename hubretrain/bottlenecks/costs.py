@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.files import without_escapes, write_table
+from hubretrain.files import write_table
+from hubretrain.run_tables import INTEGER, NAME, NUMBER, read_table
 
 _DTYPES = {
-    "finished_at": str,
-    "module": str,  # text whatever it looks like: a module may be called 2024 or NA
-    "engine": str,
-    "precision": str,
-    "n_forward": int,
-    "seconds": float,
+    "finished_at": NAME,
+    "module": NAME,
+    "engine": NAME,
+    "precision": NAME,
+    "n_forward": INTEGER,
+    "seconds": NUMBER,
 }
 _COLUMNS = list(_DTYPES)
 
@@ -38,8 +39,7 @@ class ForwardPassLog:
         self.file = folder / "passes.csv"
         self.table = pd.DataFrame(columns=_COLUMNS)
         with contextlib.suppress(OSError, ValueError, KeyError):
-            table = pd.read_csv(self.file, dtype=_DTYPES, keep_default_na=False)[_COLUMNS]
-            self.table = without_escapes(table)
+            self.table = read_table(self.file, _DTYPES)[_COLUMNS]
 
     def add(self, module: str, engine: str, precision: str, n_forward: int, seconds: float) -> None:
         """Append one run of one module and write the file.

@@ -18,12 +18,14 @@ from pathlib import Path
 import pandas as pd
 
 from hubretrain.errors import DataError
-from hubretrain.files import without_escapes, write_table
+from hubretrain.files import write_table
 from hubretrain.parallel import ahead
+from hubretrain.run_tables import INTEGER, NAME, read_table
 from hubretrain.storage import Stamp, is_remote, located, sha256_of, stamp_of
 
 FILE_NAME = "digests.csv"
-COLUMNS = ("path", "size", "mtime_ns", "ctime_ns", "sha256")
+_TYPES = {"path": NAME, "size": INTEGER, "mtime_ns": INTEGER, "ctime_ns": INTEGER, "sha256": NAME}
+COLUMNS = tuple(_TYPES)
 _RACY_NANOSECONDS = 2_000_000_000
 _SECONDS_BETWEEN_WRITES = 30.0  # a killed process loses no more than these
 _N_STAMP_THREADS = 16  # servers answer many requests for versions at a time
@@ -115,9 +117,7 @@ def _unreadable(location: str, error: OSError) -> DataError:
 def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:
     """Return the digest of each (path, size, mtime_ns, ctime_ns)."""
     try:
-        table = without_escapes(
-            pd.read_csv(table_file, dtype={"path": str, "sha256": str}, keep_default_na=False)
-        )
+        table = read_table(table_file, _TYPES)
         columns = [table[name].tolist() for name in COLUMNS]
     except (OSError, ValueError, KeyError):
         return {}  # missing or damaged: every file is read again

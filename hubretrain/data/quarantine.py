@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.files import without_escapes, write_table
+from hubretrain.files import write_table
+from hubretrain.run_tables import NAME, read_table
 
 FILE_NAME = "quarantine.csv"
 COLUMNS = ("path", "reason", "sha256")
@@ -72,7 +73,7 @@ class Quarantine:
     def _read(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return reason and path of each content in the file; nothing if missing or damaged."""
         with contextlib.suppress(OSError, KeyError, ValueError):
-            table = without_escapes(pd.read_csv(self.file, dtype=str, keep_default_na=False))
+            table = read_table(self.file, dict.fromkeys(COLUMNS, NAME))
             paths, reasons, sha256s = (table[name].tolist() for name in COLUMNS)
             return dict(zip(sha256s, reasons, strict=True)), dict(zip(sha256s, paths, strict=True))
         return {}, {}

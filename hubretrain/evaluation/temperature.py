@@ -28,6 +28,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.evaluation.checks import check_predictions
 from hubretrain.evaluation.logits import softmax
+from hubretrain.files import Number
 
 # In simulations of 60 images the best T was 0.2 to 0.8; 0.25 left a third of the gain, and with 1
 # the worst of 20 heads lost 0.05 nats, with 0.5 it lost 0.016 and the mean gain was the same.
@@ -49,8 +50,8 @@ class Calibration:
     """
 
     temperature: float = 1.0
-    log_loss_before: float = float("nan")
-    log_loss_after: float = float("nan")
+    log_loss_before: Number = float("nan")
+    log_loss_after: Number = float("nan")
 
 
 UNCALIBRATED = Calibration()

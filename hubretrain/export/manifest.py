@@ -28,16 +28,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.data.images import Augmentation
-from hubretrain.errors import RunError
+from hubretrain.errors import RunError, unreadable
 from hubretrain.evaluation import DecisionRule
 from hubretrain.export.views import AveragedView, averaged_views
-from hubretrain.files import file_sha256, read_record
+from hubretrain.files import conforming, file_sha256, read_record
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.runs import FINE_TUNED, Run
 
@@ -51,6 +51,24 @@ MODEL_OF = {  # name of a format: the file that is run
 
 
 _AGAIN = "copy the whole export folder again, or run `hubretrain export` again."
+
+
+class _Manifest(TypedDict):
+    """What `export.json` holds of what is read again."""
+
+    class_names: list[str]
+    image_sizes: list[int]
+    files: dict[str, str]
+    temperature: float
+    module: str
+    run: NotRequired[str]
+    adjust: NotRequired[float | None]
+    priors: NotRequired[list[float] | None]
+    tta: NotRequired[list[str] | None]
+    augmentation: NotRequired[Augmentation | None]
+    fine_tuned: NotRequired[bool]
+    head: NotRequired[str | None]
+    heads_sha256: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,6 @@ class Export:
         """
         folder = export_of(Path(folder)) or Path(folder)
         manifest = read_manifest(folder)
-        if not isinstance(manifest.get("image_sizes"), list) or "files" not in manifest:
-            raise RunError(
-                f"{folder / MANIFEST} was written by another version; run `hubretrain export` "
-                "again."
-            )
         try:
             # As bytes, for a class name may hold what else counts as an end of line.
             labels = (folder / LABELS).read_bytes().decode("utf-8")
@@ -123,7 +136,9 @@ class Export:
         Raises:
             DataError: The augmentation has fewer such views.
         """
-        return averaged_views(Augmentation(**(self.manifest.get("augmentation") or {})), n_views)
+        return averaged_views(
+            conforming(self.manifest.get("augmentation") or {}, Augmentation), n_views
+        )
 
     def has(self, format: str) -> bool:
         """Return whether the model is there in a format, a key of `MODEL_OF`."""
@@ -279,14 +294,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: The folder holds no export, or half of one.
     """
+    path = folder / MANIFEST
+    remedy = "run `hubretrain export` again"
     try:
-        manifest = read_record(folder / MANIFEST)
+        manifest = read_record(path)
+        conforming(manifest, _Manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{folder} is no export; run `hubretrain export` first.") from None
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{folder} is no export ({MANIFEST}: {error}); run `hubretrain export` first."
-        ) from error
-    if not isinstance(manifest.get("class_names"), list):
-        raise RunError(f"{folder / MANIFEST} names no classes; run `hubretrain export` again.")
+        raise RunError(unreadable(path, error, remedy)) from error
     return manifest
 
 

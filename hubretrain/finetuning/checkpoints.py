@@ -14,6 +14,7 @@ and `optimizers` below, cannot be renamed without breaking older checkpoints.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,11 +23,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import RunError, WriteError, first_line
-from hubretrain.files import read_record, write_record
+from hubretrain.errors import RunError, WriteError, first_line, unreadable
+from hubretrain.files import Number, conforming, read_record, write_record
 from hubretrain.finetuning.optimizers import Optimizer
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.tensorflow import tf
+
+_INFINITE = {"best_score": -math.inf, "loss_of_best": math.inf, "least_loss": math.inf}
+"""Attributes of `State` that are infinite at first."""
 
 
 @dataclass
@@ -64,12 +68,12 @@ class State:
     concluded: int = -1
     epoch: int = 0
     batch: int = 0
-    loss_sum: float = 0.0
+    loss_sum: Number = 0.0
     step: int = 0
     best_epoch: int = -1
-    best_score: float = float("-inf")
-    loss_of_best: float = float("inf")
-    least_loss: float = float("inf")
+    best_score: Number = float("-inf")
+    loss_of_best: Number = float("inf")
+    least_loss: Number = float("inf")
     strength: float = 1.0
     strength_of: int = -1
     since_least: int = 0
@@ -223,18 +227,23 @@ class Checkpoints:
         Raises:
             RunError: The checkpoint is another fine-tuning's, or damaged.
         """
+        path, remedy = self.checkpoint_folder / "state.json", "start again with `restart=True`"
         try:
-            values = read_record(self.checkpoint_folder / "state.json")
-            pointer = {name: values.pop(name) for name in ("checkpoint", "best", "identity")}
-            state = _state(values)
+            values = read_record(path)
+            identity = conforming(values.get("identity"), dict[str, Any])
+            state = conforming(values, State)
+            if lacking := [field.name for field in fields(State) if field.name not in values]:
+                raise ValueError(f"it lacks {lacking[0]}")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{self.checkpoint_folder}/state.json is damaged ({type(error).__name__}: "
-                f"{error}); start again with `restart=True`."
-            ) from error
-        self._check(pointer["identity"])
+        except (OSError, ValueError) as error:
+            raise RunError(unreadable(path, error, remedy)) from error
+        for row in state.history:  # in JSON infinity and NaN are null
+            row |= {name: float("nan") for name, value in row.items() if value is None}
+        for name, infinity in _INFINITE.items():
+            if math.isnan(getattr(state, name)):
+                setattr(state, name, infinity)
+        self._check(identity)
         return state
 
     def _check(self, saved: dict[str, Any]) -> None:
@@ -277,13 +286,3 @@ class Checkpoints:
 def _names(state: State) -> tuple[str, str]:
     """Return the names of the last checkpoint and of the best one."""
     return f"at_{state.epoch:04d}_{state.batch:06d}", f"best_{state.best_epoch:04d}"
-
-
-def _state(values: dict[str, Any]) -> State:
-    """Return a state from JSON, in which infinity and NaN are null."""
-    infinite = {"best_score": "-inf", "loss_of_best": "inf", "least_loss": "inf"}
-    values |= {k: float(v) for k, v in infinite.items() if values[k] is None}
-    values["history"] = [
-        {k: float("nan") if v is None else v for k, v in row.items()} for row in values["history"]
-    ]
-    return State(**values)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
-from hubretrain.files import write_json
+from hubretrain.files import read_json, write_json
 from hubretrain.option_fields import check_options, option
 
 OPTIONS = "options.json"
@@ -140,16 +140,8 @@ def saved_options(folder: Path) -> FineTuneOptions:
     Raises:
         RunError: There is no fine-tuning to resume, or its options cannot be read.
     """
-    path = folder / OPTIONS
+    remedy = "start again with `restart=True`"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["augmentation"] = Augmentation(**values["augmentation"])
-        return FineTuneOptions(
-            **{f.name: values[f.name] for f in fields(FineTuneOptions) if f.name in values}
-        )
+        return read_json(folder / OPTIONS, FineTuneOptions, RunError, remedy)
     except FileNotFoundError:
         raise RunError(f"{folder} holds no fine-tuning to resume; leave out `resume`.") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}); start again with `restart=True`."
-        ) from error

@@ -9,7 +9,6 @@ images of a rare class. The decision rule is then chosen for the metric.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import METRICS, UNCALIBRATED, Calibration, DecisionRule, class_priors
-from hubretrain.files import write_json
+from hubretrain.files import read_json, write_json
 
 FORMAT = "hubretrain ensemble 2"
 ENSEMBLE_NAME = "ensemble"  # among the modules of a run
@@ -72,23 +71,26 @@ class Ensemble:
         Raises:
             HeadError: It is missing, or no ensemble.
         """
+        remedy = "run `hubretrain fit` again, on two modules or more"
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if record["format"] != FORMAT:
-                raise KeyError("format")
-            rule = DecisionRule(float(record["adjust"]), tuple(map(float, record["priors"])))
-            calibration = Calibration(
-                **{
-                    name: float("nan" if value is None else value)  # JSON has no NaN
-                    for name, value in record["calibration"].items()
-                }
-            )
-            weights = {name: float(w) for name, w in record["weights"].items()}
-            return cls(weights, rule, calibration)
-        except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
-            raise HeadError(
-                f"{path} holds no ensemble ({error}); run `hubretrain fit` on two modules or more."
-            ) from error
+            record = read_json(path, _EnsembleRecord, HeadError, remedy)
+        except FileNotFoundError:
+            raise HeadError(f"{path} is missing; {remedy}.") from None
+        if record.format != FORMAT:
+            raise HeadError(f"{path} is of format {record.format}, not {FORMAT}; {remedy}.")
+        rule = DecisionRule(record.adjust, record.priors)
+        return cls(record.weights, rule, record.calibration)
+
+
+@dataclass(frozen=True)
+class _EnsembleRecord:
+    """What `ensemble.json` holds."""
+
+    format: str
+    weights: dict[str, float]
+    adjust: float
+    priors: tuple[float, ...]
+    calibration: Calibration
 
 
 def greedy_ensemble(

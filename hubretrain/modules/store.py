@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -25,13 +24,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import platformdirs
 
 from hubretrain._version import __version__
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import file_sha256, write_json
+from hubretrain.files import conforming, file_sha256, read_json, write_json
 from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import (
@@ -276,13 +275,30 @@ def _metadata_of(module: StoredModule) -> dict[str, Any]:
     return values
 
 
+class _Metadata(TypedDict, total=False):
+    """What a `module.json` holds of what is read again."""
+
+    name: Required[str]
+    handle: Required[str]
+    sha256: Required[str]
+    image_size: int
+    n_features: int
+    value_range: tuple[float, float]
+    n_parameters: int | None
+    gflops: float | None
+    layer_points: list[LayerPoint] | None
+    files: dict[str, int]
+    file_sha256: str | None
+
+
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Return the contents of a `module.json`; {} where it is missing or damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_json(path, dict[str, Any], ModuleError, "it is made anew")
+        conforming(values, _Metadata)
+    except (FileNotFoundError, ModuleError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return values
 
 
 def _measured(values: dict[str, Any]) -> dict[str, Any]:

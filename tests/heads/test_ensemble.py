@@ -98,5 +98,5 @@ def test_an_ensemble_comes_back_from_its_file_and_a_missing_one_is_said(tmp_path
     found.save(tmp_path / "ensemble.json", ["a", "b", "c"])
     back = Ensemble.load(tmp_path / "ensemble.json")
     np.testing.assert_array_equal(back.adjusted(probs), found.adjusted(probs))
-    with pytest.raises(HeadError, match=r"none.json holds no ensemble .* run `hubretrain fit` on"):
+    with pytest.raises(HeadError, match=r"none.json is missing; run `hubretrain fit` again, on"):
         Ensemble.load(tmp_path / "none.json")

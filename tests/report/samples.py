@@ -72,7 +72,8 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
         for c, name in enumerate(gathered.class_names):
             table[f"p({name})"] = said[:, c].round(6)
         table.to_csv(folder / file, index=False)
-    history = {"epoch": [0, 1, 2], "learning_rate": [0.0, 1e-3, 5e-4], "loss": [np.nan, 0.5, 0.2]}
+    history = {"epoch": [0, 1, 2], "phase": ["head", "head", "all"]}
+    history |= {"learning_rate": [0.0, 1e-3, 5e-4], "loss": [np.nan, 0.5, 0.2]}
     history |= {"validation_loss": [0.9, 0.6, 0.7], "validation_accuracy": [0.8, 0.9, 0.88]}
     pd.DataFrame(history | {"kept": [False, True, False]}).to_csv(
         folder / "history.csv", index=False

@@ -21,6 +21,7 @@ from hubretrain.arrays import Float32Array
 from hubretrain.data.digests import forget_digests
 from hubretrain.errors import DataError
 from hubretrain.files import write_table
+from hubretrain.run_tables import INTEGER, NAME, NUMBER, read_table
 from hubretrain.storage import located
 
 SEARCH = 1
@@ -28,7 +29,7 @@ SEARCH = 1
 
 FILE_NAME = "copies.csv"
 COLUMNS = ("sha256", "near", "similarity", "unreadable", "search")
-_TYPES = dict.fromkeys(COLUMNS, str) | {"similarity": float, "search": int}
+_TYPES = dict.fromkeys(COLUMNS, NAME) | {"similarity": NUMBER, "search": INTEGER}
 FeaturesOf = Callable[[Sequence[str]], Float32Array | None]
 Progress = Callable[[str, int, int], object]
 
@@ -75,7 +76,8 @@ def find_near_duplicates(
         path_of.setdefault(sha256, path)
     table = _read(folder)
     if table is None:
-        table = pd.DataFrame({name: pd.Series(dtype=_TYPES[name]) for name in COLUMNS})
+        dtypes = {name: str if kind == NAME else kind for name, kind in _TYPES.items()}
+        table = pd.DataFrame({name: pd.Series(dtype=dtypes[name]) for name in COLUMNS})
     searched = set(table["sha256"])
     if not searched.issuperset(path_of):
         rows, unread = _search(root, path_of, searched, features, progress)
@@ -163,9 +165,7 @@ def _search(
 def _read(folder: Path) -> pd.DataFrame | None:
     """Return the table; None if it is missing, damaged or of an earlier version of the search."""
     try:
-        table = pd.read_csv(
-            folder / FILE_NAME, dtype=_TYPES, keep_default_na=False, na_values={"similarity": ""}
-        )
+        table = read_table(folder / FILE_NAME, _TYPES)
     except (OSError, ValueError):
         return None
     is_current = list(table.columns) == list(COLUMNS) and (table["search"] == SEARCH).all()

@@ -9,7 +9,6 @@ that it was cut with.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,9 +21,11 @@ import pandas as pd
 
 from hubretrain.arrays import AnyArray
 from hubretrain.data.options import SplitOptions
-from hubretrain.errors import SplitError
-from hubretrain.files import without_escapes, write_json, write_table
+from hubretrain.errors import SplitError, unreadable
+from hubretrain.files import read_json, write_json, write_table
+from hubretrain.run_tables import NAME, read_table
 
+_REMEDY = "write it again with `hubretrain data split`"
 TEST = -1
 TRAIN = -2
 NEW = -3
@@ -103,8 +104,8 @@ def read_cut_with(path: str | os.PathLike[str]) -> SplitOptions | None:
     """Return the options that `folds.csv` was cut with; None where they are not known."""
     if not os.path.exists(path):
         return None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return SplitOptions(**json.loads(Path(path).with_suffix(".json").read_text("utf-8")))
+    with contextlib.suppress(FileNotFoundError, SplitError):
+        return read_json(Path(path).with_suffix(".json"), SplitOptions, SplitError, _REMEDY)
     return None
 
 
@@ -120,13 +121,11 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     table: pd.DataFrame
     try:
-        table = without_escapes(
-            pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        )
+        table = read_table(path, dict.fromkeys(COLUMNS, NAME))
     except FileNotFoundError as error:
         raise SplitError(f"{path} does not exist; expected a file of folds.") from error
-    except ValueError as error:
-        raise SplitError(f"{path} cannot be read as a CSV file of folds: {error}") from error
+    except (OSError, ValueError) as error:
+        raise SplitError(unreadable(path, error, _REMEDY)) from error
     _check_columns(str(path), table, set(COLUMNS) - {"sha256"})
     table = table.reindex(columns=list(COLUMNS), fill_value="")
     parts = {"test": TEST, "train": TRAIN} | {str(i): i for i in range(N_FOLDS_LIMIT)}

@@ -23,8 +23,8 @@ from typing import Any
 import pandas as pd
 
 from hubretrain.arrays import Pixels
-from hubretrain.errors import CacheError, EngineError, first_line
-from hubretrain.files import file_sha256, read_record, write_record, write_table
+from hubretrain.errors import CacheError, EngineError, first_line, unreadable
+from hubretrain.files import conforming, file_sha256, read_record, write_record, write_table
 from hubretrain.locks import only_writer
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import ahead
@@ -131,16 +131,16 @@ def _stored_attributes(
         CacheError: It is damaged, or another one and not to be overwritten.
     """
     try:
-        record = read_record(folder / _RECORD)
+        record = conforming(read_record(folder / _RECORD), dict[str, str | int | list[str | float]])
         digest = _digest(folder)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CacheError(
-            f"{folder}/ cannot be read ({error}); remove it and cache again."
-        ) from error
+        remedy = f"remove {folder}/ and cache again"
+        raise CacheError(unreadable(folder, error, remedy)) from error
     differing = [name for name, value in identity.items() if record.get(name) != value]
     given = record.pop(_LAYERS, ())
+    given = given if isinstance(given, list) else []
     lacking = [name for name in layers if name not in given]
     if (differing or lacking) and overwrite:
         return None
@@ -160,7 +160,11 @@ def _stored_attributes(
             f"{folder}/ is damaged: its digest is not the one that {_RECORD} names; remove it and "
             "cache again."
         )
-    return {name: value for name, value in record.items() if name not in identity}
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in identity and not isinstance(value, list)
+    }
 
 
 def _make(

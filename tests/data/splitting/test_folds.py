@@ -65,7 +65,7 @@ def test_an_earlier_part_is_found_by_content_first_then_by_path() -> None:
             "path,label,group,fold\na,b,c,0\na,b,c,first\n",
             "line 3: fold is 'first'; expected test, train or a number from 0.",
         ),
-        ("", "cannot be read as a CSV file of folds"),
+        ("", "is damaged or of another version (No columns"),
     ],
 )
 def test_a_file_that_is_not_folds_is_an_error_that_says_where(
