@@ -197,7 +197,7 @@ from pathlib import Path
 from hubretrain.runs import Run
 from tests.finetuning.runs import tune
 fitted, run, name = Path(sys.argv[1]), Run(Path(sys.argv[2])), sys.argv[3]
-tune(fitted, run, module=name, epochs=1)
+tune(fitted, run, module=name, epochs=1, export="fine-tuned")
 """
     names = ("small5", "small6")
     running = [

@@ -10,7 +10,8 @@ from tests.samples import REPOSITORY
 
 PACKAGE = REPOSITORY / "hubretrain"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-FOREIGN = {"ray start --head", "tensorboard --logdir"}
+# Whole commands, other than the one that runs.
+FOREIGN = {"ray start --head", "tensorboard --logdir", "hubretrain cache verify --repair"}
 WRITE_COMMANDS = {"option_fields.py", "report/provenance.py"}
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import RunError
+from hubretrain.files import file_sha256
 from hubretrain.finetuning.input_pipeline import PixelSource
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import Backbone, resolve
@@ -373,6 +375,12 @@ def test_a_class_that_no_training_fold_holds_is_an_error(fitted, tmp_path):
     folds = pd.read_csv(run.folds_file, dtype=str)
     folds.loc[folds["label"] == "2", "fold"] = "test"
     folds.to_csv(run.folds_file, index=False)
+    with pytest.raises(
+        RunError, match=r"folds.csv is damaged or another one than the run recorded"
+    ):
+        tune(fitted, run)
+    files = {**run.fit.files, "folds.csv": file_sha256(run.folds_file)}
+    run.write_fit(replace(run.fit, files=files))
     expected = r"the training folds hold no image of the class 2 \(its images are in the test split"
     with pytest.raises(RunError, match=expected):
         tune(fitted, run)

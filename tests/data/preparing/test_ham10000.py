@@ -194,7 +194,7 @@ def test_the_real_images_are_laid_out_as_they_are(real_data: Path, tmp_path: Pat
 def test_an_archive_within_an_archive_is_unpacked_no_further_than_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubretrain.data.ham10000.MAX_INNER_BYTES", 3 * 2**20)
+    monkeypatch.setattr("hubretrain.data.preparing.ham10000.MAX_INNER_BYTES", 3 * 2**20)
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros.jpg", bytes(8 * 2**20))
