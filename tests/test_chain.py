@@ -197,7 +197,7 @@ from pathlib import Path
 from hubretrain.runs import Run
 from tests.finetuning.runs import tune
 fitted, run, name = Path(sys.argv[1]), Run(Path(sys.argv[2])), sys.argv[3]
-tune(fitted, run, module=name, epochs=1, export="fine-tuned")
+tune(fitted, run, module=name, epochs=1)
 """
     names = ("small5", "small6")
     running = [
@@ -206,8 +206,9 @@ tune(fitted, run, module=name, epochs=1, export="fine-tuned")
     assert [one.wait() for one in running] == [0, 0]
     record = run.finetune
     assert sorted(record.modules) == list(names)
-    metric = run.fit.metric
-    best = max(names, key=lambda name: record.modules[name].validation[metric][0])
-    assert record.modules[record.chosen].validation == record.modules[best].validation
-    exported = json.loads((run.export_folder / "export.json").read_text())
-    assert exported["module"] == record.chosen
+    exported = record.exported
+    assert exported.on_validation[exported.name] == max(exported.on_validation.values())
+    for name in names:
+        assert any(name in compared for compared in exported.on_validation)
+    manifest = json.loads((run.export_folder / "export.json").read_text())
+    assert exported.kind == "ensemble" or manifest["module"] == exported.module

@@ -207,7 +207,7 @@ def digest_block_size(n_views: int) -> int:
 
     Each dataset that changes takes two numbers of at most 20 digits in the block.
     """
-    return max(512, 1 << (256 + 2 * (n_views + 3) * 48).bit_length())
+    return max(512, 1 << (256 + 2 * (n_views + 4) * 48).bit_length())
 
 
 def write_digest(path: Path) -> None:
@@ -218,7 +218,10 @@ def write_digest(path: Path) -> None:
         stored = [file[name].id for name in names if name in file]
         changing = sorted((d.get_offset(), d.get_storage_size()) for d in stored)
         n_bytes = file.userblock_size
-    write_digest_block(path, n_bytes, [part for part in changing if part[1]])
+    # HDF5 marks a file that is open for writing, and a kill leaves the mark: the consistency flags
+    # of the superblock (HDF5 file format specification, version 0 of the superblock).
+    flags = (n_bytes + 20, 4)
+    write_digest_block(path, n_bytes, [flags, *(part for part in changing if part[1])])
 
 
 def write_digests(file: h5py.File, view: int, n_views_of: npt.NDArray[np.int16]) -> None:

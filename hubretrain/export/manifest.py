@@ -38,7 +38,6 @@ from hubretrain.errors import RunError, unreadable
 from hubretrain.evaluation import DecisionRule
 from hubretrain.export.views import AveragedView, averaged_views
 from hubretrain.files import conforming, file_sha256, read_record
-from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.runs import FINE_TUNED, Run
 
 MANIFEST, LABELS = "export.json", "labels.txt"
@@ -265,6 +264,8 @@ def heads_sha256(run: Run, name: str) -> str:
 
     It is that of the last fit, which the file itself may not have: see `Run.checked`.
     """
+    from hubretrain.heads import ENSEMBLE_NAME  # imports SciPy, which a prediction does without
+
     path = run.ensemble_file if name == ENSEMBLE_NAME else run.heads_file(name)
     return run.fit.files.get(path.relative_to(run.folder).as_posix(), "")
 

@@ -132,7 +132,10 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
     record = run.finetune
     metric = record.order.metric
     scores = {one.module: one.validation[metric][0] for one in results}
-    assert record.chosen == max(names, key=lambda name: scores[name])
+    exported = record.exported
+    assert exported.on_validation[exported.name] == max(exported.on_validation.values())
+    assert record.chosen == (exported.module if exported.kind == "fine-tuned" else None)
+    assert set(scores.values()) <= set(exported.on_validation.values())
     assert sorted(record.modules) == sorted(names)
     assert sorted(record.order.screening) == sorted(names)
     assert record.order.regret >= 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -52,8 +53,9 @@ def test_the_last_batch_may_be_smaller():
 
 def test_an_image_that_cannot_be_read_any_more_is_named(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"torn")
+    sha256s = ["a", hashlib.sha256(b"torn").hexdigest()]
     images = TrainingImages(
-        tmp_path, ["gone.png", "torn.png"], ["a", "b"], np.zeros(2, np.int64), np.ones((2, 1), "f4")
+        tmp_path, ["gone.png", "torn.png"], sha256s, np.zeros(2, np.int64), np.ones((2, 1), "f4")
     )
     source = PixelSource(8, Augmentation(), 0)
     with pytest.raises(RunError, match=r"gone.png: cannot be read \(No such file.*resume"):

@@ -375,9 +375,7 @@ def test_a_class_that_no_training_fold_holds_is_an_error(fitted, tmp_path):
     folds = pd.read_csv(run.folds_file, dtype=str)
     folds.loc[folds["label"] == "2", "fold"] = "test"
     folds.to_csv(run.folds_file, index=False)
-    with pytest.raises(
-        RunError, match=r"folds.csv is damaged or another one than the run recorded"
-    ):
+    with pytest.raises(RunError, match=r"folds.csv is damaged or another one than the run"):
         tune(fitted, run)
     files = {**run.fit.files, "folds.csv": file_sha256(run.folds_file)}
     run.write_fit(replace(run.fit, files=files))
