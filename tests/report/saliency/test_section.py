@@ -26,4 +26,4 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
     (run.folder / "export" / "export.json").write_text("{", encoding="utf-8")
     found = write_report(run, n_saliency=2)
     text = found.page.read_text(encoding="utf-8")
-    assert f"No saliency maps: {run.folder / 'export'} is no export" in text
+    assert f"No saliency maps: {run.folder / 'export' / 'export.json'} is damaged" in text
