@@ -141,5 +141,5 @@ def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
     assert record.order.regret >= 0
     import json
 
-    exported = json.loads((run.export_folder / "export.json").read_text())
-    assert exported["module"] == record.chosen
+    manifest = json.loads((run.export_folder / "export.json").read_text())
+    assert manifest["module"] == exported.module
