@@ -30,6 +30,9 @@ def encoded(pixels: np.ndarray, form: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
+
+
 @contextlib.contextmanager
 def web_server(
     folder: Path, handler: type[http.server.SimpleHTTPRequestHandler], host: str = "127.0.0.1"
@@ -41,6 +44,14 @@ def web_server(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://{host}:{server.server_address[1]}"
         server.shutdown()
+
+
+def write_pixels(root: Path, *paths: str) -> Path:
+    """Write the same small picture to each path in a folder."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(PIXEL)
+    return root
 
 
 def write_digits(folder: Path, n_images: int, classes: tuple[int, ...] = (0, 1, 2)) -> Path:

@@ -17,6 +17,7 @@ from hubretrain.cli.options import (
     format_option,
     json_option,
     model_argument,
+    out_option,
     tta_option,
 )
 
@@ -28,15 +29,7 @@ if TYPE_CHECKING:
 @model_argument
 @data_options
 @cache_option
-@click.option(
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("evaluated"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder for page and tables, in a folder of the data set's name.",
-)
+@out_option("evaluated", "Folder for page and tables, in a folder of the data set's name.")
 @tta_option
 @format_option
 @json_option

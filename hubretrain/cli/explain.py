@@ -7,20 +7,12 @@ from pathlib import Path
 import click
 
 from hubretrain.cli.command import Command, echo, in_flags
-from hubretrain.cli.options import model_and_images_argument
+from hubretrain.cli.options import model_and_images_argument, out_option
 
 
 @click.command(cls=Command, short_help="Draw the pixels that a prediction rests on.")
 @model_and_images_argument
-@click.option(
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("explained"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder for the PNG files.",
-)
+@out_option("explained", "Folder for the PNG files.")
 @click.option(
     "--method",
     "methods",

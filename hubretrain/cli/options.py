@@ -220,6 +220,20 @@ modules_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+
+def out_option(default: str, text: str) -> Callable[[F], F]:
+    """Return the option for the folder of a command's files, the parameter `folder`."""
+    return click.option(
+        "--out",
+        "folder",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(default),
+        show_default=True,
+        metavar="DIR",
+        help=text,
+    )
+
+
 run_option = click.option(
     "--run",
     type=click.Path(path_type=Path),

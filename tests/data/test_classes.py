@@ -3,16 +3,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
-from tests.samples import encoded
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
+from tests.samples import PIXEL
 
 
 def folders(root: Path, **n_images: int) -> Path:

@@ -11,9 +11,7 @@ from hubretrain.data.dataset import open_dataset, sorted_classes
 from hubretrain.data.options import TableOptions
 from hubretrain.data.splitting.folds import write_folds
 from hubretrain.errors import DataError
-from tests.samples import encoded, write_digits
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
+from tests.samples import PIXEL, encoded, write_digits
 
 
 def write(root, *paths):

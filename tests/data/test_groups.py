@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,17 +10,7 @@ from hubretrain.data.check import check_dataset
 from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
-from tests.samples import encoded
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
-
-
-def write(root: Path, *paths: str) -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(PIXEL)
-    return root
-
+from tests.samples import write_pixels
 
 PATIENTS = ("nv/p1/1.png", "nv/p1/2.png", "nv/p2/3.png", "mel/p3/4.png", "mel/p1/5.png")
 
@@ -43,7 +32,7 @@ PATIENTS = ("nv/p1/1.png", "nv/p1/2.png", "nv/p2/3.png", "mel/p3/4.png", "mel/p1
 def test_groups_are_taken_from_paths(
     tmp_path: Path, paths: tuple[str, ...], rule: str, groups: list[str]
 ) -> None:
-    data = open_dataset(write(tmp_path, *paths), table=TableOptions(group_from=rule))
+    data = open_dataset(write_pixels(tmp_path, *paths), table=TableOptions(group_from=rule))
     assert data.images["group"].tolist() == groups
     assert data.grouped
     again = reopen_dataset(tmp_path, data.opened_with)
@@ -53,7 +42,7 @@ def test_groups_are_taken_from_paths(
 def test_groups_from_paths_go_with_a_table_of_labels_and_with_renamed_classes(
     tmp_path: Path,
 ) -> None:
-    root = write(tmp_path / "d", "p1/a/1.png", "p1/b/2.png", "p2/a/3.png")
+    root = write_pixels(tmp_path / "d", "p1/a/1.png", "p1/b/2.png", "p2/a/3.png")
     (tmp_path / "l.csv").write_text("path,label\np1/a/1.png,a\np1/b/2.png,b\np2/a/3.png,a\n")
     data = open_dataset(
         root, labels=tmp_path / "l.csv", table=TableOptions(group_from="folder:0", merge=("a=p1",))
@@ -73,7 +62,7 @@ def test_groups_from_paths_go_with_a_table_of_labels_and_with_renamed_classes(
 def test_a_rule_that_gives_no_groups_is_refused(
     tmp_path: Path, options: dict[str, str], sentence: str
 ) -> None:
-    root = write(tmp_path, *PATIENTS)
+    root = write_pixels(tmp_path, *PATIENTS)
     with pytest.raises(DataError, match=sentence):
         open_dataset(root, table=TableOptions(**options))
 
@@ -81,7 +70,7 @@ def test_a_rule_that_gives_no_groups_is_refused(
 def test_folders_below_classes_are_proposed_as_groups_until_that_is_answered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write(tmp_path / "d", *PATIENTS)
+    root = write_pixels(tmp_path / "d", *PATIENTS)
     with caplog.at_level(logging.INFO, "hubretrain"):
         assert not open_dataset(root).grouped
     assert "Classes hold folders (4, such as mel/p1/), and each image counts as its own group" in (
@@ -92,12 +81,12 @@ def test_folders_below_classes_are_proposed_as_groups_until_that_is_answered(
     with caplog.at_level(logging.INFO, "hubretrain"):
         open_dataset(root, table=TableOptions(group_from="none"))
         open_dataset(root, table=TableOptions(group_from="folder:-1"))
-        open_dataset(write(tmp_path / "one", "a/images/1.png", "b/images/2.png", "b/3.png"))
+        open_dataset(write_pixels(tmp_path / "one", "a/images/1.png", "b/images/2.png", "b/3.png"))
     assert not caplog.text
 
 
 def test_the_check_proposes_folders_below_classes_as_groups(tmp_path: Path) -> None:
-    root = write(tmp_path / "d", *PATIENTS)
+    root = write_pixels(tmp_path / "d", *PATIENTS)
     proposals = {}
     for rule in (None, "none", "folder:-1"):
         data = open_dataset(root, table=TableOptions(group_from=rule))
@@ -164,7 +153,7 @@ def test_a_table_beside_class_folders_is_used_or_the_reason_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, file_name: str
 ) -> None:
     text, options, groups, told = BESIDE[name]
-    root = write(tmp_path, *FOLDERS)
+    root = write_pixels(tmp_path, *FOLDERS)
     (root / file_name).write_text(text)
     with caplog.at_level(logging.INFO, "hubretrain"):
         data = open_dataset(root, table=TableOptions(**options))
@@ -179,7 +168,7 @@ def test_a_table_beside_class_folders_is_used_or_the_reason_is_logged(
 def test_a_damaged_table_beside_class_folders_is_mentioned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write(tmp_path, *FOLDERS)
+    root = write_pixels(tmp_path, *FOLDERS)
     (root / "patients.csv").write_text('a,b\n"1')
     with caplog.at_level(logging.INFO, "hubretrain"):
         assert not open_dataset(root).grouped
@@ -187,7 +176,7 @@ def test_a_damaged_table_beside_class_folders_is_mentioned(
 
 
 def test_a_split_column_beside_class_folders_is_used_and_can_be_declined(tmp_path: Path) -> None:
-    root = write(tmp_path, *FOLDERS)
+    root = write_pixels(tmp_path, *FOLDERS)
     (root / "splits.tsv").write_text("file\tset\n1.png\ttrain\n2.png\ttest\n3.png\tval\n")
     assert open_dataset(root).images["split"].tolist() == ["validation", "train", "test"]
     declined = open_dataset(root, table=TableOptions(split_column="none"))
@@ -198,7 +187,7 @@ def test_a_split_column_beside_class_folders_is_used_and_can_be_declined(tmp_pat
 def test_a_table_beside_images_without_class_folders_labels_them(
     tmp_path: Path, folder: str
 ) -> None:
-    root = write(tmp_path, *(f"{folder}{i}.png" for i in (1, 2, 3)))
+    root = write_pixels(tmp_path, *(f"{folder}{i}.png" for i in (1, 2, 3)))
     (root / "train.csv").write_text("id,diagnosis,patient_id\n1,a,x\n2,b,x\n3,b,y\n")
     data = open_dataset(root)
     assert data.images["label"].tolist() == ["a", "b", "b"]
@@ -211,14 +200,14 @@ def test_a_table_beside_images_without_class_folders_labels_them(
 
 
 def test_a_table_that_was_recognised_opens_no_network_unless_it_may(tmp_path: Path) -> None:
-    root = write(tmp_path, "1.png", "2.png")
+    root = write_pixels(tmp_path, "1.png", "2.png")
     (root / "l.csv").write_text("path,label\nhttps://a.example/1.png,a\n2.png,b\n1.png,a\n")
     with pytest.raises(DataError, match="names images at URLs"):
         open_dataset(root)
 
 
 def test_published_isic_tables_beside_the_images_label_and_group_them(tmp_path: Path) -> None:
-    root = write(tmp_path, *(f"ISIC_Input/ISIC_000{i}.png" for i in range(3)))
+    root = write_pixels(tmp_path, *(f"ISIC_Input/ISIC_000{i}.png" for i in range(3)))
     (root / "GroundTruth.csv").write_text(
         "image,MEL,NV,UNK\nISIC_0000,1.0,0.0,0.0\nISIC_0001,0.0,1.0,0.0\nISIC_0002,0.0,1.0,0.0\n"
     )

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,20 +10,11 @@ from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.layouts import default_folder, find_images
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
-from tests.samples import encoded, write_digits
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
-
-
-def write(root: Path, *paths: str) -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(PIXEL)
-    return root
+from tests.samples import PIXEL, write_digits, write_pixels
 
 
 def test_hugging_face_splits_with_a_table_each_are_read_with_their_splits(tmp_path: Path) -> None:
-    write(tmp_path, "train/a.png", "train/b.png", "test/a.png", "validation/x/c.png")
+    write_pixels(tmp_path, "train/a.png", "train/b.png", "test/a.png", "validation/x/c.png")
     for split, rows in {
         "train": [("a.png", "cat"), ("b.png", "dog")],
         "test": [("a.png", "dog")],
@@ -45,7 +35,7 @@ def test_hugging_face_splits_with_a_table_each_are_read_with_their_splits(tmp_pa
 def test_a_metadata_table_that_names_no_files_leaves_the_class_folders_alone(
     tmp_path: Path,
 ) -> None:
-    write(tmp_path, "mel/1.png", "nv/2.png")
+    write_pixels(tmp_path, "mel/1.png", "nv/2.png")
     (tmp_path / "metadata.csv").write_text("isic_id,age\nISIC_1,50\n")
     assert open_dataset(tmp_path).class_names == ("mel", "nv")
     (tmp_path / "metadata.csv").write_text("file_name,age\nmel/1.png,50\nnv/2.png,51\n")
@@ -54,7 +44,7 @@ def test_a_metadata_table_that_names_no_files_leaves_the_class_folders_alone(
 
 
 def test_the_split_that_folders_give_can_be_declined(tmp_path: Path) -> None:
-    write(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
+    write_pixels(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
     assert set(open_dataset(tmp_path).images["split"]) == {"train", "test"}
     declined = open_dataset(tmp_path, table=TableOptions(split_column="none"))
     assert set(declined.images["split"]) == {""}
@@ -67,7 +57,7 @@ def test_the_split_that_folders_give_can_be_declined(tmp_path: Path) -> None:
 def test_hugging_face_tables_of_every_kind_are_recognised(tmp_path: Path, suffix: str) -> None:
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
-    write(tmp_path, "a.png", "b.png")
+    write_pixels(tmp_path, "a.png", "b.png")
     table = pd.DataFrame({"file_name": ["a.png", "b.png"], "label": [7, 8]})
     if suffix == "csv":
         table.to_csv(tmp_path / "metadata.csv", index=False)
@@ -79,11 +69,11 @@ def test_hugging_face_tables_of_every_kind_are_recognised(tmp_path: Path, suffix
 
 
 def test_several_folders_become_one_data_set_named_after_the_first(tmp_path: Path) -> None:
-    write(tmp_path / "ham", "images/i1.jpg", "images/i2.jpg")
+    write_pixels(tmp_path / "ham", "images/i1.jpg", "images/i2.jpg")
     (tmp_path / "ham" / "HAM10000_metadata.csv").write_text(
         "lesion_id,image_id,dx\nl1,i1,nv\nl1,i2,nv\n"
     )
-    write(tmp_path / "more" / "deep", "mel/i1.jpg", "nv/9.jpg")
+    write_pixels(tmp_path / "more" / "deep", "mel/i1.jpg", "nv/9.jpg")
     data = open_dataset(tmp_path / "ham", more_roots=[tmp_path / "more" / "deep"])
     assert data.name == "ham"
     assert data.images["path"].tolist() == [
@@ -100,8 +90,8 @@ def test_several_folders_become_one_data_set_named_after_the_first(tmp_path: Pat
 
 
 def test_paths_of_more_folders_lead_there_through_links_too(tmp_path: Path) -> None:
-    write(tmp_path / "real" / "deep" / "one", "a/1.png", "b/2.png")
-    write(tmp_path / "other", "a/3.png")
+    write_pixels(tmp_path / "real" / "deep" / "one", "a/1.png", "b/2.png")
+    write_pixels(tmp_path / "other", "a/3.png")
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deep" / "one")
     data = open_dataset(tmp_path / "link", more_roots=[tmp_path / "other"])
     assert len(data.images) == 3
@@ -109,12 +99,15 @@ def test_paths_of_more_folders_lead_there_through_links_too(tmp_path: Path) -> N
 
 
 def test_one_table_may_label_images_of_several_folders(tmp_path: Path) -> None:
-    one, two = write(tmp_path / "one", "x/a.png", "same.png"), write(tmp_path / "two", "x/b.png")
+    one, two = (
+        write_pixels(tmp_path / "one", "x/a.png", "same.png"),
+        write_pixels(tmp_path / "two", "x/b.png"),
+    )
     labels = tmp_path / "l.csv"
     labels.write_text("path,label\nx/a.png,p\nsame.png,q\nx/b.png,q\n")
     data = open_dataset(one, labels=labels, more_roots=[two])
     assert data.images["path"].tolist() == ["../two/x/b.png", "same.png", "x/a.png"]
-    write(two, "same.png")
+    write_pixels(two, "same.png")
     with pytest.raises(DataError, match=r"'same.png' could be same.png or ../two/same.png; write"):
         open_dataset(one, labels=labels, more_roots=[two])
     labels.write_text("path,label\nx/a.png,p\n../two/same.png,q\nx/b.png,q\n")
@@ -125,28 +118,28 @@ def test_one_table_may_label_images_of_several_folders(tmp_path: Path) -> None:
 
 
 def test_folders_that_overlap_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, "d/a/1.png", "d/b/2.png")
+    write_pixels(tmp_path, "d/a/1.png", "d/b/2.png")
     for more in ("d", "d/a", "."):
         with pytest.raises(DataError, match="overlap; name each folder of images once"):
             open_dataset(tmp_path / "d", more_roots=[tmp_path / more])
 
 
 def test_a_class_may_be_called_train_but_a_split_beside_a_class_is_refused(tmp_path: Path) -> None:
-    rails = write(tmp_path / "rails", "train/1.png", "car/2.png", "test/3.png")
+    rails = write_pixels(tmp_path / "rails", "train/1.png", "car/2.png", "test/3.png")
     assert open_dataset(rails).class_names == ("car", "test", "train")
-    mixed = write(tmp_path / "mixed", "train/cat/1.png", "train/dog/2.png", "extra/3.png")
+    mixed = write_pixels(tmp_path / "mixed", "train/cat/1.png", "train/dog/2.png", "extra/3.png")
     with pytest.raises(DataError, match=r"train/ holds class folders, .* beside it is extra/"):
         open_dataset(mixed)
 
 
 def test_a_folder_around_the_class_folders_is_named_in_the_error(tmp_path: Path) -> None:
-    write(tmp_path, "flowers/daisy/1.png", "flowers/rose/2.png")
+    write_pixels(tmp_path, "flowers/daisy/1.png", "flowers/rose/2.png")
     with pytest.raises(DataError, match=r"at least two classes; or name .*flowers, which holds"):
         open_dataset(tmp_path)
 
 
 def test_links_that_loop_or_lead_nowhere_do_no_harm(tmp_path: Path) -> None:
-    write(tmp_path, "a/1.png", "b/2.png")
+    write_pixels(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "self").symlink_to("self")
     (tmp_path / "b" / "gone").symlink_to(tmp_path / "nowhere")
@@ -154,7 +147,7 @@ def test_links_that_loop_or_lead_nowhere_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_an_image_link_that_loops_or_leads_nowhere_is_named(tmp_path: Path) -> None:
-    write(tmp_path, "a/1.png", "b/2.png")
+    write_pixels(tmp_path, "a/1.png", "b/2.png")
     data = open_dataset(tmp_path)
     for target, why in (("loop.png", "Too many levels of symbolic links"), ("no", "No such file")):
         (tmp_path / "a" / "loop.png").unlink(missing_ok=True)
@@ -167,7 +160,7 @@ def test_an_image_link_that_loops_or_leads_nowhere_is_named(tmp_path: Path) -> N
 def test_a_folder_whose_name_is_not_utf_8_is_named_in_the_error(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     try:
-        write(folder, "a/1.png", "b/2.png")
+        write_pixels(folder, "a/1.png", "b/2.png")
     except OSError:
         pytest.skip("this file system keeps UTF-8 names only")
     with pytest.raises(
@@ -177,7 +170,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_named_in_the_error(tmp_path: Path) 
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    write(tmp_path, "a/1.png", "b/2.png")
+    write_pixels(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "a").chmod(0)
     try:
         if os.access(tmp_path / "a", os.R_OK):
@@ -197,7 +190,7 @@ def test_the_default_is_the_one_data_set_in_data(
     write_digits(tmp_path / "data" / "digits", 9)
     (tmp_path / "data" / "README.md").write_text("about")
     assert open_dataset().name == "digits"
-    write(tmp_path, "data/pets/cat/1.png")
+    write_pixels(tmp_path, "data/pets/cat/1.png")
     with pytest.raises(DataError, match=r"data/ holds 2 data sets \(digits, pets\); name one"):
         open_dataset()
 
@@ -210,8 +203,8 @@ def test_data_itself_may_be_the_data_set(tmp_path: Path) -> None:
 def test_tiny_imagenet_is_recognised_and_its_unlabelled_test_images_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path, "train/n01/images/n01_0.png", "train/n02/images/n02_0.png")
-    write(tmp_path, "val/images/val_0.png", "val/images/val_1.png", "test/images/test_0.png")
+    write_pixels(tmp_path, "train/n01/images/n01_0.png", "train/n02/images/n02_0.png")
+    write_pixels(tmp_path, "val/images/val_0.png", "val/images/val_1.png", "test/images/test_0.png")
     (tmp_path / "train/n01/n01_boxes.txt").write_text("n01_0.png\t0\t0\t62\t62\n")
     (tmp_path / "val/val_annotations.txt").write_text(
         "val_0.png\tn02\t0\t32\t44\t62\nval_1.png\tn01\t52\t55\t57\t59\n"
@@ -237,7 +230,7 @@ def test_the_default_may_be_folders_of_patients_or_images_with_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "data" / "skin", *paths)
+    write_pixels(tmp_path / "data" / "skin", *paths)
     if "nv" not in paths[0]:
         (tmp_path / "data" / "skin" / "labels.csv").write_text("id,label\n1,nv\n2,mel\n")
     data = open_dataset()

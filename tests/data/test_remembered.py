@@ -4,15 +4,12 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hubretrain.data.options import TableOptions
 from hubretrain.data.remembered import forget_options, open_as_before, remembered_options
 from hubretrain.errors import DataError
-from tests.samples import encoded
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
+from tests.samples import PIXEL
 
 
 @pytest.fixture

@@ -4,16 +4,13 @@ import json
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.preparing.archives import prepare_images
 from hubretrain.errors import DataError
-from tests.samples import encoded
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
+from tests.samples import PIXEL
 
 
 def zipped(file: Path, *names: str, data: bytes = PIXEL) -> Path:

@@ -14,9 +14,8 @@ from hubretrain.data.options import TableOptions
 from hubretrain.data.splitting import read_folds, write_folds
 from hubretrain.data.tables import read_table
 from hubretrain.errors import DataError
-from tests.samples import encoded
+from tests.samples import PIXEL
 
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
 TABLE = pd.DataFrame(
     {
         "path": [f"{i}.png" for i in range(6)],

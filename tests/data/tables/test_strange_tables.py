@@ -7,23 +7,13 @@ import os
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from hubretrain.data.dataset import ImageDataset, open_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError
-from tests.samples import encoded
-
-PIXEL = encoded(np.zeros((2, 2, 3), np.uint8))
-
-
-def write(root: Path, *paths: str) -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(PIXEL)
-    return root
+from tests.samples import write_pixels
 
 
 def opened(root: Path, text: str | bytes, name: str = "l.csv", **options: object) -> ImageDataset:
@@ -86,7 +76,7 @@ def test_images_are_found_by_the_names_that_people_write(
 ) -> None:
     files, cells, told = NAMES[name]
     with caplog.at_level(logging.INFO, "hubretrain"):
-        root = write(tmp_path / "d", *files)
+        root = write_pixels(tmp_path / "d", *files)
         data = opened(root, f"path,label\n{cells[0]},p\n{cells[1]},q\n")
     assert dict(zip(data.images["path"], data.images["label"], strict=True)) == {
         files[0]: "p",
@@ -100,7 +90,7 @@ def test_images_are_found_by_the_names_that_people_write(
 def test_absolute_paths_and_paths_beside_the_table_are_inside_the_folder(
     tmp_path: Path, link: bool
 ) -> None:
-    root = write(tmp_path / "real", "cat/1.jpg", "dog/2.jpg")
+    root = write_pixels(tmp_path / "real", "cat/1.jpg", "dog/2.jpg")
     if link:
         (tmp_path / "link").symlink_to(root)
     given = tmp_path / "link" if link else root
@@ -128,7 +118,7 @@ def test_absolute_paths_and_paths_beside_the_table_are_inside_the_folder(
 def test_a_name_that_could_be_several_images_or_none_is_refused(
     tmp_path: Path, files: tuple[str, ...], cells: tuple[str, ...], sentence: str
 ) -> None:
-    root = write(tmp_path / "d", *files)
+    root = write_pixels(tmp_path / "d", *files)
     with pytest.raises(DataError, match=sentence):
         opened(root, f"path,label\n{cells[0]},p\n{cells[1]},q\n")
 
@@ -142,21 +132,21 @@ HEADERS = [
 
 @pytest.mark.parametrize("header", HEADERS)
 def test_headers_in_any_case_and_with_usual_names_are_known(tmp_path: Path, header: str) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
     data = opened(root, f"{header}\n1.jpg,p\n2.jpg,q\n3.jpg,q\n")
     assert data.images["label"].tolist() == ["p", "q", "q"]
 
 
 @pytest.mark.parametrize("header", ["PatientID", "Patient ID", "patient_id", "patient", "SUBJECT"])
 def test_usual_names_of_patients_give_groups(tmp_path: Path, header: str) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
     data = opened(root, f",image,label,{header}\n0,1.jpg,p,a\n1,2.jpg,q,a\n")
     assert data.images["group"].tolist() == ["a", "a"]
     assert data.grouped
 
 
 def test_a_named_column_may_differ_in_case_and_blanks(tmp_path: Path) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
     text = "Image,Kind of Pet\n1.jpg,p\n2.jpg,q\n"
     assert opened(root, text, label_column="kind_of_pet").class_names == ("p", "q")
 
@@ -191,7 +181,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_tables_in_every_encoding_and_form_give_the_same_labels(tmp_path: Path, name: str) -> None:
-    root = write(tmp_path / "d", *(path for path, _ in ROWS))
+    root = write_pixels(tmp_path / "d", *(path for path, _ in ROWS))
     data = opened(root, FILES[name][1], FILES[name][0])
     assert data.images[["path", "label"]].to_numpy().tolist() == [list(row) for row in ROWS]
 
@@ -199,7 +189,7 @@ def test_tables_in_every_encoding_and_form_give_the_same_labels(tmp_path: Path, 
 def test_an_encoding_that_was_guessed_is_logged_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write(tmp_path / "d", *(path for path, _ in ROWS))
+    root = write_pixels(tmp_path / "d", *(path for path, _ in ROWS))
     with caplog.at_level(logging.INFO, "hubretrain"):
         opened(root, TEXT.encode("cp1252"))
     assert (
@@ -213,7 +203,7 @@ def test_an_encoding_that_was_guessed_is_logged_with_a_word(
     [("l.xlsx", b"PK\x03\x04"), ("l.csv", b"PK\x03\x04"), ("l.xls", b"\xd0\xcf\x11\xe0\xa1\xb1")],
 )
 def test_a_workbook_is_to_be_saved_as_csv(tmp_path: Path, name: str, data: bytes) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
     with pytest.raises(
         DataError, match=rf"{name} is a workbook, not text; save it as CSV and name"
     ):
@@ -235,7 +225,7 @@ def test_a_workbook_is_to_be_saved_as_csv(tmp_path: Path, name: str, data: bytes
 def test_several_labels_in_a_cell_are_never_a_class_of_their_own(
     tmp_path: Path, cells: tuple[str, ...], suffix: str
 ) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg", "4.jpg")
     table = pd.DataFrame({"path": ["1", "2", "3", "4"], "label": [*cells, cells[-1]]})
     if suffix == "jsonl":
         text = table.to_json(orient="records", lines=True)
@@ -253,7 +243,7 @@ def test_several_labels_in_a_cell_are_never_a_class_of_their_own(
 def test_lists_of_json_lines_and_parquet_are_several_labels_or_the_one_they_hold(
     tmp_path: Path,
 ) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
     several = '{"path": "1.jpg", "label": ["cat", "dog"]}\n{"path": "2.jpg", "label": ["dog"]}\n'
     with pytest.raises(DataError, match=r"1 of 2 rows hold several labels in 'label' \(first: "):
         opened(root, several, "l.jsonl")
@@ -270,7 +260,7 @@ def test_lists_of_json_lines_and_parquet_are_several_labels_or_the_one_they_hold
 def test_a_class_name_of_several_words_stays_one_class(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, cell: str
 ) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
     text = pd.DataFrame({"path": ["1", "2"], "label": [cell, "q"]}).to_csv(index=False)
     with caplog.at_level(logging.INFO, "hubretrain"):
         assert cell in opened(root, text).class_names
@@ -283,7 +273,7 @@ FLAGS = "image,MEL,NV,UNK\n1,1.0,0.0,0.0\n2,0.0,1.0,0.0\n3,0.0,1.0,0.0\n"
 
 
 def test_one_hot_columns_are_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
     with caplog.at_level(logging.INFO, "hubretrain"):
         assert opened(root, FLAGS).images["label"].tolist() == ["MEL", "NV", "NV"]
     assert "the class is the one of these that is 1: MEL, NV, UNK" in caplog.text
@@ -293,7 +283,7 @@ def test_one_hot_columns_are_classes(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_one_hot_row_of_zeros_or_of_two_ones_is_named(tmp_path: Path) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
     zeros = FLAGS.replace("2,0.0,1.0,0.0", "2,0.0,0.0,0.0")
     with pytest.raises(DataError, match=r"1 rows have an empty 'MEL, NV, UNK' \(first: 2.jpg\)"):
         opened(root, zeros)
@@ -307,7 +297,7 @@ def test_a_one_hot_row_of_zeros_or_of_two_ones_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_labels_that_look_like_something_else_stay_text(tmp_path: Path, suffix: str) -> None:
-    root = write(tmp_path / "d", *(f"{i}.jpg" for i in range(6)))
+    root = write_pixels(tmp_path / "d", *(f"{i}.jpg" for i in range(6)))
     labels = ["NA", "1", "True", "null", "None", "1.0"]
     table = pd.DataFrame({"path": range(6), "label": labels}).astype(str)
     text = (
@@ -338,7 +328,7 @@ def test_labels_that_look_like_something_else_stay_text(tmp_path: Path, suffix: 
 def test_of_several_columns_with_usual_names_the_one_that_fits_is_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, labels: list[str], told: str
 ) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
     with caplog.at_level(logging.INFO, "hubretrain"):
         assert opened(root, text).images["label"].tolist() == labels
     assert told in caplog.text
@@ -346,7 +336,7 @@ def test_of_several_columns_with_usual_names_the_one_that_fits_is_taken(
 
 
 def test_a_json_list_of_records_is_a_table_and_another_json_is_none(tmp_path: Path) -> None:
-    root = write(tmp_path / "d", "1.jpg", "2.jpg")
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
     text = '[{"image": "1.jpg", "label": 1}, {"image": "2.jpg", "label": true}]'
     assert opened(root, text, "l.json").images["label"].tolist() == ["1", "True"]
     with pytest.raises(DataError, match=r"l.json cannot be read as a table: it is no list of rec"):
