@@ -1,14 +1,12 @@
-"""Atomic writes of files and folders, digests of files, and safe opening of foreign ones.
+"""Atomic writes of files and folders, JSON, digests, and safe opening of foreign files.
 
-A file that others are computed from carries its own digest, so that damage is an error instead of
-another result: JSON by `write_record` under the key `sha256`, HDF5 by `write_digest_block` in the
-bytes before the HDF5 itself, which are checked before the HDF5 library sees any byte.
+JSON that others are computed from carries its own digest under the key `sha256` (`write_record`),
+so that damage is an error instead of another result.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import hashlib
 import io
@@ -21,16 +19,13 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hubretrain.errors import HubretrainError, WriteError, first_line, unreadable
+from hubretrain.errors import HubretrainError, WriteError, unreadable
 
 if TYPE_CHECKING:
-    import h5py
-    import pandas as pd
-
     Number = float
 else:
 
@@ -42,10 +37,6 @@ T = TypeVar("T")
 
 _SECONDS_PER_DAY = 86_400.0
 _BLOCK = 2**20
-# What spreadsheets begin to compute at, in any width; a number is harmless.
-_FORMULA = re.compile(
-    r"'*[\t\r\n]*(?![+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$)[=+\-@\uff1d\uff0b\uff0d\uff20]"
-)
 _KINDS = {  # what is no regular file, and may block or never end
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -53,7 +44,6 @@ _KINDS = {  # what is no regular file, and may block or never end
     stat.S_IFSOCK: "a socket",
 }
 OWN_DIGEST = "sha256"
-_LONGEST_LINE = 2**24
 
 
 @contextlib.contextmanager
@@ -147,47 +137,6 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def as_cell(text: str) -> str:
-    """Return a text as a cell of a CSV that no spreadsheet takes for a formula.
-
-    A text that begins with one of `= + - @`, perhaps after tabs and ends of lines, and is no
-    number, gets an apostrophe before it, as does one that begins with apostrophes and then these;
-    `of_cell` takes it away (https://owasp.org/www-community/attacks/CSV_Injection).
-    """
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def of_cell(cell: str) -> str:
-    """Return the text of which `as_cell` made a cell."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def without_escapes(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that `write_table` wrote with `of_cell` of each text."""
-    return _mapped(table, of_cell)
-
-
-def _mapped(table: pd.DataFrame, function: Callable[[str], str]) -> pd.DataFrame:
-    changed = {}
-    for name in table.columns:
-        if table[name].dtype.kind not in "biufcmM":
-            cells = table[name].tolist()
-            mapped = [function(cell) if isinstance(cell, str) else cell for cell in cells]
-            if any(new is not old for new, old in zip(mapped, cells, strict=True)):
-                changed[name] = mapped
-    return table.assign(**changed) if changed else table
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV atomically; floats are read back with the same value, texts by `of_cell`."""
-    table = _mapped(table, as_cell)
-    with whole_file(path) as aside:
-        table.to_csv(aside, index=False, lineterminator="\n")
-        # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
-        if b"\r" in aside.read_bytes():
-            table.to_csv(aside, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write indented JSON atomically; NaN and infinity, which JSON lacks, become null."""
     with whole_file(path) as aside:
@@ -219,65 +168,6 @@ def read_record(path: Path) -> dict[str, Any]:
     if digest is not None and digest != _own_digest(value):
         raise ValueError(f"its content is not the one of its {OWN_DIGEST}")
     return value
-
-
-def write_digest_block(path: Path, n_bytes: int, changing: Sequence[tuple[int, int]] = ()) -> None:
-    """Write the digest of a file into its first bytes, as one line of JSON.
-
-    Args:
-        path: The file.
-        n_bytes: Number of bytes at its start that nothing else uses, enough for the line.
-        changing: First byte and length of each part that the digest does not cover.
-    """
-    block: dict[str, object] = {
-        "n_bytes": n_bytes,
-        "size": path.stat().st_size,
-        "changing": [list(part) for part in changing],
-    }
-    block["sha256"] = _digest_but(path, block)
-    line = json.dumps(block).encode()
-    if len(line) >= n_bytes:
-        raise ValueError(f"the digest block takes {len(line)} bytes, expected less than {n_bytes}")
-    with path.open("r+b") as file:
-        file.write(line.ljust(n_bytes - 1) + b"\n")
-
-
-def check_digest_block(path: Path) -> None:
-    """Compare a file with the digest in its first bytes.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It has no such digest, or other bytes.
-    """
-    with io.BufferedReader(open_regular(path)) as file:
-        line = file.readline(_LONGEST_LINE)
-    try:
-        block = json.loads(line)
-        n_bytes, digest = block["n_bytes"], block.pop("sha256")
-        is_sound = (
-            len(line) == n_bytes
-            and block["size"] == path.stat().st_size
-            and digest == _digest_but(path, block)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise ValueError("its first bytes are no digest") from None
-    if not is_sound:
-        raise ValueError("its bytes are not those that were written")
-
-
-def _digest_but(path: Path, block: Mapping[str, Any]) -> str:
-    """Return the digest of a file without its digest block and the parts that may change."""
-    digest = hashlib.sha256(json.dumps(block).encode())
-    with path.open("rb") as file:
-        position = int(block["n_bytes"])
-        for first, n_bytes in [*block["changing"], [block["size"], 0]]:
-            file.seek(position)
-            left = first - position
-            while left > 0 and (data := file.read(min(left, _BLOCK))):
-                digest.update(data)
-                left -= len(data)
-            position = first + n_bytes
-    return digest.hexdigest()
 
 
 def _own_digest(value: Mapping[str, object]) -> str:
@@ -391,127 +281,3 @@ def check_regular(
 def too_large(n_bytes: int, max_bytes: int) -> str:
     """Return the reason why a file of `n_bytes` is not read."""
     return f"it has {n_bytes:,} bytes; at most {max_bytes:,} are read"
-
-
-def open_hdf5(
-    path: Path, mode: Literal["r", "r+"] = "r", *, is_ours: bool = True, locking: bool = True
-) -> h5py.File:
-    """Open an HDF5 file after checking that reading or writing it touches no other file.
-
-    HDF5 follows links, external storage and virtual data sets to any file of this machine, and
-    allocates what a header claims. So there may be none of these, nor references; and in a file of
-    ours data sets are contiguous and no larger than the file.
-
-    Args:
-        path: The file.
-        mode: `r`, or `r+` to write too.
-        is_ours: Whether hubretrain wrote it; others may have data sets in chunks.
-        locking: Whether HDF5 locks the file.
-
-    Raises:
-        OSError: It is missing, damaged, or holds what is refused; the text says what.
-    """
-    import h5py
-
-    with open_regular(path) as raw:
-        n_bytes = os.fstat(raw.fileno()).st_size
-    file = h5py.File(path, mode, locking=locking)
-    try:
-        _check_group(file.id, n_bytes, is_ours)
-    except OSError:
-        file.close()
-        raise
-    except Exception as error:  # h5py raises nearly every type on a damaged file
-        file.close()
-        raise OSError(first_line(error)) from error
-    return file
-
-
-def array_in(group: h5py.Group, name: str, kinds: str, n_axes: int) -> h5py.Dataset:
-    """Return a data set of a group of an open HDF5 file, not yet read.
-
-    Args:
-        group: The group.
-        name: Name of the data set.
-        kinds: Kinds that its type may have, letters of `numpy.dtype.kind`; `O` is text.
-        n_axes: Number of its axes.
-
-    Raises:
-        OSError: It is missing, or not such an array.
-    """
-    import h5py
-
-    try:
-        dataset = group.get(name)
-    except Exception as error:  # of a damaged file
-        raise OSError(f"{name} cannot be read ({first_line(error)})") from error
-    if not isinstance(dataset, h5py.Dataset):
-        raise OSError(f"{name} is missing")
-    if dataset.dtype.kind not in kinds or len(dataset.shape or ()) != n_axes:
-        raise OSError(f"{name} is of type {dataset.dtype} and shape {dataset.shape}")
-    return dataset
-
-
-def _check_group(root: Any, n_bytes: int, is_ours: bool) -> None:
-    """Raise OSError where an object below an HDF5 group is not plain data of the file itself."""
-    import h5py
-
-    todo, visited = [(root, "")], set()
-    while todo:
-        group, path = todo.pop()
-        address = h5py.h5o.get_info(group).addr
-        if address in visited:  # hard links may form a cycle
-            continue
-        visited.add(address)
-        _check_attributes(group, path or "/")
-        for name in group:
-            inner = f"{path}/{name.decode('utf-8', 'backslashreplace')}"
-            if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise OSError(f"{inner} is a link, not data of this file")
-            member = h5py.h5o.open(group, name)
-            if isinstance(member, h5py.h5g.GroupID):
-                todo.append((member, inner))
-            elif isinstance(member, h5py.h5d.DatasetID):
-                _check_attributes(member, inner)
-                _check_dataset(member, inner, n_bytes, is_ours)
-            else:
-                raise OSError(f"{inner} is neither a group nor a data set")
-
-
-def _check_attributes(owner: Any, path: str) -> None:
-    import h5py
-
-    for i in range(h5py.h5a.get_num_attrs(owner)):
-        attribute = h5py.h5a.open(owner, index=i)
-        _check_type(attribute.get_type(), f"the attribute {attribute.name!r} of {path}")
-
-
-def _check_dataset(dataset: Any, path: str, n_bytes: int, is_ours: bool) -> None:
-    import h5py
-
-    created = dataset.get_create_plist()
-    layout = created.get_layout()
-    if created.get_external_count() or layout == h5py.h5d.VIRTUAL:
-        raise OSError(f"{path} is stored in another file")
-    kind = dataset.get_type()
-    _check_type(kind, path)
-    if not is_ours:
-        return
-    if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT):
-        raise OSError(f"{path} is stored in chunks")
-    needed = math.prod(dataset.shape) * kind.get_size()
-    first = (dataset.get_offset() or 0) if layout == h5py.h5d.CONTIGUOUS else 0
-    if needed > dataset.get_storage_size() or first + needed > n_bytes:
-        raise OSError(f"{path} should have {needed:,} bytes, which the file does not hold")
-
-
-def _check_type(kind: Any, path: str) -> None:
-    """Raise OSError unless a type is of numbers, text and truth values, or columns of these."""
-    import h5py
-
-    h5t = h5py.h5t
-    if kind.get_class() == h5t.COMPOUND:
-        for i in range(kind.get_nmembers()):
-            _check_type(kind.get_member_type(i), path)
-    elif kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM):
-        raise OSError(f"{path} is neither numbers nor text")

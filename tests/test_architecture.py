@@ -18,17 +18,18 @@ EVERY_ROOM = {room.name for room in PACKAGE.iterdir() if (room / "__init__.py").
 MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": set(),
     "bottlenecks": set(),
-    "modules": set(),
+    "runs": set(),
+    "modules": {"runs"},
     "heads": {"evaluation"},
     "data": {"bottlenecks"},
     "extraction": {"bottlenecks", "data", "modules"},
-    "screening": {"bottlenecks", "data", "evaluation", "heads"},
-    "export": {"data", "evaluation", "heads", "modules"},
-    "finetuning": {"data", "evaluation", "export", "heads", "modules"},
+    "screening": {"bottlenecks", "data", "evaluation", "heads", "runs"},
+    "export": {"data", "evaluation", "heads", "modules", "runs"},
+    "finetuning": {"data", "evaluation", "export", "heads", "modules", "runs"},
     "serving": {"data", "export"},
     "report": {
         *("bottlenecks", "data", "evaluation", "export", "extraction", "finetuning", "heads"),
-        *("modules", "screening"),
+        *("modules", "runs", "screening"),
     },
     "cli": EVERY_ROOM - {"cli"},
 }

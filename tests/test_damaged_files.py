@@ -21,8 +21,7 @@ from hubretrain.export.manifest import read_manifest
 from hubretrain.finetuning.options import FineTuneOptions, saved_options
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.modules.store import _measured, _read_metadata
-from hubretrain.run_tables import EFFECTS, LEADERBOARD, PER_CLASS, PREDICTIONS
-from hubretrain.runs import Run
+from hubretrain.runs import EFFECTS, LEADERBOARD, PER_CLASS, PREDICTIONS, Run
 from tests.samples import fit_record
 
 SHA = "ab" * 32

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import hubretrain
-from hubretrain import run_tables
 from hubretrain.evaluation import METRICS
+from hubretrain.runs import run_tables
 from tests.samples import REPOSITORY, write_digits, write_module
 
 NAMES = sorted(set(hubretrain.__all__) - {"__version__"})

@@ -16,15 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubretrain.files import (
-    as_cell,
-    folder_aside,
-    of_cell,
-    replace_folder,
-    whole_file,
-    without_escapes,
-    write_table,
-)
+from hubretrain.csv_tables import as_cell, of_cell, without_escapes, write_table
+from hubretrain.files import folder_aside, replace_folder, whole_file
 from tests.samples import threads_take_turns
 
 

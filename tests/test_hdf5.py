@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import HubretrainError
-from hubretrain.files import array_in, open_hdf5, write_digest_block
+from hubretrain.hdf5 import array_in, open_hdf5, write_digest_block
 
 
 def plain(path: Path) -> Path:

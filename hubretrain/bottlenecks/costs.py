@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.files import write_table
-from hubretrain.run_tables import INTEGER, NAME, NUMBER, read_table
+from hubretrain.csv_tables import INTEGER, NAME, NUMBER, read_table, write_table
 
 _DTYPES = {
     "finished_at": NAME,

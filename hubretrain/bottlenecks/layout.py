@@ -40,13 +40,8 @@ import numpy.typing as npt
 from hubretrain._version import __version__
 from hubretrain.arrays import AnyArray, BoolArray
 from hubretrain.errors import CacheError
-from hubretrain.files import (
-    array_in,
-    check_digest_block,
-    open_hdf5,
-    open_regular,
-    write_digest_block,
-)
+from hubretrain.files import open_regular
+from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5, write_digest_block
 
 FORMAT = "hubretrain bottlenecks"
 FORMAT_VERSION = 2

@@ -19,8 +19,7 @@ from hubretrain.cli.options import (
     run_argument,
 )
 from hubretrain.finetuning import FineTuneOptions
-from hubretrain.run_tables import ENSEMBLE
-from hubretrain.runs import FINE_TUNED, ExportedRecord
+from hubretrain.runs import ENSEMBLE, FINE_TUNED, ExportedRecord
 
 if TYPE_CHECKING:
     from hubretrain.data import ImageDataset

@@ -21,7 +21,7 @@ from hubretrain.cli.options import (
     model_and_images_argument,
     tta_option,
 )
-from hubretrain.files import as_cell
+from hubretrain.csv_tables import as_cell
 
 if TYPE_CHECKING:
     from hubretrain.export import Prediction

@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from hubretrain.cli.command import terminal
-from hubretrain.run_tables import ENSEMBLE, MODULE
+from hubretrain.runs import ENSEMBLE, MODULE
 from hubretrain.screening import formatting
 
 if TYPE_CHECKING:

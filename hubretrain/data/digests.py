@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from hubretrain.csv_tables import INTEGER, NAME, read_table, write_table
 from hubretrain.errors import DataError
-from hubretrain.files import write_table
 from hubretrain.parallel import ahead
-from hubretrain.run_tables import INTEGER, NAME, read_table
 from hubretrain.storage import Stamp, is_remote, located, sha256_of, stamp_of
 
 FILE_NAME = "digests.csv"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.files import write_table
-from hubretrain.run_tables import NAME, read_table
+from hubretrain.csv_tables import NAME, read_table, write_table
 
 FILE_NAME = "quarantine.csv"
 COLUMNS = ("path", "reason", "sha256")

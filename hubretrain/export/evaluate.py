@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hubretrain import run_tables
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import TEST, read_folds
@@ -19,7 +18,7 @@ from hubretrain.evaluation import TOP_1, Evaluator, Interval, Predictions
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.progress import Bar
-from hubretrain.runs import Run
+from hubretrain.runs import Run, run_tables
 
 
 @dataclass(frozen=True, eq=False)

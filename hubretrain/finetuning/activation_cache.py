@@ -24,7 +24,7 @@ from rich.filesize import decimal
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
 from hubretrain.data.images import to_unit_tensor
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import open_hdf5, reserve
+from hubretrain.files import reserve
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import (
     FIRST_EPOCH_VIEW,
@@ -35,6 +35,7 @@ from hubretrain.finetuning.input_pipeline import (
 )
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.steps import TrainedModel
+from hubretrain.hdf5 import open_hdf5
 from hubretrain.modules import Cut, cut_below
 from hubretrain.progress import Bar, progress_shown
 

@@ -15,7 +15,7 @@ from hubretrain.errors import RunError
 from hubretrain.finetuning.checkpoints import Checkpoints, State
 from hubretrain.finetuning.result import Validation
 from hubretrain.finetuning.schedule import REDUCTION, Schedule
-from hubretrain.run_tables import HISTORY
+from hubretrain.runs import HISTORY
 from hubretrain.tensorflow import tf
 
 _log = logging.getLogger(__name__)

@@ -34,9 +34,11 @@ from hubretrain.finetuning.result import (
 from hubretrain.finetuning.trainer import SECONDS_BETWEEN_CHECKPOINTS
 from hubretrain.locks import only_writer
 from hubretrain.progress import progress_shown
-from hubretrain.run_tables import ENSEMBLE, LEADERBOARD, MODULE
 from hubretrain.runs import (
+    ENSEMBLE,
     FINE_TUNED,
+    LEADERBOARD,
+    MODULE,
     ExportedRecord,
     FineTunedModuleRecord,
     FineTuneRecord,

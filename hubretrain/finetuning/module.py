@@ -32,10 +32,12 @@ from hubretrain.finetuning.result import (
 from hubretrain.finetuning.trainer import Trainer
 from hubretrain.heads import Head, ModuleHeads, weights_by_class
 from hubretrain.modules import Backbone, Classifier, restore_module
-from hubretrain.run_tables import EXPORTED_VALIDATION, PREDICTIONS, VALIDATION_PREDICTIONS
 from hubretrain.runs import (
+    EXPORTED_VALIDATION,
     FINE_TUNED,
+    PREDICTIONS,
     VALIDATION_FOLD,
+    VALIDATION_PREDICTIONS,
     Figures,
     FineTunedModuleRecord,
     FitRecord,

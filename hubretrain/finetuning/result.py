@@ -26,15 +26,13 @@ from hubretrain.evaluation import (
 from hubretrain.export import Export
 from hubretrain.files import file_sha256
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, ModuleHeads
-from hubretrain.run_tables import (
+from hubretrain.runs import (
     ENSEMBLE,
     EXPORTED_VALIDATION,
-    OUT_OF_FOLD,
-    VALIDATION_PREDICTIONS,
-)
-from hubretrain.runs import (
     FINE_TUNED,
     HEAD,
+    OUT_OF_FOLD,
+    VALIDATION_PREDICTIONS,
     ExportedRecord,
     Figures,
     FineTunedModuleRecord,

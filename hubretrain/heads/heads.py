@@ -21,13 +21,8 @@ import numpy as np
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import LOWEST_EXPONENT, UNCALIBRATED, Calibration, DecisionRule, softmax
-from hubretrain.files import (
-    array_in,
-    check_digest_block,
-    open_hdf5,
-    whole_file,
-    write_digest_block,
-)
+from hubretrain.files import whole_file
+from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5, write_digest_block
 
 FORMAT = "hubretrain heads 6"
 DIGEST_BLOCK = 512

@@ -14,7 +14,7 @@ import pandas as pd
 from hubretrain.evaluation import METRICS
 from hubretrain.report.curves import finite
 from hubretrain.report.run_data import RunData
-from hubretrain.run_tables import REFERENCE
+from hubretrain.runs import REFERENCE
 from hubretrain.screening import formatting
 
 Chart = dict[str, Any]

@@ -13,7 +13,7 @@ from hubretrain.files import whole_file
 from hubretrain.report import charts, curves
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import EvaluatedModel, RunData
-from hubretrain.run_tables import REFERENCE
+from hubretrain.runs import REFERENCE
 from hubretrain.screening import formatting
 
 BLUE, RED, GREY = "#3b7ea1", "#c2372d", "#8a949c"

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from hubretrain._version import __version__
+from hubretrain.csv_tables import write_table
 from hubretrain.export import EvaluatedExport
-from hubretrain.files import write_table
 from hubretrain.progress import progress_shown
 from hubretrain.report import charts, figures, label_errors, payload, provenance, sections
 from hubretrain.report.data_section import data_section
@@ -31,8 +31,7 @@ from hubretrain.report.run_data import (
 )
 from hubretrain.report.saliency import saliency_section
 from hubretrain.report.thumbnails import Thumbnails, make_thumbnails
-from hubretrain.run_tables import ENSEMBLE
-from hubretrain.runs import Run
+from hubretrain.runs import ENSEMBLE, Run
 
 SCRIPTS = ("charts.js", "report.js", "map.js")
 MAX_LARGE = 160  # images with a larger thumbnail

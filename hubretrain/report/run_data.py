@@ -10,15 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain import run_tables
 from hubretrain.arrays import FloatArray, IntArray
 from hubretrain.data.near_duplicates import read_near_duplicates
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import RunError
 from hubretrain.evaluation import METRICS, TOP_1, DecisionRule, Evaluator, Interval, Predictions
 from hubretrain.heads import ENSEMBLE_NAME
-from hubretrain.run_tables import ENSEMBLE, MODULE, RunTable
-from hubretrain.runs import VALIDATION_FOLD, FineTuneRecord, FitRecord, Run, check_file
+from hubretrain.runs import (
+    ENSEMBLE,
+    MODULE,
+    VALIDATION_FOLD,
+    FineTuneRecord,
+    FitRecord,
+    Run,
+    RunTable,
+    check_file,
+    run_tables,
+)
 
 HEAD, FINE_TUNED, EXPORT = "head", "fine-tuned", "export"
 OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes

@@ -23,8 +23,8 @@ from hubretrain.evaluation import (
     intervals,
 )
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
-from hubretrain.run_tables import EFFECTS as EFFECTS_TABLE
-from hubretrain.run_tables import MODULE
+from hubretrain.runs import EFFECTS as EFFECTS_TABLE
+from hubretrain.runs import MODULE
 from hubretrain.screening.baselines import majority_class
 from hubretrain.screening.candidates import ALL_LAYERS
 from hubretrain.screening.formatting import COSTS, cost_words, metric_amount, metric_name

@@ -31,15 +31,17 @@ from hubretrain.data.splitting import (
 from hubretrain.errors import CacheError, RunError
 from hubretrain.evaluation import Evaluator, Predictions, at_temperature
 from hubretrain.heads import ModuleHeads
-from hubretrain.run_tables import (
+from hubretrain.runs import (
     CANDIDATES,
     EFFECTS,
     LEADERBOARD,
     OUT_OF_FOLD,
     PER_CLASS,
     TEST_PREDICTIONS,
+    FitRecord,
+    ModuleRecord,
+    Run,
 )
-from hubretrain.runs import FitRecord, ModuleRecord, Run
 from hubretrain.screening.comparison import ModuleComparison
 from hubretrain.screening.leaderboard import columns
 from hubretrain.screening.options import ScreenOptions

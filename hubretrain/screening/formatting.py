@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
 from hubretrain.evaluation import METRICS
-from hubretrain.run_tables import ENSEMBLE
+from hubretrain.runs import ENSEMBLE
 
 if TYPE_CHECKING:
     import pandas as pd

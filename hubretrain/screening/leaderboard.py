@@ -26,7 +26,7 @@ from hubretrain.evaluation import (
     intervals,
 )
 from hubretrain.heads import Ensemble
-from hubretrain.run_tables import ENSEMBLE, MODULE, REFERENCE
+from hubretrain.runs import ENSEMBLE, MODULE, REFERENCE
 from hubretrain.screening.result import ScreenResult
 
 RANDOM_SUFFIX = "_random"

@@ -24,7 +24,7 @@ import pandas as pd
 
 from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from hubretrain.evaluation import METRICS, Calibration, Predictions
-from hubretrain.files import array_in, check_digest_block, open_hdf5
+from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5
 from hubretrain.heads import ModuleHeads, digested_hdf5
 
 FORMAT = "hubretrain screened module"

@@ -18,8 +18,7 @@ from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.report.run_data import gather
 from hubretrain.report.saliency.explain import explain_images
-from hubretrain.run_tables import LEADERBOARD, TEST_PREDICTIONS
-from hubretrain.runs import Run
+from hubretrain.runs import LEADERBOARD, TEST_PREDICTIONS, Run
 from tests.samples import at_temperature, record_files, write_digits, write_pooled
 
 

@@ -17,8 +17,7 @@ from hubretrain.finetuning import FineTuneOptions, finetune_module, finetune_mod
 from hubretrain.heads import ModuleHeads
 from hubretrain.locks import only_writer
 from hubretrain.modules import resolve
-from hubretrain.run_tables import LEADERBOARD
-from hubretrain.runs import FineTuneRecord, Run
+from hubretrain.runs import LEADERBOARD, FineTuneRecord, Run
 from tests.finetuning.heads import give_head, pixels_of, weaken
 from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import record_files, write_digits, write_module

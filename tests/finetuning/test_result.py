@@ -12,8 +12,7 @@ from hubretrain.finetuning.result import (
     screening_metric,
     with_fine_tuned,
 )
-from hubretrain.run_tables import VALIDATION_PREDICTIONS
-from hubretrain.runs import FineTunedModuleRecord, OrderRecord, Run
+from hubretrain.runs import VALIDATION_PREDICTIONS, FineTunedModuleRecord, OrderRecord, Run
 
 
 def test_an_order_that_held_has_tau_1_and_no_regret():

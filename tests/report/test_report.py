@@ -17,8 +17,7 @@ from hubretrain.cli import main
 from hubretrain.data import SplitOptions
 from hubretrain.data.dataset import open_dataset
 from hubretrain.report.report import write_report
-from hubretrain.run_tables import OUT_OF_FOLD
-from hubretrain.runs import Run
+from hubretrain.runs import OUT_OF_FOLD, Run
 from hubretrain.screening import ScreenOptions, formatting
 from hubretrain.screening.fit import screen_modules
 from tests.browsing import asked

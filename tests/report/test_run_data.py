@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from hubretrain.report.run_data import gather
-from hubretrain.run_tables import OUT_OF_FOLD, TEST_PREDICTIONS
-from hubretrain.runs import Run
+from hubretrain.runs import OUT_OF_FOLD, TEST_PREDICTIONS, Run
 from tests.report.samples import copied
 from tests.samples import record_files
 

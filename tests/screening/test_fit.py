@@ -25,8 +25,7 @@ from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
-from hubretrain.run_tables import CANDIDATES, LEADERBOARD, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS
-from hubretrain.runs import Run
+from hubretrain.runs import CANDIDATES, LEADERBOARD, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS, Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from hubretrain.screening.options import L2 as L2_DEFAULT

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hubretrain.run_tables import ENSEMBLE, MODULE
+from hubretrain.runs import ENSEMBLE, MODULE
 from hubretrain.screening import formatting
 
 NAN = float("nan")

@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import Float32Array
+from hubretrain.csv_tables import INTEGER, NAME, NUMBER, read_table, write_table
 from hubretrain.data.digests import forget_digests
 from hubretrain.errors import DataError
-from hubretrain.files import write_table
-from hubretrain.run_tables import INTEGER, NAME, NUMBER, read_table
 from hubretrain.storage import located
 
 SEARCH = 1

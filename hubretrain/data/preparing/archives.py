@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
+from hubretrain.csv_tables import write_table
 from hubretrain.data.images import IMAGE_SUFFIXES
 from hubretrain.data.layouts import SPLIT_NAMES
 from hubretrain.data.preparing.ham10000 import MAX_IMAGE_BYTES, MAX_MEMBERS, ZIP_ERRORS
 from hubretrain.data.tables import TABLE_SUFFIXES
 from hubretrain.errors import DataError
-from hubretrain.files import whole_file, write_table
+from hubretrain.files import whole_file
 from hubretrain.progress import Bar
 
 PARQUET = (".parquet", ".pq")

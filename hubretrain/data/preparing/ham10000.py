@@ -18,9 +18,10 @@ from typing import IO
 
 import pandas as pd
 
+from hubretrain.csv_tables import write_table
 from hubretrain.data.tables import read_table
 from hubretrain.errors import DataError
-from hubretrain.files import open_regular, whole_file, write_table
+from hubretrain.files import open_regular, whole_file
 from hubretrain.progress import Bar
 
 # Tschandl, Rosendahl & Kittler 2018, "The HAM10000 dataset", https://doi.org/10.1038/sdata.2018.161

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
+from hubretrain.csv_tables import NAME, read_table, write_table
 from hubretrain.data.options import SplitOptions
 from hubretrain.errors import SplitError, unreadable
-from hubretrain.files import read_json, write_json, write_table
-from hubretrain.run_tables import NAME, read_table
+from hubretrain.files import read_json, write_json
 
 _REMEDY = "write it again with `hubretrain data split`"
 TEST = -1

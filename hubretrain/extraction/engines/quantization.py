@@ -23,8 +23,9 @@ from typing import Any
 import pandas as pd
 
 from hubretrain.arrays import Pixels
+from hubretrain.csv_tables import write_table
 from hubretrain.errors import CacheError, EngineError, first_line, unreadable
-from hubretrain.files import conforming, file_sha256, read_record, write_record, write_table
+from hubretrain.files import conforming, file_sha256, read_record, write_record
 from hubretrain.locks import only_writer
 from hubretrain.modules import StoredModule
 from hubretrain.parallel import ahead

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 
 from hubretrain.errors import ModuleError, first_line
-from hubretrain.files import open_hdf5
+from hubretrain.hdf5 import open_hdf5
 from hubretrain.modules.builders.keras_export import export_keras
 from hubretrain.modules.keras_handles import APPLICATIONS, NONE, KerasHandle
 from hubretrain.tensorflow import tf

@@ -18,7 +18,8 @@ from PIL import Image
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import export_of, identity_of, read_manifest
-from hubretrain.files import array_in, open_hdf5, whole_file
+from hubretrain.files import whole_file
+from hubretrain.hdf5 import array_in, open_hdf5
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubretrain.csv_tables import write_table
 from hubretrain.data.near_duplicates.table import (
     COLUMNS,
     SEARCH,
@@ -14,7 +15,6 @@ from hubretrain.data.near_duplicates.table import (
     read_near_duplicates,
 )
 from hubretrain.errors import DataError
-from hubretrain.files import write_table
 from tests.messy import photograph, recompressed
 
 

@@ -7,62 +7,29 @@ probability of a class, `p(<class>)`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubretrain.errors import RunError, first_line, unreadable
-from hubretrain.files import without_escapes, write_table
-from hubretrain.runs import Run
+from hubretrain.csv_tables import (
+    FLAG,
+    INTEGER,
+    NAME,
+    NUMBER,
+    OPTIONAL_INTEGER,
+    TEXT,
+    read_table,
+    write_table,
+)
+from hubretrain.errors import RunError, unreadable
+from hubretrain.runs.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MODULE, ENSEMBLE, REFERENCE = "module", "ensemble", "reference"
 """Values of the column `kind` of the leaderboard."""
-
-NAME = "name"  # text that is never missing: an empty field is the empty name
-TEXT = "text"  # text that is missing where the field is empty
-INTEGER, FLAG, NUMBER = "int64", "bool", "float64"
-OPTIONAL_INTEGER = "Int64"
-
-
-def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.DataFrame:
-    """Read a CSV file that `write_table` wrote.
-
-    Args:
-        path: The file.
-        columns: Column name to its type, of the columns that have one; `p(<class>)` is a number.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged: no table, a value of another type, or a row of another length.
-    """
-    import pandas as pd
-
-    try:
-        names = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
-        types = {name: NUMBER for name in names if name.startswith("p(")} | dict(columns)
-        text = {name for name, type_ in types.items() if type_ in (NAME, TEXT)}
-        table: pd.DataFrame = pd.read_csv(
-            path,
-            dtype={name: str if name in text else type_ for name, type_ in types.items()},
-            keep_default_na=False,
-            na_values={name: [""] for name in names if types.get(name) != NAME},
-            encoding="utf-8",
-        )
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # pandas raises nearly every type on damaged files
-        raise ValueError(first_line(error)) from error
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError("a row has more fields than the first line")
-    for name in table.columns.intersection([n for n in types if types[n] == NAME]):
-        if table[name].isna().any():
-            raise ValueError("a row has fewer fields than the first line")
-    return without_escapes(table)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubretrain import run_tables
+from hubretrain.csv_tables import FLAG, NAME, TEXT
 from hubretrain.errors import RunError
-from hubretrain.run_tables import FLAG, HISTORY, LEADERBOARD, NAME, OUT_OF_FOLD, TEXT, RunTable
+from hubretrain.runs import HISTORY, LEADERBOARD, OUT_OF_FOLD, RunTable, run_tables
 
 NAMES = ["2024", "None", "NA", "nan", "1e5", " x ", "", 'a "b"', "two\nlines", "a\rb", "True", "∅"]
 NAMES += [
