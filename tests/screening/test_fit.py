@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from hubretrain.bottlenecks import BottleneckWriter, RowIndex
 from hubretrain.bottlenecks.costs import ForwardPassLog
-from hubretrain.cli.tables import print_leaderboard
+from hubretrain.cli.fit import print_leaderboard
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.options import SplitOptions
 from hubretrain.data.splitting.folds import TEST, read_folds

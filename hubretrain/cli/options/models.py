@@ -1,0 +1,142 @@
+"""Options and arguments that say which run, which export, and which images of theirs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hubretrain.cli.command import echo
+
+if TYPE_CHECKING:
+    from hubretrain.runs import Run
+
+RUNS = Path("runs")
+F = TypeVar("F", bound=Callable[..., Any])
+
+run_option = click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    callback=lambda _context, _parameter, value: _run_folder(value),
+    help="Folder of the results; a plain name is a folder in runs/. By default runs/<data set>.",
+)
+
+run_argument = click.argument(
+    "run",
+    required=False,
+    metavar="[RUN]",
+    type=click.Path(path_type=Path),
+    callback=lambda _context, _parameter, value: value and _in_runs(value),
+)
+
+images_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the images, if they have moved since the run was fitted.",
+)
+
+format_option = click.option(
+    "--format",
+    type=click.Choice(["litert", "litert_int8", "onnx", "savedmodel"]),
+    help="Format of the model to run; by default LiteRT if the export holds it.",
+)
+
+model_argument = click.argument(
+    "model",
+    required=False,
+    metavar="[RUN_OR_EXPORT]",
+    type=click.Path(path_type=Path),
+    callback=lambda _context, _parameter, value: _in_runs(value) if value else _latest_model(),
+)
+
+model_and_images_argument = click.argument(
+    "model_and_images",
+    metavar="[RUN_OR_EXPORT] IMAGE...",
+    nargs=-1,
+    required=True,
+    callback=lambda _context, _parameter, value: _model_and_images(*value),
+)
+
+tta_option = click.option(
+    "--tta",
+    type=click.IntRange(1, 8),
+    metavar="K",
+    help="Average over K views: the image, then flips, quarter turns and centred crops such as the "
+    "model was trained on. By default as it was exported.",
+)
+
+
+def _model_and_images(first: str, *rest: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the model and the images that arguments name; the model may be left out."""
+    if not rest:
+        if _is_model(Path(first)):
+            raise click.UsageError("Missing argument 'IMAGE...'.")
+        return _latest_model(), (first,)
+    model = _in_runs(Path(first))
+    if first == "-" or "://" in first or (os.path.exists(first) and not _is_model(model)):
+        return _latest_model(), (first, *rest)
+    return model, rest
+
+
+def _latest_model() -> Path:
+    """Return the folder of the latest run, and say which it is."""
+    from hubretrain.errors import HubretrainError
+    from hubretrain.runs import latest_run
+
+    try:
+        folder = latest_run(RUNS).folder
+    except HubretrainError as error:
+        raise click.UsageError(f"Missing argument 'RUN_OR_EXPORT': {error}") from error
+    echo(f"hubretrain: with {folder}, the latest run", err=True)
+    return folder
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a path is a run or an export."""
+    from hubretrain.export import export_of
+    from hubretrain.runs import Run
+
+    return export_of(path) is not None or os.path.exists(Run(path).record_file)
+
+
+def _in_runs(path: Path) -> Path:
+    """Return a path, or the folder in `runs/` where it is a plain name of one and no model."""
+    in_runs = RUNS / path
+    if len(path.parts) == 1 and os.path.isdir(in_runs) and not _is_model(path):
+        return in_runs
+    return path
+
+
+def chosen_run(run: Path | None) -> Run:
+    """Return the run that is named, or the latest.
+
+    Raises:
+        RunError: None is named and there is none.
+    """
+    from hubretrain.runs import Run, latest_run
+
+    return Run(run) if run else latest_run(RUNS)
+
+
+def export_first(model: Path) -> None:
+    """Export a run's fitted head where there is no export of it as it is now."""
+    from hubretrain.export import export_of, is_current
+    from hubretrain.runs import Run
+
+    run = Run(model)
+    if export_of(model) == model or not os.path.exists(run.record_file) or is_current(run):
+        return
+    from hubretrain.export import export_run
+
+    echo(f"hubretrain: exporting the fitted head of {model}, once", err=True)
+    export_run(run)
+
+
+def _run_folder(value: Path | None) -> Path | None:
+    """Return the folder of a run; a plain name is a folder in `runs/`."""
+    return RUNS / value if value is not None and len(value.parts) == 1 else value
