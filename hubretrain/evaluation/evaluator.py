@@ -22,7 +22,7 @@ from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation import intervals
 from hubretrain.evaluation.intervals import Difference, Interval, Resampled
-from hubretrain.evaluation.metrics import METRICS, recall_per_class
+from hubretrain.evaluation.metrics import METRICS, MetricFunction, recall_per_class
 from hubretrain.evaluation.parts import class_values
 from hubretrain.evaluation.ranking_metrics import average_precision_per_class
 
@@ -38,14 +38,18 @@ class Predictions(NamedTuple):
     Attributes:
         unadjusted: Probabilities, float (n_images, n_classes).
         adjusted: The same after logit adjustment: the largest is the decision.
+        deployed: Of cross-fitted predictions, those of the one model that is deployed; it was
+            chosen by all of the images. None if all are of one model.
     """
 
     unadjusted: AnyArray
     adjusted: AnyArray
+    deployed: Predictions | None = None
 
     def of(self, metric: str) -> AnyArray:
         """Return what a metric evaluates: the adjusted probabilities if it is of decisions."""
-        return self.adjusted if METRICS[metric].is_of_decision else self.unadjusted
+        is_of_decision = metric not in TOP_1 and METRICS[metric].is_of_decision
+        return self.adjusted if is_of_decision else self.unadjusted
 
 
 class Evaluator:
@@ -101,18 +105,31 @@ class Evaluator:
         """
         return intervals.resample(metric, probs, self.labels, self.groups, self.weights, self.parts)
 
-    def interval(self, metric: str, probs: AnyArray) -> Interval | None:
-        """Return a metric with its interval; None where it is undefined for these labels."""
+    def interval(
+        self, metric: str, probs: AnyArray, deployed: AnyArray | None = None
+    ) -> Interval | None:
+        """Return a metric with its interval; None where it is undefined for these labels.
+
+        Args:
+            metric: Name of the metric.
+            probs: Probabilities, (n_images, n_classes).
+            deployed: Those of the one model that is deployed, where `probs` are cross-fitted.
+        """
         try:
-            return intervals.interval(self.resample(metric, probs))
+            row = self.resample(metric, probs)
+            own = None if deployed is None else self.of_one_model.resample(metric, deployed)
         except DataError:  # such as ROC AUC with one class
             return None
+        return intervals.interval(row, CONFIDENCE, own)
+
+    def of(self, metric: str, predictions: Predictions) -> Interval | None:
+        """Return a metric or one of `TOP_1` of what it evaluates, as `interval` does."""
+        deployed = predictions.deployed and predictions.deployed.of(metric)
+        return self.interval(TOP_1.get(metric, metric), predictions.of(metric), deployed)
 
     def metrics(self, predictions: Predictions) -> dict[str, Interval]:
         """Return every metric and those of `TOP_1`, with intervals; undefined ones are absent."""
-        probs = {name: (name, predictions.of(name)) for name in METRICS}
-        probs |= {name: (metric, predictions.unadjusted) for name, metric in TOP_1.items()}
-        values = {name: self.interval(*of) for name, of in probs.items()}
+        values = {name: self.of(name, predictions) for name in (*METRICS, *TOP_1)}
         return {name: value for name, value in values.items() if value is not None}
 
     def per_class(
@@ -125,16 +142,11 @@ class Evaluator:
             module: Name of the model, for the column `module`.
             predictions: Its predictions of the images.
         """
-        functions = {
-            "recall": (recall_per_class, predictions.adjusted),
-            "average_precision": (average_precision_per_class, predictions.unadjusted),
-        }
         values = {
-            metric: (
-                class_values(function, probs, self.labels, None, self.parts),
-                class_values(function, probs, self.labels, self.weights, self.parts),
-            )
-            for metric, (function, probs) in functions.items()
+            "recall": self._class_values(recall_per_class, "accuracy", predictions),
+            "average_precision": self._class_values(
+                average_precision_per_class, "mean_average_precision", predictions
+            ),
         }
         rows = []
         for c, name in enumerate(class_names):
@@ -142,11 +154,33 @@ class Evaluator:
             n_groups = len(set(self.groups[is_class].tolist()))
             row: dict[str, Any] = {"module": module, "class": name}
             row |= {"n_images": int(is_class.sum()), "n_groups": n_groups}
-            for metric, (estimates, resampled) in values.items():
-                ends = _class_interval(float(estimates[c]), resampled[:, c], n_groups)
+            for metric, of_models in values.items():
+                of_class = [(float(one[c]), resampled[:, c]) for one, resampled in of_models]
+                ends = _class_interval(of_class, n_groups)
                 row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def _class_values(
+        self, function: MetricFunction, mean: str, predictions: Predictions
+    ) -> list[tuple[AnyArray, AnyArray]]:
+        """Return values of the classes, and on the resamples; also of the deployed model.
+
+        Args:
+            function: Metric of each class.
+            mean: Name of a metric that evaluates the same probabilities.
+            predictions: What to evaluate.
+        """
+        models = [(predictions.of(mean), self.parts)]
+        if predictions.deployed is not None:
+            models.append((predictions.deployed.of(mean), None))
+        return [
+            (
+                class_values(function, probs, self.labels, None, parts),
+                class_values(function, probs, self.labels, self.weights, parts),
+            )
+            for probs, parts in models
+        ]
 
     def effect(
         self, pairs: Sequence[tuple[AnyArray, AnyArray]], metric: str, n_effects: int = 1
@@ -167,12 +201,20 @@ class Evaluator:
         return change._replace(p=min(1.0, n_effects * change.p), confidence=CONFIDENCE)
 
 
-def _class_interval(estimate: float, resampled: AnyArray, n_groups: int) -> Interval:
-    if np.isnan(estimate):
+def _class_interval(models: Sequence[tuple[float, AnyArray]], n_groups: int) -> Interval:
+    if any(np.isnan(estimate) for estimate, _ in models):
         return Interval(np.nan, np.nan, np.nan)
-    filled = np.where(np.isnan(resampled), estimate, resampled)
-    # Any share has the interval of an accuracy.
-    return intervals.interval(Resampled("accuracy", estimate, filled, float(n_groups)))
+    rows = [
+        # Any share has the interval of an accuracy.
+        Resampled(
+            "accuracy",
+            estimate,
+            np.where(np.isnan(resampled), estimate, resampled),
+            float(n_groups),
+        )
+        for estimate, resampled in models
+    ]
+    return intervals.interval(rows[0], CONFIDENCE, *rows[1:])
 
 
 def _mean(rows: Sequence[Resampled]) -> Resampled:

@@ -6,6 +6,7 @@ image. All models of a leaderboard share the draw, so their differences are pair
     weights = group_resamples(groups)
     rows = [resample("macro_f1", probs, labels, groups, weights) for probs in models]
     interval(rows[0])               one model                   -> estimate, low, high
+    interval(rows[0], 0.95, row)    a model chosen among many   -> estimate, low, high
     difference(rows[0], rows[1])    two models, paired          -> estimate, low, high, p
     tied_with_best(rows)            which models may be best    -> True or False for each
 
@@ -25,13 +26,17 @@ in 100, with seven groups in the rarest class. They do less well for the macro F
 (93), for a ROC AUC of 0.995 (92), and for the calibration error of 1,000 images (90), which is
 biased.
 
-Selection bias is not in these intervals: `hubretrain.evaluation.selection` removes it from the
+Selection bias is not in the estimates: `hubretrain.evaluation.selection` removes it from the
 predictions before they come here. Such predictions come with their parts, each perhaps of another
-model; see `hubretrain.evaluation.parts`.
+model; see `hubretrain.evaluation.parts`. Half of the images choose worse than all do, so they are
+worse than the model that is deployed, which all images chose, on new images; what that model shows
+on the images that chose it is better. Its interval reaches from the one to the other: `interval`
+takes both.
 
-None of this covers the variation of training: other training images would have given other heads.
-An interval is about these predictions on new groups, not about training again: Bates, Hastie and
-Tibshirani (2023), Cross-validation: what does it estimate, https://arxiv.org/abs/2104.00673.
+Heads out of fold were trained on fewer images than the deployed one, which makes an interval
+pessimistic, and these images and no others: Bates, Hastie and Tibshirani (2023), Cross-validation:
+what does it estimate, https://arxiv.org/abs/2104.00673. `benchmarks/bench_honesty.py coverage`
+trains anew each time, and has what remains of that.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from hubretrain.arrays import AnyArray, BoolArray, FloatArray
 from hubretrain.errors import DataError
@@ -186,7 +191,9 @@ def _unseen(confidence: float, n_groups: float, sides: int = 2) -> float:
     return float(1 - ((1 - confidence) / sides) ** (1 / n_groups))
 
 
-def interval(row: Resampled, confidence: float = 0.95) -> Interval:
+def interval(
+    row: Resampled, confidence: float = 0.95, deployed: Resampled | None = None
+) -> Interval:
     """Return the confidence interval of one model's metric.
 
     It is estimate +- Student's quantile x bootstrap standard error, computed on the logit scale
@@ -198,23 +205,90 @@ def interval(row: Resampled, confidence: float = 0.95) -> Interval:
     Markov's inequality n groups of at least x are more probable than (1 - confidence) / 2 only if
     the share of all is at least x (1 - q), with q of `_unseen`, and likewise from above. So ends
     the interval; of 1 and 0 this is Clopper and Pearson's.
+
+    With `deployed`, the value on new images lies between two expectations, one too low and one too
+    high, and the interval holds all that is between them: Imbens and Manski (2004), Confidence
+    intervals for partially identified parameters, https://doi.org/10.1111/j.1468-0262.2004.00555.x.
+    Where both agree it is the interval of one; the further apart they are, the more the quantile
+    falls, to that of one side, because the value cannot be near both ends.
+
+    Args:
+        row: Metric of the predictions; if cross-fitted, of models that each part chose for the
+            other.
+        confidence: Share of the cases in which the interval holds the value, in (0, 1).
+        deployed: The same metric, on the same resamples, of the one model that all images chose;
+            None where `row` is of that model already.
+
+    Returns:
+        The estimate of `row`, with the ends.
+
+    Raises:
+        DataError: The metrics differ, or `confidence` is not in (0, 1).
     """
     _check_confidence(confidence)
-    estimate, error = row.estimate, float(row.per_resample.std())
+    rows = [row] if deployed is None else [row, deployed]
+    _check_rows(rows)
+    if not all(_has_error(each) for each in rows):
+        ends = [_ends_without_error(each, confidence) for each in rows]
+        return Interval(row.estimate, min(low for low, _ in ends), max(high for _, high in ends))
     is_share = metric_named(row.metric).is_share
-    if is_share and (error <= NO_SPREAD or estimate in (0, 1)):
-        seen = 1 - _unseen(confidence, row.n_groups)
-        return Interval(estimate, estimate * seen, 1 - (1 - estimate) * seen)
-    half = _half_width(confidence, row.n_groups, row.widening) * error
-    # Delta method: the standard error of f(x) is that of x times f'(x).
-    if not is_share:
-        # log(x) +- half / x, since the derivative of log(x) is 1 / x, and back by exp.
-        factor = float(np.exp(half / estimate)) if estimate > 0 else 1.0
-        return Interval(estimate, estimate / factor, estimate * factor)
-    # The derivative of logit(x) is 1 / (x (1 - x)).
-    half /= estimate * (1 - estimate)
-    low, high = special.expit(special.logit(estimate) + np.array([-half, half]))
-    return Interval(estimate, float(low), float(high))
+    values = np.array([each.estimate for each in rows])
+    # Delta method: the standard error of f(x) is that of x times f'(x), which is 1 / (x (1 - x))
+    # of the logit and 1 / x of the logarithm.
+    slopes = 1 / (values * (1 - values)) if is_share else 1 / values
+    errors = slopes * [
+        each.per_resample.std() * _factor(each.n_groups, each.widening) for each in rows
+    ]
+    values = special.logit(values) if is_share else np.log(values)
+    quantile = _quantile(confidence, row.n_groups, float(np.ptp(values)), float(errors.max()))
+    lowest, highest = values.argmin(), values.argmax()
+    ends_of = np.array(
+        [
+            values[lowest] - quantile * errors[lowest],
+            values[highest] + quantile * errors[highest],
+        ]
+    )
+    low, high = special.expit(ends_of) if is_share else np.exp(ends_of)
+    return Interval(row.estimate, float(low), float(high))
+
+
+def _has_error(row: Resampled) -> bool:
+    """Return whether resamples tell how uncertain a metric is."""
+    if metric_named(row.metric).is_share:
+        return row.estimate not in (0, 1) and float(row.per_resample.std()) > NO_SPREAD
+    return row.estimate > 0
+
+
+def _ends_without_error(row: Resampled, confidence: float) -> tuple[float, float]:
+    """Return the ends of the interval of a metric, also where resamples tell nothing."""
+    if _has_error(row):
+        _, low, high = interval(row, confidence)
+        return low, high
+    if not metric_named(row.metric).is_share:
+        return row.estimate, row.estimate
+    seen = 1 - _unseen(confidence, row.n_groups)
+    return row.estimate * seen, 1 - (1 - row.estimate) * seen
+
+
+def _quantile(confidence: float, n_groups: float, gap: float, error: float) -> float:
+    """Return the quantile for an interval around all that lies between two expectations.
+
+    It is the c with T(c + gap / error) - T(-c) = confidence, T Student's distribution function for
+    n_groups - 1 degrees of freedom, at least 1: from the two-sided quantile, without a gap, to the
+    one-sided one.
+    """
+    freedom = max(n_groups - 1, 1.0)
+    two_sided = float(stats.t.isf((1 - confidence) / 2, freedom))
+    if gap <= 0 or error <= 0:
+        return two_sided
+
+    def excess(c: float) -> float:
+        return float(stats.t.cdf(c + gap / error, freedom) - stats.t.cdf(-c, freedom)) - confidence
+
+    one_sided = float(stats.t.isf(1 - confidence, freedom))
+    if excess(one_sided) >= 0:  # so far apart that rounding leaves nothing of the other end
+        return one_sided
+    return float(optimize.brentq(excess, one_sided, two_sided))
 
 
 def difference(first: Resampled, second: Resampled, confidence: float = 0.95) -> Difference:

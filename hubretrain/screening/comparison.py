@@ -89,16 +89,21 @@ class ModuleComparison:
         self.ensemble = replace(ensemble, calibration=calibration)
         within = {result.module: result.predictions["member_within"] for result in self.modules}
         options = (labels, self._parts, metric, strengths)
-        self._ensemble_predictions = Predictions(*crossfitted_ensemble(within, members, *options))
-        averaged = {
-            result.module: result.predictions["member_averaged"]
-            for result in self.modules
-            if result.averaged is not None
-        }
+        self._ensemble_predictions = Predictions(
+            *crossfitted_ensemble(within, members, *options),
+            Predictions(self._ensemble_deployed, ensemble.rule.adjust(self._ensemble_deployed)),
+        )
         # Of as many views for each member, as a model that is exported takes them.
         n_views = {result.n_views_averaged for result in self.modules}
-        if len(n_views) == 1 and averaged:
-            self._ensemble_averaged = Predictions(*crossfitted_ensemble(within, averaged, *options))
+        if len(n_views) == 1 and all(result.averaged is not None for result in self.modules):
+            averaged, kept_averaged = (
+                {result.module: result.predictions[name] for result in self.modules}
+                for name in ("member_averaged", "ensemble_member_averaged")
+            )
+            self._ensemble_averaged = Predictions(
+                *crossfitted_ensemble(within, averaged, *options),
+                Predictions(ensemble.mean(kept_averaged), ensemble.adjusted(kept_averaged)),
+            )
 
     def leaderboard(self, top: int) -> pd.DataFrame:
         """Return all rows, ranked, with at most `top` modules on the shortlist."""
@@ -119,7 +124,7 @@ class ModuleComparison:
                 )
             )
         rows += baseline_rows(self._majority, self.modules, evaluator)
-        board = ranked(rows, self._resampled, metric, top)
+        board = ranked(rows, (self._resampled, self._resampled_deployed), metric, top)
         return board.assign(averaged_views=board["averaged_views"].astype("Int64"))
 
     @cached_property
@@ -129,6 +134,17 @@ class ModuleComparison:
         return {
             result.module: self.evaluator.resample(metric, result.chosen.of(metric))
             for result in self.modules
+        }
+
+    @cached_property
+    def _resampled_deployed(self) -> dict[str, Resampled]:
+        """The same of the heads that are deployed, on the images that chose them."""
+        metric, evaluator = self.sweep.metric, self.evaluator.of_one_model
+        of_module = {result.module: result.chosen.deployed for result in self.modules}
+        return {
+            module: evaluator.resample(metric, deployed.of(metric))
+            for module, deployed in of_module.items()
+            if deployed is not None
         }
 
     def effects(self) -> pd.DataFrame:

@@ -108,8 +108,7 @@ def averaged_columns(
 ) -> dict[str, float]:
     """Return the columns of predictions averaged over views, one pass per view."""
     of_choice = dict.fromkeys((metric, *AVERAGED))
-    metrics = {name: evaluator.interval(name, averaged.of(name)) for name in of_choice}
-    metrics |= {name: evaluator.interval(of, averaged.unadjusted) for name, of in TOP_1.items()}
+    metrics = {name: evaluator.of(name, averaged) for name in (*of_choice, *TOP_1)}
     return {"averaged_views": n_views, **columns(metrics, "averaged_")}
 
 
@@ -190,23 +189,29 @@ def baseline_rows(
 
 
 def ranked(
-    rows: Sequence[Mapping[str, Any]], resampled: Mapping[str, Resampled], metric: str, top: int
+    rows: Sequence[Mapping[str, Any]],
+    resampled: Sequence[Mapping[str, Resampled]],
+    metric: str,
+    top: int,
 ) -> pd.DataFrame:
     """Return the leaderboard: best first, baselines last, with ties and the shortlist.
 
-    Ties are among modules; see `intervals.tied_with_best`. The shortlist is the tied group, the
-    best by estimate first, at most `top`; the column `shortlist` numbers it from 1. Of equal
-    estimates the cheaper comes first.
+    Ties are among modules; see `intervals.tied_with_best`. A module is left out only where it is
+    worse both by its cross-fitted predictions and by those of its deployed head: a difference of
+    the first may be of what half of the images chose. The shortlist is the tied group, the best by
+    estimate first, at most `top`; the column `shortlist` numbers it from 1. Of equal estimates the
+    cheaper comes first.
 
     Args:
         rows: Rows of the modules, the ensemble and the baselines.
-        resampled: Module name to the metric of choice, of the modules that may be shortlisted.
+        resampled: Module name to the metric of choice, of the modules that may be shortlisted:
+            cross-fitted, and of the deployed heads.
         metric: Metric of choice.
         top: Maximum length of the shortlist.
     """
     board = pd.DataFrame(rows)
-    modules = list(resampled)
-    tied = intervals.tied_with_best([resampled[name] for name in modules])
+    modules = list(resampled[0])
+    tied = np.any([intervals.tied_with_best([of[m] for m in modules]) for of in resampled], axis=0)
     is_module, is_baseline = board["kind"] == MODULE, board["kind"] == REFERENCE
     board["tied"] = is_module & board["module"].map(dict(zip(modules, tied, strict=True))).eq(True)
     by = {

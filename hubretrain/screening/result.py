@@ -28,9 +28,17 @@ from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5
 from hubretrain.heads import ModuleHeads, digested_hdf5
 
 FORMAT = "hubretrain screened module"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 CHOSEN, NESTED, MEMBER = "chosen", "nested", "ensemble_member"
-DEPLOYED_OF = {CHOSEN: "deployed", MEMBER: "ensemble_member"}  # of the best by all images alone
+DEPLOYED_OF = {  # of the best by all images alone
+    CHOSEN: (
+        "deployed",
+        "deployed_adjusted",
+        "deployed_averaged",
+        "deployed_averaged_adjusted",
+    ),
+    MEMBER: ("ensemble_member", "ensemble_member_averaged"),
+}
 CHOSEN_ABOUT = ("calibration", "uncorrected", "n_features")  # what is known of the chosen head
 PREDICTIONS_OF = {
     CHOSEN: ("unadjusted", "adjusted", "averaged_unadjusted", "averaged_adjusted"),
@@ -70,14 +78,13 @@ class ScreenResult:
     @property
     def chosen(self) -> Predictions:
         """Predictions of the chosen head."""
-        return Predictions(self.predictions["unadjusted"], self.predictions["adjusted"])
+        deployed = self._predictions("deployed", "deployed_adjusted")
+        return self._predictions("unadjusted", "adjusted")._replace(deployed=deployed)
 
     @property
     def nested(self) -> Predictions:
         """Predictions of heads chosen by others that were fitted without the image's half."""
-        return Predictions(
-            self.predictions["nested_unadjusted"], self.predictions["nested_adjusted"]
-        )
+        return self._predictions("nested_unadjusted", "nested_adjusted")
 
     @property
     def calibration(self) -> Calibration:
@@ -94,8 +101,12 @@ class ScreenResult:
         """Predictions averaged over the views; None where there is one view."""
         if "averaged_adjusted" not in self.predictions:
             return None
-        names = ("averaged_unadjusted", "averaged_adjusted")
-        return Predictions(*(self.predictions[name] for name in names))
+        deployed = self._predictions("deployed_averaged", "deployed_averaged_adjusted")
+        averaged = self._predictions("averaged_unadjusted", "averaged_adjusted")
+        return averaged._replace(deployed=deployed)
+
+    def _predictions(self, unadjusted: str, adjusted: str) -> Predictions:
+        return Predictions(self.predictions[unadjusted], self.predictions[adjusted])
 
     def save(self, path: Path, heads: ModuleHeads) -> None:
         """Write the file, whole or not at all, with the heads that are kept.
@@ -180,7 +191,9 @@ def merged(
         best = second if is_better[0] else first
         if name in DEPLOYED_OF:
             about[name] = best.about[name]
-            predictions[DEPLOYED_OF[name]] = best.predictions[DEPLOYED_OF[name]]
+            predictions |= {
+                of: best.predictions[of] for of in DEPLOYED_OF[name] if of in predictions
+            }
         if name == CHOSEN:
             about |= {key: best.about[key] for key in CHOSEN_ABOUT}
         chosen_by[name] = np.where(is_better, second.chosen_by[name], first.chosen_by[name])

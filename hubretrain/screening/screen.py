@@ -6,7 +6,13 @@ from heads that were not fitted on it (folds). Those of one candidate, the best 
 to calibrate it, and for what compares the probabilities of images with one another:
 
     deployed             probabilities of the chosen candidate
-    ensemble_member      the same of the candidate with the best log loss
+    deployed_adjusted    the same after its logit adjustment
+    deployed_averaged    as deployed, averaged over views
+    deployed_averaged_adjusted
+                         the same after its logit adjustment
+    ensemble_member      as deployed, of the candidate with the best log loss
+    ensemble_member_averaged
+                         the same, averaged over views
 
 The others come from heads that were not chosen on the image either (see `evaluation.selection`):
 

@@ -208,9 +208,11 @@ class Selection:
     def predictions(self) -> dict[str, Float32Array]:
         """Return out-of-fold probabilities by name; see `hubretrain.screening.screen`."""
         candidates, table = self.candidates, self.candidates.table
+        best, most_likely = self.by_metric.best, self.by_log_loss.best
         kept = {
-            "deployed": candidates.unadjusted(self.by_metric.best),
-            "ensemble_member": candidates.unadjusted(self.by_log_loss.best),
+            "deployed": candidates.unadjusted(best),
+            "deployed_adjusted": candidates.adjusted(best),
+            "ensemble_member": candidates.unadjusted(most_likely),
             "member_within": self._member_within(),
         }
         choices: dict[str, tuple[Choice, Callable[[int], AnyArray]]] = {
@@ -221,6 +223,11 @@ class Selection:
             "member": (self.by_log_loss, candidates.unadjusted),
         }
         if self._fitting.n_views_averaged > 1:
+            kept |= {
+                "deployed_averaged": candidates.averaged_unadjusted(best),
+                "deployed_averaged_adjusted": candidates.averaged_adjusted(best),
+                "ensemble_member_averaged": candidates.averaged_unadjusted(most_likely),
+            }
             choices |= {
                 "averaged_unadjusted": (self.by_metric, candidates.averaged_unadjusted),
                 "averaged_adjusted": (self.by_metric, candidates.averaged_adjusted),

@@ -38,6 +38,33 @@ def test_every_metric_has_the_interval_of_its_own_probabilities(evaluator):
     assert metrics["accuracy"] != metrics["unadjusted_accuracy"]
 
 
+def test_cross_fitted_predictions_get_ends_that_hold_the_deployed_model_too(evaluator):
+    probs, labels = predictions(0)
+    deployed = 0.8 * probs + 0.2 * np.eye(3)[labels]
+    own = Predictions(deployed, DecisionRule(0.5, (0.6, 0.3, 0.1)).adjust(deployed))
+    both = Predictions(probs, DecisionRule(1.0, (0.6, 0.3, 0.1)).adjust(probs), own)
+    weights = group_resamples(evaluator.groups, n_resamples=200, seed=0)
+    for name, value in evaluator.metrics(both).items():
+        metric = TOP_1.get(name, name)
+        is_adjusted = METRICS[metric].is_of_decision and name not in TOP_1
+        rows = [
+            resample(
+                metric,
+                of.adjusted if is_adjusted else of.unadjusted,
+                labels,
+                evaluator.groups,
+                weights,
+            )
+            for of in (both, own)
+        ]
+        assert value == interval(rows[0], 0.95, rows[1])
+        assert value.estimate == rows[0].estimate
+    table = evaluator.per_class(["a", "b", "c"], "model", both)
+    of_one = evaluator.per_class(["a", "b", "c"], "model", both._replace(deployed=None))
+    assert (table["recall"] == of_one["recall"]).all()
+    assert (table["average_precision_high"] > of_one["average_precision_high"]).all()
+
+
 def test_a_metric_that_is_undefined_is_absent():
     evaluator = Evaluator(np.zeros(20, int), np.arange(20))
     probs = np.full((20, 2), 0.5)

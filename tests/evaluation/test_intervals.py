@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from hubretrain.errors import DataError
@@ -269,6 +269,80 @@ def test_the_standard_error_of_a_mean_over_classes_of_few_groups_is_unbiased(cou
     true = 0.25 * np.sum(1 / np.array(counts)) / len(counts) ** 2
     # The formula takes the number of classes in a resample for its mean.
     assert np.mean(variances) == pytest.approx(true, rel=0.15)
+
+
+# ------------------------------------------- a model that was chosen, between two expectations
+
+
+def of_share(estimate, error, n_groups=50, seed=0):
+    """Return an accuracy whose resamples have exactly this mean and standard error."""
+    values = np.random.default_rng(seed).normal(size=400)
+    values = (values - values.mean()) / values.std()
+    return Resampled("accuracy", estimate, estimate + error * values, n_groups)
+
+
+def test_without_a_gap_the_interval_of_a_chosen_model_is_that_of_one_model():
+    row = of_share(0.7, 0.03)
+    assert interval(row, 0.95, row) == pytest.approx(interval(row), rel=1e-12)
+
+
+def test_ends_that_are_far_apart_are_the_one_sided_ends_of_both():
+    low, high = of_share(0.3, 0.02), of_share(0.8, 0.03)
+    estimate, lower, upper = interval(low, 0.95, high)
+    assert estimate == 0.3
+    assert lower == pytest.approx(interval(low, 0.9).low, abs=1e-9)
+    assert upper == pytest.approx(interval(high, 0.9).high, abs=1e-9)
+    assert interval(high, 0.95, low)[1:] == pytest.approx((lower, upper), abs=1e-12)
+
+
+@pytest.mark.parametrize("gap", [0.01, 0.03, 0.06])
+def test_the_quantile_solves_imbens_and_manskis_equation(gap):
+    low, high = of_share(0.5 - gap / 2, 0.02), of_share(0.5 + gap / 2, 0.02)
+    _, lower, upper = interval(low, 0.95, high)
+    error = 0.02 * np.sqrt(50 / 49) / (0.25 - gap**2 / 4)  # on the logit scale, of both
+    ends = special.logit([low.estimate, high.estimate])
+    c = (ends[0] - special.logit(lower)) / error
+    assert c == pytest.approx((special.logit(upper) - ends[1]) / error, rel=1e-9)
+    inside = stats.t.cdf(c + (ends[1] - ends[0]) / error, 49) - stats.t.cdf(-c, 49)
+    assert inside == pytest.approx(0.95, abs=1e-9)
+
+
+@pytest.mark.parametrize(("of_gap", "expected"), [(0.0, 0.95), (0.5, 0.984), (1.0, 0.95)])
+def test_a_value_anywhere_between_two_expectations_is_held_at_least_95_times_in_100(
+    of_gap, expected
+):
+    """Estimates of both ends share their errors, as those on the same images mostly do.
+
+    Of a gap of 1.5 errors the quantile is 1.66, so the middle is held within 2.41 errors.
+    """
+    rng, n, error, gap = np.random.default_rng(3), 4000, 0.02, 0.03
+    truth = 0.6 + of_gap * gap
+    row = of_share(0.5, 1.0, n_groups=10**6).per_resample - 0.5
+    held = []
+    for deviation in rng.normal(size=n) * error:
+        ends = [
+            Resampled("accuracy", of + deviation, of + deviation + error * row, 10**6)
+            for of in (0.6, 0.6 + gap)
+        ]
+        _, low, high = interval(ends[0], 0.95, ends[1])
+        held.append(low <= truth <= high)
+    # The binomial standard error of 4,000 draws is at most 0.34 points.
+    assert np.mean(held) == pytest.approx(expected, abs=3 * 0.0034)
+
+
+def test_of_a_chosen_model_that_is_always_right_the_interval_reaches_to_1():
+    row, deployed = of_share(0.8, 0.05), Resampled("accuracy", 1.0, np.ones(400), 50)
+    estimate, low, high = interval(row, 0.95, deployed)
+    assert (estimate, low, high) == (0.8, interval(row).low, 1.0)
+
+
+def test_losses_have_ends_of_both_models_too():
+    values = of_share(0.5, 1.0).per_resample - 0.5
+    high, low = (Resampled("log_loss", of, of * (1 + 0.01 * values), 50) for of in (0.9, 0.5))
+    estimate, lower, upper = interval(high, 0.95, low)
+    assert estimate == 0.9
+    assert lower == pytest.approx(interval(low, 0.9).low, abs=1e-9)
+    assert upper == pytest.approx(interval(high, 0.9).high, abs=1e-9)
 
 
 # ---------------------------------------------------------------------- differences

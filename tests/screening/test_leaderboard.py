@@ -31,7 +31,7 @@ def test_losses_rank_from_the_lowest_and_baselines_come_last():
     ]
     rows.append({"module": "always", "kind": "reference", "log_loss": 0.0})
     resampled = {name: evaluator.resample("log_loss", values) for name, values in probs.items()}
-    board = ranked(rows, resampled, "log_loss", 3)
+    board = ranked(rows, [resampled], "log_loss", 3)
     assert board["module"].tolist() == ["better", "good", "always"]
     assert board["rank"].tolist()[:2] == [1, 2]
     assert board["tied"].tolist() == [True, False, False]
@@ -69,11 +69,30 @@ def test_the_shortlist_is_the_best_of_the_tied_whatever_they_cost():
         resampled[name] = evaluator.resample("accuracy", probs)
         accuracy = resampled[name].estimate
         rows.append({"module": name, "kind": "module", "gflops": gflops, "accuracy": accuracy})
-    board = ranked(rows, resampled, "accuracy", 3)
+    board = ranked(rows, [resampled], "accuracy", 3)
     assert board["tied"].all()
     assert board["module"].tolist() == ["c", "a", "b", "d"]
     assert board["shortlist"].tolist()[:3] == [1, 2, 3]
     assert board["shortlist"].isna().tolist() == [False, False, False, True]
+
+
+def test_only_a_module_that_is_worse_by_both_predictions_is_left_out_of_the_tied():
+    n = 400
+    labels = np.arange(n) % 2
+    evaluator = Evaluator(labels, np.arange(n), n_resamples=200)
+
+    def of(share):
+        right = np.random.default_rng(round(100 * share)).permutation(n) < share * n
+        return evaluator.resample("accuracy", np.eye(2)[np.where(right, labels, 1 - labels)])
+
+    crossfitted = {"a": of(0.9), "b": of(0.7), "c": of(0.71)}
+    deployed = {"a": of(0.91), "b": of(0.92), "c": of(0.72)}
+    rows = [
+        {"module": name, "kind": "module", "accuracy": row.estimate}
+        for name, row in crossfitted.items()
+    ]
+    tied = [ranked(rows, of, "accuracy", 3) for of in ([crossfitted], [crossfitted, deployed])]
+    assert [set(board.loc[board["tied"], "module"]) for board in tied] == [{"a"}, {"a", "b"}]
 
 
 def test_a_random_control_is_known_by_its_name():
