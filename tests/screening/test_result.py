@@ -15,8 +15,10 @@ from hubretrain.screening.result import ScreenResult
 
 def result_of(module="2024", averaged=False):
     rng = np.random.default_rng(0)
-    names = ["unadjusted", "adjusted", "member"]
-    names += ["averaged_unadjusted", "averaged_adjusted"] if averaged else []
+    names = ["unadjusted", "adjusted", "deployed", "deployed_adjusted", "member"]
+    if averaged:
+        names += ["averaged_unadjusted", "averaged_adjusted"]
+        names += ["deployed_averaged", "deployed_averaged_adjusted"]
     predictions = {name: rng.dirichlet(np.ones(3), 5).astype(np.float32) for name in names}
     about = {"chosen": {"l2": 10.0}, "uncorrected": 0.5, "module": {"module": module}}
     candidates = pd.DataFrame(
@@ -70,3 +72,5 @@ def test_averaged_predictions_are_there_only_with_several_views():
     assert averaged.averaged.of("accuracy") is predictions["averaged_adjusted"]
     assert averaged.averaged.of("log_loss") is predictions["averaged_unadjusted"]
     assert averaged.chosen.of("accuracy") is predictions["adjusted"]
+    assert averaged.chosen.deployed.of("accuracy") is predictions["deployed_adjusted"]
+    assert averaged.averaged.deployed.of("log_loss") is predictions["deployed_averaged"]
