@@ -284,21 +284,25 @@ class ModuleComparison:
         return f"The {are} with the best by linear heads got an mlp, too, in {sum(seconds):,.0f} s."
 
     def _on_penalties(self) -> str:
-        """Return whose best head has the largest or the smallest penalty of those compared."""
+        """Return whose best head has the largest or the smallest penalty of those compared.
+
+        Of networks two decays are compared, so that each is an end.
+        """
         at_end = []
         for result in self.modules:
             chosen, table = result.about["chosen"], result.candidates
+            if chosen["head"] == MLP:
+                continue
             alike = ("layers", "trained_on", "head", "class_weight")
             is_alike = np.all([table[name] == chosen[name] for name in alike], axis=0)
             penalties = table.loc[is_alike, "l2"]
             if len(set(penalties)) > 1 and chosen["l2"] in (penalties.min(), penalties.max()):
-                name = "decay" if chosen["head"] == MLP else "l2"
-                at_end.append(f"{result.module} ({name} {chosen['l2']:g})")
+                at_end.append(f"{result.module} (l2 {chosen['l2']:g})")
         if not at_end:
             return ""
         return (
             f"At an end of the penalties that were compared, so that others may be better: the "
-            f"head of {', '.join(at_end)}; `l2` compares others for linear heads."
+            f"head of {', '.join(at_end)}; `l2` compares others."
         )
 
     def _on_optimism(self) -> str:
