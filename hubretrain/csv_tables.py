@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubretrain.errors import first_line
-from hubretrain.files import whole_file
+from hubretrain.files import read_regular, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _FORMULA = re.compile(
     r"'*[\t\r\n]*(?![+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$)[=+\-@\uff1d\uff0b\uff0d\uff20]"
 )
+
+_DIGEST, _NO_DIGEST = "sha256 of this table: ", "0" * 64
 
 NAME = "name"  # text that is never missing: an empty field is the empty name
 TEXT = "text"  # text that is missing where the field is empty
@@ -58,14 +62,35 @@ def _mapped(table: pd.DataFrame, function: Callable[[str], str]) -> pd.DataFrame
     return table.assign(**changed) if changed else table
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV atomically; floats are read back with the same value, texts by `of_cell`."""
+def write_table(path: Path, table: pd.DataFrame, *, digested: bool = False) -> None:
+    """Write a CSV atomically; floats are read back with the same value, texts by `of_cell`.
+
+    Args:
+        path: The file.
+        table: The table.
+        digested: Whether the table has its own digest: the name of a last column, which is blank.
+    """
     table = _mapped(table, as_cell)
+    if digested:
+        table = table.assign(**{f"{_DIGEST}{_NO_DIGEST}": ""})
     with whole_file(path) as aside:
         table.to_csv(aside, index=False, lineterminator="\n")
         # pandas reads a bare carriage return as the end of a line, and quotes it only if told to.
         if b"\r" in aside.read_bytes():
             table.to_csv(aside, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        if digested:
+            data = aside.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            aside.write_bytes(data.replace(_NO_DIGEST.encode(), digest.encode(), 1))
+
+
+def _check_digest(data: bytes) -> None:
+    """Raise ValueError where a table has its own digest, and it is of another one."""
+    match = re.match(rb"[^\n]*" + _DIGEST.encode() + rb"([0-9a-f]{64})", data)
+    if match:
+        undigested = data[: match.start(1)] + _NO_DIGEST.encode() + data[match.end(1) :]
+        if hashlib.sha256(undigested).hexdigest().encode() != match[1]:
+            raise ValueError("its content is not the one of its digest")
 
 
 def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -81,12 +106,14 @@ def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.D
     """
     import pandas as pd
 
+    data = read_regular(path)
+    _check_digest(data)
     try:
-        names = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
+        names = list(pd.read_csv(io.BytesIO(data), nrows=0, encoding="utf-8").columns)
         types = {name: NUMBER for name in names if name.startswith("p(")} | dict(columns)
         text = {name for name, type_ in types.items() if type_ in (NAME, TEXT)}
         table: pd.DataFrame = pd.read_csv(
-            path,
+            io.BytesIO(data),
             dtype={name: str if name in text else type_ for name, type_ in types.items()},
             keep_default_na=False,
             na_values={name: [""] for name in names if types.get(name) != NAME},
@@ -101,4 +128,5 @@ def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.D
     for name in table.columns.intersection([n for n in types if types[n] == NAME]):
         if table[name].isna().any():
             raise ValueError("a row has fewer fields than the first line")
-    return without_escapes(table)
+    digest = [name for name in table.columns if str(name).startswith(_DIGEST)]
+    return without_escapes(table.drop(columns=digest))

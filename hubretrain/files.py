@@ -44,6 +44,7 @@ _KINDS = {  # what is no regular file, and may block or never end
     stat.S_IFSOCK: "a socket",
 }
 OWN_DIGEST = "sha256"
+MAX_TEXT_BYTES = 2**30  # of a table or a JSON file, which is read into memory many times as large
 
 
 @contextlib.contextmanager
@@ -144,15 +145,19 @@ def write_json(path: Path, value: object) -> None:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
-def write_record(path: Path, value: Mapping[str, object]) -> None:
-    """Write a JSON object as `write_json` does, with its own digest under the key `sha256`."""
-    write_json(path, {**value, OWN_DIGEST: _own_digest(value)})
+def write_record(path: Path, value: Mapping[str, object], key: str = OWN_DIGEST) -> None:
+    """Write a JSON object as `write_json` does, with its own digest under a key."""
+    write_json(path, {**value, key: _own_digest(value)})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, key: str = OWN_DIGEST) -> dict[str, Any]:
     """Return a JSON object that `write_record` wrote, without its digest.
 
     One without a digest is not compared with any.
+
+    Args:
+        path: The file.
+        key: The key of the digest.
 
     Raises:
         OSError: It cannot be read.
@@ -161,12 +166,12 @@ def read_record(path: Path) -> dict[str, Any]:
     import msgspec
 
     try:
-        value = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        value = msgspec.json.decode(read_regular(path), type=dict[str, Any])
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    digest = value.pop(OWN_DIGEST, None)
+    digest = value.pop(key, None)
     if digest is not None and digest != _own_digest(value):
-        raise ValueError(f"its content is not the one of its {OWN_DIGEST}")
+        raise ValueError(f"its content is not the one of its {key}")
     return value
 
 
@@ -184,12 +189,12 @@ def _jsonable(value: object) -> object:
 
 
 def read_json(path: Path, kind: type[T], error: type[HubretrainError], remedy: str) -> T:
-    """Read a JSON file as a type, checked by msgspec.
+    """Read a JSON file that `write_record` wrote as a type, checked by msgspec.
 
     Args:
         path: The file.
-        kind: A dataclass, a `TypedDict`, or a type of the standard library. Keys that it does not
-            know are left unread, so that a later version may add some.
+        kind: A dataclass or a `TypedDict`. Keys that it does not know are left unread, so that a
+            later version may add some.
         error: What is raised.
         remedy: What to do about a damaged file, a clause.
 
@@ -197,10 +202,8 @@ def read_json(path: Path, kind: type[T], error: type[HubretrainError], remedy: s
         FileNotFoundError: It is missing, or its folder is none.
         HubretrainError: Of the type `error`: it cannot be read, or is no such JSON.
     """
-    import msgspec
-
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind, dec_hook=_converted)
+        return conforming(read_record(path), kind)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except (OSError, ValueError, RecursionError, HubretrainError) as reason:
@@ -263,6 +266,16 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
         file.close()
         raise
     return file
+
+
+def read_regular(path: str | os.PathLike[str], max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `max_bytes`.
+
+    Raises:
+        OSError: It cannot be opened or read, is a pipe, a device or a socket, or is larger.
+    """
+    with open_regular(path, max_bytes) as file:
+        return file.readall()
 
 
 def check_regular(

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +45,33 @@ def write_digest_block(path: Path, n_bytes: int, changing: Sequence[tuple[int, i
         raise ValueError(f"the digest block takes {len(line)} bytes, expected less than {n_bytes}")
     with path.open("r+b") as file:
         file.write(line.ljust(n_bytes - 1) + b"\n")
+
+
+def digest_block_size(n_changing: int) -> int:
+    """Return the bytes before the HDF5 of a file: a power of two, as HDF5 requires.
+
+    Each dataset that changes takes two numbers of at most 20 digits in the block.
+    """
+    return max(512, 1 << (256 + n_changing * 48).bit_length())
+
+
+def write_digest_but(path: Path, names: Iterable[str]) -> None:
+    """Write the digest block of a closed HDF5 file, which does not cover some of its datasets.
+
+    Args:
+        path: The file, made with a user block.
+        names: The datasets whose values may change; all are contiguous.
+    """
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        stored = [file[name].id for name in names]
+        parts = [(d.get_offset(), d.get_storage_size()) for d in stored]
+        n_bytes = file.userblock_size
+    # HDF5 marks a file that is open for writing, and a kill leaves the mark: the consistency flags
+    # of the superblock (HDF5 file format specification, version 0 of the superblock).
+    flags = (n_bytes + 20, 4)
+    write_digest_block(path, n_bytes, [flags, *sorted(part for part in parts if part[1])])
 
 
 def check_digest_block(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hubretrain"
+ACROSS_ROOMS = {"faults"}  # rooms of tests that disturb the whole chain
 MAX_FILES = 15  # Python files of a room, its door included
 
 # Room: the rooms that its files may import from. Every room may import the files of the root.
@@ -233,4 +234,6 @@ def test_tests_mirror_the_rooms():
     tests = Path(__file__).resolve().parent
     for path in tests.rglob("test_*.py"):
         room = PACKAGE / path.relative_to(tests).parent
+        if path.parent.name in ACROSS_ROOMS:
+            continue
         assert (room / "__init__.py").exists(), f"{path} tests no room"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -265,11 +266,11 @@ def test_thousands_of_damaged_files_are_sentences_or_are_read(name, tmp_path, da
 
 
 def test_a_file_without_permission_is_not_to_be_removed(tmp_path, monkeypatch):
-    def refuse(self):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
     (tmp_path / "run.json").touch()
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(HubretrainError) as raised:
         _ = Run(tmp_path).fit
     assert str(raised.value) == (

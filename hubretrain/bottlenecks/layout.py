@@ -41,7 +41,7 @@ from hubretrain._version import __version__
 from hubretrain.arrays import AnyArray, BoolArray
 from hubretrain.errors import CacheError
 from hubretrain.files import open_regular
-from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5, write_digest_block
+from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5, write_digest_but
 
 FORMAT = "hubretrain bottlenecks"
 FORMAT_VERSION = 2
@@ -197,26 +197,13 @@ def is_of_old_format(path: Path) -> bool:
         return file.read(len(_SIGNATURE)) == _SIGNATURE
 
 
-def digest_block_size(n_views: int) -> int:
-    """Return the bytes before the HDF5 of a file: a power of two, as HDF5 requires.
-
-    Each dataset that changes takes two numbers of at most 20 digits in the block.
-    """
-    return max(512, 1 << (256 + 2 * (n_views + 4) * 48).bit_length())
-
-
 def write_digest(path: Path) -> None:
     """Write the digest block of a file that was just made."""
     with h5py.File(path, "r", locking=False) as file:
         names = [name for v in range(len(file["digests"])) for name, _ in datasets_of(file, v)]
         names += ["digests", "layer_digests", "images/n_views", "seal"]
-        stored = [file[name].id for name in names if name in file]
-        changing = sorted((d.get_offset(), d.get_storage_size()) for d in stored)
-        n_bytes = file.userblock_size
-    # HDF5 marks a file that is open for writing, and a kill leaves the mark: the consistency flags
-    # of the superblock (HDF5 file format specification, version 0 of the superblock).
-    flags = (n_bytes + 20, 4)
-    write_digest_block(path, n_bytes, [flags, *(part for part in changing if part[1])])
+        changing = [name for name in names if name in file]
+    write_digest_but(path, changing)
 
 
 def write_digests(file: h5py.File, view: int, n_views_of: npt.NDArray[np.int16]) -> None:

@@ -29,6 +29,7 @@ from hubretrain.bottlenecks.views import StoredView
 from hubretrain.errors import CacheError
 
 DAMAGED = "its bytes are not those that were written"
+_ROWS = 4096  # that are read at a time
 Layers: TypeAlias = str | Sequence[str]
 
 
@@ -215,6 +216,25 @@ class Bottlenecks:
                 "digest); run the same `hubretrain cache` command again."
             )
         return features
+
+    def check(self, sha256s: Sequence[str], of_view_0: Sequence[str] = ()) -> None:
+        """Read all views of some images, and view 0 of others.
+
+        Args:
+            sha256s: The contents of the images.
+            of_view_0: The contents of the others.
+
+        Raises:
+            CacheError: What reading them later would raise.
+        """
+        layers = "all" if self.has_layers else "last"
+        n_views_of = dict(zip(self.sha256s, self.n_views_of.tolist(), strict=True))
+        for view in range(self.n_views):
+            # View 0 of every image, so that one without a row is an error that says so.
+            wanted = [sha256 for sha256 in sha256s if n_views_of.get(sha256, 1) > view or not view]
+            wanted += [] if view else of_view_0
+            for first in range(0, len(wanted), _ROWS):
+                self.rows(wanted[first : first + _ROWS], view, layers)
 
     def todo(self, layers: Literal["last", "all"] = "all") -> BoolArray:
         """Return which views of which rows are wanted and missing: bool (n_images, n_views).

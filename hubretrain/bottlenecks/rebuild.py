@@ -18,7 +18,6 @@ from hubretrain.bottlenecks.comparison import FileComparison, check_nothing_lost
 from hubretrain.bottlenecks.layout import (
     Attribute,
     RowIndex,
-    digest_block_size,
     empty_views,
     layers_name,
     rows_per_block,
@@ -30,6 +29,7 @@ from hubretrain.bottlenecks.reader import Bottlenecks
 from hubretrain.bottlenecks.segments import Segment, output_segment, write_segments
 from hubretrain.errors import CacheError, WriteError, first_line
 from hubretrain.files import reserve
+from hubretrain.hdf5 import digest_block_size
 from hubretrain.locks import only_writer
 
 _BYTES_PER_ROW = 128  # at least what HDF5 stores for a row besides its path and features
@@ -62,13 +62,13 @@ def make_file(
     """
     n_views = int(rows.n_views.max(initial=1))
     longest = max((len(os.fsencode(name)) for name in rows.path), default=0)
-    n_bytes = len(rows) * (longest + _BYTES_PER_ROW) + digest_block_size(n_views) + 2**16
+    block_size = digest_block_size(2 * (n_views + 4))
+    n_bytes = len(rows) * (longest + _BYTES_PER_ROW) + block_size + 2**16
     n_all = layers[-1].stop if layers else n_features
     n_bytes += len(rows) * n_views * n_all * dtype.itemsize
     aside = path.with_name(f".{path.name}.new")
     try:
         reserve(aside, n_bytes)
-        block_size = digest_block_size(n_views)
         with h5py.File(aside, "w", locking=False, userblock_size=block_size) as file:
             for name, value in sorted(attributes.items()):
                 file.attrs[name] = value

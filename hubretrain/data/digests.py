@@ -83,7 +83,7 @@ def forget_digests(folder: Path, paths: Sequence[str]) -> None:
     cached, forgotten = _read(table_file), set(paths)
     rows = [(*key, sha256) for key, sha256 in cached.items() if key[0] not in forgotten]
     if len(rows) < len(cached):
-        write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)))
+        write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)), digested=True)
 
 
 def _sha256(location: str) -> str:
@@ -135,4 +135,4 @@ def _write(
         for path, stamp, digest in zip(paths, stamps, digests, strict=True)
         if digest and max(stamp[1:]) < read_at - _RACY_NANOSECONDS
     ]
-    write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)))
+    write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)), digested=True)

@@ -60,7 +60,7 @@ class Quarantine:
         self._paths = paths | self._paths
         rows = sorted((self._paths[s], self.reasons[s], s) for s in self.reasons)
         if rows:
-            write_table(self.file, pd.DataFrame(rows, columns=list(COLUMNS)))
+            write_table(self.file, pd.DataFrame(rows, columns=list(COLUMNS)), digested=True)
         else:
             self.file.unlink(missing_ok=True)
         self._changed = False

@@ -6,8 +6,6 @@ what this file holds where an option is not given. Library functions take their 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import shlex
 from collections.abc import Mapping
@@ -18,7 +16,8 @@ from typing import Any
 from hubretrain.data.dataset import Folder, ImageDataset, Record, open_dataset
 from hubretrain.data.layouts import default_folder
 from hubretrain.data.options import TableOptions
-from hubretrain.files import write_json
+from hubretrain.errors import DataError, unreadable
+from hubretrain.files import read_record, write_record
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "dataset.json"
@@ -45,7 +44,7 @@ def open_as_before(
         table: How it is read.
 
     Raises:
-        DataError: See `open_dataset`.
+        DataError: See `open_dataset` and `remembered_options`.
         WriteError: The options cannot be written.
     """
     root = Path(data) if data is not None else default_folder(Path("data"))
@@ -68,18 +67,26 @@ def open_as_before(
         table=TableOptions(**{n: _field(v) for n, v in options.items() if n != "labels"}),
     )
     if options != earlier:
-        write_json(file, {"folder": str(root.resolve()), **options})
+        write_record(file, {"folder": str(root.resolve()), **options})
     return dataset
 
 
 def remembered_options(root: Path, cache: Path) -> Record:
-    """Return the options of a data set that were remembered; none of another folder's."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        file = cache / (root.resolve().name or "data") / FILE_NAME
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record.get("folder") == str(root.resolve()):
-            return {name: value for name, value in record.items() if name in _NAMES}
-    return {}
+    """Return the options of a data set that were remembered; none of another folder's.
+
+    Raises:
+        DataError: The file is damaged: without them, groups or exclusions would be forgotten.
+    """
+    file = cache / (root.resolve().name or "data") / FILE_NAME
+    try:
+        record = read_record(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(unreadable(file, error, "remove it and give its options again")) from error
+    if record.get("folder") != str(root.resolve()):
+        return {}
+    return {name: value for name, value in record.items() if name in _NAMES}
 
 
 def forget_options(root: Path, cache: Path) -> bool:

@@ -5,9 +5,10 @@ This is the one door to [Ray](https://docs.ray.io), which is an extra: `hubretra
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -193,10 +194,30 @@ def _cpus_per_worker(nodes: Sequence[dict[str, Any]], n_workers: int) -> int:
 
 def _connected(cluster: Cluster) -> Any:
     """Import Ray, start it or connect it to the cluster, and return the library."""
+    # Else Ray hides the GPU from workers that ask for none, and warns that this will change.
+    variables = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if cluster.ray_address is None:
         # Ray, which reads this when it is imported, then listens on the loopback address only, as
         # it does on macOS: else anyone on the network could send it jobs.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    with _environment(variables):
+        return _started(cluster)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set those variables of the environment within the block that are not set."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
+
+
+def _started(cluster: Cluster) -> Any:
+    """Do what `_connected` does, in its environment."""
     try:
         import ray
     except ImportError:
@@ -207,8 +228,6 @@ def _connected(cluster: Cluster) -> Any:
     address = cluster.ray_address
     if address is not None and address != "auto":
         _check_answers(address)
-    # Else Ray hides the GPU from workers that ask for none, and warns that this will change.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         local = {} if address else {"num_cpus": max(os.cpu_count() or 1, cluster.n_workers)}
         ray.init(

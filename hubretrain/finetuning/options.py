@@ -9,7 +9,7 @@ from typing import Any
 
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
-from hubretrain.files import read_json, write_json
+from hubretrain.files import read_json, write_record
 from hubretrain.option_fields import check_options, option
 
 OPTIONS = "options.json"
@@ -131,7 +131,7 @@ class FineTuneOptions:
 
     def save(self, folder: Path) -> None:
         """Write `options.json`, from which the fine-tuning is resumed."""
-        write_json(folder / OPTIONS, asdict(self))
+        write_record(folder / OPTIONS, asdict(self))
 
 
 def saved_options(folder: Path) -> FineTuneOptions:

@@ -19,7 +19,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import HeadError
 from hubretrain.evaluation import METRICS, UNCALIBRATED, Calibration, DecisionRule, class_priors
-from hubretrain.files import read_json, write_json
+from hubretrain.files import read_json, write_record
 
 FORMAT = "hubretrain ensemble 2"
 ENSEMBLE_NAME = "ensemble"  # among the modules of a run
@@ -62,7 +62,7 @@ class Ensemble:
         }
         record |= {"adjust": self.rule.strength, "priors": list(self.rule.priors)}
         record |= {"calibration": asdict(self.calibration)}
-        write_json(path, record)
+        write_record(path, record)
 
     @classmethod
     def load(cls, path: Path) -> Ensemble:

@@ -30,7 +30,7 @@ import platformdirs
 
 from hubretrain._version import __version__
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import conforming, file_sha256, read_json, write_json
+from hubretrain.files import conforming, file_sha256, read_record, write_record
 from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import (
@@ -50,6 +50,7 @@ from hubretrain.runs import ModuleRecord
 _SECONDS_PER_DAY = 86_400.0
 _NAMES_SHOWN = 5  # of modules that an error proposes
 _LIBRARIES = ("tensorflow", "tensorflow-hub", "tf-keras")
+OWN_DIGEST = "record_sha256"  # of a record itself; `sha256` in it is the module's
 _log = logging.getLogger(__name__)
 
 
@@ -195,9 +196,10 @@ def remember(module: StoredModule) -> None:
     values = _metadata_of(module)
     if module.folder.parent == store_folder():
         path = module.folder / METADATA_FILE
-        write_json(path, {**_read_metadata(path), **values})
+        write_record(path, {**_read_metadata(path), **values}, OWN_DIGEST)
     else:
-        write_json(store_folder() / "probed" / f"{module.sha256}.json", values)
+        path = store_folder() / "probed" / f"{module.sha256}.json"
+        write_record(path, values, OWN_DIGEST)
 
 
 def _from_folder(folder: Path) -> StoredModule:
@@ -294,9 +296,9 @@ class _Metadata(TypedDict, total=False):
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Return the contents of a `module.json`; {} where it is missing or damaged."""
     try:
-        values = read_json(path, dict[str, Any], ModuleError, "it is made anew")
+        values = read_record(path, OWN_DIGEST)
         conforming(values, _Metadata)
-    except (FileNotFoundError, ModuleError, ValueError):
+    except (OSError, ValueError):
         return {}
     return values
 
@@ -401,7 +403,7 @@ def _fetch_into(
     }
     if file_digest is not None:
         values["file_sha256"] = file_digest
-    write_json(new / METADATA_FILE, values)
+    write_record(new / METADATA_FILE, values, OWN_DIGEST)
     shutil.rmtree(module.folder, ignore_errors=True)
     os.replace(new, module.folder)
     return module

@@ -9,7 +9,6 @@ installed; this is the one file that imports it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from hubretrain.arrays import FloatArray
 from hubretrain.errors import DataError
-from hubretrain.files import write_json
+from hubretrain.files import read_record, write_record
 from hubretrain.parallel import one_blas_thread
 
 METHODS = ("tsne", "umap")
@@ -30,6 +29,7 @@ N_ITERATIONS = 600
 MIN_IMAGES = 8  # with fewer the map shows the first principal components
 MAX_IMAGES = 12_000  # of more images a sample is mapped
 FORMAT = "hubretrain map 2"
+OWN_DIGEST = "record_sha256"  # `sha256` is that of each image
 
 
 def chosen_contents(sha256s: Sequence[str]) -> list[str]:
@@ -125,7 +125,7 @@ class MapFile:
     def load(self, identity: str) -> FloatArray | None:
         """Read the map; None if there is none with this identity."""
         try:
-            cached = json.loads(self.path.read_text(encoding="utf-8"))
+            cached = read_record(self.path, OWN_DIGEST)
             if cached["identity"] == identity:
                 return np.column_stack([cached["x"], cached["y"]]).astype(np.float64)
         except (OSError, ValueError, KeyError, TypeError):
@@ -139,7 +139,8 @@ class MapFile:
             WriteError: The file cannot be written.
         """
         x, y = plane[:, 0].tolist(), plane[:, 1].tolist()
-        write_json(self.path, {"identity": identity, "sha256": list(sha256s), "x": x, "y": y})
+        values = {"identity": identity, "sha256": list(sha256s), "x": x, "y": y}
+        write_record(self.path, values, OWN_DIGEST)
 
 
 def _umap() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from hubretrain.data import SplitOptions, TableOptions
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import RunError
+from hubretrain.export import Export
 from hubretrain.extraction import CacheOptions
 from hubretrain.files import file_sha256
 from hubretrain.finetuning import saved_options
@@ -152,14 +153,19 @@ def modules(run_data: RunData) -> list[list[str]]:
 
 
 def file_digests(run: Run) -> list[tuple[str, str]]:
-    """Return path and sha256 of each file of the run that the report rests on."""
+    """Return path and sha256 of each file of the run that the report rests on.
+
+    Raises:
+        RunError: A file of the fit or of the export is damaged, so that its digest is of no use.
+    """
     paths = [run.folder / name for name in FILES]
     paths += [path for pattern in PATTERNS for path in sorted(run.folder.glob(pattern))]
-    return [
-        (path.relative_to(run.folder).as_posix(), file_sha256(path))
-        for path in paths
-        if path.is_file()
-    ]
+    named = {path.relative_to(run.folder).as_posix(): path for path in paths if path.is_file()}
+    for name in named.keys() & run.fit.files.keys():
+        run.checked(named[name])
+    if "export/saved_model.pb" in named:
+        Export.open(run.export_folder).model("savedmodel")
+    return [(name, file_sha256(path)) for name, path in named.items()]
 
 
 def _data_words(fit: FitRecord) -> list[str]:

@@ -40,11 +40,13 @@ class RunTable:
         file_name: Name of the file in its folder.
         columns: Column name to its type, of the columns that each such file has.
         stage: Command that writes it.
+        digested: Whether it has its own digest, because `run.json` does not hold it.
     """
 
     file_name: str
     columns: Mapping[str, str]
     stage: str = "fit"
+    digested: bool = False
 
     def path(self, folder: Path) -> Path:
         """Return the path of the file in a run's folder, or in one of its folders."""
@@ -59,7 +61,7 @@ class RunTable:
         """
         if absent := self._absent(table):
             raise KeyError(absent)
-        write_table(self.path(folder), table)
+        write_table(self.path(folder), table, digested=self.digested)
 
     def read(self, folder: Path) -> pd.DataFrame:
         """Read the file.
@@ -166,7 +168,9 @@ OUT_OF_FOLD = RunTable(
 TEST_PREDICTIONS = RunTable("test_predictions.csv", {"module": NAME, **_IMAGE, "decision": NAME})
 """One row per shortlisted module and image of the test split."""
 
-HISTORY = RunTable("history.csv", {"epoch": INTEGER, "phase": NAME, "kept": FLAG}, "finetune")
+HISTORY = RunTable(
+    "history.csv", {"epoch": INTEGER, "phase": NAME, "kept": FLAG}, "finetune", digested=True
+)
 """One row per epoch of a fine-tuning."""
 
 PREDICTIONS = RunTable("predictions.csv", _IMAGE, "finetune")

@@ -20,6 +20,7 @@ from hubretrain.data import ImageDataset, SplitOptions
 from hubretrain.data.splitting import (
     NEW,
     TEST,
+    changed_since_cut,
     cut_parts,
     kept_together,
     previous_parts,
@@ -110,7 +111,8 @@ def screen_modules(
     development, test = _split(images, run, options.split)
     labels = development["class_index"].to_numpy()
     sweep = Sweep.of(options, dataset.class_names, labels)
-    screened = Stages(development, sweep, run, options.split.seed).results(files)
+    stages = Stages(development, sweep, run, options.split.seed, test["sha256"].tolist())
+    screened = stages.results(files)
     results = [result for result, _ in screened]
     heads = {result.module: heads for result, heads in screened}
     comparison = ModuleComparison(development, results, sweep, options.split.seed)
@@ -185,6 +187,8 @@ def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
         changes.append(
             f"{run.folds_file} is another one than that of the fit before: heads are fitted anew."
         )
+    elif changed_since_cut(run.folds_file):
+        changes.append(f"{run.folds_file} is another one than was cut; it is used as it is.")
     n_changed = int((labels.notna() & (labels != images["label"])).sum())
     is_gone = ~earlier["sha256"].isin(images["sha256"]) & ~earlier["path"].isin(images["path"])
     if n_gone := int(is_gone.sum()):

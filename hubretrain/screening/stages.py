@@ -6,14 +6,14 @@ tied with the best in one fit and does not in the next need not be fitted again 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
-from hubretrain.bottlenecks import ForwardPassLog
+from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog
 from hubretrain.evaluation import Evaluator, choice_parts, intervals
 from hubretrain.heads import Kind, ModuleHeads, Projection
 from hubretrain.runs import Run
@@ -32,12 +32,14 @@ class Stages:
         sweep: What to compare.
         run: The run that keeps the results.
         seed: Random seed of the resamples by which ties are found.
+        test: The contents of the images in the test split, of which view 0 is read at the end.
     """
 
     images: pd.DataFrame
     sweep: Sweep
     run: Run
     seed: int
+    test: Sequence[str] = ()
     _projections: dict[str, Projection] = field(default_factory=dict)
 
     def results(self, files: Sequence[Path]) -> list[tuple[ScreenResult, ModuleHeads]]:
@@ -49,7 +51,9 @@ class Stages:
             WriteError: The run folder cannot be written.
         """
         linear = tuple(kind for kind in self.sweep.kinds if kind in LINEAR)
-        alone = {file: self._part(file, linear or self.sweep.kinds) for file in files}
+        first = linear or self.sweep.kinds
+        self._check({file: self._kept(file, first) is not None for file in files})
+        alone = {file: self._part(file, first) for file in files}
         with_networks: set[str] = set()
         if linear and MLP in self.sweep.kinds:
             with_networks = {file.stem for file in files}
@@ -62,14 +66,33 @@ class Stages:
             results.append((_with_costs(file, result), heads()))
         return results
 
+    def _check(self, is_kept: Mapping[Path, bool]) -> None:
+        """Read all that will be read, so that damage of the last module is not found hours later.
+
+        Of a module whose screening is kept, that is the test split.
+        """
+        if all(is_kept.values()):
+            return
+        for file, kept in is_kept.items():
+            with Bottlenecks(file) as bottlenecks:
+                bottlenecks.check(() if kept else self.images["sha256"].tolist(), self.test)
+
+    def _kept(self, file: Path, kinds: tuple[Kind, ...]) -> ScreenResult | None:
+        """Return the screening of a module with some kinds of heads that is kept."""
+        path = self.run.screened_file(file.stem, MLP if kinds == (MLP,) else "linear")
+        return ScreenResult.load(path, identity_of(file, self.images, self._sweep_of(kinds)))
+
+    def _sweep_of(self, kinds: tuple[Kind, ...]) -> Sweep:
+        return replace(self.sweep, kinds=kinds, mlp_where_tied=False)
+
     def _part(
         self, file: Path, kinds: tuple[Kind, ...]
     ) -> tuple[ScreenResult, Callable[[], ModuleHeads]]:
         """Return a module's screening with some kinds of heads, kept or made now, and its heads."""
-        sweep = replace(self.sweep, kinds=kinds, mlp_where_tied=False)
         path = self.run.screened_file(file.stem, MLP if kinds == (MLP,) else "linear")
-        result = ScreenResult.load(path, identity_of(file, self.images, sweep))
+        result = self._kept(file, kinds)
         if result is None:
+            sweep = self._sweep_of(kinds)
             result, heads = screen(file, self.images, sweep, self._projections)
             result.save(path, heads)
         return result, lambda: ScreenResult.load_heads(path)

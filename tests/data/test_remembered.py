@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from hubretrain.data.options import TableOptions
 from hubretrain.data.remembered import forget_options, open_as_before, remembered_options
 from hubretrain.errors import DataError
+from hubretrain.files import read_record
 from tests.samples import PIXEL
 
 
@@ -27,7 +27,7 @@ def test_options_are_given_once_and_another_value_later_is_told(
     root, cache = place / "d", place / "cache"
     options = TableOptions(label_column="kind", group_column="who", exclude_class=("r",))
     first = open_as_before(root, cache, labels=place / "l.csv", table=options)
-    assert json.loads((cache / "d" / "dataset.json").read_text()) == {
+    assert read_record(cache / "d" / "dataset.json") == {
         "folder": str(root),
         "labels": str(place / "l.csv"),
         "label_column": "kind",
@@ -59,10 +59,18 @@ def test_nothing_is_written_without_options_nor_where_a_data_set_is_refused(plac
     assert not cache.exists()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"folder": "/elsewhere", "exclude_class": ["a"]}']
-)
-def test_a_damaged_file_and_that_of_another_folder_are_not_used(place: Path, text: str) -> None:
+def test_the_options_of_another_folder_are_not_used(place: Path) -> None:
     (place / "cache" / "d").mkdir(parents=True)
+    text = '{"folder": "/elsewhere", "exclude_class": ["a"]}'
     (place / "cache" / "d" / "dataset.json").write_text(text)
     assert open_as_before(place / "d", place / "cache").class_names == ("a", "b", "c")
+
+
+def test_options_are_not_forgotten_because_their_file_is_damaged(place: Path) -> None:
+    file, options = place / "cache" / "d" / "dataset.json", TableOptions(group_column="who")
+    open_as_before(place / "d", place / "cache", labels=place / "l.csv", table=options)
+    whole = file.read_text()
+    for text in ("", "{", "[]", whole.replace("who", "why"), whole[:-20]):
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"dataset\.json is damaged .*; remove it and give "):
+            open_as_before(place / "d", place / "cache")

@@ -28,8 +28,10 @@ def test_a_map_keeps_neighbours_is_deterministic_and_is_remembered(tmp_path: Pat
     file.save(identity, names, plane)
     np.testing.assert_array_equal(file.load(identity), plane)
     assert file.load(file.identity("other", names, 0)) is None
-    file.path.write_text("{", encoding="utf-8")
-    assert file.load(identity) is None
+    text = file.path.read_text(encoding="utf-8")
+    for damaged in ("{", text.replace("0.1", "0.2", 1)):
+        file.path.write_text(damaged, encoding="utf-8")
+        assert file.load(identity) is None
 
 
 @pytest.mark.parametrize("seed", [2**32 + 3, -1])

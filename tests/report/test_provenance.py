@@ -4,6 +4,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from threadpoolctl import threadpool_limits
 
@@ -11,6 +12,8 @@ from hubretrain.cli import main
 from hubretrain.cli.cache import fill
 from hubretrain.data import SplitOptions
 from hubretrain.data.dataset import open_dataset
+from hubretrain.errors import RunError
+from hubretrain.files import file_sha256
 from hubretrain.report import provenance
 from hubretrain.report.run_data import gather
 from hubretrain.runs import Run
@@ -85,3 +88,15 @@ def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) ->
     assert asked_for["precision"] == "int8"
     assert asked_for["n_folds"] == 2
     assert asked_for["cache"] == cache
+
+
+def test_the_digest_of_a_damaged_file_is_not_shown_as_the_one_of_the_run(
+    fitted: Run, tmp_path: Path
+) -> None:
+    run = copied(fitted, tmp_path / "run")
+    assert dict(provenance.file_digests(run))["heads/pixels.h5"] == file_sha256(
+        run.heads_file("pixels")
+    )
+    run.heads_file("pixels").write_bytes(run.heads_file("pixels").read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"pixels\.h5 is damaged or another one than the run rec"):
+        provenance.file_digests(run)

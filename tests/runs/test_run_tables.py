@@ -89,6 +89,14 @@ def test_what_is_missing_or_damaged_is_one_sentence(tmp_path):
         with pytest.raises(RunError, match=r"history\.csv is damaged or of another") as raised:
             HISTORY.read(tmp_path)
         assert "\n" not in str(raised.value)
+    history = pd.DataFrame({"epoch": [0, 1], "phase": "all", "loss": [0.5, 0.25], "kept": True})
+    HISTORY.write(tmp_path, history)
+    assert list(HISTORY.read(tmp_path)) == list(history)
+    whole = HISTORY.path(tmp_path).read_text()
+    for text in (whole.replace("0.25", "0.35"), whole[: whole.rindex("1,all")]):
+        HISTORY.path(tmp_path).write_text(text)
+        with pytest.raises(RunError, match=r"its content is not the one of its digest"):
+            HISTORY.read(tmp_path)
     HISTORY.path(tmp_path).write_text("epoch,phase\n1,all\n")
     with pytest.raises(RunError, match=r"has no column 'kept': another version wrote it"):
         HISTORY.read(tmp_path)

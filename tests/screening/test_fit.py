@@ -298,18 +298,23 @@ def test_a_result_with_one_other_bit_is_fitted_anew(place, first):
     pd.testing.assert_frame_equal(before.leaderboard[columns], again.leaderboard[columns])
 
 
-def test_a_fit_that_fails_at_the_second_module_keeps_the_first(place):
-    file = write_cache(place / "digits", place / "cache", "second")
+def test_what_is_wrong_with_the_second_module_is_found_before_the_first_is_fitted(place):
+    file = write_cache(place / "digits", place / "cache", "second", n_views=2)
+    whole, run = file.read_bytes(), Run(place / "run")
     with edited(file, stopped=True) as opened:
-        whole = opened["view_000"][:]
         opened["view_000"][7] = np.nan
     with pytest.raises(CacheError, match=r"second\.h5: view 0 is not finished"):
         fit(place)
-    assert not Run(place / "run").heads_file("pixels").exists()  # a fit's files appear together
-    kept = Run(place / "run").screened_file("pixels", "linear")
+    damaged = bytearray(whole)
+    damaged[-100] ^= 1  # in the last view, which is the last that is read
+    file.write_bytes(damaged)
+    with pytest.raises(CacheError, match=r"second\.h5: view_001: its bytes are not those that we"):
+        fit(place)
+    kept = run.screened_file("pixels", "linear")
+    assert not kept.exists()
+    fit(place, modules=["pixels"])
     before = kept.stat().st_mtime_ns
-    with edited(file) as opened:
-        opened["view_000"][:] = whole
+    file.write_bytes(whole)
     found = fit(place)
     assert kept.stat().st_mtime_ns == before
     assert set(rows_of(found, "module")["module"]) == {"pixels", "second"}

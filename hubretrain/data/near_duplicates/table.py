@@ -87,7 +87,7 @@ def find_near_duplicates(
         table = table.sort_values(
             ["sha256", "near"], key=lambda column: column.map(position_of).fillna(-1), kind="stable"
         )
-        write_table(folder / FILE_NAME, table[list(COLUMNS)])
+        write_table(folder / FILE_NAME, table[list(COLUMNS)], digested=True)
         if unread:
             sha256, reason = next(iter(unread.items()))
             forget_digests(folder, [path_of[sha256] for sha256 in unread])

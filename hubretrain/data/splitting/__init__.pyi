@@ -1,5 +1,6 @@
 from .folds import NEW as NEW
 from .folds import TEST as TEST
+from .folds import changed_since_cut as changed_since_cut
 from .folds import previous_parts as previous_parts
 from .folds import read_cut_with as read_cut_with
 from .folds import read_folds as read_folds

@@ -23,9 +23,11 @@ from hubretrain.arrays import AnyArray
 from hubretrain.csv_tables import NAME, read_table, write_table
 from hubretrain.data.options import SplitOptions
 from hubretrain.errors import SplitError, unreadable
-from hubretrain.files import read_json, write_json
+from hubretrain.files import file_sha256, read_json, read_record, write_record
 
 _REMEDY = "write it again with `hubretrain data split`"
+_FORGET = "remove it, and give `n_folds`, `test_fraction` and `seed` as before"
+_FOLDS_DIGEST = "folds_sha256"
 TEST = -1
 TRAIN = -2
 NEW = -3
@@ -97,16 +99,30 @@ def write_folds(
     out["fold"] = [names.get(part, str(part)) for part in parts.tolist()]
     write_table(Path(path), out)
     if cut_with is not None:
-        write_json(Path(path).with_suffix(".json"), asdict(cut_with))
+        values = {**asdict(cut_with), _FOLDS_DIGEST: file_sha256(Path(path))}
+        write_record(Path(path).with_suffix(".json"), values)
 
 
 def read_cut_with(path: str | os.PathLike[str]) -> SplitOptions | None:
-    """Return the options that `folds.csv` was cut with; None where they are not known."""
+    """Return the options that `folds.csv` was cut with; None where they are not known.
+
+    Raises:
+        SplitError: `folds.json` is damaged.
+    """
     if not os.path.exists(path):
         return None
-    with contextlib.suppress(FileNotFoundError, SplitError):
-        return read_json(Path(path).with_suffix(".json"), SplitOptions, SplitError, _REMEDY)
+    with contextlib.suppress(FileNotFoundError):
+        return read_json(Path(path).with_suffix(".json"), SplitOptions, SplitError, _FORGET)
     return None
+
+
+def changed_since_cut(path: str | os.PathLike[str]) -> bool:
+    """Return whether `folds.csv` is another one than was cut, as far as `folds.json` tells."""
+    try:
+        digest = read_record(Path(path).with_suffix(".json")).get(_FOLDS_DIGEST)
+    except (OSError, ValueError):
+        return False
+    return digest is not None and digest != file_sha256(Path(path))
 
 
 def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from hubretrain.errors import DataError
+from hubretrain.files import MAX_TEXT_BYTES, open_regular, read_regular
 
 logger = logging.getLogger(__name__)
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -70,7 +71,7 @@ def read_table(file: Path, *, header: bool = True) -> pd.DataFrame:
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; expected a table of labels.") from None
     except (OSError, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(
             f"{file} cannot be read as a table: {reason}; expected a header and one row per image."
         ) from error
@@ -140,7 +141,7 @@ def _decoded(file: Path) -> str:
         ValueError: It is no text.
         OSError: It cannot be read.
     """
-    data = file.read_bytes()
+    data = read_regular(file)
     if file.suffix.lower() in _WORKBOOKS or data.startswith(_WORKBOOK_STARTS):
         raise DataError(f"{file} is a workbook, not text; save it as CSV and name that file.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
@@ -176,6 +177,7 @@ def _windows_text(data: bytes, file: Path) -> str:
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
+    open_regular(file, MAX_TEXT_BYTES).close()
     try:
         return pd.read_parquet(file)
     except ImportError:

@@ -18,8 +18,8 @@ from PIL import Image
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import export_of, identity_of, read_manifest
-from hubretrain.files import whole_file
-from hubretrain.hdf5 import array_in, open_hdf5
+from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5
+from hubretrain.heads import digested_hdf5
 from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
@@ -193,7 +193,7 @@ def _identity(model: str, sha256s: list[str]) -> str:
 
 
 def _save(path: Path, identity: str, sha256s: list[str], maps: _Maps) -> None:
-    with whole_file(path) as aside, h5py.File(aside, "w") as file:
+    with digested_hdf5(path) as file:
         file.attrs["identity"], file.attrs["title"] = identity, maps.title
         file.attrs["methods"] = list(maps.methods)
         file["sha256"] = np.array(sha256s, dtype=h5py.string_dtype())
@@ -202,7 +202,10 @@ def _save(path: Path, identity: str, sha256s: list[str], maps: _Maps) -> None:
 
 
 def _load(path: Path, identity: str, n_images: int, n_classes: int) -> _Maps | None:
-    with contextlib.suppress(OSError, KeyError, TypeError), open_hdf5(path) as file:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(OSError, KeyError, TypeError, ValueError))
+        check_digest_block(path)
+        file = stack.enter_context(open_hdf5(path))
         methods: Any = file.attrs["methods"]
         maps = _Maps(
             str(file.attrs["title"]),

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubretrain.data.options import SplitOptions
 from hubretrain.data.splitting.folds import (
     NEW,
     TEST,
     TRAIN,
+    changed_since_cut,
     previous_parts,
+    read_cut_with,
     read_folds,
     write_folds,
 )
@@ -87,3 +90,22 @@ def test_a_table_without_parts_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(SplitError, match=r"The folds run from -3 to -3; expected -2 \(train\)"):
         write_folds(tmp_path / "folds.csv", table.assign(fold=NEW))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_that_changes_after_it_was_cut_is_known_and_its_options_are_not_guessed(
+    tmp_path: Path,
+) -> None:
+    path, options = tmp_path / "folds.csv", SplitOptions(n_folds=3, test_fraction=0.25, seed=7)
+    table = pd.DataFrame({"path": list("abc"), "label": 1, "group": 2, "fold": [TEST, 1, 0]})
+    write_folds(path, table, options)
+    assert read_cut_with(path) == options
+    assert not changed_since_cut(path)
+    path.write_text(path.read_text().replace("b,,1,2,1", "b,,1,2,0"))
+    assert changed_since_cut(path)
+    file = tmp_path / "folds.json"
+    file.write_text(file.read_text().replace("0.25", "0.26"))
+    with pytest.raises(SplitError, match=r"folds\.json is damaged .*; remove it, and give "):
+        read_cut_with(path)
+    file.unlink()
+    assert read_cut_with(path) is None
+    assert not changed_since_cut(path)

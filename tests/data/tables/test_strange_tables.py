@@ -12,6 +12,7 @@ import pytest
 
 from hubretrain.data.dataset import ImageDataset, open_dataset
 from hubretrain.data.options import TableOptions
+from hubretrain.data.tables.reading import read_table
 from hubretrain.errors import DataError
 from tests.samples import write_pixels
 
@@ -341,3 +342,14 @@ def test_a_json_list_of_records_is_a_table_and_another_json_is_none(tmp_path: Pa
     assert opened(root, text, "l.json").images["label"].tolist() == ["1", "True"]
     with pytest.raises(DataError, match=r"l.json cannot be read as a table: it is no list of rec"):
         opened(root, '{"1.jpg": "a"}', "l.json")
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.jsonl", "l.parquet"])
+def test_a_table_that_would_fill_the_memory_is_refused_by_its_size(
+    tmp_path: Path, name: str
+) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(50 * 2**30)  # a file with a hole: it takes no space
+    sentence = r"it has 53,687,091,200 bytes; at most 1,073,741,824 are read; expected a header"
+    with pytest.raises(DataError, match=sentence):
+        read_table(tmp_path / name)
