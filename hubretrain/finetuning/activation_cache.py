@@ -5,7 +5,9 @@
 layers in the frozen part, `validation_layers` and `view_001_layers` ... (image, feature) hold
 these, as float32, because the head was fitted on unrounded ones: of a feature whose values lie
 close together float16 would leave little. Each is allocated full of NaN when it is first needed
-and written batch by batch, so NaN marks what is still to compute, as in the bottleneck cache.
+and written batch by batch, so NaN marks what is still to compute, as in the bottleneck cache. One
+that is finished has its digest in the attribute `sha256`, and all else is digested in the bytes
+before the HDF5. What is damaged is computed again.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 from rich.filesize import decimal
 
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
@@ -35,13 +39,20 @@ from hubretrain.finetuning.input_pipeline import (
 )
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.steps import TrainedModel
-from hubretrain.hdf5 import open_hdf5
+from hubretrain.hdf5 import (
+    check_digest_block,
+    digest_block_size,
+    open_hdf5,
+    write_digest_but,
+)
 from hubretrain.modules import Cut, cut_below
 from hubretrain.progress import Bar, progress_shown
 
-FORMAT = "hubretrain trunk 1"
+FORMAT = "hubretrain trunk 2"
 BATCH_SIZE = 48
 VALIDATION = "validation"
+_ROWS = 1024  # of a data set that are read or written at a time
+_LOG = logging.getLogger(__name__)
 _DEPENDS_ON = ("module_sha256", "layers", "image_size", "value_range", "augmentation", "seed")
 
 
@@ -66,6 +77,31 @@ class CachedView(NamedTuple):
         for dataset, array in zip(self, arrays, strict=True):
             if dataset is not None:
                 dataset[batch[0] : batch[-1] + 1] = array
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether each data set has its digest."""
+        return all(d is None or bool(d.attrs["sha256"]) for d in self)
+
+    def is_damaged(self) -> bool:
+        """Return whether a data set has a digest that is not that of its values."""
+        return any(
+            d is not None and d.attrs["sha256"] not in (b"", _digest_of(d).encode()) for d in self
+        )
+
+    def empty(self) -> None:
+        """Make everything still to compute."""
+        for dataset in self:
+            if dataset is not None:
+                dataset.attrs["sha256"] = _as_digest("")
+                for rows in split(np.arange(len(dataset)), _ROWS):
+                    dataset[rows[0] : rows[-1] + 1] = np.nan
+
+    def finish(self) -> None:
+        """Give each data set its digest."""
+        for dataset in self:
+            if dataset is not None:
+                dataset.attrs["sha256"] = _as_digest(_digest_of(dataset))
 
 
 def cacheable_cut(model: TrainedModel, options: FineTuneOptions, devices: Devices) -> Cut:
@@ -184,6 +220,7 @@ class ActivationCache:
         """
         numbers = sorted({int(number) for batch_views in views for number in batch_views})
         assert all(images is self._images[_name(number)] for number in numbers)
+        self.fill(np.array(numbers))  # the file is opened anew for each, which closes data sets
         views_of = {number: self._filled(number) for number in numbers}
         for batch, batch_views in zip(batches, views, strict=True):
             activations = np.empty((len(batch), *self.cut.activations_shape), np.float16)
@@ -202,9 +239,16 @@ class ActivationCache:
         try:
             view = self._view(name, len(images))
             if name not in self._complete:
+                if view.is_damaged():
+                    _LOG.warning("%s: %s is damaged and computed again.", self.path, name)
+                    view.empty()
                 # Whole batches, always the same ones: a row's bits may depend on its slot.
                 order = np.arange(len(images))
                 self._compute(view, number, [b for b in split(order, BATCH_SIZE) if view.lacks(b)])
+                if not view.is_finished:
+                    view.finish()
+                    self._seal()
+                    view = self._view(name, len(images))
                 self._complete.add(name)
         except (OSError, RuntimeError) as error:
             raise self._unwritable(error) from error
@@ -232,41 +276,51 @@ class ActivationCache:
                 bar.advance(len(batch))
 
     def _view(self, name: str, n_images: int) -> CachedView:
-        """Return the data sets of a view; new ones are full of NaN."""
-        shape, n_below = (n_images, *self.cut.activations_shape), self.cut.n_below
-        activations = self._dataset(name, shape, np.float16)
-        return CachedView(
-            activations,
-            self._dataset(f"{name}_layers", (n_images, n_below), np.float32) if n_below else None,
-        )
-
-    def _dataset(self, name: str, shape: tuple[int, ...], dtype: type[np.floating]) -> h5py.Dataset:
-        """Return a data set; a new one is all on the disk before it is used."""
-        if name in self._file:
-            dataset = self._file[name]
-            if (dataset.shape, dataset.dtype) == (shape, dtype):
-                return dataset
-            del self._file[name]
-        check_room(self.path, np.dtype(dtype).itemsize * int(np.prod(shape)))
-        dataset = self._file.create_dataset(name, shape, dtype, fillvalue=np.nan)
-        for batch in split(np.arange(shape[0]), 1024):
-            dataset[batch[0] : batch[-1] + 1] = np.nan
-        self._file.flush()
-        return dataset
+        """Return the data sets of a view; new ones are full of NaN, and on the disk."""
+        n_below = self.cut.n_below
+        wanted: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            name: ((n_images, *self.cut.activations_shape), np.dtype(np.float16))
+        }
+        if n_below:
+            wanted[f"{name}_layers"] = ((n_images, n_below), np.dtype(np.float32))
+        new = [key for key in wanted if key not in self._file]
+        for key in new:
+            shape, dtype = wanted[key]
+            check_room(self.path, dtype.itemsize * int(np.prod(shape)))
+            dataset = self._file.create_dataset(key, shape, dtype)
+            CachedView(dataset, None).empty()
+        if new:
+            self._seal()
+        activations, *below = (self._file[key] for key in wanted)
+        return CachedView(activations, below[0] if below else None)
 
     def _open(self, identity: str) -> h5py.File:
         """Open the file; replace it if it is damaged or of other activations."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        attributes = {
+            "format": np.bytes_(FORMAT),
+            "identity": np.bytes_(hashlib.sha256(identity.encode()).hexdigest()),
+        }
+        block_size = digest_block_size(2 * len(self._images) + 1)
         if self.path.exists():
-            with contextlib.suppress(OSError, KeyError):
+            with contextlib.suppress(OSError, ValueError):
+                check_digest_block(self.path)
                 file = open_hdf5(self.path, "r+", locking=False)
-                if (file.attrs.get("format"), file.attrs.get("identity")) == (FORMAT, identity):
+                if dict(file.attrs) == attributes and file.userblock_size >= block_size:
                     return file
                 file.close()
-        file = h5py.File(self.path, "w", locking=False)
-        file.attrs["format"], file.attrs["identity"] = FORMAT, identity
+        file = h5py.File(self.path, "w", locking=False, userblock_size=block_size)
+        for name, value in attributes.items():
+            file.attrs[name] = value
         file.flush()
         return file
+
+    def _seal(self) -> None:
+        """Write the digest of all but the values; a file that was killed before is made anew."""
+        names = list(self._file)
+        self._file.close()
+        write_digest_but(self.path, names)
+        self._file = h5py.File(self.path, "r+", locking=False)
 
     def _unwritable(self, error: Exception) -> RunError:
         return RunError(
@@ -282,6 +336,19 @@ def check_room(path: Path, n_bytes: int) -> None:
         reserve(aside, max(1, n_bytes))
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _digest_of(dataset: h5py.Dataset) -> str:
+    """Return the sha256 of the values of a data set."""
+    digest = hashlib.sha256()
+    for rows in split(np.arange(len(dataset)), _ROWS):
+        digest.update(dataset[rows[0] : rows[-1] + 1].tobytes())
+    return digest.hexdigest()
+
+
+def _as_digest(digest: str) -> npt.NDArray[np.bytes_]:
+    """Return a digest, or '', as an attribute of fixed length."""
+    return np.array(digest, dtype="S64")
 
 
 def _name(number: int) -> str:

@@ -49,9 +49,9 @@ def main(
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as aside:
-        campaign = campaign_of((folder or Path(aside)).resolve(), seed, is_short)
-        campaign.go(kills, others, n_damaged)
-        os.chdir("/")
+        folder = (folder or Path(aside)).resolve()
+        with campaign_of(folder, seed, is_short) as campaign:
+            campaign.go(kills, others, n_damaged)
     print(campaign.table())
     print(f"{time.monotonic() - started:.0f} s; seed {seed}; {len(campaign.defects)} defects")
     sys.exit(bool(campaign.defects))

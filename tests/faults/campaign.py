@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
@@ -228,8 +229,9 @@ def _kind(name: str) -> str:
     return re.sub(r"map_\w+\.json", "map_*.json", name)
 
 
-def campaign_of(folder: Path, seed: int, is_short: bool) -> Campaign:
-    """Return a campaign on a new chain, in a file system of its own.
+@contextlib.contextmanager
+def campaign_of(folder: Path, seed: int, is_short: bool) -> Iterator[Campaign]:
+    """Yield a campaign on a new chain, in a file system of its own.
 
     What commands import is imported here, once, and nothing that starts threads.
 
@@ -244,8 +246,13 @@ def campaign_of(folder: Path, seed: int, is_short: bool) -> Campaign:
     here.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # so that commands without the permissions of root come in
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "faults", str(here)], check=True)
+    before = Path.cwd()
     os.chdir(here)
     os.environ["HUBRETRAIN_STORE"] = str(here / "store")
-    chain = Chain(here, folder / ("short" if is_short else "whole"), is_short)
-    chain.build()
-    return Campaign(chain, np.random.default_rng(seed))
+    try:
+        chain = Chain(here, folder / ("short" if is_short else "whole"), is_short)
+        chain.build()
+        yield Campaign(chain, np.random.default_rng(seed))
+    finally:
+        os.chdir(before)
+        subprocess.run(["umount", str(here)], check=True)

@@ -6,6 +6,7 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import ModuleError, RunError
+from hubretrain.hdf5 import write_digest_but
 from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import write_digits, write_module, write_residual
 
@@ -54,14 +55,40 @@ def test_what_is_left_of_a_view_is_computed_and_nothing_twice(fitted, tmp_path):
         assert sorted(file) == ["validation", "view_001"]  # epoch 2's view is not needed yet
         whole = file["view_001"][:]
         assert whole.dtype == np.float16
-        file["view_001"][3] = np.nan  # as a kill leaves it
+        file["view_001"][3] = np.nan
         file["view_001"][50] += 1  # in another batch of 48: kept as it is, not computed anew
+        file["view_001"].attrs["sha256"] = np.bytes_(b"")
+    write_digest_but(path, ["validation", "view_001"])  # as a kill leaves it
     tune(fitted, run, module="residual", resume=True, more_epochs=2)
     with h5py.File(path, "r") as file:
         again = file["view_001"][:]
         assert sorted(file) == ["validation", "view_001", "view_002"]
     assert np.array_equal(again[:48], whole[:48])
     assert np.array_equal(again[50], whole[50] + 1)
+
+
+def test_damaged_activations_are_computed_again(fitted, tmp_path, caplog):
+    run = copied(fitted, tmp_path)
+    tune(fitted, run, epochs=1, module="residual", unfreeze_last=2, trunk_views=1)
+    path = run.finetune_folder("residual") / "trunk.h5"
+    sound = path.read_bytes()
+    with h5py.File(path, "r") as file:
+        view = file["view_001"]
+        first, n_bytes, block = (
+            view.id.get_offset(),
+            view.id.get_storage_size(),
+            file.userblock_size,
+        )
+        whole = view[:]
+    # A digit of the block, the header of the HDF5, the values of a view.
+    for at in (30, block + 60, first + n_bytes // 2):
+        damaged = bytearray(sound)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        tune(fitted, run, module="residual", resume=True, more_epochs=1)
+        with h5py.File(path, "r") as file:
+            assert np.array_equal(file["view_001"][:], whole)
+    assert "view_001 is damaged and computed again" in caplog.text
 
 
 def test_activations_of_other_facts_are_made_anew(fitted, tmp_path):
