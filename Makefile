@@ -36,8 +36,10 @@ types: $(VENV)/installed
 spelling: $(VENV)/installed
 	$(BIN)/codespell
 
-# The site, in build/site; a dead link or a name that does not exist is an error.
+# The site, in build/site; a dead link or a name that does not exist is an error, as is a cell of the
+# notebook that fails.
 docs: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute examples/walkthrough.ipynb
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 pytest: $(VENV)/installed

@@ -7,6 +7,7 @@ from .data import check_dataset as check_dataset
 from .data import open_dataset as open_dataset
 from .data.images import Augmentation as Augmentation
 from .errors import HubretrainError as HubretrainError
+from .export import Run as Run
 from .export import evaluate_export as evaluate_export
 from .export import export_run as export_run
 from .export import predict_images as predict_images
@@ -23,8 +24,9 @@ from .modules import HubModule as HubModule
 from .modules import resolve as resolve
 from .report import write_report as write_report
 from .report.saliency import explain_images as explain_images
-from .runs import Run as Run
 from .screening import ScreenOptions as ScreenOptions
+from .screening import compare_runs as compare_runs
+from .screening import load_features as load_features
 from .screening import screen_modules as screen_modules
 from .serving import ServeLimits as ServeLimits
 from .serving import serve_export as serve_export

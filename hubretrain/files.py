@@ -34,6 +34,7 @@ else:
 
 
 T = TypeVar("T")
+StrPath = str | os.PathLike[str]
 
 _SECONDS_PER_DAY = 86_400.0
 _BLOCK = 2**20

@@ -38,13 +38,34 @@ def only_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
             "another folder."
         ) from error
     try:
-        with contextlib.suppress(OSError):  # a full disk; the name is only for others to read
-            os.ftruncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        _sign(handle)
         yield
     finally:
         with contextlib.suppress(OSError):
             lock.unlink()
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Hold a lock of a file that others may hold, too, but not beside `only_writer`.
+
+    Where the folder cannot be written, nothing is held: nobody can write it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        _sign(handle)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if _flock(handle):  # nobody else uses it
+                _lock_of(path).unlink()
         os.close(handle)
 
 
@@ -58,6 +79,13 @@ def is_locked(path: Path) -> bool:
         return not _flock(handle)
     finally:
         os.close(handle)
+
+
+def _sign(handle: int) -> None:
+    """Write into a lock file who holds it."""
+    with contextlib.suppress(OSError):  # a full disk; the name is only for others to read
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
 def _lock_of(path: Path) -> Path:

@@ -55,12 +55,15 @@ def test_every_command_runs_in_the_order_in_which_it_is_shown(place):
     assert "ISIC_0024306.jpg: " in shown
 
 
-def test_the_python_that_is_shown_runs(place):
+def test_the_python_that_is_shown_runs(place, capsys):
     write_digits(place / "data" / "flowers", 120)
     (code,) = (block for language, block in BLOCKS if language == "python")
     found: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), found)
-    assert found["features"].shape == (100, 1280)
+    assert found["X"].shape == (120, 1280)
+    shown = capsys.readouterr().out
+    assert "accuracy" in shown
+    assert float(re.search(r"Accuracy on fold 0: ([\d.]+)%", shown)[1]) > 50  # of 3 classes
 
 
 def test_the_two_commands_are_the_makefiles():

@@ -24,6 +24,8 @@ COMMANDS = (
     "report",
     "explain",
     "modules",
+    "runs",
+    "doctor",
 )
 # Large images are refused with a sentence. Here, not where they are read: the filters of warnings
 # belong to the process, and threads that change them would change those of each other.

@@ -10,7 +10,9 @@ import contextlib
 import difflib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,6 +40,11 @@ def echo(message: str = "", *, nl: bool = True, err: bool = False) -> None:
     click.echo(printable(message), nl=nl, err=err)
 
 
+def next_command(*words: str | Path) -> str:
+    """Return a command of this program that does what it says when it is pasted into a shell."""
+    return shlex.join(["hubretrain", *map(str, words)])
+
+
 def terminal(**options: Any) -> Console:
     """Return a terminal of rich that prints printable texts only."""
     from rich.console import Console
@@ -49,6 +56,35 @@ def terminal(**options: Any) -> Console:
                 yield Segment(text if control else printable(text), style, control)
 
     return Printable(**options)
+
+
+def print_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str] = ()
+) -> None:
+    """Print a table that fits the terminal; where there is none, lines separated by tabs.
+
+    Args:
+        titles: Titles of the columns.
+        rows: The cells of each row.
+        numbers: Titles of the columns of numbers.
+    """
+    console = terminal()
+    if not console.is_terminal:  # for another program, which has no width to fit
+        for line in (titles, *rows):
+            echo("\t".join(line))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None)
+    for title in titles:
+        if title in numbers:
+            table.add_column(escape(title), justify="right", no_wrap=True)
+        else:
+            table.add_column(escape(title), overflow="fold", no_wrap=title == titles[0])
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def in_flags(sentence: str, of_command: click.Command | None = None) -> str:

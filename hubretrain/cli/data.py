@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Group, echo, in_flags, terminal
+from hubretrain.cli.command import Group, echo, in_flags, next_command, terminal
 from hubretrain.cli.options import (
     RUNS,
     DataSource,
@@ -255,11 +254,11 @@ def prepare(name: str, source: Path, folder: Path | None, partial: bool) -> None
     if name == "images":
         unpacked = prepare_images(source, folder)
         echo(f"{folder}/: {unpacked.n_images:,} images, {unpacked.n_written:,} written now.")
-        echo(f"Next: hubretrain data check {shlex.quote(str(folder))}")
+        echo(f"Next: {next_command('data', 'check', folder)}")
         return
     found = prepare_ham10000(source, folder, partial=partial)
     echo(
         f"{folder}/: {found.n_images:,} images of {found.n_lesions:,} lesions, "
         f"{found.n_copied:,} copied now."
     )
-    echo(f"Next: hubretrain data check {folder}")
+    echo(f"Next: {next_command('data', 'check', folder)}")

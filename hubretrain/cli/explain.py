@@ -7,7 +7,12 @@ from pathlib import Path
 import click
 
 from hubretrain.cli.command import Command, echo, in_flags
-from hubretrain.cli.options import model_and_images_argument, out_option
+from hubretrain.cli.options import (
+    complete_classes,
+    complete_modules,
+    model_and_images_argument,
+    out_option,
+)
 
 
 @click.command(cls=Command, short_help="Draw the pixels that a prediction rests on.")
@@ -21,10 +26,17 @@ from hubretrain.cli.options import model_and_images_argument, out_option
     help="Method to use; may be repeated. By default all that the model allows.",
 )
 @click.option(
-    "--class", "of_class", metavar="NAME", help="Class to explain; by default the top-1 class."
+    "--class",
+    "of_class",
+    metavar="NAME",
+    shell_complete=complete_classes,
+    help="Class to explain; by default the top-1 class.",
 )
 @click.option(
-    "--head", metavar="MODULE", help="Explain the head on this module of a run, not the export."
+    "--head",
+    metavar="MODULE",
+    shell_complete=complete_modules,
+    help="Explain the head on this module of a run, not the export.",
 )
 @click.option(
     "--seed",

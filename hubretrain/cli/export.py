@@ -8,8 +8,8 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command, echo
-from hubretrain.cli.options import chosen_run, run_argument
+from hubretrain.cli.command import Command, echo, next_command
+from hubretrain.cli.options import chosen_run, complete_modules, run_argument
 
 
 @click.command(cls=Command, short_help="Export a run as one model of module and head.")
@@ -23,7 +23,10 @@ from hubretrain.cli.options import chosen_run, run_argument
     "model can be converted.",
 )
 @click.option(
-    "--head", metavar="MODULE", help="Export the fitted head of this module, not fine-tuned."
+    "--head",
+    metavar="MODULE",
+    shell_complete=complete_modules,
+    help="Export the fitted head of this module, not fine-tuned.",
 )
 @click.option("--ensemble", is_flag=True, help="Export the run's ensemble of heads.")
 @click.option(
@@ -69,7 +72,7 @@ def export(
         echo(f"  averages over {exported.n_views} views: {'; '.join(manifest['tta'])}")
     if manifest["not_converted"]:
         echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
-    echo(f"Next: hubretrain predict {exported.folder} IMAGE")
+    echo(f"Next: {next_command('predict', exported.folder)} IMAGE")
 
 
 def _calibration_words(manifest: dict[str, Any]) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hubretrain.cli.command import Command, echo, in_flags
+from hubretrain.cli.command import Command, echo, in_flags, next_command
 from hubretrain.cli.options import (
     chosen_run,
+    complete_modules,
     images_option,
     offline_option,
     options_from,
@@ -59,6 +60,7 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
     "modules",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete_modules,
     help="Module to train; may be repeated. By default the first of the shortlist that can be "
     "trained.",
 )
@@ -257,12 +259,14 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
     if exported.name not in (f"{name}, {FINE_TUNED}" for name in trained):
         for name in trained:
             echo(
-                f"To export {name} fine-tuned all the same: hubretrain finetune {run.folder} "
-                f"--module {name} --resume --export {FINE_TUNED}"
+                f"To export {name} fine-tuned all the same: "
+                + next_command("finetune", run.folder, "--module", name, "--resume")
+                + f" --export {FINE_TUNED}"
             )
     else:
-        echo(f"For a head instead: hubretrain export {run.folder} --head {exported.module}")
-    echo(f"Next: hubretrain predict {run.folder} IMAGE")
+        head = next_command("export", run.folder, "--head", exported.module)
+        echo(f"For a head instead: {head}")
+    echo(f"Next: {next_command('predict', run.folder)} IMAGE")
 
 
 def _show_comparison(exported: ExportedRecord) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubretrain.cli.command import Command, echo, in_flags, terminal
+from hubretrain.cli.command import Command, echo, in_flags, next_command, terminal
 from hubretrain.cli.options import (
     RUNS,
     DataSource,
@@ -114,7 +114,7 @@ def fit(
     for sentence in screening.effects["sentence"]:
         echo(f"{sentence[0].upper()}{sentence[1:]}")
     folder = screening.run.folder
-    echo(f"Results are in {folder}/. Next: hubretrain finetune {folder}")
+    echo(f"Results are in {folder}/. Next: {next_command('finetune', folder)}")
 
 
 def _as_json(screening: Screening) -> str:

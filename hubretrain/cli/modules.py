@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Group, echo, terminal
-from hubretrain.cli.options import input_options, json_option, offline_option, trust_option
+from hubretrain.cli.command import Group, echo, print_table
+from hubretrain.cli.options import (
+    complete_modules,
+    input_options,
+    json_option,
+    offline_option,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from hubretrain.modules import StoredModule, Trust
@@ -43,7 +49,9 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
 
 
 @modules.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_modules
+)
 @input_options
 @offline_option
 @trust_option
@@ -79,7 +87,7 @@ def fetch(
 
 
 @modules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_modules)
 @click.option(
     "--layers",
     is_flag=True,
@@ -187,8 +195,6 @@ def _rows(search: str) -> list[dict[str, Any]]:
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.table import Table
-
     numbers = ("size", "features", "parameters", "GFLOPs")
     titles = ("module", "also", *numbers, "source", "downloaded")
     lines = [
@@ -204,20 +210,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         )
         for row in rows
     ]
-    console = terminal()
-    if not console.is_terminal:  # for another program, which has no width to fit
-        for line in (titles, *lines):
-            echo("\t".join(line))
-        return
-    table = Table(box=None)
-    for title in titles:
-        if title in numbers:
-            table.add_column(title, justify="right", no_wrap=True)
-        else:
-            table.add_column(title, overflow="fold", no_wrap=title == "module")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+    print_table(titles, lines, numbers)
 
 
 def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:

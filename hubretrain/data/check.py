@@ -27,7 +27,7 @@ from hubretrain.data.summarizing import (
 )
 from hubretrain.data.summary import FoldsSummary, Summary
 from hubretrain.errors import DataError, SplitError
-from hubretrain.files import write_json
+from hubretrain.files import StrPath, write_json
 from hubretrain.progress import Bar
 
 _MANY = 10  # groups of a class per fold: so many are not joined to fewer than one
@@ -70,7 +70,7 @@ def check_dataset(
     dataset: ImageDataset,
     options: SplitOptions = SplitOptions(),
     *,
-    cache: Path = Path("cache"),
+    cache: StrPath = "cache",
 ) -> DataCheck:
     """Look at classes, files, sizes, groups, duplicates, leaks and whether folds can be cut.
 
@@ -88,7 +88,7 @@ def check_dataset(
         >>> [finding.level for finding in check.findings]
         ['note', 'note']
     """
-    images, pairs = _image_table(dataset, cache)
+    images, pairs = _image_table(dataset, Path(cache))
     names = dataset.class_names
     summary = Summary(
         name=dataset.name,

@@ -4,7 +4,8 @@
 `manifest` documents, reads and checks it; `graph` is the exported graph, and
 `views` the views that it averages over; `litert` and `onnx`
 convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage,
-and `evaluate` compares what it gives with the labels of another data set.
+`evaluate` compares what it gives with the labels of another data set, and `fitted_run` is a run
+that predicts.
 """
 
 import lazy_loader as lazy

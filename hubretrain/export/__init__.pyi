@@ -1,6 +1,7 @@
 from .evaluate import EvaluatedExport as EvaluatedExport
 from .evaluate import evaluate_export as evaluate_export
 from .export import export_run as export_run
+from .fitted_run import Run as Run
 from .manifest import Export as Export
 from .manifest import export_of as export_of
 from .manifest import identity_of as identity_of

@@ -23,6 +23,7 @@ from hubretrain.export.manifest import (
     read_manifest,
 )
 from hubretrain.export.views import averaged_views
+from hubretrain.files import StrPath
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.modules import restore_module
 from hubretrain.runs import FitRecord, Run
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 
 def export_run(
-    run: Run,
+    run: Run | StrPath,
     *,
     head: str | None = None,
     ensemble: bool = False,
     formats: Sequence[str] = (),
     tta: int | None = None,
-    output: Path | None = None,
+    output: StrPath | None = None,
 ) -> Export:
     """Export a run.
 
@@ -48,7 +49,7 @@ def export_run(
     Formats that are there stay there, and so do the views that it averages over.
 
     Args:
-        run: A fitted run.
+        run: A fitted run, or its folder.
         head: Module whose fitted head is exported.
         ensemble: Whether to export the run's ensemble of heads.
         formats: Formats among `savedmodel`, `litert`, `onnx`; the SavedModel is always written,
@@ -68,16 +69,17 @@ def export_run(
         DataError: The augmentation that the model was trained on has fewer views than `tta`.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from hubretrain import Run, export_run
-        >>> export = export_run(Run(Path("runs/digits")), head="small", output=Path("head"))
+        >>> from hubretrain import export_run
+        >>> export = export_run("runs/digits", head="small", output="head")
         >>> export.class_names
         ['0', '1', '2']
     """
+    run = Run.of(run)
     fit = run.fit
     is_named = ensemble or head is not None
     name = ENSEMBLE_NAME if ensemble else str(head)
-    folder = output or (run.folder / "exports" / name if is_named else run.export_folder)
+    default = run.folder / "exports" / name if is_named else run.export_folder
+    folder = default if output is None else Path(output)
     check_replaceable(folder)
     if not is_named and is_current(run):
         return _export_again(run, folder, formats, tta)

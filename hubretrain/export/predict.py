@@ -15,6 +15,7 @@ from hubretrain.data.images import IMAGE_SUFFIXES, decode, to_unit, view
 from hubretrain.errors import DataError
 from hubretrain.export.manifest import Export
 from hubretrain.export.runtimes import Runtime, open_runtime
+from hubretrain.files import StrPath
 from hubretrain.parallel import ahead
 from hubretrain.storage import is_remote, read_bytes
 
@@ -43,8 +44,8 @@ class Prediction:
 
 
 def predict_images(
-    export: str | Path,
-    images: Iterable[str | Path],
+    export: StrPath,
+    images: Iterable[StrPath],
     top: int = 3,
     *,
     tta: int | None = None,
@@ -83,7 +84,7 @@ def predict_images(
 
 
 def _predictions(
-    export: Export, runtime: Runtime, images: Iterable[str | Path], top: int, n_views: int
+    export: Export, runtime: Runtime, images: Iterable[StrPath], top: int, n_views: int
 ) -> Iterator[Prediction]:
     """Read images ahead, and run them in batches of about `BATCH_SIZE` views."""
     read = _reader(export)
@@ -105,7 +106,7 @@ def _predictions(
     yield from _predict_batch(export, runtime, batch, top)
 
 
-def image_files(images: Iterable[str | Path]) -> Iterator[str]:
+def image_files(images: Iterable[StrPath]) -> Iterator[str]:
     """List image files, and those below folders in the order of their paths.
 
     A folder without images is listed itself, and so is each that cannot be read.

@@ -21,6 +21,7 @@ from hubretrain.extraction.options import CacheOptions
 from hubretrain.extraction.pipeline import Batch, ImageTask, SkippedImage, extract
 from hubretrain.extraction.plan import CachePlan, Part, plan_cache
 from hubretrain.extraction.ray import Cluster, extract_on_ray
+from hubretrain.files import StrPath
 from hubretrain.modules import StoredModule
 from hubretrain.progress import Bar
 from hubretrain.storage import located
@@ -62,7 +63,7 @@ def cache_bottlenecks(
     modules: Sequence[StoredModule],
     options: CacheOptions = CacheOptions(),
     *,
-    cache: Path = Path("cache"),
+    cache: StrPath = "cache",
     part: Part | None = None,
     cluster: Cluster | None = None,
 ) -> list[CacheResult]:
@@ -96,7 +97,7 @@ def cache_bottlenecks(
         ('cache/digits/small.h5', 120, 2)
     """
     started = time.monotonic()
-    plan = plan_cache(dataset, modules, options, cache, part)
+    plan = plan_cache(dataset, modules, options, Path(cache), part)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(

@@ -17,6 +17,7 @@ from hubretrain.data import ImageDataset
 from hubretrain.data.splitting import NEW, previous_parts, read_folds
 from hubretrain.errors import NotTrainableError, RunError
 from hubretrain.export import export_run
+from hubretrain.files import StrPath
 from hubretrain.finetuning.devices import available_devices
 from hubretrain.finetuning.module import ModuleFineTuning
 from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_options
@@ -74,10 +75,10 @@ class Resumption:
 
 def finetune_module(
     dataset: ImageDataset,
-    run: Run,
+    run: Run | StrPath,
     *,
     module: str | None = None,
-    cache: Path = Path("cache"),
+    cache: StrPath = "cache",
     options: FineTuneOptions | None = None,
     resumption: Resumption | None = None,
 ) -> FineTuneResult:
@@ -88,7 +89,7 @@ def finetune_module(
 
     Args:
         dataset: The data set that the run was fitted on.
-        run: A fitted run.
+        run: A fitted run, or its folder.
         module: Name of the module; None for the first of the shortlist that can be trained.
         cache: The cache folder, which holds the data set's digests.
         options: How to train; by default as the size of the data set suggests.
@@ -100,19 +101,19 @@ def finetune_module(
         ModuleError: The module cannot be loaded or trained.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from hubretrain import FineTuneOptions, Run, finetune_module, open_dataset
-        >>> run, options = Run(Path("runs/digits")), FineTuneOptions(epochs=1)
-        >>> result = finetune_module(open_dataset("data/digits"), run, options=options)
+        >>> from hubretrain import FineTuneOptions, finetune_module, open_dataset
+        >>> data, options = open_dataset("data/digits"), FineTuneOptions(epochs=1)
+        >>> result = finetune_module(data, "runs/digits", options=options)
         >>> result.history["epoch"].tolist()  # epoch 0: the head that training starts from
         [0, 1]
     """
+    run = Run.of(run)
     name = module or _fitted(run, dataset).shortlist[0]
     return finetune_modules(
         dataset,
         run,
         [name],
-        cache=cache,
+        cache=Path(cache),
         options=options,
         resumption=resumption,
         may_replace=module is None,

@@ -13,6 +13,7 @@ from .layers import RELATIVE_VARIANCE as RELATIVE_VARIANCE
 from .layers import LayerPoint as LayerPoint
 from .layers import choose_layers as choose_layers
 from .layers import why_not_chosen as why_not_chosen
+from .network import is_offline as is_offline
 from .sources import Trust as Trust
 from .sources import UntrustedModuleError as UntrustedModuleError
 from .store import StoredModule as StoredModule

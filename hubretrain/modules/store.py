@@ -30,7 +30,7 @@ import platformdirs
 
 from hubretrain._version import __version__
 from hubretrain.errors import ModuleError, RunError
-from hubretrain.files import conforming, file_sha256, read_record, write_record
+from hubretrain.files import StrPath, conforming, file_sha256, read_record, write_record
 from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
 from hubretrain.modules.catalogue import (
@@ -125,7 +125,7 @@ def current_digest(name: str, handle: str) -> str | None:
 
 
 def resolve(
-    name: str,
+    name: StrPath,
     *,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
@@ -153,6 +153,7 @@ def resolve(
         >>> module.name, len(module.sha256)
         ('small', 64)
     """
+    name = str(name)
     entry = find(name) if _is_folder(name) else described(name)
     if entry is not None and entry.source == "keras" and image_size is not None:
         keras = keras_handles.parse(entry.own_handle)  # these are built for one size

@@ -15,6 +15,7 @@ import pandas as pd
 from hubretrain._version import __version__
 from hubretrain.csv_tables import write_table
 from hubretrain.export import EvaluatedExport
+from hubretrain.files import StrPath
 from hubretrain.progress import progress_shown
 from hubretrain.report import charts, figures, label_errors, payload, provenance, sections
 from hubretrain.report.data_section import data_section
@@ -59,18 +60,18 @@ class Report:
 
 
 def write_report(
-    run: Run,
+    run: Run | StrPath,
     *,
-    data: Path | None = None,
-    output: Path | None = None,
-    png: Path | None = None,
+    data: StrPath | None = None,
+    output: StrPath | None = None,
+    png: StrPath | None = None,
     map_method: str = "tsne",
     n_saliency: int = N_SALIENCY,
 ) -> Report:
     """Write the report of a run: `report.html` and `label_errors.csv`.
 
     Args:
-        run: A fitted run.
+        run: A fitted run, or its folder.
         data: Folder of the images; by default the one that the run was fitted on.
         output: The page; by default `report.html` in the run folder.
         png: A folder for the charts as PNG files, or None.
@@ -83,16 +84,16 @@ def write_report(
         DataError: The map method is unknown or not installed, or matplotlib is not installed.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from hubretrain import Run, write_report
-        >>> report = write_report(Run(Path("runs/digits")), n_saliency=0)
+        >>> from hubretrain import write_report
+        >>> report = write_report("runs/digits", n_saliency=0)
         >>> report.page.as_posix()
         'runs/digits/report.html'
     """
     if png is not None:
         figures.require_matplotlib()
+    run = Run.of(run)
     run_data = gather(run)
-    root = data or run_data.fit.data
+    root = Path(data or run_data.fit.data)
     hints = label_errors.hints_of(run_data)
     doubtful = _doubtful_labels(run_data, hints)
     csv = run.folder / "label_errors.csv"
@@ -138,11 +139,11 @@ def write_report(
             fixed_charts,
         ),
     }
-    page = output or run.folder / "report.html"
+    page = Path(output or run.folder / "report.html")
     write_page(page, "report.html", values, SCRIPTS)
     pictures: tuple[Path, ...] = ()
     if png is not None:
-        pictures = figures.write_figures(run_data, fixed_charts, points, png)
+        pictures = figures.write_figures(run_data, fixed_charts, points, Path(png))
     return Report(page, csv, len(doubtful), missing, pictures)
 
 

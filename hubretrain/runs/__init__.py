@@ -1,7 +1,8 @@
 """A run: the folder of one fit and of what followed it.
 
 `run` has its paths, reads and writes `run.json`, and lets the files of a fit appear together;
-`records` are the contents of `run.json`; `run_tables` are the CSV files.
+`records` are the contents of `run.json`; `run_tables` are the CSV files; `listing` lists the runs
+of a folder, and removes one.
 """
 
 import lazy_loader as lazy

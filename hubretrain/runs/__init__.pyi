@@ -1,4 +1,8 @@
 from . import run_tables as run_tables
+from .listing import RunSummary as RunSummary
+from .listing import check_removable as check_removable
+from .listing import list_runs as list_runs
+from .listing import remove_run as remove_run
 from .records import FINE_TUNED as FINE_TUNED
 from .records import HEAD as HEAD
 from .records import VALIDATION_FOLD as VALIDATION_FOLD

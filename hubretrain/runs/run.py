@@ -17,6 +17,7 @@ from typing import Any
 
 from hubretrain.errors import RunError, WriteError, unreadable
 from hubretrain.files import (
+    StrPath,
     conforming,
     file_sha256,
     folder_aside,
@@ -26,11 +27,8 @@ from hubretrain.files import (
 from hubretrain.locks import only_writer
 from hubretrain.runs.records import FineTuneRecord, FitRecord
 
-_FITTED = ".fitted"  # a fit whose files are on the way to their places
+FITTED_FOLDER = ".fitted"  # a fit whose files are on the way to their places
 _REMEDY = "remove it and run `hubretrain fit` again"
-
-
-"""Values of `ExportedRecord.kind`, beside `ensemble`."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,17 @@ class Run:
 
     Attributes:
         folder: Run folder.
-
-    Examples:
-        >>> from pathlib import Path
-        >>> from hubretrain import Run
-        >>> from hubretrain.runs import LEADERBOARD
-        >>> run = Run(Path("runs/digits"))
-        >>> run.fit.metric, run.fit.shortlist
-        ('accuracy', ('small',))
-        >>> LEADERBOARD.read(run.folder)["module"].tolist()
-        ['small', '1-nearest-neighbour of small', 'majority class']
     """
 
     folder: Path
+
+    def __init__(self, folder: StrPath) -> None:
+        object.__setattr__(self, "folder", Path(folder))
+
+    @classmethod
+    def of(cls, run: Run | StrPath) -> Run:
+        """Return a run, or that of a folder."""
+        return run if isinstance(run, Run) else cls(run)
 
     @property
     def name(self) -> str:
@@ -69,6 +65,11 @@ class Run:
     def folds_file(self) -> Path:
         """`folds.csv`: part and fold of each image."""
         return self.folder / "folds.csv"
+
+    @property
+    def screened_folder(self) -> Path:
+        """`screened/`: sweeps to resume from; `in_use` by each fit that runs."""
+        return self.folder / "screened"
 
     def heads_file(self, module: str) -> Path:
         """Return the path `heads/<module>.h5`: the heads of a module that are kept."""
@@ -86,7 +87,7 @@ class Run:
             module: Name of the module.
             heads: Heads of the sweep, `linear` or `mlp`.
         """
-        return self.folder / "screened" / heads / f"{module}.h5"
+        return self.screened_folder / heads / f"{module}.h5"
 
     def finetune_folder(self, module: str) -> Path:
         """Return the path `finetune/<module>/`: history, checkpoints, predictions."""
@@ -96,6 +97,17 @@ class Run:
     def export_folder(self) -> Path:
         """`export/`: the model that turns images into probabilities."""
         return self.folder / "export"
+
+    @property
+    def has_record(self) -> bool:
+        """Whether `run.json` holds a stage that this program wrote, so that it is a run's.
+
+        Raises:
+            RunError: `run.json` is damaged.
+        """
+        stages = [self._stages().get(name) for name in ("fit", "finetune")]
+        records = [stage.get("versions") for stage in stages if isinstance(stage, dict)]
+        return any(isinstance(record, dict) and "hubretrain" in record for record in records)
 
     @property
     def is_fitted(self) -> bool:
@@ -231,7 +243,7 @@ class Run:
         digests = {written._name(path): file_sha256(path) for path in paths}
         written.write_fit(replace(record, files={**record.files, **digests}))
         with self._moving():
-            os.replace(written.folder, self.folder / _FITTED)  # from here on the fit counts
+            os.replace(written.folder, self.folder / FITTED_FOLDER)  # from here on the fit counts
         self._finish_publication()
 
     def write_fit(self, record: FitRecord) -> None:
@@ -246,7 +258,7 @@ class Run:
         write_record(self.record_file, {**self._stages(), stage: values})
 
     def _stages(self) -> dict[str, Any]:
-        if (self.folder / _FITTED).exists():
+        if (self.folder / FITTED_FOLDER).exists():
             with self.locked():
                 pass
         return self._read_stages()
@@ -261,7 +273,7 @@ class Run:
 
     def _finish_publication(self) -> None:
         """Move the files of a fit that is published to their places, `run.json` last."""
-        new = Run(self.folder / _FITTED)
+        new = Run(self.folder / FITTED_FOLDER)
         if not new.record_file.exists():  # nothing, or what a stopped removal left
             shutil.rmtree(new.folder, ignore_errors=True)
             return

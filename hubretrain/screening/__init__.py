@@ -5,7 +5,7 @@
 `candidates` are their out-of-fold predictions, `selection` chooses, and `result` is what is kept,
 also of two kinds of heads together. `comparison` and `leaderboard` set the modules
 side by side with `baselines` and `transferability` scores, and `formatting` has the words of their
-rows.
+rows. The room `fitted` has what people take from a fit.
 """
 
 import lazy_loader as lazy

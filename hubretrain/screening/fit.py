@@ -9,7 +9,6 @@ kept, so an interrupted fit resumes, and a later one adds modules to the same ru
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,9 @@ from hubretrain.data.splitting import (
 )
 from hubretrain.errors import CacheError, RunError
 from hubretrain.evaluation import Evaluator, Predictions, at_temperature
+from hubretrain.files import StrPath
 from hubretrain.heads import ModuleHeads
+from hubretrain.locks import in_use
 from hubretrain.runs import (
     CANDIDATES,
     EFFECTS,
@@ -44,6 +45,7 @@ from hubretrain.runs import (
     Run,
 )
 from hubretrain.screening.comparison import ModuleComparison
+from hubretrain.screening.fitted import Screening
 from hubretrain.screening.leaderboard import columns
 from hubretrain.screening.options import ScreenOptions
 from hubretrain.screening.result import ScreenResult
@@ -53,39 +55,20 @@ from hubretrain.screening.sweep import Sweep
 TEST_METRICS = ("top_3", "unadjusted_accuracy", "balanced_accuracy", "accuracy")
 
 
-@dataclass(frozen=True)
-class Screening:
-    """The result of `fit`.
-
-    Attributes:
-        run: The run that holds it.
-        metric: Metric of choice.
-        leaderboard: One row per module, the ensemble and the baselines; best first.
-        effects: The ablation, one row per effect: effect, metric, estimate, low, high, p,
-            n_modules, sentence.
-        notes: Sentences that a reader of the leaderboard should know.
-    """
-
-    run: Run
-    metric: str
-    leaderboard: pd.DataFrame
-    effects: pd.DataFrame
-    notes: tuple[str, ...]
-
-
 def screen_modules(
     dataset: ImageDataset,
-    run: Run,
+    run: Run | StrPath,
     options: ScreenOptions = ScreenOptions(),
     *,
-    cache: Path = Path("cache"),
+    cache: StrPath = "cache",
     modules: Sequence[str] = (),
 ) -> Screening:
     """Fit heads on every cached module and rank the modules.
 
     Args:
         dataset: The labelled images.
-        run: The run to keep the result in; one that has folds keeps them, and its modules.
+        run: The run to keep the result in, or its folder; one that has folds keeps them, and its
+            modules.
         options: What heads are compared, and by what.
         cache: The cache folder, which holds the bottlenecks.
         modules: Names of cached modules; by default all of them. `NAME_random` is taken for the
@@ -99,12 +82,12 @@ def screen_modules(
         WriteError: The run folder cannot be written.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from hubretrain import Run, open_dataset, screen_modules
-        >>> screening = screen_modules(open_dataset("data/digits"), Run(Path("runs/digits")))
+        >>> from hubretrain import open_dataset, screen_modules
+        >>> screening = screen_modules(open_dataset("data/digits"), "runs/digits")
         >>> screening.leaderboard["module"].tolist()
         ['small', '1-nearest-neighbour of small', 'majority class']
     """
+    run, cache = Run.of(run), Path(cache)
     files = _bottleneck_files(dataset, cache, modules, run)
     images = dataset.usable_images(cache, near_duplicates=options.split.keep_duplicates_together)
     changes = _changes(images, run)
@@ -112,7 +95,8 @@ def screen_modules(
     labels = development["class_index"].to_numpy()
     sweep = Sweep.of(options, dataset.class_names, labels)
     stages = Stages(development, sweep, run, options.split.seed, test["sha256"].tolist())
-    screened = stages.results(files)
+    with in_use(run.screened_folder):
+        screened = stages.results(files)
     results = [result for result, _ in screened]
     heads = {result.module: heads for result, heads in screened}
     comparison = ModuleComparison(development, results, sweep, options.split.seed)

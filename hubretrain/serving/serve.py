@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from hubretrain.errors import EngineError, RunError
 from hubretrain.export import Export, Runtime, open_runtime
+from hubretrain.files import StrPath
 from hubretrain.serving.limits import ServeLimits
 
 _BACKLOG = 1024  # connections that the system accepts before the server does
@@ -18,7 +18,7 @@ _KEEP_ALIVE_SECONDS = 30
 
 
 def serve_export(
-    export: str | Path,
+    export: StrPath,
     *,
     host: str = "127.0.0.1",
     port: int = 8501,

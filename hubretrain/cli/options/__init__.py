@@ -2,7 +2,7 @@
 
 `derived` makes options from the library's dataclasses; `sources` say where labelled images, cache
 and split are, `backbones` which modules, `models` which run or export, `output` where the result
-goes.
+goes; `completion` is what a shell completes.
 """
 
 import lazy_loader as lazy

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from hubretrain.cli.options.completion import complete_modules
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 modules_option = click.option(
@@ -17,6 +19,7 @@ modules_option = click.option(
     "modules",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete_modules,
     help="Name of the catalogue, a handle, or a folder; may be repeated.",
 )
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hubretrain.cli.options.completion import COMPLETIONS
 from hubretrain.option_fields import Option, flag_of, option_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,6 +80,7 @@ def _click_option(
     assert described is not None
     flag, default = flag_of(of_field), of_field.default
     details: dict[str, Any] = {"help": _help(cls, described.help), "metavar": described.metavar}
+    details["shell_complete"] = COMPLETIONS.get(of_field.name)
     if isinstance(default, bool):
         details |= {"default": default, "is_flag": True, "show_default": "/" in flag}
         return click.option(flag, of_field.name, **details)

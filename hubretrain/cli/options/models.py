@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hubretrain.cli.command import echo
+from hubretrain.cli.options.completion import RUNS, complete_runs
 
 if TYPE_CHECKING:
     from hubretrain.runs import Run
 
-RUNS = Path("runs")
 F = TypeVar("F", bound=Callable[..., Any])
 
 run_option = click.option(
@@ -23,6 +23,7 @@ run_option = click.option(
     metavar="FOLDER",
     callback=lambda _context, _parameter, value: _run_folder(value),
     help="Folder of the results; a plain name is a folder in runs/. By default runs/<data set>.",
+    shell_complete=complete_runs,
 )
 
 run_argument = click.argument(
@@ -31,7 +32,19 @@ run_argument = click.argument(
     metavar="[RUN]",
     type=click.Path(path_type=Path),
     callback=lambda _context, _parameter, value: value and _in_runs(value),
+    shell_complete=complete_runs,
 )
+
+
+def named_run_argument(name: str) -> Callable[[F], F]:
+    """Return an argument that names a run; a plain name is a folder in `runs/`."""
+    return click.argument(
+        name,
+        type=click.Path(path_type=Path),
+        callback=lambda _context, _parameter, value: _in_runs(value),
+        shell_complete=complete_runs,
+    )
+
 
 images_option = click.option(
     "--data",
@@ -52,6 +65,7 @@ model_argument = click.argument(
     metavar="[RUN_OR_EXPORT]",
     type=click.Path(path_type=Path),
     callback=lambda _context, _parameter, value: _in_runs(value) if value else _latest_model(),
+    shell_complete=complete_runs,
 )
 
 model_and_images_argument = click.argument(
@@ -60,6 +74,7 @@ model_and_images_argument = click.argument(
     nargs=-1,
     required=True,
     callback=lambda _context, _parameter, value: _model_and_images(*value),
+    shell_complete=complete_runs,
 )
 
 tta_option = click.option(

@@ -27,7 +27,8 @@ def check_labels(
     """Return the image table of a table of labels with one class per image.
 
     A list with one item is this item. Cells that hold several labels are refused; a comma or
-    semicolon is taken to separate labels if one of the parts is a label elsewhere.
+    semicolon is taken to separate labels if one of the parts is a label elsewhere, or if no other
+    row has the same cell.
 
     Args:
         table: Columns path and label.
@@ -64,6 +65,10 @@ def _refuse_several(table: pd.DataFrame, file: Path, column: str, options: Table
     labels = set(table["label"])
     known = set(options.exclude_class) | {item.rpartition("=")[0] for item in options.merge}
     several = cells_with_several(labels - known, labels)
+    counts = table["label"].value_counts()
+    separated = {label for label in labels - known if _split(label, "[,;]")}
+    # A class has several images: "Korea, Republic of" is one, but nobody can tell of a single cell.
+    several |= {label for label in separated if counts[label] == 1}
     if several:
         rows = table[table["label"].isin(list(several))]
         raise DataError(
@@ -71,12 +76,11 @@ def _refuse_several(table: pd.DataFrame, file: Path, column: str, options: Table
             f"{rows['label'].iloc[0]!r} of {rows['path'].iloc[0]}), and one per image is expected; "
             "keep one of them, or rename what is one class: `merge`."
         )
-    separated = sorted(label for label in labels - known if _split(label, "[,;]"))
     if separated:
         logger.info(
             "%s: a label that holds a comma or semicolon, such as %r, is taken for one class, not "
             "for several.",
-            *(file, separated[0]),
+            *(file, min(separated)),
         )
 
 

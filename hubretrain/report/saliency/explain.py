@@ -12,7 +12,7 @@ from PIL import Image
 
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HeadError
-from hubretrain.files import whole_file
+from hubretrain.files import StrPath, whole_file
 from hubretrain.report.saliency.gradients import METHODS, saliency
 from hubretrain.report.saliency.model import ExplainedModel, open_explained
 from hubretrain.report.saliency.overlay import eight_bits, overlaid, side_by_side
@@ -38,9 +38,9 @@ class Explanation:
 
 
 def explain_images(
-    model: Path,
-    images: Sequence[Path],
-    folder: Path,
+    model: StrPath,
+    images: Sequence[StrPath],
+    folder: StrPath,
     *,
     methods: Sequence[str] = (),
     of_class: str | None = None,
@@ -66,26 +66,25 @@ def explain_images(
         ModuleError: The model has no gradients, or no feature map for Grad-CAM.
 
     Examples:
-        >>> from pathlib import Path
         >>> from hubretrain import explain_images
-        >>> image = Path("data/digits/0/0000.png")
-        >>> (explanation,) = explain_images(Path("runs/digits"), [image], Path("explained"))
+        >>> (explanation,) = explain_images("runs/digits", ["data/digits/0/0000.png"], "explained")
     """
-    explained = open_explained(model, head)
+    explained = open_explained(Path(model), head)
     if of_class is not None and of_class not in explained.class_names:
         names = ", ".join(explained.class_names)
         raise HeadError(f"`of_class` is {of_class!r}; expected one of {names}.")
     has_map = explained.model.map_shape is not None
     methods = methods or [name for name in METHODS if name != "gradcam" or has_map]
-    stems = _file_names(images)
+    paths = [Path(image) for image in images]
+    stems = _file_names(paths)
     explanations = []
-    for path in images:
+    for path in paths:
         try:
             image = read_image(path.parent, path.name)
         except DataError as error:
             explanations.append(Explanation(path, error=str(error)))
         else:
-            stem = folder / stems[path]
+            stem = Path(folder) / stems[path]
             explanations.append(_explain(explained, path, image, stem, methods, of_class, seed))
     return explanations
 

@@ -237,7 +237,8 @@ def test_several_labels_in_a_cell_are_never_a_class_of_their_own(
     assert f"hold several labels in 'label' (first: {cells[0]!r} of 1.jpg), and one per" in str(
         caught.value
     )
-    renamed = opened(root, text, f"l.{suffix}", merge=(f"{cells[0]}=both",))
+    merge = tuple(f"{cell}=both" for cell in cells if cell == cells[0] or ", " in cell)
+    renamed = opened(root, text, f"l.{suffix}", merge=merge)
     assert "both" in renamed.class_names
 
 
@@ -261,13 +262,25 @@ def test_lists_of_json_lines_and_parquet_are_several_labels_or_the_one_they_hold
 def test_a_class_name_of_several_words_stays_one_class(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, cell: str
 ) -> None:
-    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg")
-    text = pd.DataFrame({"path": ["1", "2"], "label": [cell, "q"]}).to_csv(index=False)
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    text = pd.DataFrame({"path": [1, 2, 3], "label": [cell, "q", cell]}).to_csv(index=False)
     with caplog.at_level(logging.INFO, "hubretrain"):
         assert cell in opened(root, text).class_names
     assert ("is taken for one class, not for several" in caplog.text) == (
         "," in cell or ";" in cell
     )
+
+
+@pytest.mark.parametrize("cell", ["cat, dog", "cat;dog", "Korea, Republic of"])
+def test_a_label_with_a_comma_that_one_row_has_is_asked_about(tmp_path: Path, cell: str) -> None:
+    root = write_pixels(tmp_path / "d", "1.jpg", "2.jpg", "3.jpg")
+    text = pd.DataFrame({"path": [1, 2, 3], "label": ["q", cell, "q"]}).to_csv(index=False)
+    with pytest.raises(DataError) as caught:
+        opened(root, text)
+    assert f"1 of 3 rows hold several labels in 'label' (first: {cell!r} of 2.jpg)" in str(
+        caught.value
+    )
+    assert opened(root, text, merge=(f"{cell}=one",)).class_names == ("one", "q")
 
 
 FLAGS = "image,MEL,NV,UNK\n1,1.0,0.0,0.0\n2,0.0,1.0,0.0\n3,0.0,1.0,0.0\n"
