@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from hubretrain.evaluation.logit_adjustment import DecisionRule, class_priors
+from hubretrain.evaluation.logit_adjustment import STRENGTHS, DecisionRule, class_priors
 from hubretrain.evaluation.metrics import balanced_accuracy
 from hubretrain.heads.heads import probabilities
 
@@ -29,11 +30,19 @@ def test_with_true_probabilities_strength_1_has_the_best_balanced_accuracy():
     rules = [DecisionRule(strength, tuple(priors)) for strength in (0, 0.5, 1, 1.5)]
     values = [float(balanced_accuracy(rule.adjust(likely), labels)) for rule in rules]
     assert np.argmax(values) == 2
-    assert values[2] > values[0] + 0.1
+    # Bayes' rule by simulation of its own: three classes at equal priors, noise of 0.8.
+    fair = np.exp((seen - 0.5) / 0.64).argmax(axis=1)
+    expected = np.mean([(fair[labels == c] == c).mean() for c in range(3)])
+    assert values[2] == pytest.approx(expected)
+    assert values[0] < expected - 0.1
 
 
 def test_a_class_without_images_has_half_an_image():
     np.testing.assert_allclose(class_priors(np.array([0, 0, 1]), 3), np.array([4, 2, 1]) / 7)
+
+
+def test_strengths_rise_evenly_from_none_to_one_and_a_half():
+    np.testing.assert_array_equal(STRENGTHS, np.arange(7) / 4)
 
 
 def test_float32_stays_float32():

@@ -14,6 +14,7 @@ from hubretrain.evaluation.metrics import (
     calibration_error,
     log_loss,
     macro_f1,
+    reliability_bins,
     top_k,
 )
 from hubretrain.evaluation.ranking_metrics import mean_average_precision, roc_auc
@@ -134,7 +135,10 @@ def test_a_certain_and_right_model_is_perfect_and_a_wrong_one_is_not(name):
     # Sure of the next class, and the label the least probable of all.
     surely_wrong = (0.01 + 0.96 * np.eye(5)[(labels + 1) % 5]) * (1 - right)
     wrong = metric.function(surely_wrong / surely_wrong.sum(axis=1, keepdims=True), labels, None)
-    assert wrong < 0.5 if metric.higher_is_better else wrong > 0.5
+    # Recalls and the area are 0; a float64 of 0 costs -log(eps), 36.04 nats.
+    expected = {"log_loss": (36, 36.1), "calibration_error": (0.9, 1)}
+    low, high = expected.get(name, (0, 0.2))
+    assert low <= wrong <= high
 
 
 @pytest.mark.parametrize(
@@ -194,6 +198,45 @@ def test_float32_probabilities_of_zero_cost_what_scikit_learn_charges():
         expected = oracle.log_loss(labels, probabilities)
     # scikit-learn adds up in float32 here.
     assert log_loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_certain_and_right_float32_costs_its_rounding():
+    eps = float(np.finfo(np.float32).eps)
+    loss = log_loss(np.eye(2, dtype=np.float32), np.arange(2))
+    assert loss == pytest.approx(-np.log1p(-eps), rel=1e-6)
+
+
+def test_bins_are_closed_on_the_right_and_the_first_holds_0():
+    confidence = np.array([0.0, 0.01, 0.25, 0.26, 0.5, 0.75, 0.76, 1.0])
+    assert reliability_bins(confidence, 4).tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
+    assert reliability_bins(np.array([0.5, 1.0])).tolist() == [7, 14]  # of 15
+
+
+def test_in_one_bin_the_calibration_error_is_the_gap_of_the_means():
+    probabilities, labels = predictions(11)
+    gap = probabilities.max(axis=1).mean() - accuracy(probabilities, labels)
+    assert calibration_error(probabilities, labels, n_bins=1) == pytest.approx(abs(gap))
+
+
+@pytest.mark.parametrize("name", set(METRICS) - {"roc_auc"})
+def test_one_image_of_several_classes_has_every_metric_but_the_area(name):
+    value = METRICS[name].function(np.array([[0.2, 0.5, 0.3]]), np.array([1]), None)
+    expected = {"log_loss": -np.log(0.5), "calibration_error": 0.5}.get(name, 1)
+    assert value == pytest.approx(expected)
+
+
+def test_the_table_tells_what_a_metric_is():
+    every = set(METRICS)
+    assert {n for n, m in METRICS.items() if m.is_share} == every - {"log_loss"}
+    losses = {"log_loss", "calibration_error"}
+    assert {n for n, m in METRICS.items() if not m.higher_is_better} == losses
+    decided = {"accuracy", "balanced_accuracy", "macro_f1"}
+    assert {n for n, m in METRICS.items() if m.is_of_decision} == decided
+    rankings = {"roc_auc", "mean_average_precision"}
+    of_classes = {"balanced_accuracy", "macro_f1", *rankings}
+    assert {n for n, m in METRICS.items() if m.is_mean_over_classes} == of_classes
+    assert {n for n, m in METRICS.items() if m.compares_images} == {*rankings, "calibration_error"}
+    assert {n for n, m in METRICS.items() if m.per_class is not None} == rankings
 
 
 def test_top_k_and_bins_below_one_are_refused():

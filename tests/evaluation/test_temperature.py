@@ -7,7 +7,12 @@ from scipy.special import softmax
 from hubretrain.errors import DataError
 from hubretrain.evaluation.logit_adjustment import DecisionRule, class_priors
 from hubretrain.evaluation.metrics import METRICS
-from hubretrain.evaluation.temperature import PRIOR_DEVIATION, at_temperature, calibrate
+from hubretrain.evaluation.temperature import (
+    PRIOR_DEVIATION,
+    UNCALIBRATED,
+    at_temperature,
+    calibrate,
+)
 from tests import samples
 
 LOSS = METRICS["log_loss"].function
@@ -107,6 +112,12 @@ def test_a_fold_that_chose_the_model_still_softens_it():
     probs, labels = overconfident()
     chosen_on = calibrate(probs, labels, may_sharpen=False)
     assert chosen_on.temperature == pytest.approx(calibrate(probs, labels).temperature, rel=1e-4)
+
+
+def test_without_a_temperature_probabilities_stay():
+    probs, _ = overconfident(5)
+    assert at_temperature(probs, UNCALIBRATED.temperature) is probs
+    assert np.isnan([UNCALIBRATED.log_loss_before, UNCALIBRATED.log_loss_after]).all()
 
 
 def test_what_are_no_probabilities_is_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import HeadError
-from hubretrain.evaluation.metrics import METRICS, accuracy, balanced_accuracy, log_loss
+from hubretrain.evaluation.metrics import accuracy, balanced_accuracy, log_loss
 from hubretrain.evaluation.selection import choice_parts
 from hubretrain.heads.ensemble import Ensemble, crossfitted_ensemble, greedy_ensemble
 from hubretrain.heads.heads import probabilities
@@ -68,10 +68,14 @@ def test_members_are_chosen_on_one_kind_of_scores_and_may_be_judged_on_another()
     probs, labels = members(3)
     parts = choice_parts(labels, np.arange(len(labels)))
     better = {name: 0.2 * one + 0.8 * np.eye(3)[labels] for name, one in probs.items()}
-    plain, _ = crossfitted_ensemble(probs, probs, labels, parts, "accuracy", (0.0,))
-    evaluated, _ = crossfitted_ensemble(probs, better, labels, parts, "accuracy", (0.0,))
-    function = METRICS["accuracy"].function
-    assert function(evaluated, labels, None) > function(plain, labels, None)
+    strengths = (0.0, 0.5, 1.0)
+    results = crossfitted_ensemble(probs, better, labels, parts, "balanced_accuracy", strengths)
+    for part in range(2):
+        here = parts == part
+        others = {name: one[~here] for name, one in probs.items()}
+        chosen = greedy_ensemble(others, labels[~here], "balanced_accuracy", strengths)
+        for result, expected in zip(results, (chosen.mean, chosen.adjusted), strict=True):
+            np.testing.assert_array_equal(result[here], expected(better)[here])
 
 
 def test_images_without_scores_are_judged_but_nothing_is_chosen_by_them():

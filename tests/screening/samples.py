@@ -12,7 +12,7 @@ from hubretrain.bottlenecks import BottleneckWriter, RowIndex, layer_segments
 SHARES = (0.6, 0.3, 0.1)
 
 
-def images_of(n_images, n_features=6, n_folds=3, signal=1.0, seed=0):
+def images_of(n_images, n_features=6, n_folds=3, signal=1.0, seed=0, group_size=1):
     """Images of three unbalanced classes, and features that tell them apart a little."""
     rng = np.random.default_rng(seed)
     labels = np.sort(rng.choice(3, n_images, p=SHARES))
@@ -21,8 +21,8 @@ def images_of(n_images, n_features=6, n_folds=3, signal=1.0, seed=0):
             "path": [f"{i}.png" for i in range(n_images)],
             "sha256": [hashlib.sha256(b"%d" % i).hexdigest() for i in range(n_images)],
             "class_index": labels,
-            "cluster": np.arange(n_images),
-            "fold": np.arange(n_images) % n_folds,
+            "cluster": np.arange(n_images) // group_size,
+            "fold": np.arange(n_images) // group_size % n_folds,
         }
     )
     features = rng.normal(size=(n_images, n_features)) + signal * np.eye(n_features)[labels]

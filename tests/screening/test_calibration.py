@@ -16,23 +16,26 @@ SWEEP = Sweep(
 )
 
 
-def screened(tmp_path, seed, n_images=90):
-    images, features = images_of(n_images, seed=seed)
+def screened(tmp_path, seed, n_images=90, group_size=1):
+    images, features = images_of(n_images, seed=seed, group_size=group_size)
     file = write_features(tmp_path / f"noisy{seed}.h5", images, [features])
     return (images, features, *screen(file, images, SWEEP))
 
 
 def test_the_temperature_is_of_the_candidate_that_is_kept_not_of_a_mixture(tmp_path):
-    images, features, result, heads = screened(tmp_path, seed=1)
+    images, features, result, heads = screened(tmp_path, seed=1, group_size=2)
     own, mixture = result.predictions["deployed"], result.predictions["unadjusted"]
     assert not np.allclose(own, mixture, atol=0.01)  # a half has chosen another candidate
     fold_0 = images["fold"].to_numpy() == 0
     of_fold = heads.warm_start.probabilities(features[fold_0])
     np.testing.assert_allclose(own[fold_0], of_fold, atol=1e-4)
-    calibration = calibrate(own, images["class_index"].to_numpy())
+    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
+    calibration = calibrate(own, labels, groups)
+    assert calibration.temperature != pytest.approx(calibrate(own, labels).temperature, rel=1e-3)
     assert heads.deployed.calibration == result.calibration == calibration
     assert heads.warm_start.calibration == calibration
     assert heads.ensemble_member.calibration.temperature == 1  # the ensemble has its own
+    assert heads.deployed.rule.priors == pytest.approx(np.bincount(labels) / len(labels))
 
 
 @pytest.mark.slow
