@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hubretrain.parallel import ahead
-from hubretrain.progress import Bar, is_progress_shown, progress_shown, rate_words
+from hubretrain.progress import PERCENT, Bar, is_progress_shown, progress_shown, rate_words
 
 
 def test_the_end_of_a_work_is_a_line_where_there_is_no_terminal(
@@ -56,3 +56,41 @@ def test_hidden_progress_stays_hidden_inside_and_in_threads(
     assert in_threads == [False] * 5
     assert capsys.readouterr().err == ""
     assert is_progress_shown()
+
+
+def test_bars_within_a_bar_fill_it_and_are_not_shown(monkeypatch, capsys) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with Bar("fitting", 100, PERCENT) as bar:
+        with bar.part(0.5):
+            for share, n in ((0.2, 5), (0.8, 4)):
+                with Bar("components", n, "steps", share=share) as inner:
+                    for _ in range(n):
+                        inner.advance()
+        assert bar.done == pytest.approx(50)
+        now += 20
+        with bar.part(0.5):
+            with Bar("heads", 8, "heads", already=4) as inner:
+                inner.advance(2)
+            assert bar.done == pytest.approx(75)
+            assert bar.seconds_left == pytest.approx(20 * 25 / 75)
+        assert bar.done == pytest.approx(100)
+        assert bar.seconds_left is None
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "fitting: 75 of 100 %, 7 s left"
+    assert lines[-1] == "fitting: 100 of 100 %"
+    with Bar("after", 1) as after:
+        after.advance()
+    assert capsys.readouterr().err == "after: 1 of 1 images\n"
+
+
+def test_the_time_that_is_left_is_by_the_speed_since_the_start(monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    bar = Bar("fitting", 100, "heads")
+    assert bar.seconds_left is None
+    now = 10.0
+    bar.advance(10)
+    now = 11.0
+    bar.advance(10)  # a quick step does not promise an early end
+    assert bar.seconds_left == pytest.approx(44)

@@ -50,6 +50,7 @@ PATIENCE = 2
 # Of heads that are compared: half the passes, and log losses within .0002 of those at 3e-7. What is
 # refitted on all images is exact.
 TOL = 1e-5
+SHARE_OF_COMPONENTS = 0.3  # of the time of a fit on all layers
 MEMORY = 1 << 30  # bytes of all copies of rows
 MEMORY_OF_PROJECTIONS = 1 << 29  # bytes of those that are kept for networks
 BLOCK_ROWS = 4096  # that are scored at once
@@ -131,7 +132,9 @@ class ModuleFitting:
         """Return the principal components of all views, by those of a sample of them."""
         projected: list[Float32Array] = []
         memory, first = self._memory // len(parts), 0
-        with Bar(f"components of {module}", len(parts) + 1, "steps") as bar:
+        with Bar(
+            f"components of {module}", len(parts) + 1, "steps", share=SHARE_OF_COMPONENTS
+        ) as bar:
             self._projection = self._projections.get(module)
             if self._projection is None:
                 self._projection = Projection.fitted(parts, row_image, folds=self._folds)
@@ -187,7 +190,8 @@ class ModuleFitting:
             n_folds * len(self._weights(s)) * len((*self._penalties(s), *self._beyond(s)))
             for s in sources
         ]
-        with Bar(what, sum(n_heads), "heads") as bar:
+        share = 1.0 if self._projection is None else 1 - SHARE_OF_COMPONENTS
+        with Bar(what, sum(n_heads), "heads", share=share) as bar:
             for n_done, source in zip(np.cumsum(n_heads).tolist(), sources, strict=True):
                 self.paths[source] = self._fitted(source, bar)
                 # Heads beyond an early stop are not fitted, and not left to do either.

@@ -45,10 +45,13 @@ import pandas as pd
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.evaluation import N_PARTS
 from hubretrain.heads import DECAYS, N_COMPONENTS, ModuleHeads, Projection
+from hubretrain.progress import PERCENT, Bar
 from hubretrain.screening.fitting import PATIENCE, TOL, ModuleFitting
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.selection import Outside, Selection, reach_of
-from hubretrain.screening.sweep import Sweep
+from hubretrain.screening.sweep import MLP, Sweep
+
+SHARE_OF_CHOICE = 0.5  # of the time: two halves of the images, in two folds each, to choose by
 
 
 def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
@@ -91,12 +94,7 @@ def screen(
     """
     started = time.monotonic()
     with Bottlenecks(file) as bottlenecks:
-        outside = None
-        if images["fold"].max() > 0:
-            outside = [Outside.of_part(bottlenecks, images, sweep, p) for p in range(N_PARTS)]
-        reach = reach_of(outside or ())
-        fitting = ModuleFitting(bottlenecks, images, sweep, projections, reach)
-        fitting.fit(f"fitting {file.stem}")
+        fitting, outside = _fitted(bottlenecks, images, sweep, projections)
         selection = Selection(fitting, outside)
         heads = selection.heads()
         predictions = selection.predictions() | fitting.nearest()
@@ -122,6 +120,29 @@ def screen(
         selection.chosen_by(),
     )
     return result, heads
+
+
+def _fitted(
+    bottlenecks: Bottlenecks,
+    images: pd.DataFrame,
+    sweep: Sweep,
+    projections: dict[str, Projection] | None,
+) -> tuple[ModuleFitting, list[Outside] | None]:
+    """Return the fitted heads of all images, and what those without each part tell, in one bar."""
+    name = bottlenecks.path.stem
+    what = f"fitting {'networks on ' if sweep.kinds == (MLP,) else ''}{name}"
+    outside: list[Outside] | None = None
+    with Bar(what, 100, PERCENT) as bar:
+        if images["fold"].max() > 0:
+            outside = []
+            for part in range(N_PARTS):
+                with bar.part(SHARE_OF_CHOICE / N_PARTS):
+                    outside.append(Outside.of_part(bottlenecks, images, sweep, part))
+        with bar.part(1 - SHARE_OF_CHOICE if outside else 1):
+            reach = reach_of(outside or ())
+            fitting = ModuleFitting(bottlenecks, images, sweep, projections, reach)
+            fitting.fit(what)
+    return fitting, outside
 
 
 def _attributes(bottlenecks: Bottlenecks) -> dict[str, Any]:
