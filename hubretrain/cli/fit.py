@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from hubretrain.screening import Screening
 
-WIDE_TERMINAL = 100  # characters from which intervals and settings fit
+NO_TERMINAL = 200  # characters: a file, or a program, has room for whole rows
 
 
 class ClassWeight(click.ParamType):  # type: ignore[type-arg]
@@ -77,6 +77,7 @@ PARAM_TYPES: dict[str, click.ParamType[Any]] = {
 @cache_option
 @run_option
 @options_from(ScreenOptions, param_types=PARAM_TYPES)
+@click.option("--costs", is_flag=True, help="Print what each module costs, too.")
 @json_option
 def fit(
     source: DataSource,
@@ -84,6 +85,7 @@ def fit(
     cache: Path,
     run: Path | None,
     options: ScreenOptions,
+    costs: bool,
     as_json: bool,
 ) -> None:
     """Fit heads on every cached module of DATA and rank the modules.
@@ -106,7 +108,7 @@ def fit(
         return
     for note in screening.notes:
         echo(in_flags(note))
-    print_leaderboard(screening.leaderboard, screening.metric)
+    print_leaderboard(screening.leaderboard, screening.metric, costs=costs)
     if looks := screening.run.looks_at_test():
         echo(looks)
     if len(screening.effects):
@@ -138,33 +140,29 @@ def _as_json(screening: Screening) -> str:
     )
 
 
-def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None = None) -> None:
+def print_leaderboard(
+    board: pd.DataFrame, metric: str, console: Console | None = None, *, costs: bool = False
+) -> None:
     """Print estimates with 95 % confidence intervals, then what the marks mean.
 
-    A terminal narrower than 100 characters gets the metric of choice and accuracy; costs are shown
-    as far as they fit.
+    A narrow terminal gets fewer metrics, and heads below the table instead of a column, so that
+    no number is broken. An ensemble of one model is left out.
 
     Args:
         board: The leaderboard.
         metric: The metric of choice.
         console: Where to print; standard output by default.
+        costs: Print what modules cost, too.
     """
-    console = console or terminal()
-    _print_table(board, metric, console)
-    legend = (
-        "Percent, with 95 % confidence intervals; log loss in nats. 1, 2, ...: shortlist, the best "
-        "of the tied modules. =: also statistically tied with the best."
-    )
-    if board["averaged_views"].notna().any():
-        legend += (
-            " Averaged: the same head on several views of each image, one forward pass per view."
-        )
-    if board["adjust"].gt(0).any():
-        legend += (
-            " Adjusted: by the rule that decides; accuracy, balanced accuracy and macro F1 are of "
-            "its decisions, top-3 accuracy is of the probabilities."
-        )
-    console.print(legend, highlight=False)
+    console = console or _standard_output()
+    if "n_members" in board:
+        board = board[(board["kind"] != ENSEMBLE) | board["n_members"].ne(1)]
+    metrics, has_heads = _columns_that_fit(board, metric, console)
+    console.print(_table(board, metrics, has_heads=has_heads))
+    console.print(_legend(board, metrics), highlight=False)
+    if not has_heads:
+        for _, row in board[board["kind"] == MODULE].iterrows():
+            console.print(f"Head of {row['module']}: {formatting.head_words(row)}", highlight=False)
     for _, row in board[board["kind"] == ENSEMBLE].iterrows():
         console.print(f"The ensemble: {row['module']}", highlight=False)
     for _, row in board[board["shortlist"].notna()].sort_values("shortlist").iterrows():
@@ -175,26 +173,55 @@ def print_leaderboard(board: pd.DataFrame, metric: str, console: Console | None 
                 if formatting.has_number(row, f"test_{name}")
             )
             console.print(f"Test split, {row['module']}: {figures}", highlight=False)
+    if costs:
+        console.print(_costs(board))
 
 
-def _print_table(board: pd.DataFrame, metric: str, console: Console) -> None:
+def _standard_output() -> Console:
+    console = terminal()
+    return console if console.is_terminal else terminal(width=NO_TERMINAL)
+
+
+def _columns_that_fit(board: pd.DataFrame, metric: str, console: Console) -> tuple[list[str], bool]:
+    """Return the metrics of the widest table that fits, and whether it has a column of heads."""
     from rich.measure import Measurement
 
-    is_wide = console.width >= WIDE_TERMINAL
-    metrics = formatting.shown_metrics(metric, board)
-    metrics = metrics if is_wide else list(dict.fromkeys((metric, "accuracy")))
-    costs = [
-        name for name in formatting.COSTS if is_wide and name in board and board[name].notna().any()
-    ]
-    table = _table(board, metrics, costs)
+    names = formatting.shown_metrics(metric, board)
+    few = [metric, "balanced_accuracy" if metric == "accuracy" else "accuracy"]
+    choices = [(names, True), (few, True), (names, False), (few, False), ([metric], False)]
     unbounded = console.options.update(max_width=10_000)
-    while costs and Measurement.get(console, unbounded, table).maximum > console.width:
-        costs.pop()  # the least important is last; a cell that wraps would hide more than it shows
-        table = _table(board, metrics, costs)
-    console.print(table)
+    for metrics, has_heads in choices:
+        table = _table(board, metrics, has_heads=has_heads)
+        if Measurement.get(console, unbounded, table).maximum <= console.width:
+            return metrics, has_heads
+    return choices[-1]
 
 
-def _table(board: pd.DataFrame, metrics: list[str], costs: list[str]) -> Table:
+def _legend(board: pd.DataFrame, metrics: list[str]) -> str:
+    """Return what the marks and words mean that the table has."""
+    unit = "Percent, with 95 % confidence intervals"
+    parts = [f"{unit}; log loss in nats." if "log_loss" in metrics else f"{unit}."]
+    is_listed = board["shortlist"].notna()
+    if is_listed.any():
+        parts.append("1, 2, ...: shortlist, the best of the tied modules.")
+        if not board.loc[is_listed, "shortlist"].is_monotonic_increasing:
+            parts.append("Of those with equal estimates the cheaper comes first on it.")
+    if (board["tied"].eq(True) & ~is_listed).any():
+        parts.append("=: also statistically tied with the best.")
+    if board["averaged_views"].notna().any():
+        parts.append(
+            "Averaged: the same head on several views of each image, one forward pass per view."
+        )
+    if board["adjust"].gt(0).any():
+        of_probs = ", top-3 accuracy is of the probabilities" if "top_3" in metrics else ""
+        parts.append(
+            "Adjusted: by the rule that decides; accuracy, balanced accuracy and macro F1 are of "
+            f"its decisions{of_probs}."
+        )
+    return " ".join(parts)
+
+
+def _table(board: pd.DataFrame, metrics: list[str], *, has_heads: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1), collapse_padding=True)
@@ -204,24 +231,41 @@ def _table(board: pd.DataFrame, metrics: list[str], costs: list[str]) -> Table:
     width = max(int(longest), len("1-nearest-neighbour of"))
     table.add_column("module", overflow="fold", max_width=width)
     for name in metrics:
-        table.add_column(formatting.metric_name(name), no_wrap=len(metrics) > 2)
-    table.add_column("head")
-    for name in costs:
-        table.add_column(formatting.COSTS[name].title, justify="right")
+        table.add_column(formatting.metric_name(name), no_wrap=True)
+    if has_heads:
+        table.add_column("head")
     nearest = board.index[board["module"].str.startswith("1-nearest")]
     for _, row in board.drop(index=nearest[1:]).iterrows():  # the best of them is the baseline
         cells = [_estimate(row, name) for name in metrics]
-        name, head = formatting.row_name(row), formatting.head_words(row)
-        table.add_row(_mark(row), name, *cells, head, *(_cost(row, cost) for cost in costs))
+        head = [formatting.head_words(row)] * has_heads
+        table.add_row(_mark(row), formatting.row_name(row), *cells, *head)
         n_views = row["averaged_views"]
         if isinstance(n_views, Integral):
             cells = [_estimate(row, formatting.AVERAGED + name) for name in metrics]
+            head = [f"{n_views} passes per image"] * has_heads
+            table.add_row("", f"  {n_views} views averaged", *cells, *head)
+    return table
+
+
+def _costs(board: pd.DataFrame) -> Table:
+    """Return what each module costs, as far as that is known."""
+    from rich.table import Table
+
+    modules = board[board["kind"] == MODULE]
+    names = [name for name in formatting.COSTS if name in modules and modules[name].notna().any()]
+    table = Table(box=None, padding=(0, 1), collapse_padding=True)
+    table.add_column("module", overflow="fold")
+    for name in names:
+        table.add_column(formatting.COSTS[name].title, justify="right")
+    for _, row in modules.iterrows():
+        table.add_row(str(row["module"]), *(_cost(row, name) for name in names))
+        n_views = row["averaged_views"]
+        if isinstance(n_views, Integral):
             of_passes = [
-                _cost(row, cost, int(n_views)) if cost in formatting.COSTS_OF_A_PASS else ""
-                for cost in costs
+                _cost(row, name, int(n_views)) if name in formatting.COSTS_OF_A_PASS else ""
+                for name in names
             ]
-            name, head = f"  {n_views} views averaged", f"{n_views} passes per image"
-            table.add_row("", name, *cells, head, *of_passes)
+            table.add_row(f"  {n_views} views averaged", *of_passes)
     return table
 
 

@@ -610,7 +610,14 @@ def test_the_table_fits_the_terminal(place, width):
     assert set(rows_of(found, "module")["head"]) <= {word for word in LINEAR if word in text}
     best = f"{100 * found.leaderboard['balanced_accuracy'][0]:.1f}"
     assert best in text
-    assert ("s to fit" in text) == (width >= 100)  # costs want room
+    assert "s to fit" not in text
+    assert "top-3" not in text
+    assert "Adjusted" not in text or "adjusted" in text.partition("Percent")[0] + text
+    print_leaderboard(
+        found.leaderboard, found.metric, Console(file=stream, width=width), costs=True
+    )
+    assert "s to fit" in stream.getvalue().replace("\n", " ") or width < 80
+    assert max(map(len, stream.getvalue().splitlines())) <= width
 
 
 def test_the_top_3_accuracy_of_three_classes_is_neither_shown_nor_chosen_by(place):
