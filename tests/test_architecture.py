@@ -50,6 +50,7 @@ DOORS = {
     "nncf": {"extraction.engines.openvino_library"},
     "onnxruntime": {"export.onnx"},
     "openvino": {"extraction.engines.openvino_library"},
+    "pillow_heif": {"data.images.formats"},
     "platformdirs": {"modules.store"},
     "prometheus_client": {"serving.prometheus"},
     "pyarrow": {"data.preparing.archives"},

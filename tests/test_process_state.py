@@ -86,7 +86,7 @@ def work(folder: Path, data: Path, i: int) -> None:
 
 def test_eight_threads_leave_the_process_as_it_was_at_every_moment(tmp_path):
     data = write_digits(tmp_path / "data", 30)
-    Image.new("1", (9_500, 9_500)).save(tmp_path / "large.png")
+    Image.new("1", (13_500, 13_500)).save(tmp_path / "large.png")
     work(tmp_path, data, 8)  # what is imported now is imported
     before, threads_of_blas = state(), blas()
     seen: list[str] = []

@@ -56,6 +56,7 @@ CONTENT_ATTRIBUTES = (
     "module_sha256",
     "image_size",
     "value_range",
+    "bits",
     "resize",
     "engine",
     "precision",

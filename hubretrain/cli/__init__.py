@@ -27,9 +27,10 @@ COMMANDS = (
     "runs",
     "doctor",
 )
-# Large images are refused with a sentence. Here, not where they are read: the filters of warnings
-# belong to the process, and threads that change them would change those of each other.
-warnings.filterwarnings("ignore", "Image size .* could be decompression bomb", RuntimeWarning)
+# Pillow's plugins warn of odd EXIF data and the like in the midst of a bar; what cannot be decoded
+# is told by a sentence. Here, not where images are read: the filters of warnings belong to the
+# process, and threads that change them would change those of each other.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log is long otherwise
 
 

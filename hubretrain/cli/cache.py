@@ -131,13 +131,15 @@ def fill(
     DATA is a folder of class folders, or of images that a table labels; by default data/ or the
     one data set in it. Rerunning the command computes only what is missing.
     """
-    from hubretrain.data import refuse_small_classes
+    from hubretrain.data import Quarantine, left_out_sentences, refuse_small_classes
     from hubretrain.extraction import Cluster, Part, cache_bottlenecks
     from hubretrain.modules import resolve
 
     if not modules and preview is None:
         raise click.UsageError("Missing option '--module' / '-m'.")
     dataset = source.open(cache)
+    for what, advice in left_out_sentences(dataset.left_out()):
+        echo(f"{what} {advice}".rstrip(), err=True)
     if preview is not None:
         from hubretrain.data.images import draw_preview
 
@@ -148,6 +150,7 @@ def fill(
             options.n_views,
             options.augmentation,
             options.seed,
+            dataset.reading,
         )
         echo(
             f"{preview}: {options.n_views} views of {n_shown} images; the leftmost is the image "
@@ -179,8 +182,10 @@ def fill(
             f"{n_computed / seconds:,.0f} images/s."
         )
     if results[0].n_quarantined:
+        path, reason = Quarantine(results[0].quarantine.parent).listed()[0]
         echo(
-            f"{results[0].n_quarantined} images cannot be decoded; see {results[0].quarantine}",
+            f"{results[0].n_quarantined} images cannot be decoded (first: {path}: {reason}); see "
+            f"{results[0].quarantine}",
             err=True,
         )
 

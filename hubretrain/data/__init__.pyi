@@ -3,10 +3,12 @@ from .check import check_dataset as check_dataset
 from .check import refuse_small_classes as refuse_small_classes
 from .dataset import ImageDataset as ImageDataset
 from .dataset import open_dataset as open_dataset
+from .dataset import reading_as as reading_as
 from .dataset import reopen_dataset as reopen_dataset
 from .digests import forget_digests as forget_digests
 from .findings import Finding as Finding
 from .layouts import default_folder as default_folder
+from .left_out import left_out_sentences as left_out_sentences
 from .options import SplitOptions as SplitOptions
 from .options import TableOptions as TableOptions
 from .preparing import prepare_ham10000 as prepare_ham10000

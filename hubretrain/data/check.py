@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,23 @@ import pandas as pd
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.findings import Finding, Level, findings_of
 from hubretrain.data.image_table import cluster_names
-from hubretrain.data.images import MAX_PIXELS, read_headers, read_image
+from hubretrain.data.images import (
+    Inspection,
+    Reading,
+    inspect_image,
+    read_headers,
+    read_image,
+    read_image_bytes,
+)
 from hubretrain.data.options import NO_COLUMN, SplitOptions
 from hubretrain.data.quarantine import Quarantine
 from hubretrain.data.splitting import check_class_sizes, cut_parts, worst_deviation
 from hubretrain.data.summarizing import (
+    list_cut,
     list_unreadable,
     random_split_leak,
     summarize_classes,
+    summarize_deep,
     summarize_duplicates,
     summarize_given_split,
     summarize_groups,
@@ -28,8 +39,10 @@ from hubretrain.data.summarizing import (
 from hubretrain.data.summary import FoldsSummary, Summary
 from hubretrain.errors import DataError, SplitError
 from hubretrain.files import StrPath, write_json
+from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
 
+_MODES_OF_32_BITS = ("F", "I")
 _MANY = 10  # groups of a class per fold: so many are not joined to fewer than one
 
 
@@ -40,13 +53,16 @@ class DataCheck:
     Attributes:
         summary: What the data set holds.
         findings: What that means, the gravest first.
-        images: The image table with sha256, cluster, n_bytes, format, mode, width, height and
-            unreadable (why an image cannot be decoded, or blank).
+        images: The image table with sha256, cluster, n_bytes, format, mode, width, height,
+            unreadable (why an image cannot be decoded, or blank), damage (why it looks cut, or
+            blank) and highest (the highest level of channels of 16 bits; -1 without).
+        reading: How the images are read.
     """
 
     summary: Summary
     findings: tuple[Finding, ...]
     images: pd.DataFrame
+    reading: Reading = Reading()
 
     @property
     def worst(self) -> Level | None:
@@ -100,6 +116,9 @@ def check_dataset(
         imbalance=summarize_imbalance(images, names),
         sizes=summarize_sizes(images),
         unreadable=list_unreadable(images),
+        cut=list_cut(images),
+        deep=summarize_deep(images, dataset.reading.bits),
+        left_out=dataset.left_out(),
         groups=summarize_groups(
             images, grouped=dataset.grouped, declined=_declines_groups(dataset)
         ),
@@ -108,7 +127,7 @@ def check_dataset(
         random_split_leak=random_split_leak(images),
         folds=_try_folds(images, names, options),
     )
-    return DataCheck(summary, findings_of(summary), images)
+    return DataCheck(summary, findings_of(summary), images, dataset.reading)
 
 
 def refuse_small_classes(dataset: ImageDataset, n_folds: int, cache: Path) -> None:
@@ -151,22 +170,46 @@ def _image_table(dataset: ImageDataset, cache: Path) -> tuple[pd.DataFrame, pd.D
     # Only what some earlier reader stumbled over, or a header gives away, is decoded here.
     quarantine = Quarantine(dataset.cache_folder(cache))
     doubtful = {*near.unreadable, *quarantine.reasons, *headers.index[headers["format"] == ""]}
-    doubtful |= set(headers.index[headers["width"] * headers["height"] > MAX_PIXELS])
+    n_pixels = headers["width"] * headers["height"]
+    doubtful |= set(headers.index[n_pixels > dataset.reading.max_pixels])
+    doubtful |= set(headers.index[headers["mode"].isin(_MODES_OF_32_BITS)])
     reasons = {
-        sha256: _why_undecodable(dataset.root, first[sha256])
-        for sha256 in doubtful & set(first.index)
+        sha256: _why_undecodable(dataset, first[sha256]) for sha256 in doubtful & set(first.index)
     }
     images["unreadable"] = [reasons.get(sha256, "") for sha256 in images["sha256"]]
+    inspections = _inspect(dataset, first.drop([s for s, reason in reasons.items() if reason]))
+    nothing = Inspection()
+    images["damage"] = [inspections.get(s, nothing).damage for s in images["sha256"]]
+    images["highest"] = [inspections.get(s, nothing).highest for s in images["sha256"]]
     return images, near.pairs
 
 
-def _why_undecodable(root: Path, path: str) -> str:
+def _why_undecodable(dataset: ImageDataset, path: str) -> str:
     """Return why `hubretrain cache` cannot decode an image, or blank if it can."""
     try:
-        read_image(root, path)
+        read_image(dataset.root, path, reading=dataset.reading)
     except DataError as error:
         return str(error)
     return ""
+
+
+def _inspect(dataset: ImageDataset, paths: pd.Series) -> dict[str, Inspection]:
+    """Look at images, each named by its sha256; what cannot be read now is left out."""
+
+    def look(path: str) -> Inspection:
+        with contextlib.suppress(Exception):  # Pillow's decoders raise nearly every type
+            data = read_image_bytes(dataset.root, path)
+            return inspect_image(data, dataset.reading.max_pixels)
+        return Inspection()
+
+    inspections = {}
+    n_threads = max(2, os.cpu_count() or 1)
+    with Bar("looking for damage", len(paths)) as bar:
+        looked = ahead(look, paths.tolist(), n_threads=n_threads)
+        for sha256, (_, inspection) in zip(paths.index, looked, strict=True):
+            inspections[str(sha256)] = inspection
+            bar.advance()
+    return inspections
 
 
 def _declines_groups(dataset: ImageDataset) -> bool:

@@ -21,6 +21,7 @@ from hubretrain.data.image_table import (
     search_near_duplicates,
     without_quarantined,
 )
+from hubretrain.data.images import Reading
 from hubretrain.data.layouts import (
     IMAGE_SUFFIXES,
     ImageFolder,
@@ -29,9 +30,11 @@ from hubretrain.data.layouts import (
     image_folders,
     without_unlabelled_splits,
 )
+from hubretrain.data.left_out import left_out, left_out_sentences
 from hubretrain.data.near_duplicates import NearDuplicates
 from hubretrain.data.options import NO_COLUMN, USUAL_COLUMNS, SplitOptions, TableOptions
 from hubretrain.data.splitting import cut_parts
+from hubretrain.data.summary import LeftOut
 from hubretrain.data.tables import (
     is_label_table,
     label_images,
@@ -81,6 +84,25 @@ class ImageDataset:
         """Class index of each image, int64 in [0, n_classes)."""
         order = {name: index for index, name in enumerate(self.class_names)}
         return self.images["label"].map(order).astype("int64")
+
+    @property
+    def reading(self) -> Reading:
+        """How the images are read."""
+        return reading_as(self.opened_with)
+
+    def left_out(self) -> LeftOut:
+        """Return what lies in the folders and is not looked at.
+
+        Raises:
+            DataError: A folder cannot be read.
+        """
+        more = self.opened_with.get("more_roots", [])
+        roots = [self.root, *map(Path, more if isinstance(more, list) else [])]
+        pairs = zip(self.images["path"], self.images["label"], strict=True)
+        class_folders = "labels" not in self.opened_with and (
+            "merge" in self.opened_with or all(f"/{label}/" in f"/{path}" for path, label in pairs)
+        )
+        return left_out(roots, class_folders=class_folders)
 
     def cache_folder(self, cache: Folder = "cache") -> Path:
         """Return the folder of this data set in a cache."""
@@ -248,6 +270,12 @@ def reopen_dataset(data: Folder, opened_with: Mapping[str, Any]) -> ImageDataset
     )
 
 
+def reading_as(opened_with: Mapping[str, Any]) -> Reading:
+    """Return how the images of a data set are read that was opened with these options."""
+    bits, max_pixels = opened_with.get("bits"), opened_with.get("max_pixels")
+    return TableOptions(bits=bits, max_pixels=max_pixels).reading
+
+
 def sorted_classes(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the distinct labels, by number where all are whole numbers, else by text."""
     distinct = set(labels)
@@ -314,7 +342,7 @@ def _checked(
             )
         raise DataError(
             f"{root} holds no images; expected class folders or a table of labels, with images of "
-            f"type {', '.join(sorted(s[1:] for s in IMAGE_SUFFIXES))}."
+            f"type {', '.join(sorted(s[1:] for s in IMAGE_SUFFIXES))}.{_left_out_words(roots)}"
         )
     class_names = sorted_classes(images["label"].tolist())
     if len(class_names) < 2:
@@ -322,7 +350,7 @@ def _checked(
         inner = f"; or name {root / class_names[0]}, which holds folders" if len(deeper) > 1 else ""
         raise DataError(
             f"{root}: all {len(images)} images have the same label, {class_names[0]!r}; "
-            f"expected at least two classes{inner}."
+            f"expected at least two classes{inner}.{_left_out_words(roots)}"
         )
     if len(roots) > 1:
         record = {"more_roots": [str(other.resolve()) for other in roots[1:]], **record}
@@ -336,3 +364,9 @@ def _checked(
         grouped=grouped,
         opened_with=record,
     )
+
+
+def _left_out_words(roots: Sequence[Path]) -> str:
+    """Return sentences on pictures that are not looked at, and empty folders; blank without."""
+    sentences = left_out_sentences(left_out(roots, class_folders=True))
+    return "".join(f" {what} {advice}" for what, advice in sentences if advice)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from hubretrain.data.images import pixels_refused
+from hubretrain.data.left_out import left_out_sentences
 from hubretrain.data.summary import SMALL_SIDE, Summary
 
 Level = Literal["error", "wrong", "note"]
@@ -101,8 +103,62 @@ def unreadable_images(summary: Summary) -> Iterator[Remark]:
         yield Remark(
             f"{_n_images(len(summary.unreadable))} cannot be decoded (first: {first.path}: "
             f"{first.reason}).",
-            "Repair or remove them; hubretrain cache leaves them out.",
+            "Repair or remove them; hubretrain cache leaves them out."
+            + " Larger images are read with `max_pixels`."
+            * any(pixels_refused(image.reason) is not None for image in summary.unreadable),
         )
+
+
+@issue("wrong")
+def cut_images(summary: Summary) -> Iterator[Remark]:
+    """Find images that can be decoded, but whose files look cut."""
+    if summary.cut:
+        first = summary.cut[0]
+        yield Remark(
+            f"{_n_images(len(summary.cut))} can be decoded but {_verb(summary.cut)} cut (first: "
+            f"{first.path}: {first.reason}).",
+            "Get the whole files, or remove them; hubretrain cache takes them as they are.",
+        )
+
+
+@issue("wrong")
+def dark_16_bits(summary: Summary) -> Iterator[Remark]:
+    """Find 16-bit images that use fewer bits, and so decode to near black."""
+    deep = summary.deep
+    if deep is not None and deep.highest < 2 ** (deep.bits - 2):
+        yield Remark(
+            f"{_n_images(deep.n_images)} with 16 bits per channel, and no level above "
+            f"{deep.highest:,} (in {deep.brightest}): read with {deep.bits} bits, levels are "
+            f"{deep.highest >> (deep.bits - 8)} of 255 at most.",
+            f"Read them with `bits={likely_bits(deep.highest)}`, which is remembered.",
+        )
+
+
+@issue("note")
+def fewer_bits(summary: Summary) -> Iterator[Remark]:
+    """Find 16-bit images that are read with fewer bits."""
+    deep = summary.deep
+    if deep is not None and deep.bits < 16:
+        yield Remark(
+            f"{_n_images(deep.n_images)} with 16 bits per channel, levels up to {deep.highest:,}.",
+            f"They are read with {deep.bits} bits: level {2**deep.bits - 1:,} is white.",
+        )
+
+
+@issue("wrong")
+def pictures_left_out(summary: Summary) -> Iterator[Remark]:
+    """Find pictures, videos and class folders that are not looked at."""
+    for what, advice in left_out_sentences(summary.left_out):
+        if advice:
+            yield Remark(what, advice)
+
+
+@issue("note")
+def files_left_out(summary: Summary) -> Iterator[Remark]:
+    """Find other files that are not looked at."""
+    for what, advice in left_out_sentences(summary.left_out):
+        if not advice:
+            yield Remark(what, "Only images and their table are read.")
 
 
 @issue("wrong")
@@ -279,6 +335,15 @@ def similar_names(class_names: Iterable[str]) -> list[list[str]]:
         key = "".join(c for c in folded if c.isalnum() or unicodedata.category(c).startswith("M"))
         similar.setdefault(key or name, []).append(name)
     return [names for names in similar.values() if len(names) > 1]
+
+
+def likely_bits(highest: int) -> int:
+    """Return the bits that levels up to the highest use, as cameras have them: 8, 10, ..., 16."""
+    return max(8, 2 * -(-highest.bit_length() // 2))
+
+
+def _verb(images: Sequence[object]) -> str:
+    return "looks" if len(images) == 1 else "look"
 
 
 def _n_images(n: int) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,7 +224,27 @@ def find_images(root: Path) -> list[str]:
     Raises:
         DataError: A folder cannot be read, or a name is not UTF-8.
     """
-    paths: list[str] = []
+    paths = [path for path in walk_files(root) if suffix_of(path) in IMAGE_SUFFIXES]
+    for path in paths:
+        _check_utf_8(path, f"{root}: the name of ", "the file")
+    return sorted(paths)
+
+
+def suffix_of(path: str) -> str:
+    """Return the ending of a file's name, lower case with its dot; blank without one."""
+    return os.path.splitext(path)[1].lower()
+
+
+def walk_files(root: Path, folders: list[str] | None = None) -> Iterator[str]:
+    """Yield every file below `root`, relative to it with `/`, without hidden ones.
+
+    Args:
+        root: The folder.
+        folders: Takes the path of each folder below, likewise.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
     visited: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
         status = os.stat(folder)
@@ -235,14 +255,9 @@ def find_images(root: Path) -> list[str]:
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         relative = os.path.relpath(folder, root)
         prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-        paths.extend(
-            prefix + f
-            for f in files
-            if not f.startswith(".") and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES
-        )
-    for path in paths:
-        _check_utf_8(path, f"{root}: the name of ", "the file")
-    return sorted(paths)
+        if folders is not None and prefix:
+            folders.append(prefix[:-1])
+        yield from (prefix + f for f in files if not f.startswith("."))
 
 
 def existing_folder(root: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hubretrain.data.images import MAX_BITS, MAX_PIXELS, MOST_PIXELS, Reading
 from hubretrain.option_fields import option
 
 NO_COLUMN = "none"
@@ -52,6 +53,10 @@ class TableOptions:
         exclude_class: Classes to leave out.
         merge: Classes to merge or rename, such as `a,b=c`.
         drop_small_classes: Leave out classes with fewer groups than these; after merging.
+        bits: Bits that the values of 16-bit channels use: 12 for cameras of 12 bits, whose values
+            are near black in 16. By default 16, or what the images seen by the command line say.
+        max_pixels: The largest image that is read, width times height; by default
+            `hubretrain.data.images.MAX_PIXELS`.
         remote: Read images at URLs also where a table was recognised by itself, not named.
 
     Examples:
@@ -104,10 +109,31 @@ class TableOptions:
         metavar="N",
         minimum=1,
     )
+    bits: int | None = option(
+        None,
+        "Bits that values in 16-bit images use, such as 12: the highest of them is white. By "
+        "default what a sample of the images shows.",
+        metavar="8..16",
+        minimum=8,
+        maximum=MAX_BITS,
+    )
+    max_pixels: int | None = option(
+        None,
+        f"Maximum size of an image, width times height; by default {MAX_PIXELS}. Larger ones are "
+        "left out.",
+        metavar="N",
+        minimum=1,
+        maximum=MOST_PIXELS,
+    )
     remote: bool = option(
         False,
         "Read images over the network where a table that was recognised by itself names URLs.",
     )
+
+    @property
+    def reading(self) -> Reading:
+        """How the images are read."""
+        return Reading(self.bits or MAX_BITS, self.max_pixels or MAX_PIXELS)
 
     def columns(self) -> dict[str, str]:
         """Return the columns that were named, by parameter name."""

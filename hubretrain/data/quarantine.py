@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from hubretrain.csv_tables import NAME, read_table, write_table
+from hubretrain.data.images import pixels_refused
 
 FILE_NAME = "quarantine.csv"
 COLUMNS = ("path", "reason", "sha256")
@@ -37,13 +38,19 @@ class Quarantine:
         """Put one image into quarantine."""
         self.reasons[sha256], self._paths[sha256], self._changed = reason, path, True
 
-    def keep(self, present: dict[str, str]) -> None:
+    def keep(self, present: dict[str, str], max_pixels: int = 0) -> None:
         """Drop contents that are no longer in the data set, and update the paths of the others.
 
         Args:
             present: Path of each content of the data set, by its sha256.
+            max_pixels: Pixels of the largest image that is read now: smaller ones that were
+                refused are dropped, too.
         """
-        dropped = [sha256 for sha256 in self.reasons if sha256 not in present]
+        dropped = [
+            sha256
+            for sha256, reason in self.reasons.items()
+            if sha256 not in present or 0 < (pixels_refused(reason) or 0) <= max_pixels
+        ]
         self._dropped.update(dropped)
         for sha256 in dropped:
             del self.reasons[sha256], self._paths[sha256]

@@ -6,21 +6,27 @@ what this file holds where an option is not given. Library functions take their 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from hubretrain.data.dataset import Folder, ImageDataset, Record, open_dataset
-from hubretrain.data.layouts import default_folder
+from hubretrain.data.findings import likely_bits
+from hubretrain.data.images import MAX_BITS, highest_level
+from hubretrain.data.layouts import default_folder, suffix_of
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError, unreadable
 from hubretrain.files import read_record, write_record
+from hubretrain.storage import is_remote
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "dataset.json"
+_N_SAMPLED = 50
+_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")  # of formats with 16 bits
 _NAMES = ("labels", *(option.name for option in fields(TableOptions)))
 
 
@@ -66,9 +72,31 @@ def open_as_before(
         labels=str(options["labels"]) if "labels" in options else None,
         table=TableOptions(**{n: _field(v) for n, v in options.items() if n != "labels"}),
     )
+    if "bits" not in options and (bits := _bits_of_sample(dataset)) < MAX_BITS:
+        logger.info(
+            "Images with 16 bits per channel have levels of %d bits (in a sample): they are read "
+            "with `bits=%d`, so that they are not near black. It is remembered.",
+            *(bits, bits),
+        )
+        options = {**options, "bits": bits}
+        dataset = replace(dataset, opened_with={**dataset.opened_with, "bits": bits})
     if options != earlier:
         write_record(file, {"folder": str(root.resolve()), **options})
     return dataset
+
+
+def _bits_of_sample(dataset: ImageDataset) -> int:
+    """Return the bits that 16-bit images use, by a sample; 16 without such images.
+
+    Less than 15 bits alone count: an image may be dark.
+    """
+    paths = [p for p in dataset.images["path"] if suffix_of(p) in _SUFFIXES and not is_remote(p)]
+    highest = -1
+    for path in paths[:: max(1, len(paths) // _N_SAMPLED)]:
+        with contextlib.suppress(Exception):  # Pillow's parsers raise nearly every type
+            highest = max(highest, highest_level(dataset.root, path, dataset.reading.max_pixels))
+    bits = likely_bits(highest) if highest >= 0 else MAX_BITS
+    return bits if bits < MAX_BITS - 1 else MAX_BITS
 
 
 def remembered_options(root: Path, cache: Path) -> Record:

@@ -1,7 +1,8 @@
 """The parts of a data set's summary, each computed from its image table.
 
 The table has one row per image: the columns of `ImageDataset.usable_images` and of
-`images.read_headers`, and `unreadable`: why an image cannot be decoded, or blank.
+`images.read_headers`, `unreadable`: why an image cannot be decoded, or blank, `damage`: why it
+looks cut, or blank, and `highest`: the highest level of channels of 16 bits, or -1.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hubretrain.data.splitting import leak_chances
 from hubretrain.data.summary import (
     SMALL_SIDE,
     ClassSummary,
+    CutImage,
+    DeepSummary,
     DuplicateSet,
     DuplicateSummary,
     GivenSplitSummary,
@@ -109,6 +112,27 @@ def list_unreadable(table: pd.DataFrame) -> tuple[UnreadableImage, ...]:
     """Return the images that cannot be decoded, with the reason."""
     rows = table[table["unreadable"] != ""]
     return tuple(map(UnreadableImage, rows["path"], rows["unreadable"]))
+
+
+def list_cut(table: pd.DataFrame) -> tuple[CutImage, ...]:
+    """Return the images that can be decoded but look cut, with the reason."""
+    rows = table[table["damage"] != ""]
+    return tuple(map(CutImage, rows["path"], rows["damage"]))
+
+
+def summarize_deep(table: pd.DataFrame, bits: int) -> DeepSummary | None:
+    """Return the range of the images with 16 bits per channel; None without any.
+
+    Args:
+        table: The image table.
+        bits: Bits that they are read with.
+    """
+    rows = table[table["highest"] >= 0]
+    if rows.empty:
+        return None
+    brightest = int(rows["highest"].to_numpy().argmax())
+    highest, path = rows["highest"].iloc[brightest], rows["path"].iloc[brightest]
+    return DeepSummary(len(rows), int(highest), str(path), bits)
 
 
 def summarize_groups(table: pd.DataFrame, *, grouped: bool, declined: bool = False) -> GroupSummary:

@@ -106,6 +106,59 @@ class UnreadableImage:
 
 
 @dataclass(frozen=True)
+class CutImage:
+    """An image that can be decoded and looks cut, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeepSummary:
+    """The images with 16 bits per channel.
+
+    Attributes:
+        n_images: How many there are.
+        highest: The highest level in all of them, 0 to 65535.
+        brightest: The image that has it.
+        bits: Bits that they are read with, 8 to 16.
+    """
+
+    n_images: int
+    highest: int
+    brightest: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class EmptyFolder:
+    """A folder beside the classes without an image that is read.
+
+    Attributes:
+        name: Its path.
+        endings: Pictures and videos in it that are not read, per ending.
+    """
+
+    name: str
+    endings: dict[str, int]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What lies in the folders of a data set and is not looked at.
+
+    Attributes:
+        endings: Files per ending, the most frequent first.
+        folders: Pictures and videos that are not read, per folder of a class and ending.
+        empty_folders: Folders beside the classes without an image that is read.
+    """
+
+    endings: dict[str, int]
+    folders: dict[str, dict[str, int]]
+    empty_folders: tuple[EmptyFolder, ...]
+
+
+@dataclass(frozen=True)
 class GroupSize:
     """One group and its number of images."""
 
@@ -242,6 +295,9 @@ class Summary:
         imbalance: The largest and the smallest class.
         sizes: Formats, colour modes and sizes.
         unreadable: Files that cannot be decoded.
+        cut: Files that can be decoded and look cut.
+        deep: The images with 16 bits per channel; None without any.
+        left_out: What is not looked at.
         groups: What must not straddle splits.
         duplicates: Exact and near duplicates.
         given_splits: The split that the data set came with; None without one.
@@ -259,6 +315,9 @@ class Summary:
     imbalance: ImbalanceSummary
     sizes: SizeSummary
     unreadable: tuple[UnreadableImage, ...]
+    cut: tuple[CutImage, ...]
+    deep: DeepSummary | None
+    left_out: LeftOut
     groups: GroupSummary
     duplicates: DuplicateSummary
     given_splits: GivenSplitSummary | None

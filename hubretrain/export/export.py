@@ -187,6 +187,7 @@ def _manifest(
             "log_loss_after": calibration.log_loss_after,
         },
         "augmentation": asdict(augmentation),
+        **{name: attributes[name] for name in ("bits",) if name in attributes},
     }
 
 

@@ -12,6 +12,7 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
   without and with it (`log_loss_before`, `log_loss_after`).
 - `adjust`, `priors`: the decision is the largest of probability / prior ** adjust.
 - `augmentation`: augmentation of the views that it was trained on.
+- `bits`: bits that values of 16-bit images use (12: level 4095 is white); absent where it is 16.
 - `tta`: names of the views that the model averages its probabilities over (test-time augmentation),
   see `hubretrain.export.views`; empty where it takes the image as it is.
 - `heads_sha256`: sha256 of the head file of a fitted head, or of the ensemble's file; absent for a
@@ -33,7 +34,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from hubretrain.arrays import Float32Array, IntArray
-from hubretrain.data.images import Augmentation
+from hubretrain.data.images import MAX_BITS, Augmentation, Reading
 from hubretrain.errors import RunError, unreadable
 from hubretrain.evaluation import DecisionRule
 from hubretrain.export.views import AveragedView, averaged_views
@@ -63,6 +64,7 @@ class _Manifest(TypedDict):
     run: NotRequired[str]
     adjust: NotRequired[float | None]
     priors: NotRequired[list[float] | None]
+    bits: NotRequired[int]
     tta: NotRequired[list[str] | None]
     augmentation: NotRequired[Augmentation | None]
     fine_tuned: NotRequired[bool]
@@ -123,6 +125,11 @@ class Export:
         """Decision rule of the model."""
         strength, priors = self.manifest.get("adjust") or 0.0, self.manifest.get("priors") or ()
         return DecisionRule(float(strength), tuple(map(float, priors)))
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read, as they were for training."""
+        return Reading(bits=int(self.manifest.get("bits", MAX_BITS)))
 
     @property
     def n_views(self) -> int:

@@ -127,7 +127,7 @@ def _reader(export: Export) -> Callable[[str], _PixelsOrError]:
 
     def read(path: str) -> _PixelsOrError:
         try:
-            image = decode(read_bytes(path))
+            image = decode(read_bytes(path), export.reading)
         except IsADirectoryError:
             return _why_empty(path)
         except OSError as error:

@@ -145,7 +145,7 @@ class Extractor:
             data = read_image_bytes(Path(), image.path) if image.data is None else image.data
             if hashlib.sha256(data).hexdigest() != image.sha256:
                 return SkippedImage(image, "was changed after the run began", unread=True)
-            whole = decode(data)
+            whole = decode(data, self.recipe.reading)
         except UnreadableImageError as error:
             return SkippedImage(image, str(error), unread=True)
         except DataError as error:

@@ -15,7 +15,15 @@ import pandas as pd
 from hubretrain.arrays import Pixels
 from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex, Segment, layer_segments
 from hubretrain.data import ImageDataset, Quarantine
-from hubretrain.data.images import RESIZER, Augmentation, UnreadableImageError, read_image, view
+from hubretrain.data.images import (
+    MAX_BITS,
+    RESIZER,
+    Augmentation,
+    Reading,
+    UnreadableImageError,
+    read_image,
+    view,
+)
 from hubretrain.errors import CacheError, DataError, EngineError
 from hubretrain.extraction.engines import (
     BATCH_SIZE,
@@ -104,12 +112,14 @@ class Recipe:
         augmentation: How augmented views differ from their image.
         seed: Random seed of the augmentation.
         batch_size: Images per forward pass; by default what each engine does best with.
+        reading: How image files are read.
     """
 
     extractors: tuple[ExtractorSpec, ...]
     augmentation: Augmentation
     seed: int
     batch_size: int | None = None
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ def plan_cache(
         for module, file in zip(modules, files, strict=True)
     )
     calibrations = [_calibration(spec, dataset, digests, options) for spec in specs]
-    recipe = Recipe(specs, options.augmentation, options.seed, options.batch_size)
+    recipe = Recipe(specs, options.augmentation, options.seed, options.batch_size, dataset.reading)
     attributes = tuple(
         attributes_of(spec, recipe, calibration)
         for spec, calibration in zip(specs, calibrations, strict=True)
@@ -203,7 +213,7 @@ def wanted_rows(
     for path, label, sha256 in zip(images["path"], images["label"], digests, strict=True):
         path_of.setdefault(sha256, path)
         views_of[sha256] = max(views_of.get(sha256, 0), views_of_class[label])
-    quarantine.keep(path_of)
+    quarantine.keep(path_of, dataset.reading.max_pixels)
     quarantine.save()
     kept = [sha256 for sha256 in path_of if part is None or part.holds(sha256)]
     n = [0 if sha256 in quarantine.reasons else views_of[sha256] for sha256 in kept]
@@ -268,6 +278,7 @@ def attributes_of(
         "image_size": module.image_size,
         "value_range": f"[{low:g}, {high:g}]",
         **{name: cost for name, cost in costs.items() if cost is not None},
+        **({"bits": recipe.reading.bits} if recipe.reading.bits < MAX_BITS else {}),
         "resize": f"{RESIZE}, {'TensorFlow' if spec.cuts_views else RESIZER}",
         **asdict(recipe.augmentation),
         "seed": recipe.seed,
@@ -385,7 +396,7 @@ def _calibration(
     def first_view(sha256: str) -> Pixels | None:
         path = path_of[sha256]
         try:
-            return view(read_image(dataset.root, path, sha256), size)
+            return view(read_image(dataset.root, path, sha256, dataset.reading), size)
         except UnreadableImageError as error:
             # Another sample would be another model, because of a failure of the moment.
             raise CacheError(

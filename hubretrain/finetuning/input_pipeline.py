@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from hubretrain.arrays import AnyArray, Float32Array, IntArray, Pixels
-from hubretrain.data.images import Augmentation, read_image, view
+from hubretrain.data.images import MAX_BITS, Augmentation, Reading, read_image, view
 from hubretrain.errors import DataError, RunError
 from hubretrain.parallel import ahead
 from hubretrain.storage import located
@@ -34,6 +34,7 @@ class TrainingImages:
         labels: int64 of shape (n_images,), class indices.
         weights: float32 of shape (n_images, 1), weight of each image in the loss; or of shape
             (n_images, n_classes), of each class-against-the-rest decision about it.
+        reading: How image files are read.
     """
 
     root: Path
@@ -41,13 +42,15 @@ class TrainingImages:
     sha256s: Sequence[str]
     labels: IntArray
     weights: Float32Array
+    reading: Reading = Reading()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def digest(self) -> bytes:
-        """Return the SHA-256 of contents and labels in their order."""
-        table = "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, self.labels, strict=True))
+        """Return the SHA-256 of contents, as they are read, and labels in their order."""
+        bits = f"{self.reading.bits} bits" if self.reading.bits < MAX_BITS else ""
+        table = bits + "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, self.labels, strict=True))
         return hashlib.sha256(table.encode()).digest()
 
 
@@ -144,7 +147,7 @@ class PixelSource:
         if view_number:
             draw = self.augmentation.draw(images.sha256s[i], view_number, self.seed)
         try:
-            image = read_image(images.root, images.paths[i], images.sha256s[i])
+            image = read_image(images.root, images.paths[i], images.sha256s[i], images.reading)
         except DataError as error:
             raise RunError(
                 f"{located(images.root, images.paths[i])}: {error}; restore the file and rerun the "

@@ -14,6 +14,7 @@ import pandas as pd
 
 from hubretrain.arrays import Float32Array, IntArray
 from hubretrain.data import ImageDataset
+from hubretrain.data.images import MAX_BITS, MOST_PIXELS
 from hubretrain.data.splitting import TEST
 from hubretrain.errors import DataError, RunError
 from hubretrain.evaluation import METRICS, DecisionRule, Evaluator, Predictions, at_temperature
@@ -337,6 +338,7 @@ class ModuleFineTuning:
                 "log_loss_after": self.calibration.log_loss_after,
             },
             "augmentation": asdict(self.trainer.options.augmentation),
+            **({"bits": bits} if (bits := self.dataset.reading.bits) < MAX_BITS else {}),
             "validation_sha256": file_sha256(EXPORTED_VALIDATION.path(folder)),
         }
         write_export(
@@ -356,6 +358,7 @@ class ModuleFineTuning:
             table["sha256"].tolist(),
             labels,
             np.ascontiguousarray(of_class[:, labels].T),
+            replace(self.dataset.reading, max_pixels=MOST_PIXELS),
         )
 
 

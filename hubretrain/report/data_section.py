@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.data import Quarantine
+from hubretrain.data import Quarantine, reading_as
 from hubretrain.data.images import draw_contact_sheet
 from hubretrain.data.splitting import leaked_images, part_table
 from hubretrain.errors import DataError
@@ -119,6 +119,7 @@ def _contact_sheet(run_data: RunData, root: Path) -> tuple[str, str]:
             int(attributes.get("seed", 0)),
             n_images=N_SHEET_IMAGES,
             size=SHEET_VIEW_SIDE,
+            reading=reading_as(run_data.fit.data_options),
         )
     except (DataError, ValueError, TypeError):  # attributes of another version
         return "", ""

@@ -20,7 +20,7 @@ from PIL import Image
 from rich.filesize import decimal
 
 from hubretrain.data import DataCheck, DuplicateSet, DuplicateSummary
-from hubretrain.data.images import read_image
+from hubretrain.data.images import Reading, read_image
 from hubretrain.errors import DataError
 from hubretrain.files import whole_file
 
@@ -100,7 +100,7 @@ def write_check_page(path: Path, check: DataCheck, root: Path) -> None:
     Raises:
         WriteError: The file cannot be written.
     """
-    thumbnails = _Thumbnails(root)
+    thumbnails = _Thumbnails(root, check.reading)
     summary = check.summary
     duplicates = _conflicting_first(summary.duplicates)
     usable = check.images[check.images["unreadable"] == ""]
@@ -138,8 +138,8 @@ def _conflicting_first(duplicates: DuplicateSummary) -> list[DuplicateSet]:
 class _Thumbnails:
     """Thumbnails of images, each with its path and label."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, reading: Reading) -> None:
+        self.root, self.reading = root, reading
 
     def of(self, paths: Sequence[str], labels: Sequence[str], n_max: int) -> list[dict[str, str]]:
         """Return thumbnails of some images; where labels differ, of some with different ones."""
@@ -147,7 +147,7 @@ class _Thumbnails:
         thumbnails = []
         for i in sorted(order[:n_max]):
             try:
-                uri = thumbnail(read_image(self.root, paths[i]))
+                uri = thumbnail(read_image(self.root, paths[i], reading=self.reading))
             except DataError:  # the file has changed since the check
                 uri = ""
             thumbnails.append({"path": paths[i], "label": labels[i], "uri": uri})

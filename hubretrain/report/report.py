@@ -14,6 +14,8 @@ import pandas as pd
 
 from hubretrain._version import __version__
 from hubretrain.csv_tables import write_table
+from hubretrain.data import reading_as
+from hubretrain.data.images import Reading
 from hubretrain.export import EvaluatedExport
 from hubretrain.files import StrPath
 from hubretrain.progress import progress_shown
@@ -102,7 +104,9 @@ def write_report(
     large_rows = _most_confident_errors(
         run_data, doubtful["row"].head(sections.MAX_DOUBTFUL).tolist()
     )
-    thumbnails, large = _thumbnails(run_data.images, root, large_rows)
+    thumbnails, large = _thumbnails(
+        run_data.images, root, large_rows, reading_as(run_data.fit.data_options)
+    )
     missing = (*run_data.missing, *sections.missing_thumbnails(thumbnails, root))
     board, cost_charts = charts.board_rows(run_data), charts.cost_charts(run_data)
     training_charts = charts.training_charts(run_data)
@@ -203,16 +207,17 @@ def _doubtful_labels(run_data: RunData, hints: dict[int, str]) -> pd.DataFrame:
 
 
 def _thumbnails(
-    images: pd.DataFrame, root: Path, large_rows: Sequence[int]
+    images: pd.DataFrame, root: Path, large_rows: Sequence[int], reading: Reading = Reading()
 ) -> tuple[Thumbnails, Thumbnails]:
     """Return thumbnails of all images, and larger ones of some."""
     paths, sha256s = images["path"].tolist(), images["sha256"].tolist()
-    thumbnails = make_thumbnails(root, paths, sha256s, large_rows)
+    thumbnails = make_thumbnails(root, paths, sha256s, large_rows, reading=reading)
     with progress_shown(False):  # a fraction of a second
         large = make_thumbnails(
             root,
             [paths[row] for row in large_rows],
             [sha256s[row] for row in large_rows],
+            reading=reading,
             max_pixels=MAX_LARGE_PIXELS,
             max_side=LARGE_SIDE,
         )

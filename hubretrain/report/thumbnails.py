@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from hubretrain.data.images import read_image
+from hubretrain.data.images import Reading, read_image
 from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
 from hubretrain.progress import Bar
@@ -57,6 +57,7 @@ def make_thumbnails(
     sha256s: Sequence[str],
     first: Sequence[int] = (),
     *,
+    reading: Reading = Reading(),
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
 ) -> Thumbnails:
@@ -67,6 +68,7 @@ def make_thumbnails(
         paths: The image files.
         sha256s: Digests of the files when the run was fitted; blank where unknown.
         first: Rows of the images that come first, if there are too many images for all.
+        reading: How image files are read.
         max_pixels: Largest number of pixels of all thumbnails together.
         max_side: Largest longer side of a thumbnail, pixels.
     """
@@ -80,7 +82,7 @@ def make_thumbnails(
 
     def shrink(row: int) -> tuple[Image.Image, tuple[int, int]] | str:
         try:
-            image = read_image(root, paths[row], sha256s[row])
+            image = read_image(root, paths[row], sha256s[row], reading)
         except DataError as error:
             return str(error)
         return ImageOps.fit(image, (width, height), Image.Resampling.BOX), image.size

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 from weakref import WeakValueDictionary
@@ -178,6 +179,7 @@ class _Predictor:
 
     def __init__(self, export: Export, queue: BatchQueue, limits: ServeLimits) -> None:
         self._sizes, self._queue, self._limits = export.sizes, queue, limits
+        self._reading = replace(export.reading, max_pixels=limits.max_pixels)
         self._n_threads = os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="decode")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -228,7 +230,7 @@ class _Predictor:
         return await self._queue.probabilities(pixels)
 
     def _decode(self, data: bytes) -> Pixels:
-        image = decode(data, self._limits.max_pixels)
+        image = decode(data, self._reading)
         return {size: to_unit(view(image, size)[np.newaxis]) for size in self._sizes}
 
     def close(self) -> None:

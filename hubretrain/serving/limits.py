@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hubretrain.errors import EngineError
 from hubretrain.option_fields import check_options, option
 
-MOST_PIXELS = 178_956_970  # Pillow reads no image that is larger; twice `MAX_PIXELS` of data.images
+MOST_PIXELS = 2**30  # 4 GiB; as in `data.images`
 
 
 @dataclass(frozen=True)

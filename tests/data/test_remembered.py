@@ -3,13 +3,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hubretrain.data.check import check_dataset
+from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.data.remembered import forget_options, open_as_before, remembered_options
 from hubretrain.errors import DataError
 from hubretrain.files import read_record
-from tests.samples import PIXEL
+from tests.samples import PIXEL, encoded
 
 
 @pytest.fixture
@@ -74,3 +77,29 @@ def test_options_are_not_forgotten_because_their_file_is_damaged(place: Path) ->
         file.write_text(text)
         with pytest.raises(DataError, match=r"dataset\.json is damaged .*; remove it and give "):
             open_as_before(place / "d", place / "cache")
+
+
+def test_levels_of_12_bits_in_16_are_noticed_told_and_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    levels = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
+    for i in range(8):
+        path = tmp_path / "d" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(np.roll(levels, i)))
+    root, cache = tmp_path / "d", tmp_path / "cache"
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        dataset = open_as_before(root, cache)
+    assert "have levels of 12 bits" in caplog.text
+    assert dataset.reading.bits == 12
+    assert remembered_options(root, cache) == {"bits": 12}
+    assert open_as_before(root, cache).reading.bits == 12
+    assert reopen_dataset(root, dataset.opened_with).reading.bits == 12
+    given = open_as_before(root, cache, table=TableOptions(bits=16))
+    assert given.reading.bits == 16
+    assert open_dataset(root).reading.bits == 16  # the library takes its arguments alone
+    notes = {f.what: f for f in check_dataset(open_dataset(root), cache=cache).findings}
+    (dark,) = (f for what, f in notes.items() if "no level above 4,032" in what)
+    assert dark.level == "wrong"
+    assert "levels are 15 of 255 at most" in dark.what
+    assert "`bits=12`" in dark.advice

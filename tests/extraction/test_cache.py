@@ -16,6 +16,8 @@ from hubretrain.data import digests as digests_file
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decoding import decode, view
+from hubretrain.data.images.reading import Reading
+from hubretrain.data.options import TableOptions
 from hubretrain.errors import CacheError, DataError, EngineError, ModuleError
 from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks, shared_seconds
@@ -125,6 +127,46 @@ def test_several_modules_in_one_run_equal_one_run_each(digits, small_module, tmp
 def test_images_with_the_same_content_share_a_row(digits, small_module, tmp_path):
     shutil.copy(next((digits / "0").iterdir()), digits / "1" / "copy.png")
     assert run(digits, small_module, tmp_path / "cache").n_images == 60
+
+
+def test_what_is_too_large_is_computed_once_the_limit_allows_it(digits, small_module, tmp_path):
+    (digits / "0" / "large.png").write_bytes(encoded(np.zeros((20, 20, 3), np.uint8)))
+    module, options = resolve(str(small_module)), CacheOptions(n_views=2, engine="tensorflow")
+    results = []
+    for max_pixels in (399, 399, None, None):
+        dataset = open_dataset(digits, table=TableOptions(max_pixels=max_pixels))
+        (result,) = cache_bottlenecks(dataset, [module], options, cache=tmp_path / "cache")
+        results.append((result.n_computed, result.n_quarantined))
+        if result.n_quarantined:
+            reason = pd.read_csv(result.quarantine)["reason"].item()
+            assert reason == "20 x 20 pixels; at most 399 are read"
+    assert results == [(120, 1), (0, 1), (2, 0), (0, 0)]
+    with Bottlenecks(result.file) as bottlenecks:
+        assert not bottlenecks.todo().any()
+        assert bottlenecks.verify() == []
+
+
+def test_bits_of_deep_images_are_recorded_and_others_need_a_new_cache(
+    digits, small_module, tmp_path
+):
+    levels = (np.arange(64).reshape(8, 8) * 64).astype(np.uint16)
+    for path in digits.rglob("*.png"):
+        path.write_bytes(encoded(np.roll(levels, int(path.stem))))
+    module, options = resolve(str(small_module)), CacheOptions(n_views=1, engine="tensorflow")
+    for bits in (12, 16):
+        dataset = open_dataset(digits, table=TableOptions(bits=bits))
+        (result,) = cache_bottlenecks(dataset, [module], options, cache=tmp_path / str(bits))
+        with Bottlenecks(result.file) as bottlenecks:
+            assert bottlenecks.attributes.get("bits", 16) == bits
+            image = decode((digits / bottlenecks.paths[5]).read_bytes(), Reading(bits))
+            pixels = view(image, 8)[None].astype(np.float32) / 255
+            import tensorflow_hub as hub
+
+            loaded = hub.load(str(small_module))
+            expected = loaded(pixels).numpy()[0]
+            assert_same_features(bottlenecks.view(0)[5], expected, loaded.variables)
+    with pytest.raises(CacheError, match="bits"):
+        cache_bottlenecks(dataset, [module], options, cache=tmp_path / "12")
 
 
 def test_a_broken_image_is_quarantined_and_the_rest_goes_on(digits, small_module, tmp_path):

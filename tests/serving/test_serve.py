@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hubretrain.cli import main
-from hubretrain.data.images.opening import MOST_PIXELS
+from hubretrain.data.images.reading import MOST_PIXELS
 from tests.samples import PATIENCE, REPOSITORY
 from tests.serving.samples import picture, serving
 

@@ -1,8 +1,9 @@
 """Pixels: decoding, augmented views, resizing. The same code for caching, training and serving.
 
-`opening` bounds what a file may cost, `decoding` reads image files and cuts views, `augmentation`
-draws how a view differs, `resize` resizes, `batched` cuts views in TensorFlow for a GPU,
-`contact_sheet` draws views to look at.
+`reading` says how a data set's images are read and `formats` which ones, `opening` bounds what a
+file may cost, `decoding` reads image files and cuts views, `inspection` finds damage that decoding
+does not, `augmentation` draws how a view differs, `resize` resizes, `batched` cuts views in
+TensorFlow for a GPU, `contact_sheet` draws views to look at.
 """
 
 import lazy_loader as lazy

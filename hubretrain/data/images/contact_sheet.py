@@ -12,6 +12,7 @@ from PIL import Image
 from hubretrain.arrays import Pixels
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.data.images.decoding import decode, read_image_bytes, view
+from hubretrain.data.images.reading import Reading
 from hubretrain.errors import DataError
 
 N_IMAGES = 8
@@ -26,6 +27,7 @@ def draw_preview(
     n_views: int,
     augmentation: Augmentation,
     seed: int,
+    reading: Reading = Reading(),
 ) -> int:
     """Write a contact sheet, to look at before anything is computed.
 
@@ -36,6 +38,7 @@ def draw_preview(
         n_views: Views per image, 1 to `MAX_PREVIEW_VIEWS`.
         augmentation: How the views differ.
         seed: Random seed of the augmentation.
+        reading: How image files are read.
 
     Returns:
         The number of images shown.
@@ -45,7 +48,7 @@ def draw_preview(
     """
     if not 1 <= n_views <= MAX_PREVIEW_VIEWS:
         raise DataError(f"`n_views` is {n_views}; a preview shows 1 to {MAX_PREVIEW_VIEWS}.")
-    sheet, n_images = draw_contact_sheet(root, images, n_views, augmentation, seed)
+    sheet, n_images = draw_contact_sheet(root, images, n_views, augmentation, seed, reading=reading)
     if sheet is None:
         raise DataError(f"{root}: no image can be decoded, so there are no views to show.")
     try:
@@ -68,6 +71,7 @@ def draw_contact_sheet(
     *,
     n_images: int = N_IMAGES,
     size: int = 160,
+    reading: Reading = Reading(),
 ) -> tuple[Image.Image | None, int]:
     """Draw the views of a few images, one of each class in turn; undecodable ones are skipped.
 
@@ -79,6 +83,7 @@ def draw_contact_sheet(
         seed: Random seed of the augmentation.
         n_images: Maximum number of rows.
         size: Height and width of a view, pixels.
+        reading: How image files are read.
 
     Returns:
         The sheet and its number of images; None and 0 where no image can be decoded.
@@ -88,7 +93,7 @@ def draw_contact_sheet(
     for path in images["path"][one_of_each_class_in_turn]:
         try:
             data = read_image_bytes(root, path)
-            image = decode(data)
+            image = decode(data, reading)
         except DataError:
             continue
         sha256 = hashlib.sha256(data).hexdigest()

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.data.images.augmentation import Draw
-from hubretrain.data.images.opening import MAX_PIXELS, open_bounded, open_header
+from hubretrain.data.images.opening import open_bounded, open_header
+from hubretrain.data.images.reading import MAX_BITS, MOST_PIXELS, Reading
 from hubretrain.data.images.resize import resized
 from hubretrain.errors import DataError
 from hubretrain.parallel import ahead
@@ -26,17 +27,6 @@ from hubretrain.storage import located, open_bytes, read_bytes, stamp_of
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES_OF = {
-    "BMP": {".bmp"},
-    "GIF": {".gif"},
-    "JPEG": {".jpg", ".jpeg"},
-    "MPO": {".jpg", ".jpeg"},  # a JPEG with a second picture, as some cameras write
-    "PNG": {".png"},
-    "TIFF": {".tif", ".tiff"},
-    "WEBP": {".webp"},
-}
-"""File name suffixes of each format, lower case."""
-IMAGE_SUFFIXES = frozenset(suffix for names in SUFFIXES_OF.values() for suffix in names)
 HEADER_COLUMNS = ("n_bytes", "format", "mode", "width", "height")
 
 _QUARTER_TURNS = (
@@ -53,19 +43,22 @@ class UnreadableImageError(DataError):
     """
 
 
-def read_image(root: Path, path: str, sha256: str = "") -> Image.Image:
+def read_image(
+    root: Path, path: str, sha256: str = "", reading: Reading = Reading(max_pixels=MOST_PIXELS)
+) -> Image.Image:
     """Read and decode one image file; see `decode`.
 
     Args:
         root: The folder that `path` is relative to.
         path: The image file, or its URL.
         sha256: Digest that its bytes must have; blank: any.
+        reading: How it is read; by default also if it is larger than the caching allows.
 
     Raises:
         UnreadableImageError: The file cannot be read, or its bytes have changed.
         DataError: Its bytes cannot be decoded.
     """
-    return decode(read_image_bytes(root, path, sha256))
+    return decode(read_image_bytes(root, path, sha256), reading)
 
 
 def read_image_bytes(root: Path, path: str, sha256: str = "") -> bytes:
@@ -90,15 +83,15 @@ def is_momentary(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, reading: Reading = Reading()) -> Image.Image:
     """Decode one image file to 8-bit RGB, upright by its EXIF orientation.
 
-    Reads JPEG, PNG, BMP, GIF (first frame), WebP and TIFF; alpha is dropped, 16-bit channels
-    keep their high byte, as TensorFlow's decoders do.
+    Of an animation the first picture; alpha is dropped. Of 16-bit channels the highest 8 of
+    `reading.bits` bits are kept: by default the high byte, as TensorFlow's decoders do.
 
     Args:
-        data: The file's bytes.
-        max_pixels: The largest image, width times height; at most `MOST_PIXELS`.
+        data: The file's bytes, of one of `formats.SUFFIXES_OF`.
+        reading: How it is read.
 
     Raises:
         TooManyPixelsError: The image is larger; nothing was decoded.
@@ -107,10 +100,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         DataError: The bytes are no such image, or are cut short.
     """
     try:
-        image = open_bounded(data, max_pixels)
-        file_format = image.format
-        image.load()
-        image = ImageOps.exif_transpose(image)
+        opened = open_bounded(data, reading.max_pixels)
+        bits = bits_of(opened)
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -120,16 +113,51 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         if is_momentary(error):
             raise UnreadableImageError("there is not enough memory to decode it") from error
         raise DataError(f"a damaged image ({error})") from error
-    if image.mode == "F" or (image.mode == "I" and file_format != "PNG"):
+    if bits == 32:
         raise DataError(
             f"pixels of 32 bits (mode {image.mode}) in an unknown range; save it with 8 or 16 bits "
             "per channel"
         )
+    return to_rgb(image, bits, reading.bits)
+
+
+def bits_of(image: ImageFile.ImageFile) -> int:
+    """Return the bits of a channel of an image that is opened and not loaded: 8, 12, 16 or 32.
+
+    8 also where there are fewer.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        return 32
+    codings = " ".join(str(tile.args) for tile in image.tile)
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return 12 if "I;12" in codings else 16
+    return 16 if ";16" in codings and image.format in ("PNG", "TIFF") else 8
+
+
+def to_rgb(image: Image.Image, bits: int, used: int) -> Image.Image:
+    """Convert what was decoded to 8-bit RGB.
+
+    Args:
+        image: Decoded.
+        bits: What `bits_of` returns.
+        used: Bits that values of 16-bit channels use.
+    """
+    if image.mode.startswith("I"):
+        levels = np.asarray(image) >> (min(bits, used) - 8)
+        return Image.fromarray(np.minimum(levels, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    if bits == MAX_BITS > used:  # of coloured pixels Pillow has kept the high byte
+        rgb = rgb.point([min(level << (MAX_BITS - used), 255) for level in range(256)] * 3)
+    return rgb
+
+
+def bits_used(image: Image.Image) -> int:
+    """Return the bits that levels of one loaded image use; 16 where they are not 16-bit grey."""
+    if not image.mode.startswith("I"):
+        return MAX_BITS
+    return max(8, int(np.asarray(image).max()).bit_length())
 
 
 def view(image: Image.Image, size: int, draw: Draw | None = None) -> Pixels:

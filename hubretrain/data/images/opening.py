@@ -10,15 +10,11 @@ from __future__ import annotations
 import io
 import re
 
-from PIL import Image
+from PIL import Image, ImageFile
 
+from hubretrain.data.images.formats import open_format
+from hubretrain.data.images.reading import MAX_PIXELS
 from hubretrain.errors import DataError
-
-MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: 256 MiB of RGB
-MOST_PIXELS = 2 * MAX_PIXELS  # above this Pillow refuses to read even the header
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What is read; no other file calls Pillow's own `open`. Pillow knows more formats, among them some
-that run another program on the file (EPS)."""
 
 # Each scan of a JPEG goes over all its pixels; photographs have about 10, and libtiff, too, reads
 # at most 100 (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
@@ -26,12 +22,16 @@ _MAX_SCANS = 100
 _MAX_SEGMENTS = 10_000
 # EXIF data, which Pillow joins part by part, and colour profiles, of which it unpacks each one.
 _MAX_PROFILES = 100
+_TOO_MANY = re.compile(
+    r"(?:(?P<width>\d+) x (?P<height>\d+) pixels|tiles of (?P<tiles>\d+) pixels together);.*"
+)
 _SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
 # The next marker, after fill bytes: neither a stuffed zero nor a restart marker.
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 # Parts that a file is read in, each a step in Python: 64 KiB of pixels, a chunk of a PNG, a field
 # of a header. A BMP that is run-length encoded is read by the byte.
 _MAX_READS, _BYTES_PER_READ, _MAX_READS_OF_BMP = 20_000, 256, 1_000_000
+_MAX_NUMBERS = 20_000_000  # that Pillow scales or reads one by one, each a step in Python
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323  # tags of TIFF
 
 
@@ -43,36 +43,40 @@ class TooCostlyError(DataError):
     """An image that would take far longer to decode than its size explains."""
 
 
-def open_header(file: io.FileIO | io.BytesIO) -> Image.Image:
+def pixels_refused(reason: str) -> int | None:
+    """Return the number of pixels that a `TooManyPixelsError` names; None for another reason."""
+    match = _TOO_MANY.fullmatch(reason)
+    if match is None:
+        return None
+    return int(match["tiles"] or int(match["width"]) * int(match["height"]))
+
+
+def open_header(file: io.FileIO | io.BytesIO) -> ImageFile.ImageFile:
     """Open an image file of a known format, of any size, to read its header.
 
     Raises:
+        DataError: It is HEIC, and pillow-heif is not installed.
         TooCostlyError: The header has more parts than its size explains.
         Exception: Pillow's parsers raise nearly every type on damaged files.
     """
-    return Image.open(_BoundedFile(file), formats=FORMATS)
+    return open_format(_BoundedFile(file))
 
 
-def open_bounded(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_bounded(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
     """Open an image file of a known format without decoding it.
 
     Decoding what is returned takes seconds at most, or raises `TooCostlyError`.
 
     Args:
         data: The file's bytes.
-        max_pixels: The largest image, width times height; at most `MOST_PIXELS`.
+        max_pixels: The largest image, width times height.
 
     Raises:
         TooManyPixelsError: The image is larger.
         TooCostlyError: It has parts that cost far more than its size explains.
         Exception: Pillow's parsers raise nearly every type on damaged files.
     """
-    try:
-        image = open_header(io.BytesIO(data))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # where it is an error
-        raise TooManyPixelsError(
-            f"more than {MOST_PIXELS} pixels; at most {min(max_pixels, MOST_PIXELS)} are read"
-        ) from None
+    image = open_header(io.BytesIO(data))
     if image.width * image.height > max_pixels:
         raise TooManyPixelsError(
             f"{image.width} x {image.height} pixels; at most {max_pixels} are read"
@@ -81,6 +85,10 @@ def open_bounded(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         _check_scans(data)
     elif image.format == "TIFF":
         _check_tiles(image, max_pixels)
+    elif image.format == "PPM" and image.tile[0].codec_name.startswith("ppm"):
+        n_numbers = image.width * image.height * len(image.getbands())
+        if n_numbers > _MAX_NUMBERS:
+            raise _too_costly(f"a PPM of more than {_MAX_NUMBERS} numbers that are to be scaled")
     return image
 
 

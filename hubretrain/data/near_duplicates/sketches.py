@@ -30,11 +30,16 @@ from scipy.spatial import cKDTree
 
 from hubretrain.arrays import BoolArray, Float32Array, IntArray, Pixels
 from hubretrain.data.images import (
+    MAX_BITS,
     UnreadableImageError,
+    bits_of,
+    bits_used,
     is_momentary,
     open_bounded,
     read_image_bytes,
+    to_rgb,
 )
+from hubretrain.errors import DataError
 
 Source = str | os.PathLike[str] | bytes
 Progress = Callable[[str, int, int], object]
@@ -124,9 +129,13 @@ def open_image(source: Source, sha256: str = "") -> Image.Image:
         source = read_image_bytes(Path(), os.fspath(source), sha256)
     try:
         image = open_bounded(source)
+        bits = bits_of(image)
         image.draft("RGB", (SOURCE_PIXELS, SOURCE_PIXELS))  # JPEG: decodes fewer frequencies
         shrink = min(image.size) // SOURCE_PIXELS
-        rgb = image.convert("RGB")
+        if bits > MAX_BITS:
+            raise DataError("pixels of 32 bits")
+        image.load()
+        rgb = to_rgb(image, bits, bits_used(image))  # a gain does not matter
         return rgb.reduce(shrink) if shrink > 1 else rgb
     except Exception as error:
         if is_momentary(error):

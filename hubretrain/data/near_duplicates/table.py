@@ -23,7 +23,7 @@ from hubretrain.data.digests import forget_digests
 from hubretrain.errors import DataError
 from hubretrain.storage import located
 
-SEARCH = 1
+SEARCH = 2
 """To be raised when `search` finds other pairs than before."""
 
 FILE_NAME = "copies.csv"

@@ -80,7 +80,7 @@ def explain_images(
     explanations = []
     for path in paths:
         try:
-            image = read_image(path.parent, path.name)
+            image = read_image(path.parent, path.name, reading=explained.reading)
         except DataError as error:
             explanations.append(Explanation(path, error=str(error)))
         else:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubretrain.arrays import Float32Array
+from hubretrain.data import reading_as
+from hubretrain.data.images import Reading
 from hubretrain.errors import RunError
 from hubretrain.evaluation import at_temperature
 from hubretrain.export import Export, export_of, pixels_name
@@ -25,12 +27,14 @@ class ExplainedModel:
         model: Scores and gradients of the model.
         class_names: Class names in class order.
         temperature: Temperature that `model` lacks. It scales scores, and leaves maps as they are.
+        reading: How image files are read.
     """
 
     title: str
     model: Differentiable
     class_names: tuple[str, ...]
     temperature: float = 1.0
+    reading: Reading = Reading()
 
     def probabilities(self, images: Float32Array) -> Float32Array:
         """Return probabilities as an export gives them, float32 (n_images, n_classes)."""
@@ -82,7 +86,7 @@ def _open_export(folder: Path) -> ExplainedModel:
     is_mean = export.manifest.get("module") == ENSEMBLE_NAME or export.n_views > 1
     model = Differentiable(probabilities, largest, str(folder), with_map=not is_mean)
     title = f"{export.manifest.get('module', 'the model')} as exported"
-    return ExplainedModel(title, model, tuple(export.class_names))
+    return ExplainedModel(title, model, tuple(export.class_names), reading=export.reading)
 
 
 def _open_head(run: Run, module: str | None) -> ExplainedModel:
@@ -95,4 +99,5 @@ def _open_head(run: Run, module: str | None) -> ExplainedModel:
     classifier = Classifier(backbone, head.kind, *arrays)
     model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
     temperature = head.calibration.temperature
-    return ExplainedModel(f"the head of {name}", model, fit.class_names, temperature)
+    reading = reading_as(fit.data_options)
+    return ExplainedModel(f"the head of {name}", model, fit.class_names, temperature, reading)

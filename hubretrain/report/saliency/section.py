@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from hubretrain.data import reading_as
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import export_of, identity_of, read_manifest
@@ -142,10 +143,11 @@ def _explained(run_data: RunData) -> tuple[str | None, EvaluatedModel, list[str]
 def _images(run_data: RunData, root: Path, rows: list[int]) -> tuple[list[int], list[Image.Image]]:
     """Return those of the images that can be read and have not changed since the fit."""
     readable, images = [], []
+    reading = reading_as(run_data.fit.data_options)
     for row in rows:
         path, sha256 = (str(run_data.images[c].iloc[row]) for c in ("path", "sha256"))
         with contextlib.suppress(DataError):
-            images.append(read_image(root, path, sha256))
+            images.append(read_image(root, path, sha256, reading))
             readable.append(row)
     return readable, images
 
