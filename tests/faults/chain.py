@@ -18,7 +18,7 @@ from tests.faults.processes import Ended, run
 from tests.samples import encoded, write_digits, write_pooled, write_residual
 
 N_IMAGES = 90
-HEADS = ("--l2", "1", "--l2", "10", "--class-weight", "none")
+HEADS = ("--l2", "10", "--class-weight", "none")
 # Command: its arguments. Its result is that of the files in `RESULTS`, or what it prints.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "data check": ("data", "check"),
@@ -26,9 +26,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "cache more": ("cache", "-m", "modules/p", "-m", "modules/r", "--views", "3"),
     "verify": ("cache", "verify"),
     "status": ("cache", "status"),
-    "fit": ("fit", *HEADS, "--heads", "softmax,logistic"),
-    "fit again": ("fit", *HEADS, "--l2", "100", "--heads", "softmax"),
-    "fit anew": ("fit", *HEADS, "--heads", "softmax,logistic", "--run", "runs/new"),
+    "fit": ("fit", *HEADS, "--heads", "softmax"),
+    "fit again": ("fit", *HEADS, "--l2", "100", "--heads", "logistic"),
+    "fit anew": ("fit", *HEADS, "--heads", "softmax", "--run", "runs/new"),
     "finetune": (
         *("finetune", "runs/digits", "-m", "r", "--epochs", "2", "--unfreeze-last", "2"),
         *("--batch-size", "16", "--trunk-views", "1", "--export", "fine-tuned"),
