@@ -17,7 +17,7 @@ NUMERICS := tests/bottlenecks tests/export tests/extraction tests/finetuning tes
 
 PYTEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: audit demo test check lint types spelling docs pytest slow test-all test-cpus bench clean
+.PHONY: audit demo test check lint types spelling docs pytest slow test-all test-cpus bench mutants clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -75,6 +75,12 @@ audit: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
+
+# Faults that somebody might write, then random ones: which does no test see? docs/mutation.md
+mutants: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.7,<9'
+	-$(BIN)/python benchmarks/mutants.py --by-hand
+	$(BIN)/python benchmarks/mutants.py
 
 # Without --no-compile pip compiles 18,000 files, of which most are never imported.
 # A folder that was moved, or made with another Python, is made anew: its scripts would not run.
