@@ -149,7 +149,9 @@ def coverage_repetition(options, folder, seed, new_features, new_labels, shares)
     modules, labels, groups = draw(options.images, options, rng, shares)
     images = images_of(labels, groups, seed)
     comparison, heads = screened(images, modules, options.metric, folder, seed)
-    board = comparison.leaderboard(2).set_index("module")
+    board = comparison.leaderboard(2)
+    # An ensemble of one member has the name of its module.
+    board = board[board["kind"] == "module"].set_index("module")
     weight = (np.bincount(labels) / np.bincount(new_labels))[new_labels]
     for name, head, features in zip(("m0", "m1"), heads, new_features, strict=True):
         probs = head.probabilities(features)
