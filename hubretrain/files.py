@@ -223,6 +223,9 @@ def conforming(value: object, kind: type[T]) -> T:
         return msgspec.convert(value, kind, dec_hook=_converted)
     except HubretrainError as error:  # of a dataclass that checks its values
         raise ValueError(str(error)) from error
+    except msgspec.ValidationError as error:
+        # Backticks are of parameters, which the command line turns into flags.
+        raise ValueError(str(error).replace("`", "'")) from error
 
 
 def _converted(kind: type[Any], value: object) -> object:
@@ -235,7 +238,7 @@ def _converted(kind: type[Any], value: object) -> object:
         return Number("nan" if value is None else value)  # type: ignore[arg-type]
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise ValueError(f"Expected `{kind.__name__.lower()}`, got `{type(value).__name__}`")
+    raise ValueError(f"Expected '{kind.__name__.lower()}', got '{type(value).__name__}'")
 
 
 def reserve(path: Path, n_bytes: int) -> None:

@@ -116,10 +116,10 @@ def test_unknown_keys_are_left_unread(run):
     ("text", "reason"),
     [
         ("{", "truncated"),
-        ("[]", "Expected `object`, got `array`"),
-        ('{"fit": 3}', "Expected `object`, got `int`"),
-        ('{"fit": []}', "Expected `object`, got `array`"),
-        ('{"fit": {"data": "x", "modules": {}}}', "missing required field `data_options`"),
+        ("[]", "Expected 'object', got 'array'"),
+        ('{"fit": 3}', "Expected 'object', got 'int'"),
+        ('{"fit": []}', "Expected 'object', got 'array'"),
+        ('{"fit": {"data": "x", "modules": {}}}', "missing required field 'data_options'"),
         ("\udc80", "malformed"),
     ],
 )
