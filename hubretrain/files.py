@@ -167,7 +167,7 @@ def read_record(path: Path, key: str = OWN_DIGEST) -> dict[str, Any]:
     import msgspec
 
     try:
-        value = msgspec.json.decode(read_regular(path), type=dict[str, Any])
+        value = conforming(msgspec.json.decode(read_regular(path)), dict[str, Any])
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     digest = value.pop(key, None)
