@@ -10,7 +10,7 @@ import click
 from click_default_group import DefaultGroup
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command, Group, echo, in_flags
+from hubretrain.cli.command import Command, Group, echo, in_flags, next_command
 from hubretrain.cli.options import (
     DataSource,
     cache_option,
@@ -188,6 +188,9 @@ def fill(
             f"{results[0].quarantine}",
             err=True,
         )
+    if not part:
+        elsewhere = () if cache == Path("cache") else ("--cache", cache)
+        echo(f"Next: {next_command('fit', *source.folders, *elsewhere)}")
 
 
 def _features(n_features: int, layers: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
     cached = invoke("cache", "--module", small_module, "--views", 2)
     line = "cache/digits/small.h5: 180 images, 360 bottlenecks of 21 features from 2 layers, 360 "
     assert f"{line}computed now." in cached.stdout
+    assert cached.stdout.endswith("\nNext: hubretrain fit\n")
     fitted = invoke("fit")
     assert "images leaked: 0" in fitted.stdout
     assert "Next: hubretrain finetune runs/digits" in fitted.stdout
