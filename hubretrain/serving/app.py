@@ -38,6 +38,7 @@ from hubretrain.serving.tf_serving import (
 )
 
 MAX_BATCH_SIZE = 16  # views
+_MOST_CLASSES = 30  # that the page names
 
 
 def make_app(export: Export, runtime: Runtime, name: str, limits: ServeLimits) -> App:
@@ -65,7 +66,7 @@ def make_app(export: Export, runtime: Runtime, name: str, limits: ServeLimits) -
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HubretrainError, _failure)
-    app.include_router(_page_routes(name))
+    app.include_router(_page_routes(name, export))
     app.include_router(_monitoring_routes(metrics))
     app.include_router(_upload_routes(export, predictor, metrics))
     app.include_router(_model_routes(export, name))
@@ -73,9 +74,9 @@ def make_app(export: Export, runtime: Runtime, name: str, limits: ServeLimits) -
     return BodyLimits(app, limits, metrics)
 
 
-def _page_routes(name: str) -> APIRouter:
+def _page_routes(name: str, export: Export) -> APIRouter:
     router = APIRouter()
-    page, policy = _page(name)
+    page, policy = _page(name, _about(export))
 
     @router.get("/", response_class=HTMLResponse)
     async def drop_an_image() -> HTMLResponse:
@@ -243,14 +244,16 @@ def _client(request: Request) -> str:
 
 
 async def _uploaded(request: Request) -> bytes:
-    """Return the image of an upload: the `file` of a form, or else the body itself."""
+    """Return the image of an upload: `file` or `image` of a form, or else the body itself."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "multipart/form-data":
         return await request.body()
     async with request.form(max_files=1, max_fields=8) as form:
-        file = form.get("file")
+        file = form.get("file") or form.get("image")
         if not isinstance(file, UploadFile):
-            raise HTTPException(400, "the form has no file; expected an image in the field `file`")
+            raise HTTPException(
+                400, "the form has no file; expected an image in the field `file` or `image`"
+            )
         return await file.read()
 
 
@@ -276,7 +279,15 @@ async def _failure(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 500)
 
 
-def _page(name: str) -> tuple[str, str]:
+def _about(export: Export) -> str:
+    """Return which model it is and what it tells apart, a sentence each."""
+    kind = "fine-tuned" if export.manifest.get("fine_tuned") else "with a fitted head"
+    names = export.class_names
+    shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
+    return f"{export.manifest['module']}, {kind}. {len(names)} classes: {shown}."
+
+
+def _page(name: str, about: str) -> tuple[str, str]:
     """Return the page, and the policy that lets its own style and script run and nothing else."""
     path = resources.files("hubretrain.serving") / "templates" / "drop.html"
     template = path.read_text(encoding="utf-8")
@@ -291,4 +302,5 @@ def _page(name: str) -> tuple[str, str]:
         f"script-src 'sha256-{hashes['script']}'; img-src blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return template.replace("{{ name }}", html.escape(name, quote=False)), policy
+    page = template.replace("{{ name }}", html.escape(name, quote=False))
+    return page.replace("{{ about }}", html.escape(about, quote=False)), policy
