@@ -42,7 +42,7 @@ from hubretrain.cli.options import chosen_run, images_option, run_argument
     default=8,
     show_default=True,
     metavar="N",
-    help="Number of images with saliency maps; 0 loads no module.",
+    help="Number of images with saliency maps; 0 loads no module, and shows those of before.",
 )
 def report(
     run: Path | None,

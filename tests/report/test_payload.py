@@ -147,3 +147,81 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
     script = "return document.getElementById('rule').parentElement.getClientRects().length;"
     assert ruled["shown"] == 1
     assert asked(browser, page, tmp_path, script) == 0  # this one has no rule to switch off
+
+
+def test_images_by_threshold_a_suggested_threshold_and_another_models_curves(
+    browser: str, tuned: Run, page: Path, tmp_path: Path
+) -> None:
+    script = """
+      const choose = (id, value, event) => { const box = document.getElementById(id);
+        box.value = value; box.dispatchEvent(new Event(event)); };
+      const groups = () => [...document.querySelectorAll('#by-threshold .pair')].map(pair =>
+        [pair.dataset.group, pair.querySelector('h4').textContent,
+         [...pair.querySelectorAll('.path')].map(path => path.textContent)]);
+      const found = {asked: document.getElementById('by-threshold').textContent, suggested: []};
+      choose('focus', 0, 'change'); choose('threshold', 80, 'input');
+      document.getElementById('threshold').dispatchEvent(new Event('pointerdown'));
+      choose('threshold', 140, 'input');
+      found.groups = groups();
+      for (const [wish, percent] of [['precision', 75], ['recall', 90], ['precision', 100.5]]) {
+        document.getElementById('wish').value = wish;
+        document.getElementById('wish-percent').value = percent;
+        document.getElementById('suggest').click();
+        found.suggested.push([document.getElementById('suggested').textContent, state.threshold]);
+      }
+      found.alone = document.querySelectorAll('#pr .line.dashed, #roc .line.dashed').length;
+      choose('other', DATA.models.length - 1, 'change');
+      found.both = document.querySelectorAll('#pr .line.dashed, #roc .line.dashed').length;
+      found.key = document.getElementById('curve-key').textContent;
+      found.titles = DATA.models.map(model => model.title);
+      return found;"""
+    found = asked(browser, page, tmp_path, script)
+    gathered = gather(tuned)
+    model = gathered.models[0]
+    images = gathered.images.iloc[model.rows]
+    is_of_class = images["class_index"].to_numpy() == 0
+    probs = model.probabilities[:, 0]
+    assert found["asked"] == "Select a class to see its images."
+    changed, *groups = found["groups"]
+    assert changed[0] == "Change side between 0.400 and 0.700"
+    between = set(images["path"][(probs > 0.399) & (probs < 0.701)])
+    assert set(changed[2]) <= between
+    names = ["True positives", "False positives", "False negatives", "True negatives"]
+    assert [name for name, _, _ in groups] == names
+    for (name, title, paths), (of_class, positive) in zip(
+        groups, [(True, True), (False, True), (True, False), (False, False)], strict=True
+    ):
+        belongs = (is_of_class == of_class) & ((probs >= 0.7) == positive)
+        assert title.startswith(f"{name}: {belongs.sum()}")
+        near = np.abs(probs - 0.7) < 1e-3  # the page rounds probabilities to thousandths
+        assert set(paths) <= set(images["path"][belongs | near])
+        assert len(paths) == min(8, belongs.sum()) or near.any()
+    steps = [(probs >= k / 200, k) for k in range(201)]
+    precisions = [(is_of_class[said].mean(), k) for said, k in steps if said.any()]
+    recalls = [((said & is_of_class).sum() / is_of_class.sum(), k) for said, k in steps]
+    (of_precision, first), (of_recall, second), (none, third) = found["suggested"]
+    assert first == next((k for precision, k in precisions if precision >= 0.75))
+    assert second == max(k for recall, k in recalls if recall >= 0.9)
+    assert of_precision.startswith(f"{first / 200:.3f}: precision ")
+    assert of_recall.endswith("on the images that it was chosen on.")
+    assert (none, third) == ("No threshold gives a precision of 100.5 %.", second)
+    assert (found["alone"], found["both"]) == (0, 2)
+    assert found["key"].endswith(f"solid: {found['titles'][0]}; dashed: {found['titles'][-1]}")
+
+
+def test_on_a_telephone_each_module_is_a_card_and_errors_are_a_grid(
+    browser: str, page: Path, tmp_path: Path
+) -> None:
+    script = """
+      const style = selector => getComputedStyle(document.querySelector(selector));
+      const board = document.querySelector('table.board');
+      return {head: style('table.board thead').display, row: style('table.board tbody tr').display,
+        name: getComputedStyle(board.querySelector('td[data-name]'), '::before').content,
+        wide: board.scrollWidth - board.parentElement.clientWidth, cards: style('.cards').display,
+        sideways: document.documentElement.scrollWidth - innerWidth};"""
+    found = asked(browser, page, tmp_path, script, width=400)
+    assert (found["head"], found["row"], found["cards"]) == ("none", "block", "grid")
+    assert "accuracy" in found["name"]
+    assert found["wide"] <= 0
+    assert found["sideways"] <= 0
+    assert asked(browser, page, tmp_path, script)["head"] == "table-header-group"

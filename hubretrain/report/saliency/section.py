@@ -49,17 +49,20 @@ def saliency_section(run_data: RunData, root: Path, n_images: int) -> dict[str, 
     Args:
         run_data: The run.
         root: The folder that image paths are relative to.
-        n_images: Number of images; 0 for no maps.
+        n_images: Number of images; 0 for no maps but those of an earlier report.
 
     Returns:
         Template values: the rows, and a sentence: what they show, or why there are none.
     """
-    if n_images == 0 or not run_data.models:
-        return {"saliency": [], "saliency_note": "No saliency maps were requested."}
     folder = run_data.run.folder
+    path = folder / "report" / "saliency.h5"
+    not_requested = {"saliency": [], "saliency_note": "No saliency maps were requested."}
+    n_shown = n_images or _n_kept(path)
+    if n_shown == 0 or not run_data.models:
+        return not_requested
     try:
         module, model, notes = _explained(run_data)
-        rows, images = _images(run_data, root, _chosen_rows(model, run_data, n_images))
+        rows, images = _images(run_data, root, _chosen_rows(model, run_data, n_shown))
         if not rows:
             reason = (
                 f"none of the images can be read in {root}, or all have changed; write the report "
@@ -68,8 +71,9 @@ def saliency_section(run_data: RunData, root: Path, n_images: int) -> dict[str, 
             return {"saliency": [], "saliency_note": f"No saliency maps: {reason}"}
         sha256s = run_data.images["sha256"].iloc[rows].tolist()
         identity = _identity(identity_of(folder, module), sha256s)
-        path = folder / "report" / "saliency.h5"
         maps = _load(path, identity, len(rows), len(run_data.class_names))
+        if maps is None and n_images == 0:
+            return not_requested  # those that are kept are of another model, or of other images
         if maps is None:
             maps = _explain(folder, module, images)
             _save(path, identity, sha256s, maps)
@@ -201,6 +205,13 @@ def _save(path: Path, identity: str, sha256s: list[str], maps: _Maps) -> None:
         file["sha256"] = np.array(sha256s, dtype=h5py.string_dtype())
         file["class"], file["probability"] = maps.classes, maps.probabilities
         file["map"] = maps.maps
+
+
+def _n_kept(path: Path) -> int:
+    """Return of how many images an earlier report kept maps."""
+    with contextlib.suppress(OSError, KeyError, TypeError), open_hdf5(path) as file:
+        return len(array_in(file, "class", "i", 1))
+    return 0
 
 
 def _load(path: Path, identity: str, n_images: int, n_classes: int) -> _Maps | None:

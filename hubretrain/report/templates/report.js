@@ -2,7 +2,7 @@
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const N_CLASSES = DATA.classes.length, IMAGES = DATA.images;
-const state = {model: 0, threshold: 100, focus: 'macro', isAdjusted: true, cell: null};
+const state = {model: 0, other: null, threshold: 100, from: 100, focus: 'macro', isAdjusted: true, cell: null};
 const byId = id => document.getElementById(id);
 const currentModel = () => DATA.models[state.model];
 const isAdjusted = model => state.isAdjusted || !model.adjust;
@@ -122,32 +122,78 @@ function drawThreshold() {
     'false negatives': formatCount(now.fn), 'true negatives': formatCount(now.tn)};
   byId('threshold-metrics').replaceChildren(...Object.entries(texts).map(([name, text]) =>
     element('div', {}, element('dt', {}, name), element('dd', {'data-metric': name}, text))));
-  const [pr, roc] = curvesOf(model, state.focus);
+  const [pr, roc] = curvesOf(model, state.focus), other = state.other == null ? null : DATA.models[state.other];
+  if (other) {
+    const [prOfOther, rocOfOther] = curvesOf(other, state.focus, false);
+    pr.push(...prOfOther);
+    roc.push(...rocOfOther);
+  }
   if (now.precision != null && now.recall != null) pr.push({kind: 'points', class: 'now', x: [now.recall], y: [now.precision], r: 6});
   if (now.fpr != null && now.recall != null) roc.push({kind: 'points', class: 'now', x: [now.fpr], y: [now.recall], r: 6});
   drawChart(byId('pr'), {title: 'Precision against recall', x: shareAxis('recall'), y: shareAxis('precision'), series: pr, square: true});
   drawChart(byId('roc'), {title: 'ROC', x: shareAxis('false positive rate'), y: shareAxis('true positive rate (recall)'), series: roc, square: true, diagonal: true});
   const legend = typeof state.focus === 'number' || N_CLASSES > 12 ? [] : DATA.classes.map((name, c) => legendItem(name, classColour(c, N_CLASSES)));
+  if (other) legend.push(element('span', {class: 'key'}, `solid: ${model.title}; dashed: ${other.title}`));
   byId('curve-key').replaceChildren(...legend);
+  drawByThreshold();
 }
 
-// The series of the precision-recall and the ROC chart.
-function curvesOf(model, focus) {
-  const pr = [], roc = [];
+// What the threshold makes of the images of a class: those nearest to it first, which change side next.
+function drawByThreshold() {
+  const model = currentModel(), c = state.focus, box = byId('by-threshold'), nMax = 8;
+  if (typeof c !== 'number') { box.replaceChildren(element('p', {class: 'more'}, 'Select a class to see its images.')); return; }
+  const at = 1000 * state.threshold / DATA.n_steps, from = 1000 * state.from / DATA.n_steps;
+  const images = model.rows.map((row, i) => ({row, i, p: confidence(model, i, c), isOfClass: IMAGES.label[row] === c}));
+  images.sort((a, b) => Math.abs(a.p - at) - Math.abs(b.p - at) || a.row - b.row);
+  const changed = images.filter(({p}) => (p >= at) !== (p >= from));
+  const group = (name, chosen, n) => element('div', {class: 'pair', 'data-group': name},
+    element('h4', {}, `${name}: ${formatCount(n)}`, chosen.length > nMax ? `, the ${nMax} nearest to the threshold` : ''),
+    element('div', {class: 'cards'}, chosen.slice(0, nMax).map(({row, p}) =>
+      element('div', {}, card(row, null, null, false), element('small', {}, `${(p / 10).toFixed(1)} %`)))));
+  const {tp, fp, fn, tn} = countsAt(model, c, state.threshold);
+  const groups = [['True positives', true, true, tp], ['False positives', false, true, fp], ['False negatives', true, false, fn], ['True negatives', false, false, tn]];
+  const [low, high] = [state.from, state.threshold].sort((a, b) => a - b).map(step => (step / DATA.n_steps).toFixed(3));
+  box.replaceChildren(...(low === high ? [] : [group(`Change side between ${low} and ${high}`, changed, changed.length)]),
+    ...groups.map(([name, isOfClass, isPositive, n]) =>
+      group(name, images.filter(image => image.isOfClass === isOfClass && (image.p >= at) === isPositive), n)));
+}
+
+// The threshold that keeps most of the other rate: the lowest for a precision, the highest for a recall.
+function suggestThreshold() {
+  const model = currentModel(), name = byId('wish').value, wish = Number(byId('wish-percent').value) / 100;
+  const steps = Array.from({length: DATA.n_steps + 1}, (_, step) => step), out = byId('suggested');
+  const isMet = step => (ratesAt(model, state.focus, step)[name] ?? -1) >= wish;
+  const step = (name === 'recall' ? steps.reverse() : steps).find(isMet);
+  if (step === undefined) { out.textContent = `No threshold gives a ${name} of ${formatPercent(wish)}.`; return; }
+  setThreshold(step);
+  state.from = step;
+  drawThreshold();
+  const rates = ratesAt(model, state.focus, step);
+  out.textContent = `${(step / DATA.n_steps).toFixed(3)}: precision ${formatPercent(rates.precision)}, recall ${formatPercent(rates.recall)}, on the images that it was chosen on.`;
+}
+
+function setThreshold(step) {
+  state.threshold = step;
+  byId('threshold').value = step;
+}
+
+// The series of the precision-recall and the ROC chart; those of another model are dashed.
+function curvesOf(model, focus, isFirst = true) {
+  const pr = [], roc = [], dashed = isFirst ? {} : {class: 'dashed', colour: 'var(--wrong)', name: model.title};
   const add = (curve, more) => {
     if (!curve) return;  // of a class with all or none of the images
     pr.push({kind: 'line', x: curve.recall, y: curve.precision, ...more});
     roc.push({kind: 'line', x: curve.fpr, y: curve.tpr, ...more});
   };
   if (typeof focus === 'number') {
-    add(model.curves[focus], {});
+    add(model.curves[focus], dashed);
     return [pr, roc];
   }
-  if (N_CLASSES <= 12) model.curves.forEach((curve, c) => add(curve, {class: 'thin', colour: classColour(c, N_CLASSES), name: DATA.classes[c]}));
+  if (N_CLASSES <= 12 && isFirst) model.curves.forEach((curve, c) => add(curve, {class: 'thin', colour: classColour(c, N_CLASSES), name: DATA.classes[c]}));
   const steps = Array.from({length: DATA.n_steps + 1}, (_, step) => ratesAt(model, focus, step));
   const known = steps.filter(s => s.precision != null && s.recall != null);
-  pr.push({kind: 'line', x: known.map(s => s.recall), y: known.map(s => s.precision)});
-  roc.push({kind: 'line', x: steps.map(s => s.fpr), y: steps.map(s => s.recall)});
+  pr.push({kind: 'line', x: known.map(s => s.recall), y: known.map(s => s.precision), ...dashed});
+  roc.push({kind: 'line', x: steps.map(s => s.fpr), y: steps.map(s => s.recall), ...dashed});
   return [pr, roc];
 }
 
@@ -233,11 +279,18 @@ function initModel(select) {
   const slider = byId('threshold');
   slider.max = DATA.n_steps;
   slider.value = state.threshold;
-  slider.addEventListener('input', () => { state.threshold = Number(slider.value); drawThreshold(); });
+  // Images that change side are those between where a drag of the slider began and where it is.
+  slider.addEventListener('pointerdown', () => { state.from = state.threshold; });
+  slider.addEventListener('keydown', () => { state.from = state.threshold; });
+  slider.addEventListener('input', () => { state.threshold = Number(slider.value); byId('suggested').textContent = ''; drawThreshold(); });
+  byId('suggest').addEventListener('click', suggestThreshold);
+  const other = byId('other');
+  other.append(...DATA.models.map((model, i) => element('option', {value: i}, model.title)));
+  other.addEventListener('change', () => { state.other = other.value === '' ? null : Number(other.value); drawThreshold(); });
   const focus = byId('focus');
   focus.append(element('option', {value: 'macro'}, 'all classes, macro average'), element('option', {value: 'micro'}, 'all classes, micro average'),
     ...DATA.classes.map((name, c) => element('option', {value: c}, name)));
-  focus.addEventListener('change', () => { state.focus = /^\d+$/.test(focus.value) ? Number(focus.value) : focus.value; drawThreshold(); });
+  focus.addEventListener('change', () => { state.focus = /^\d+$/.test(focus.value) ? Number(focus.value) : focus.value; byId('suggested').textContent = ''; drawThreshold(); });
   drawModel();
 }
 

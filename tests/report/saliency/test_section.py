@@ -3,10 +3,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from hubretrain.report.report import write_report
 from hubretrain.report.run_data import gather
+from hubretrain.report.saliency.section import _Maps, _n_kept, _save
 from hubretrain.runs import Run
 from tests.report.samples import copied
 
@@ -27,3 +29,14 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
     found = write_report(run, n_saliency=2)
     text = found.page.read_text(encoding="utf-8")
     assert f"No saliency maps: {run.folder / 'export' / 'export.json'} is damaged" in text
+
+
+def test_the_number_of_maps_of_an_earlier_report_is_known_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "saliency.h5"
+    assert _n_kept(path) == 0
+    levels, numbers = np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2)
+    maps = _Maps("a head", ("gradcam",), numbers.astype(np.int64), numbers, levels)
+    _save(path, "identity", ["a", "b"], maps)
+    assert _n_kept(path) == 2
+    path.write_bytes(b"damaged")
+    assert _n_kept(path) == 0
