@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from hubretrain.finetuning import FineTuneResult
     from hubretrain.runs import Run
 
-NOT_OF_TRAINING = {"run", "data", "modules", "top", "epochs", "export", "restart", "resume"}
+NOT_OF_TRAINING = {
+    *("run", "data", "modules", "top", "epochs", "export", "restart", "resume", "dry_run")
+}
 
 
 class Epochs(click.ParamType):  # type: ignore[type-arg]
@@ -92,6 +94,11 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="Resume the latest fine-tuning, or that of --module, with its options.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Time a few steps, show how long training would take, and stop.",
+)
 @offline_option
 @click.pass_context
 def finetune(
@@ -106,6 +113,7 @@ def finetune(
     export: str,
     restart: bool,
     resume: bool,
+    dry_run: bool,
 ) -> None:
     """Fine-tune the first module in the shortlist of RUN, by default the latest run.
 
@@ -118,17 +126,22 @@ def finetune(
     more_epochs = epochs[0] if epochs and epochs[1] else None
     resume = resume or more_epochs is not None
     _check(context, resume, restart, top, modules, epochs)
+    _check_plan(options, dry_run, resume or restart, top or len(modules), epochs)
 
     of_run = chosen_run(run)
     dataset, cache = _dataset_of(of_run, data)
-    from hubretrain.finetuning import Resumption, best_modules, finetune_modules, latest_finetuning
+    from hubretrain.finetuning import Resumption, finetune_modules, plan_modules
 
-    names = list(modules)
-    if not names:
-        is_latest = resume and not top
-        names = [latest_finetuning(of_run)] if is_latest else best_modules(of_run, top or 1)
+    names = list(modules) or _names(of_run, options, top, resume=resume)
     if epochs and more_epochs is None:
         options = replace(options, epochs=epochs[0])
+    if dry_run:
+        plans = plan_modules(dataset, of_run, names, cache=cache, options=options)
+        for plan in plans:
+            echo(f"{plan.sentence()}.")
+        if options.hours is not None and len(plans) > 1:
+            echo(f"Of these {plans[0].module} would be trained.")
+        return
     results = finetune_modules(
         dataset,
         of_run,
@@ -147,6 +160,32 @@ def finetune(
         from hubretrain.errors import RunError
 
         raise RunError(" ".join(diverged))
+
+
+def _names(run: Run, options: FineTuneOptions, top: int | None, *, resume: bool) -> list[str]:
+    """Return the modules where none is named: those to train, or to choose from by the plan."""
+    from hubretrain.finetuning import best_modules, latest_finetuning
+
+    if resume and not top:
+        return [latest_finetuning(run)]
+    return best_modules(run, top or (1 if options.hours is None else len(run.fit.shortlist)))
+
+
+def _check_plan(
+    options: FineTuneOptions,
+    dry_run: bool,
+    continues: bool,
+    n_modules: int,
+    epochs: tuple[int, bool] | None,
+) -> None:
+    if options.hours is not None and epochs:
+        raise click.UsageError("--hours plans the number of epochs; leave out one of them.")
+    if options.hours is not None and n_modules > 1:
+        raise click.UsageError("--hours trains one module; leave out --top, and name at most one.")
+    if dry_run and continues:
+        raise click.UsageError(
+            "--dry-run plans a training from its beginning; leave out --resume and --restart."
+        )
 
 
 def _check(

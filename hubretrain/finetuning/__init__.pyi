@@ -1,8 +1,11 @@
 from .finetune import Resumption as Resumption
-from .finetune import best_modules as best_modules
 from .finetune import finetune_module as finetune_module
 from .finetune import finetune_modules as finetune_modules
-from .finetune import latest_finetuning as latest_finetuning
+from .finetune import plan_modules as plan_modules
 from .options import FineTuneOptions as FineTuneOptions
 from .options import saved_options as saved_options
+from .plan import Plan as Plan
+from .plan import best_modules as best_modules
+from .plan import duration as duration
+from .plan import latest_finetuning as latest_finetuning
 from .result import FineTuneResult as FineTuneResult

@@ -18,9 +18,10 @@ from hubretrain.data.splitting import NEW, previous_parts, read_folds
 from hubretrain.errors import NotTrainableError, RunError
 from hubretrain.export import export_run
 from hubretrain.files import StrPath
-from hubretrain.finetuning.devices import available_devices
+from hubretrain.finetuning.devices import Devices, available_devices
 from hubretrain.finetuning.module import ModuleFineTuning
-from hubretrain.finetuning.options import OPTIONS, FineTuneOptions, saved_options
+from hubretrain.finetuning.options import FineTuneOptions, saved_options
+from hubretrain.finetuning.plan import Plan, best_first, choose, remembered, timed_plans
 from hubretrain.finetuning.result import (
     ExportCandidate,
     FineTuneResult,
@@ -39,7 +40,6 @@ from hubretrain.runs import (
     ENSEMBLE,
     FINE_TUNED,
     LEADERBOARD,
-    MODULE,
     ExportedRecord,
     FineTunedModuleRecord,
     FineTuneRecord,
@@ -90,7 +90,8 @@ def finetune_module(
     Args:
         dataset: The data set that the run was fitted on.
         run: A fitted run, or its folder.
-        module: Name of the module; None for the first of the shortlist that can be trained.
+        module: Name of the module; None for the first of the shortlist that can be trained, or
+            with `hours` for the one of the shortlist that is planned.
         cache: The cache folder, which holds the data set's digests.
         options: How to train; by default as the size of the data set suggests.
         resumption: How to continue what the run holds already.
@@ -108,59 +109,17 @@ def finetune_module(
         [0, 1]
     """
     run = Run.of(run)
-    name = module or _fitted(run, dataset).shortlist[0]
+    shortlist = _fitted(run, dataset).shortlist
+    is_planned = options is not None and options.hours is not None
     return finetune_modules(
         dataset,
         run,
-        [name],
+        [module] if module else shortlist if is_planned else shortlist[:1],
         cache=Path(cache),
         options=options,
         resumption=resumption,
         may_replace=module is None,
     )[0]
-
-
-def best_modules(run: Run, top: int) -> list[str]:
-    """Return the best modules of a run: its shortlist, then the others by rank.
-
-    Args:
-        run: A fitted run.
-        top: Number of modules.
-
-    Raises:
-        RunError: The run is not fitted, or compares fewer modules.
-    """
-    names = _best_first(run)
-    if len(names) < top:
-        raise RunError(
-            f"`top` is {top}, but {run.folder} compares {len(names)} modules "
-            f"({', '.join(names)}); choose fewer, or cache more and fit again."
-        )
-    return names[:top]
-
-
-def _best_first(run: Run) -> list[str]:
-    """Return the modules of a run but its randomly initialised controls: shortlist, then others."""
-    board = LEADERBOARD.read(run.folder)
-    ranked = board.loc[board["kind"] == MODULE, "module"].tolist()
-    return list(dict.fromkeys([*run.fit.shortlist, *ranked]))
-
-
-def latest_finetuning(run: Run) -> str:
-    """Return the module of the run that was fine-tuned last.
-
-    Raises:
-        RunError: There is none.
-    """
-    folders = [path.parent for path in (run.folder / "finetune").glob(f"*/{OPTIONS}")]
-    if not folders:
-        raise RunError(f"{run.folder} holds no fine-tuning to resume; leave out `resume`.")
-
-    def modified(folder: Path) -> int:
-        state = folder / "checkpoint" / "state.json"
-        return (state if state.exists() else folder / OPTIONS).stat().st_mtime_ns
-
-    return max(folders, key=modified).name
 
 
 def finetune_modules(
@@ -184,29 +143,31 @@ def finetune_modules(
     Args:
         dataset: The data set that the run was fitted on.
         run: A fitted run.
-        modules: Names of modules of the run.
+        modules: Names of modules of the run; with `hours`, of which one is trained.
         cache: The cache folder, which holds the data set's digests.
         options: How to train each of them.
         resumption: How to continue what the run holds already.
         may_replace: Whether the next best module takes the place of one that cannot be trained.
     """
-    fit = _fitted(run, dataset)
-    for name in modules:
-        fit.module(name)  # refuses one that was not fitted, before anything is trained
+    fit, options = _fitted(run, dataset), options or FineTuneOptions()
     resumption = resumption or Resumption()
-    options_of = _options_of(run, modules, options or FineTuneOptions(), resumption)
-    devices = available_devices(
-        mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
-    )
-    folds = read_folds(run.checked(run.folds_file))
-    images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
-    images = _with_folds(images, folds, run)
+    is_planned = options.hours is not None and not resumption.resume
+    if is_planned and not resumption.restart and (earlier := remembered(run, modules, options)):
+        modules, options, is_planned = [earlier[0]], earlier[1], False
+    options_of, devices, images = _begin(dataset, run, modules, cache, options, resumption)
+    if is_planned:
+        plan = choose(
+            timed_plans(dataset, run, images, modules, options_of, devices), options.hours or 0.0
+        )
+        _log.info("%s, of %g hours", plan.sentence(), options.hours)
+        modules, options, may_replace = [plan.module], plan.options, False
+        options_of = {plan.module: plan.options}
     results: list[FineTuneResult] = []
-    others = [n for n in _best_first(run) if n not in options_of] if may_replace else []
+    others = [n for n in best_first(run) if n not in options_of] if may_replace else []
     queue = list(options_of)
     while queue:
         name = queue.pop(0)
-        chosen = options_of.get(name) or options or FineTuneOptions()
+        chosen = options_of.get(name) or options
         if len(modules) > 1 and devices.is_chief:
             _log.info("%s:", name)
         folder = run.finetune_folder(name)
@@ -232,6 +193,60 @@ def finetune_modules(
                     _keep(run, fit, module, result, record, resumption.export)
             module.trainer.conclude()
     return results
+
+
+def plan_modules(
+    dataset: ImageDataset,
+    run: Run,
+    modules: Sequence[str],
+    *,
+    cache: Path = Path("cache"),
+    options: FineTuneOptions | None = None,
+) -> list[Plan]:
+    """Return how modules would be trained from their heads, by a few timed steps of each.
+
+    Of those of `hours` the first is the one that would be trained. Nothing is written. Arguments
+    and errors as of `finetune_modules`.
+
+    Args:
+        dataset: The data set that the run was fitted on.
+        run: A fitted run.
+        modules: Names of modules of the run.
+        cache: The cache folder, which holds the data set's digests.
+        options: How to train.
+    """
+    options = options or FineTuneOptions()
+    options_of, devices, images = _begin(dataset, run, modules, cache, options, Resumption())
+    plans = timed_plans(dataset, run, images, modules, options_of, devices)
+    if options.hours is None:
+        return plans
+    chosen = choose(plans, options.hours)
+    return [chosen, *(plan for plan in plans if plan is not chosen)]
+
+
+def _begin(
+    dataset: ImageDataset,
+    run: Run,
+    modules: Sequence[str],
+    cache: Path,
+    options: FineTuneOptions,
+    resumption: Resumption,
+) -> tuple[dict[str, FineTuneOptions], Devices, pd.DataFrame]:
+    """Return the options of each module, the devices, and the images with their `fold`.
+
+    Raises:
+        RunError: What is asked for cannot be trained, or the images are not those of the fit.
+    """
+    fit = run.fit
+    for name in modules:
+        fit.module(name)  # refuses one that was not fitted, before anything is trained
+    options_of = _options_of(run, modules, options, resumption)
+    devices = available_devices(
+        mixed_precision=any(chosen.mixed_precision for chosen in options_of.values())
+    )
+    folds = read_folds(run.checked(run.folds_file))
+    images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
+    return options_of, devices, _with_folds(images, folds, run)
 
 
 def _options_of(

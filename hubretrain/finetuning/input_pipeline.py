@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +47,16 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def first(self, n: int) -> TrainingImages:
+        """Return the first images, at most n."""
+        return replace(
+            self,
+            paths=self.paths[:n],
+            sha256s=self.sha256s[:n],
+            labels=self.labels[:n],
+            weights=self.weights[:n],
+        )
+
     def digest(self) -> bytes:
         """Return the SHA-256 of contents, as they are read, and labels in their order."""
         bits = f"{self.reading.bits} bits" if self.reading.bits < MAX_BITS else ""
@@ -57,14 +67,14 @@ class TrainingImages:
 class InputSource(Protocol):
     """Gives the model its inputs: pixels, or activations of its frozen part."""
 
-    def epoch_views(self, order: IntArray, epoch: int) -> IntArray:
+    def epoch_views(self, order: IntArray, epoch: int, /) -> IntArray:
         """Return the number of the view that an epoch shows at each position of its order."""
 
-    def fill(self, views: IntArray) -> None:
+    def fill(self, views: IntArray, /) -> None:
         """Compute what batches of these views need and what takes a progress bar of its own."""
 
     def batches(
-        self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray]
+        self, images: TrainingImages, batches: Sequence[IntArray], views: Sequence[IntArray], /
     ) -> Iterator[AnyArray | tuple[AnyArray, ...]]:
         """Yield the inputs of each batch; view 0 is the unaugmented image."""
 

@@ -30,12 +30,14 @@ from hubretrain.finetuning.result import (
     predictions_table,
     rounded_metrics,
 )
+from hubretrain.finetuning.schedule import Speed
 from hubretrain.finetuning.trainer import Trainer
 from hubretrain.heads import Head, ModuleHeads, weights_by_class
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.runs import (
     EXPORTED_VALIDATION,
     FINE_TUNED,
+    LEADERBOARD,
     PREDICTIONS,
     VALIDATION_FOLD,
     VALIDATION_PREDICTIONS,
@@ -152,6 +154,10 @@ class ModuleFineTuning:
             seconds_between_checkpoints=seconds_between_checkpoints,
         )
 
+    def speed(self) -> Speed:
+        """Return how long an image takes; the model is not to be used after."""
+        return self.trainer.speed(self._training)
+
     def check(self, more_epochs: int | None) -> None:
         """Refuse a training that cannot be continued as asked, before anything is computed.
 
@@ -213,13 +219,29 @@ class ModuleFineTuning:
         if minutes < 2 or not self.devices.is_chief:
             return
         hours = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
+        more = self._what_more_buys(minutes / 60) if more_epochs is None else ""
         advice = "it may be interrupted, and resumes"
         if minutes > 60 and self.trainer.options.unfreeze_last is None:
             advice = (
                 "to train the last layers alone, whose inputs are computed once, takes a fraction "
                 "of it: `unfreeze_last=20`"
             )
-        _log.info("%s: training takes about %s; %s", self.name, hours, advice)
+        _log.info("%s: training takes about %s; %s%s", self.name, hours, advice, more)
+
+    def _what_more_buys(self, hours: float) -> str:
+        """Return what more time than that of the training policy would be used for.
+
+        It is by the operations of the networks; `hours` plans by timed steps.
+        """
+        options = self.trainer.options
+        if options.hours or options.epochs or options.unfreeze_last is not None:
+            return ""
+        board = LEADERBOARD.read(self.run.folder).drop_duplicates("module").set_index("module")
+        gflops = board["gflops"].reindex(self.run.fit.shortlist).dropna()
+        if len(gflops) and self.name in gflops and gflops.idxmax() != self.name:
+            ratio = float(gflops.max() / gflops[self.name])
+            return f". With `hours={hours * ratio:.2g}` it would be {gflops.idxmax()} instead"
+        return f". With `hours={2 * hours:.2g}` it would be for about twice as many epochs"
 
     def _labels(self, part: str) -> IntArray:
         return np.asarray(self.parts[part]["class_index"], dtype=np.int64)

@@ -25,7 +25,9 @@ class FineTuneOptions:
     Attributes:
         unfreeze_last: Number of layers of the backbone to train; None for all, 0 for the head
             alone.
-        epochs: Maximum number of epochs; None for the training policy's.
+        epochs: Maximum number of epochs; None for the training policy's, or for the plan's.
+        hours: Time for which network, number of epochs and `small_first` are planned; None for the
+            training policy.
         batch_size: Images per step; None for the training policy's.
         learning_rate: Peak learning rate; None for the training policy's.
         schedule: Course of the learning rate, `cosine` or `plateau`.
@@ -44,6 +46,9 @@ class FineTuneOptions:
         interpolate: Whether the weights that are kept lie between those that training started from
             and those of the best epoch, wherever the validation fold finds them best (WiSE-FT,
             Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+        small_first: Whether the first two thirds of the epochs show smaller images, 0.7 times as
+            high and wide, which a step takes half the time for (Touvron et al. 2019,
+            https://arxiv.org/abs/1906.06423; Tan and Le 2021, https://arxiv.org/abs/2104.00298).
         train_batchnorm: Whether BatchNorm uses and updates the statistics of the batches.
         mixed_precision: Whether to compute in float16, which needs a GPU.
         trunk_views: Number of augmented views per image whose activations behind the frozen part
@@ -66,6 +71,11 @@ class FineTuneOptions:
         metavar="N",
     )
     epochs: int | None = None  # the command line takes `+N`, too
+    hours: float | None = option(
+        None,
+        "Plan for so much time: network of the shortlist, number of epochs, size of images.",
+        above=0,
+    )
     batch_size: int | None = option(
         None, "Images per step; by default by the size of the data set.", minimum=1
     )
@@ -108,6 +118,10 @@ class FineTuneOptions:
         "the best epoch.",
         flag="interpolate/no-interpolate",
     )
+    small_first: bool = option(
+        False,
+        "Show smaller images in the first two thirds of the epochs, for half the time of each.",
+    )
     train_batchnorm: bool = option(False, "Let BatchNorm follow the statistics of the batches.")
     mixed_precision: bool = option(False, "Compute in float16, on a GPU.")
     trunk_views: int = option(
@@ -122,11 +136,16 @@ class FineTuneOptions:
 
     def __post_init__(self) -> None:
         check_options(self, RunError)
+        if self.small_first and self.unfreeze_last is not None and self.trunk_views:
+            raise RunError(
+                "`small_first` cannot be had with cached activations, which are of one size; leave "
+                "it out, or `unfreeze_last`, or set `trunk_views` to 0."
+            )
 
     def identity(self) -> dict[str, Any]:
-        """Return what a result depends on, as JSON has it: all options but the number of epochs."""
+        """Return what a result depends on, as JSON has it: all options but those of its length."""
         values = asdict(self)
-        del values["epochs"]
+        del values["epochs"], values["hours"]
         return json.loads(json.dumps(values))
 
     def save(self, folder: Path) -> None:

@@ -14,6 +14,27 @@ from hubretrain.finetuning.options import SCHEDULES
 
 # Factor of the learning rate each time that the validation loss stays on a plateau.
 REDUCTION = 0.5
+# Of images that are shown first: how much smaller they are, and the share of the epochs.
+SMALLER, SMALL_SHARE = 0.7, 2 / 3
+STRIDE = 32  # of the last maps of most modules; a multiple leaves none of their input out
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that a module takes for an image, timed.
+
+    Attributes:
+        step: Of a training step.
+        small_step: Of one on smaller images; None where there are none.
+        evaluation: Of an evaluation of the whole module.
+        n_cached_views: Augmented views of which the frozen part is evaluated once; 0 where it is a
+            part of each step.
+    """
+
+    step: float
+    small_step: float | None
+    evaluation: float
+    n_cached_views: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,3 +118,15 @@ def schedule_for(
         kind=kind,
         reduce_after=max(1, patience // 2),
     )
+
+
+def smaller(image_size: int) -> int:
+    """Return the height and width of smaller images: half the area, a multiple of 32 if large."""
+    if image_size < 2 * STRIDE:
+        return max(1, round(SMALLER * image_size))
+    return STRIDE * round(SMALLER * image_size / STRIDE)
+
+
+def n_small_epochs(epochs: int) -> int:
+    """Return how many of some epochs show smaller images first: the last does not."""
+    return min(epochs - 1, round(SMALL_SHARE * epochs))

@@ -19,6 +19,7 @@ from hubretrain.finetuning.input_pipeline import (
 )
 from hubretrain.finetuning.optimizers import Optimizer, depth_groups
 from hubretrain.finetuning.options import FineTuneOptions
+from hubretrain.finetuning.schedule import smaller
 from hubretrain.modules import Classifier, Cut
 from hubretrain.progress import Bar
 from hubretrain.tensorflow import tf
@@ -53,6 +54,9 @@ class TrainedModel:
 
     def __init__(self, classifier: Classifier, options: FineTuneOptions, devices: Devices) -> None:
         self.classifier = classifier
+        if options.small_first:
+            backbone = classifier.backbone
+            backbone.check_size(smaller(backbone.stored.image_size), options.train_batchnorm)
         with devices.strategy.scope():
             self.copy = classifier if devices.n_replicas == 1 else classifier.replica()
             # BatchNorm's statistics are no trainable variables, so all of the backbone is kept.
@@ -175,6 +179,7 @@ class Steps:
     Attributes:
         evaluate: (inputs, labels, weights) to (weighted sum of losses, probabilities).
         train: Phase to a step: (inputs, labels, weights) to the loss.
+        train_small: The same on smaller images; empty where there are none.
     """
 
     def __init__(
@@ -195,9 +200,16 @@ class Steps:
             return loss, model.classifier.to_probabilities(logits)
 
         self.evaluate = evaluate
-        self.train = {
-            phase: devices.traced(self._step_of(optimizer), signature)
-            for phase, optimizer in model.optimizers.items()
+        self.train = self._traced(signature)
+        self.train_small: dict[str, Any] = {}
+        if options.small_first:
+            size = smaller(model.classifier.backbone.stored.image_size)
+            self.train_small = self._traced([pixels_spec(size), *per_image])
+
+    def _traced(self, signature: list[Any]) -> dict[str, Any]:
+        return {
+            phase: self._devices.traced(self._step_of(optimizer), signature)
+            for phase, optimizer in self._model.optimizers.items()
         }
 
     def validate(self, source: InputSource, images: TrainingImages) -> tuple[float, Float32Array]:

@@ -7,7 +7,7 @@ before the first step the model predicts exactly what the head predicted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ from hubretrain.errors import ModuleError, RunError
 from hubretrain.finetuning.activation_cache import ActivationCache, cacheable_cut
 from hubretrain.finetuning.checkpoints import Checkpoints, State
 from hubretrain.finetuning.devices import Devices
-from hubretrain.finetuning.epoch_loop import EpochLoop
-from hubretrain.finetuning.epoch_recorder import Epoch, EpochRecorder
-from hubretrain.finetuning.input_pipeline import (
-    PixelSource,
-    TrainingImages,
+from hubretrain.finetuning.epoch_loop import (
+    Epoch,
+    EpochLoop,
+    EpochRecorder,
+    ZeroActivations,
 )
+from hubretrain.finetuning.input_pipeline import InputSource, PixelSource, TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.result import Criterion
-from hubretrain.finetuning.schedule import Schedule, schedule_for
+from hubretrain.finetuning.schedule import Schedule, Speed, schedule_for, smaller
 from hubretrain.finetuning.steps import TrainedModel
-from hubretrain.modules import Classifier
+from hubretrain.modules import Classifier, Cut
 
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)  # of the interpolation between start and best epoch, beside 1
@@ -193,15 +194,34 @@ class Trainer:
 
     def prepare(self, activations: ActivationCache | None) -> None:
         """Trace the steps, on cached activations or else on pixels."""
-        self.epochs = EpochLoop(
+        cut = None if activations is None else activations.cut
+        self.epochs = self._loop(activations or self.pixels, cut)
+
+    def _loop(self, inputs: InputSource, cut: Cut | None) -> EpochLoop:
+        return EpochLoop(
             self.model,
             self.options,
             self.devices,
-            activations or self.pixels,
-            None if activations is None else activations.cut,
+            inputs,
+            replace(self.pixels, size=smaller(self.pixels.size)),
+            cut,
             self.checkpoints,
             self._seconds_between_checkpoints,
         )
+
+    def speed(self, train: TrainingImages) -> Speed:
+        """Return how long an image takes, by a few real steps; the model is not to be used after.
+
+        Args:
+            train: The training images.
+        """
+        options, cut = self.options, None
+        if options.unfreeze_last is not None and options.trunk_views:
+            with suppress(ModuleError):
+                cut = cacheable_cut(self.model, options, self.devices)
+        loop = self._loop(self.pixels if cut is None else ZeroActivations(cut), cut)
+        batch_size = _policy(len(train), options, None).batch_size
+        return loop.speed(train, batch_size, 0 if cut is None else options.trunk_views)
 
     def _train(self, train: TrainingImages, validation: TrainingImages) -> None:
         state = self.state

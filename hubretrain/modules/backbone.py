@@ -58,7 +58,7 @@ class Backbone:
             getattr(self._loaded, "trainable_variables", ())
         )
         self._graphs: dict[bool, ModuleGraph] = {}
-        self._functions: dict[bool, Any] = {}
+        self._functions: dict[tuple[bool, int], Any] = {}
         if not stored.probed:
             self.stored = self._probe()
             remember(self.stored)
@@ -69,7 +69,8 @@ class Backbone:
         """Return the bottlenecks of a batch of images.
 
         Args:
-            images: float32 of shape (n_images, image_size, image_size, 3), RGB in [0, 1].
+            images: float32 of shape (n_images, image_size, image_size, 3), RGB in [0, 1]; or
+                of another height and width, if the module's graph can compute with them.
             training: Run BatchNorm and dropout as in training, if the module supports it.
 
         Returns:
@@ -77,12 +78,12 @@ class Backbone:
             standard deviation (`spatial_statistics`) of each of `layer_names`.
 
         Raises:
-            ModuleError: The module has no layer of such a name.
+            ModuleError: The module has no layer of such a name, or takes no such images.
         """
-        if not self.layer_names:
+        if not self.layer_names and self._is_of_own_size(images):
             return self.own_output(images, training)
         # A function of its own, because a gradient tape does not look into an imported graph.
-        return self._forward(training and self._takes_training)(images)
+        return self._forward(training and self._takes_training, images.shape[1])(images)
 
     def own_output(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the module's own output; arguments as of a call."""
@@ -96,11 +97,42 @@ class Backbone:
 
         To be called in a function that is traced; arguments as of a call.
         """
-        if not self.layer_names:
+        if not self.layer_names and self._is_of_own_size(images):
             return [self.own_output(images, training)]
         graph = self.graph(training)
         ends = [graph.output, *graph.tensors(self.layer_names)]
         return graph.piece([graph.images], ends, self.variables)(images)
+
+    def _is_of_own_size(self, images: tf.Tensor) -> bool:
+        """Return whether images need not go through the flat graph, which is of no fixed size."""
+        own = self.stored.image_size  # 0 while it is probed
+        return not own or images.shape[1] in (None, own)
+
+    def check_size(self, size: int, training: bool = False) -> None:
+        """Raise where the module cannot take images of another height and width.
+
+        Args:
+            size: Pixels.
+            training: Whether it is to take them in training, too.
+
+        Raises:
+            ModuleError: It cannot; the message says why.
+        """
+        self.graph(training and self._takes_training)
+        images = tf.zeros((2, size, size, 3))
+        try:
+            shape = tuple(self(images).shape)  # in training it would change BatchNorm
+        except Exception as error:  # TensorFlow raises many types where shapes do not fit
+            raise self._refused_size(size, first_line(error)) from error
+        if shape != (2, self.n_features):
+            raise self._refused_size(size, f"of two it gives features of shape {shape}")
+
+    def _refused_size(self, size: int, why: str) -> ModuleError:
+        own = self.stored.image_size
+        return ModuleError(
+            f"{self.stored.name} takes images of {own} x {own} pixels, not of {size} x {size} "
+            f"({why})."
+        )
 
     @property
     def n_features(self) -> int:
@@ -133,14 +165,13 @@ class Backbone:
         copy.layer_names, copy._graphs = self.layer_names, self._graphs
         return copy
 
-    def _forward(self, training: bool) -> Any:
-        """Return the function of a call that gives the layers too."""
-        if training not in self._functions:
-            size = self.stored.image_size
+    def _forward(self, training: bool, size: int) -> Any:
+        """Return the function of a call that gives the layers too, of images of a size."""
+        if (training, size) not in self._functions:
             spec = tf.TensorSpec((None, size, size, 3), tf.float32)
             features = functools.partial(self._all_features, training=training)
-            self._functions[training] = tf.function(features, input_signature=[spec])
-        return self._functions[training]
+            self._functions[training, size] = tf.function(features, input_signature=[spec])
+        return self._functions[training, size]
 
     def _all_features(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         output, *maps = self.with_maps(images, training)

@@ -22,6 +22,10 @@ from tests.samples import write_digits, write_module
         (["--top", 2, "--module", "a"], "--top chooses the modules"),
         (["--resume", "--batch-size", 8, "--crop", 1.0], "leave out --batch-size, --crop."),
         (["--epochs", "+2", "--l2-sp", 1], "(--resume, --epochs +N) keeps its options"),
+        (["--hours", 1, "--epochs", 3], "--hours plans the number of epochs"),
+        (["--hours", 1, "--top", 2], "--hours trains one module"),
+        (["--hours", 1, "-m", "a", "-m", "b"], "--hours trains one module"),
+        (["--dry-run", "--resume"], "--dry-run plans a training from its beginning"),
     ],
 )
 def test_options_that_contradict_each_other_are_usage_errors(
@@ -47,6 +51,8 @@ def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
     assert re.search(r"On the validation fold, accuracy: .*; .*, head \d+\.\d", shown)
     assert re.search(r"runs/digits/export/ holds (the ensemble|small[56])", shown)
     assert re.search(r"trunk\.h5 \([\d.]+ kB\) for further epochs", shown)
+    dry = invoke("finetune", "--hours", 0.05, "--dry-run").stdout
+    assert re.search(r"^small[56]: \d+ epochs? of about .*; .* in all\.$", dry, re.M)
     more = invoke("finetune", "--module", "small5", "--epochs", "+2")
     assert "hubretrain: epoch 3: loss" in more.stderr
     assert "epoch 1: loss" not in more.stderr

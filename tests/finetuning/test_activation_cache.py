@@ -145,7 +145,7 @@ def test_without_room_it_says_how_to_do_without(fitted, tmp_path):
 
 
 def test_several_modules_in_turn_say_whether_the_order_held(fitted, tmp_path):
-    from hubretrain.finetuning.finetune import best_modules, finetune_modules
+    from hubretrain.finetuning import best_modules, finetune_modules
     from hubretrain.finetuning.options import FineTuneOptions
 
     run = copied(fitted, tmp_path)

@@ -189,7 +189,7 @@ def test_every_fine_tuned_model_that_is_evaluated_counts_as_a_look_at_the_test_s
 
 
 def test_a_random_control_is_not_among_the_best_modules(fitted):
-    from hubretrain.finetuning.finetune import best_modules
+    from hubretrain.finetuning.plan import best_modules
 
     run = Run(fitted / "run")
     assert sorted(best_modules(run, 2)) == ["small5", "small6"]

@@ -91,7 +91,8 @@ def script(fitted, *runs):
         "from pathlib import Path; from tests.finetuning.runs import *\n"
         f"for run in {[str(run.folder) for run in runs]!r}:\n"
         f"    tune(Path({str(fitted)!r}), Run(Path(run)), epochs=6, warmup_head=1,\n"
-        "         depth_decay=0.5, schedule='plateau', ema=0.9, seconds_between_checkpoints=0.0)\n"
+        "         depth_decay=0.5, schedule='plateau', ema=0.9, small_first=True,\n"
+        "         seconds_between_checkpoints=0.0)\n"
     )
 
 
@@ -290,12 +291,12 @@ WEIGHTS = np.array([0.1, 1.0, 9.0])
 UNCHANGED = {"learning_rate": 1e-20, "epochs": 1, "unfreeze_last": 0, "trunk_views": 0}
 
 
-def losses_of(run, part):
+def losses_of(run, part, size=8):
     """Labels of the images of some folds, and the loss of each by the head of epoch 0."""
     head = ModuleHeads.load(run.heads_file("small")).warm_start
     folds = pd.read_csv(run.folds_file, dtype=str)
     images = folds[folds["fold"].isin(list(part))]
-    pixels = pixels_of(run.folder.parent, images["path"], 8)
+    pixels = pixels_of(run.folder.parent, images["path"], size)
     features = Backbone(resolve(str(run.folder.parent / "small")), head.layers)(pixels).numpy()
     labels = images["label"].astype(int).to_numpy()
     return labels, -np.log(head.probabilities(features)[np.arange(len(labels)), labels])
@@ -311,6 +312,20 @@ def test_an_image_weighs_the_same_in_every_batch(fitted, tmp_path):
     labels, losses = losses_of(run, "1234")
     expected = np.average(losses, weights=WEIGHTS[labels])
     assert history["loss"][1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_first_two_thirds_of_the_epochs_show_smaller_images(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    for name in ("digits", "small"):
+        (tmp_path / name).symlink_to(fitted / name)
+    weaken(run, "small", kind="softmax", class_weight="", weight_of_class=WEIGHTS)
+    still = Augmentation(False, crop=1, crop_ratio=1, brightness=0, contrast=0)
+    options = {**UNCHANGED, "epochs": 3, "augmentation": still, "small_first": True}
+    history = tune(fitted, run, **options).history
+    for epoch, size in ((1, 6), (2, 6), (3, 8)):
+        labels, losses = losses_of(run, "1234", size)
+        expected = np.average(losses, weights=WEIGHTS[labels])
+        assert history["loss"][epoch] == pytest.approx(expected, rel=1e-4)
 
 
 def test_epochs_of_balanced_sampling_are_judged_by_balanced_losses(fitted, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from hubretrain.modules import resolve
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.classifier import Classifier
 from hubretrain.tensorflow import tf
-from tests.samples import write_digits, write_module
+from tests.samples import write_digits, write_module, write_pooled
 from tests.tolerances import assert_same_features
 
 SIZE = 8
@@ -209,6 +211,34 @@ def test_a_module_of_any_size_needs_to_be_told_which(tmp_path):
         Backbone(resolve(str(tmp_path / "any")))
     backbone = Backbone(resolve(str(tmp_path / "any"), image_size=16))
     assert backbone.stored.n_features == 3
+
+
+def test_a_module_of_one_size_takes_others_where_its_graph_can(tmp_path):
+    of_any = Backbone(
+        replace(resolve(str(write_pooled(tmp_path / "any", size=None))), image_size=12)
+    )
+    of_one = Backbone(resolve(str(write_pooled(tmp_path / "one", size=8))))
+    images = tf.constant(np.random.default_rng(0).random((3, 12, 12, 3), dtype=np.float32))
+    of_one.check_size(12)
+    with tf.GradientTape() as tape:
+        features = of_one(images)
+    kernels = list(of_one.saved_object.kernels)
+    assert_same_features(features, of_any(images), kernels)
+    assert all(gradient is not None for gradient in tape.gradient(features, kernels))
+
+
+def test_a_module_that_takes_no_other_size_says_so(tmp_path):
+    flat = tf.Module()
+    flat.kernel = tf.Variable(tf.ones((SIZE * SIZE * 3, 4)))
+    spec = tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)
+    flat.__call__ = tf.function(
+        lambda images: tf.reshape(images, (-1, SIZE * SIZE * 3)) @ flat.kernel,
+        input_signature=[spec],
+    )
+    tf.saved_model.save(flat, str(tmp_path / "flat"))
+    backbone = Backbone(resolve(str(tmp_path / "flat")))
+    with pytest.raises(ModuleError, match=r"flat takes images of 8 x 8 pixels, not of 6 x 6"):
+        backbone.check_size(6)
 
 
 def test_images_reach_a_module_in_its_own_range(tmp_path):
