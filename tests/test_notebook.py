@@ -1,4 +1,4 @@
-"""The notebook of the examples: `make notebook` runs it; here it is looked at and run as a script."""
+"""The notebook of the examples: `make notebook` runs it; here it is read, and run as a script."""
 
 from __future__ import annotations
 
