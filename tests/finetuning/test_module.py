@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubretrain.data.splitting import read_folds
+from hubretrain.evaluation import calibrate
 from hubretrain.modules import resolve
-from hubretrain.runs import TEST_PREDICTIONS
+from hubretrain.runs import PREDICTIONS, TEST_PREDICTIONS, VALIDATION_PREDICTIONS
 from tests.finetuning.heads import give_head, pixels_of, weaken
 from tests.finetuning.runs import copied, tune
 from tests.finetuning.test_trainer import tensors
+from tests.samples import at_temperature
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,20 @@ def test_the_export_is_chosen_on_the_validation_fold_where_the_test_split_says_t
     give_head(run, stored, images, "softmax", has_layers=False)  # it knows nothing
     result = tune(relabelled, run, epochs=2, learning_rate=1e-4)
     assert result.kept_epoch > 0
+    # The temperature is of the validation fold, too: on the test split nearly all would be wrong.
+    temperature, folder = result.temperature, run.finetune_folder("small")
+    group_of = read_folds(run.folds_file).set_index("sha256")["group"]
+    of_fold, of_test = (
+        calibrate(
+            at_temperature(table[["p(0)", "p(1)", "p(2)"]].to_numpy(), 1 / temperature),
+            table["label"].astype(int).to_numpy(),
+            group_of[table["sha256"]].to_numpy(),
+            may_sharpen=False,
+        )
+        for table in (VALIDATION_PREDICTIONS.read(folder), PREDICTIONS.read(folder))
+    )
+    assert temperature == pytest.approx(of_fold.temperature, rel=1e-3)
+    assert temperature != pytest.approx(of_test.temperature, rel=0.02)
     exported, values = run.finetune.exported, run.finetune.exported.on_validation
     assert exported.name == "small, head" == max(values, key=values.get)
     assert values["small, head"] > values["small, fine-tuned"] + 0.2

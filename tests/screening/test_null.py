@@ -6,6 +6,8 @@ points above chance where members were chosen by scores of heads that had seen t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,20 @@ def test_every_candidate_of_a_half_is_one_of_all_images(tmp_path):
             np.testing.assert_array_equal(
                 result.predictions["member_within"][of_part.scored], of_part.member
             )
+            # What it chooses is judged by its scores out of fold, on the part alone.
+            values = of_part.metrics["accuracy"]
+            _, _, kind, weight, l2, _ = max(values, key=lambda each: values[each])
+            alone = replace(
+                sweep,
+                kinds=(kind,),
+                class_weights=(None if weight == "none" else weight,),
+                l2=(l2,),
+            )
+            expected = screen(file, images, alone)[0].predictions["unadjusted"]
+            inside = (
+                choice_parts(*(images[c].to_numpy() for c in ("class_index", "cluster"))) == part
+            )
+            nested = result.predictions["nested_unadjusted"][inside]
+            np.testing.assert_allclose(nested, expected[inside], atol=0.02)
+    crossfitted = result.predictions["unadjusted"]
+    assert np.abs(result.predictions["nested_unadjusted"] - crossfitted).max() > 0.1

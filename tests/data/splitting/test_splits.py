@@ -357,3 +357,14 @@ def test_all_classes_that_are_too_small_are_named_at_once_with_the_way_out() -> 
     )
     kept = table[~table["label"].isin(["x y", "z"])]
     split_images(kept.label, kept.group.astype(str))
+
+
+def test_another_seed_puts_other_groups_together():
+    labels, groups = np.arange(60) % 2, np.arange(60)
+
+    def together(seed):
+        parts = split_images(labels, groups, test_fraction=0.0, seed=seed)
+        return parts[:, None] == parts
+
+    assert (together(0) == together(0)).all()
+    assert (together(0) != together(1)).any()
