@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
-from hubretrain.evaluation import METRICS
+from hubretrain import evaluation  # loaded where it is used: --help needs no numpy
 from hubretrain.runs import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def metric_name(metric: str) -> str:
 
 def metric_amount(metric: str, amount: float) -> str:
     """Format a difference of a metric, such as `1.8 points`; of the log loss, in nats."""
-    if METRICS[metric].is_share:
+    if evaluation.METRICS[metric].is_share:
         return f"{round(100 * amount, 1) + 0.0:.1f} points"  # adding 0 turns -0.0 into 0.0
     return f"{round(amount, 3) + 0.0:.3f} nats"
 
@@ -88,7 +88,7 @@ def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:
     metric = column
     for prefix in ("test_", AVERAGED, "unadjusted_"):
         metric = metric.removeprefix(prefix)
-    is_share = METRICS[metric].is_share
+    is_share = evaluation.METRICS[metric].is_share
     scale, digits = (100, 1) if is_share else (1, 3)
     estimate, low, high = (
         f"{scale * row[name]:.{digits}f}" if has_number(row, name) else ""

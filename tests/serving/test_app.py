@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hubretrain.data.images import Reading
 from hubretrain.export.manifest import Export
 from hubretrain.serving.batch_queue import BatchQueue
 from hubretrain.serving.limits import ServeLimits
@@ -161,7 +162,11 @@ def test_the_images_of_one_client_do_not_all_come_before_those_of_another():
 
     async def ask():
         queue = BatchQueue(lambda _: np.zeros((1, 2)), 1000, 1, Metrics())
-        predictor = Slow(SimpleNamespace(sizes=(8,)), queue, ServeLimits(timeout_seconds=PATIENCE))
+        predictor = Slow(
+            SimpleNamespace(sizes=(8,), reading=Reading()),
+            queue,
+            ServeLimits(timeout_seconds=PATIENCE),
+        )
         n = os.cpu_count() or 1
         asking = [asyncio.ensure_future(predictor.probabilities([b"greedy"] * 50 * n, "a"))]
         await asyncio.sleep(0.05)

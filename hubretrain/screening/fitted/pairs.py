@@ -41,8 +41,8 @@ def compare_runs(first: Run | StrPath, second: Run | StrPath) -> pd.DataFrame:
     Examples:
         >>> from hubretrain import compare_runs
         >>> pairs = compare_runs("runs/digits", "runs/digits")
-        >>> pairs.loc[0, ["first", "second", "difference", "low", "high"]].tolist()
-        ['small', 'small', 0.0, 0.0, 0.0]
+        >>> pairs.loc[0, ["difference", "low", "high"]].astype(float).tolist()
+        [0.0, 0.0, 0.0]
     """
     runs = (Run.of(first), Run.of(second))
     fits = [run.fit for run in runs]

@@ -19,7 +19,7 @@ from tests.samples import PIXEL
 TABLE = pd.DataFrame(
     {
         "path": [f"{i}.png" for i in range(6)],
-        "label": ["new, old", "q", "q", "ä;ö", "007", "NA"],
+        "label": ["new, old", "new, old", "ä;ö", "ä;ö", "007", "NA"],
         "grade": [1, 2, 10, 10, 2, 1],
         "patient_id": ["p", "p", "", "r", "r", "r"],
     }
