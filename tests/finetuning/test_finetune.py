@@ -224,7 +224,7 @@ def test_a_resume_computes_as_its_own_options_say(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     tune(fitted, run, module="small5", epochs=1)
     options = run.finetune_folder("small5") / "options.json"
-    options.write_text(options.read_text().replace('precision": false', 'precision": true'))
+    write_record(options, {**read_record(options), "mixed_precision": True})
     with pytest.raises(RunError, match=r"`mixed_precision` is True, but TensorFlow finds no GPU"):
         tune(fitted, run, module="small5", resume=True)
 
