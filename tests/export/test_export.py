@@ -66,6 +66,7 @@ def test_predict_exports_the_fitted_head_of_a_run_once_and_says_what_the_head_sa
     module = run.fit.shortlist[0]
     folds = pd.read_csv(run.folds_file).head(20)
     paths = [f"data/digits/{path}" for path in folds["path"]]
+    shutil.rmtree(run.export_folder, ignore_errors=True)
     ran = invoke("predict", "runs/digits", *paths, "--json")
     assert ran.stderr == "hubretrain: exporting the fitted head of runs/digits, once\n"
     again = invoke("predict", "runs/digits", *paths, "--json")

@@ -67,9 +67,12 @@ def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(pro
 def test_a_module_that_changed_or_that_a_run_lacks_is_an_error(project):
     fit = Run(project / "runs" / "digits").fit
     assert restore_module("mine", fit.module("mine")) == resolve(str(project / "mine"))
+    (project / "mine").rename(project / "as it was")
     write_pooled(project / "mine", seed=1)
     with pytest.raises(RunError, match=r"mine has changed since its bottlenecks were computed"):
         restore_module("mine", fit.module("mine"))
+    shutil.rmtree(project / "mine")
+    (project / "as it was").rename(project / "mine")
     with pytest.raises(RunError, match=r"^/etc was not fitted in this run \(there are: .*packed"):
         fit.module("/etc")
     with pytest.raises(RunError, match=r"holds no finished fit; run `hubretrain fit` first"):
