@@ -235,7 +235,7 @@ def _begin(
     """Return the options of each module, the devices, and the images with their `fold`.
 
     Raises:
-        RunError: What is asked for cannot be trained, or the images are not those of the fit.
+        RunError: What is requested cannot be trained, or the images are not those of the fit.
     """
     fit = run.fit
     for name in modules:

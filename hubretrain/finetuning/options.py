@@ -138,7 +138,7 @@ class FineTuneOptions:
         check_options(self, RunError)
         if self.small_first and self.unfreeze_last is not None and self.trunk_views:
             raise RunError(
-                "`small_first` cannot be had with cached activations, which are of one size; leave "
+                "`small_first` does not go with cached activations, which are of one size; leave "
                 "it out, or `unfreeze_last`, or set `trunk_views` to 0."
             )
 
