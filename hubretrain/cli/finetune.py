@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from hubretrain.cli.command import Command, echo, in_flags, next_command
 from hubretrain.cli.options import (
     chosen_run,
-    complete_modules,
     images_option,
+    named_modules,
     offline_option,
     options_from,
     run_argument,
@@ -56,15 +56,8 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
 )
 @run_argument
 @images_option
-@click.option(
-    "--module",
-    "-m",
-    "modules",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_modules,
-    help="Module to train; may be repeated. By default the first of the shortlist that can be "
-    "trained.",
+@named_modules(
+    "Module to train; may be repeated. By default the first of the shortlist that can be trained."
 )
 @click.option(
     "--top",

@@ -19,10 +19,10 @@ from hubretrain.data.splitting import leak_chances
 from hubretrain.data.summary import (
     SMALL_SIDE,
     ClassSummary,
-    CutImage,
     DeepSummary,
     DuplicateSet,
     DuplicateSummary,
+    FaultyImage,
     GivenSplitSummary,
     GroupSize,
     GroupSummary,
@@ -31,7 +31,6 @@ from hubretrain.data.summary import (
     MixedGroup,
     SizeSummary,
     Spread,
-    UnreadableImage,
 )
 
 N_LARGEST = 5  # groups and image sizes that are listed
@@ -108,16 +107,16 @@ def summarize_sizes(table: pd.DataFrame) -> SizeSummary:
     )
 
 
-def list_unreadable(table: pd.DataFrame) -> tuple[UnreadableImage, ...]:
+def list_unreadable(table: pd.DataFrame) -> tuple[FaultyImage, ...]:
     """Return the images that cannot be decoded, with the reason."""
     rows = table[table["unreadable"] != ""]
-    return tuple(map(UnreadableImage, rows["path"], rows["unreadable"]))
+    return tuple(map(FaultyImage, rows["path"], rows["unreadable"]))
 
 
-def list_cut(table: pd.DataFrame) -> tuple[CutImage, ...]:
+def list_cut(table: pd.DataFrame) -> tuple[FaultyImage, ...]:
     """Return the images that can be decoded but look cut, with the reason."""
     rows = table[table["damage"] != ""]
-    return tuple(map(CutImage, rows["path"], rows["damage"]))
+    return tuple(map(FaultyImage, rows["path"], rows["damage"]))
 
 
 def summarize_deep(table: pd.DataFrame, bits: int) -> DeepSummary | None:

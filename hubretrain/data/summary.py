@@ -98,16 +98,8 @@ class SizeSummary:
 
 
 @dataclass(frozen=True)
-class UnreadableImage:
-    """An image file that cannot be decoded, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class CutImage:
-    """An image that can be decoded and looks cut, and why."""
+class FaultyImage:
+    """An image that cannot be decoded, or that can be and looks cut, and why."""
 
     path: str
     reason: str
@@ -314,8 +306,8 @@ class Summary:
     classes: tuple[ClassSummary, ...]
     imbalance: ImbalanceSummary
     sizes: SizeSummary
-    unreadable: tuple[UnreadableImage, ...]
-    cut: tuple[CutImage, ...]
+    unreadable: tuple[FaultyImage, ...]
+    cut: tuple[FaultyImage, ...]
     deep: DeepSummary | None
     left_out: LeftOut
     groups: GroupSummary

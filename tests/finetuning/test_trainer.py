@@ -302,25 +302,29 @@ def losses_of(run, part, size=8):
     return labels, -np.log(head.probabilities(features)[np.arange(len(labels)), labels])
 
 
-def test_an_image_weighs_the_same_in_every_batch(fitted, tmp_path):
+STILL = Augmentation(False, crop=1, crop_ratio=1, brightness=0, contrast=0)
+
+
+def weighted(fitted, tmp_path):
+    """Return a copy of the run whose head weighs the classes, beside its images and module."""
     run = copied(fitted, tmp_path)
     for name in ("digits", "small"):
         (tmp_path / name).symlink_to(fitted / name)
     weaken(run, "small", kind="softmax", class_weight="", weight_of_class=WEIGHTS)
-    still = Augmentation(False, crop=1, crop_ratio=1, brightness=0, contrast=0)
-    history = tune(fitted, run, augmentation=still, batch_size=4, **UNCHANGED).history
+    return run
+
+
+def test_an_image_weighs_the_same_in_every_batch(fitted, tmp_path):
+    run = weighted(fitted, tmp_path)
+    history = tune(fitted, run, augmentation=STILL, batch_size=4, **UNCHANGED).history
     labels, losses = losses_of(run, "1234")
     expected = np.average(losses, weights=WEIGHTS[labels])
     assert history["loss"][1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_first_two_thirds_of_the_epochs_show_smaller_images(fitted, tmp_path):
-    run = copied(fitted, tmp_path)
-    for name in ("digits", "small"):
-        (tmp_path / name).symlink_to(fitted / name)
-    weaken(run, "small", kind="softmax", class_weight="", weight_of_class=WEIGHTS)
-    still = Augmentation(False, crop=1, crop_ratio=1, brightness=0, contrast=0)
-    options = {**UNCHANGED, "epochs": 3, "augmentation": still, "small_first": True}
+    run = weighted(fitted, tmp_path)
+    options = {**UNCHANGED, "epochs": 3, "augmentation": STILL, "small_first": True}
     history = tune(fitted, run, **options).history
     for epoch, size in ((1, 6), (2, 6), (3, 8)):
         labels, losses = losses_of(run, "1234", size)

@@ -23,13 +23,18 @@ from hubretrain.runs import Run
 from tests.browsing import asked
 from tests.report.samples import NAMES, QUOTES, copied
 
+CHOOSE = """
+      const choose = (id, value, event) => { const box = document.getElementById(id);
+        box.value = value; box.dispatchEvent(new Event(event)); };
+"""
+
 
 def test_what_the_browser_shows_is_what_scikit_learn_gives(
     browser: str, tuned: Run, page: Path, tmp_path: Path
 ) -> None:
-    script = """
-      const choose = (id, value, event) => { const box = document.getElementById(id);
-        box.value = value; box.dispatchEvent(new Event(event)); };
+    script = (
+        CHOOSE
+        + """
       const read = () => Object.fromEntries([...document.querySelectorAll('#threshold-metrics dd')]
         .map(dd => [dd.dataset.metric, dd.textContent]));
       const found = {titles: DATA.models.map(m => m.title), shown: [], errors: []};
@@ -57,6 +62,7 @@ def test_what_the_browser_shows_is_what_scikit_learn_gives(
       found.map = document.getElementById('map').width > 0;
       found.ticks = [2.5e-4, 5e-4, 7.5e-4, 0.3 * 1e-3, -2.5e-5, 0.001, 12500].map(formatNumber);
       return found;"""
+    )
     found = asked(browser, page, tmp_path, script)
     gathered = gather(tuned)
     labels = gathered.images["class_index"].to_numpy()
@@ -152,9 +158,9 @@ def test_without_the_decision_rule_every_figure_is_that_of_the_likeliest_class(
 def test_images_by_threshold_a_suggested_threshold_and_another_models_curves(
     browser: str, tuned: Run, page: Path, tmp_path: Path
 ) -> None:
-    script = """
-      const choose = (id, value, event) => { const box = document.getElementById(id);
-        box.value = value; box.dispatchEvent(new Event(event)); };
+    script = (
+        CHOOSE
+        + """
       const groups = () => [...document.querySelectorAll('#by-threshold .pair')].map(pair =>
         [pair.dataset.group, pair.querySelector('h4').textContent,
          [...pair.querySelectorAll('.path')].map(path => path.textContent)]);
@@ -175,6 +181,7 @@ def test_images_by_threshold_a_suggested_threshold_and_another_models_curves(
       found.key = document.getElementById('curve-key').textContent;
       found.titles = DATA.models.map(model => model.title);
       return found;"""
+    )
     found = asked(browser, page, tmp_path, script)
     gathered = gather(tuned)
     model = gathered.models[0]

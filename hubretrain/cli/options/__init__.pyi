@@ -1,5 +1,6 @@
 from .backbones import input_options as input_options
 from .backbones import modules_option as modules_option
+from .backbones import named_modules as named_modules
 from .backbones import offline_option as offline_option
 from .backbones import trust_option as trust_option
 from .completion import RUNS as RUNS

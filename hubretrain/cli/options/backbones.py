@@ -13,15 +13,21 @@ from hubretrain.cli.options.completion import complete_modules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-modules_option = click.option(
-    "--module",
-    "-m",
-    "modules",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_modules,
-    help="Name of the catalogue, a handle, or a folder; may be repeated.",
-)
+
+def named_modules(text: str) -> Callable[[F], F]:
+    """Return the option that names modules, with its help."""
+    return click.option(
+        "--module",
+        "-m",
+        "modules",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete_modules,
+        help=text,
+    )
+
+
+modules_option = named_modules("Name of the catalogue, a handle, or a folder; may be repeated.")
 
 offline_option = click.option(
     "--offline",
