@@ -4,8 +4,9 @@
 `intervals` has what follows from the draw (confidence intervals, differences, ties) and `evaluator`
 gives every metric with its interval;
 `selection` chooses the best of many candidates by cross-fitting and `parts` evaluates
-what was chosen within each of its parts; `logit_adjustment` is the decision rule; `logits` turns
-scores into probabilities and `temperature` calibrates these; `checks` validates predictions.
+what was chosen within each of its parts; `logit_adjustment` is the decision rule of classes,
+`label_thresholds` that of images with several labels; `logits` turns scores into probabilities and
+`temperature` calibrates these; `checks` validates predictions.
 """
 
 import lazy_loader as lazy

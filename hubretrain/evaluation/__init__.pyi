@@ -5,10 +5,15 @@ from .evaluator import Predictions as Predictions
 from .intervals import Difference as Difference
 from .intervals import Interval as Interval
 from .intervals import Resampled as Resampled
+from .label_thresholds import FEWEST_POSITIVES as FEWEST_POSITIVES
+from .label_thresholds import LabelThresholds as LabelThresholds
+from .label_thresholds import Rule as Rule
+from .label_thresholds import best_thresholds as best_thresholds
 from .logit_adjustment import STRENGTHS as STRENGTHS
 from .logit_adjustment import DecisionRule as DecisionRule
 from .logit_adjustment import class_priors as class_priors
 from .logits import LOWEST_EXPONENT as LOWEST_EXPONENT
+from .logits import sigmoid as sigmoid
 from .logits import softmax as softmax
 from .metrics import METRICS as METRICS
 from .metrics import N_BINS as N_BINS
@@ -23,6 +28,7 @@ from .selection import candidate_values as candidate_values
 from .selection import choice_parts as choice_parts
 from .selection import choose as choose
 from .selection import crossfitted as crossfitted
+from .temperature import SMALLEST_COMPLEMENT as SMALLEST_COMPLEMENT
 from .temperature import SMALLEST_PROBABILITY as SMALLEST_PROBABILITY
 from .temperature import UNCALIBRATED as UNCALIBRATED
 from .temperature import Calibration as Calibration

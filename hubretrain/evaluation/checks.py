@@ -1,4 +1,7 @@
-"""Checks of what every metric takes: probabilities, labels and weights; and their means."""
+"""Checks of what every metric takes: probabilities, labels and weights; and their means.
+
+Labels are the class of each image, or, where an image may have several labels, indicators of them.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ SUM_TOLERANCE = 0.01
 
 def check_predictions(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
-) -> tuple[AnyArray, IntArray, AnyArray]:
+) -> tuple[AnyArray, AnyArray, AnyArray]:
     """Return probabilities, labels and weights as arrays that every metric can rely on.
 
     Args:
-        probabilities: Floating array of shape (n_images, n_classes) in [0, 1]; rows sum to 1.
-        labels: Integer array of shape (n_images,) in [0, n_classes).
+        probabilities: Floating array of shape (n_images, n_classes) in [0, 1]; rows sum to 1,
+            unless an image may have several labels.
+        labels: Integer array of shape (n_images,) in [0, n_classes); or, where an image may have
+            several, bool (n_images, n_classes), True for each label that it has.
         weights: How often each image counts: non-negative numbers of shape (n_images,) or
             (n_resamples, n_images); None counts each image once.
 
@@ -45,13 +50,30 @@ def check_predictions(
             f"`probabilities` lie in [{probabilities.min():.6g}, {probabilities.max():.6g}]; "
             "expected [0, 1], so apply the softmax first."
         )
+    if labels.dtype == bool:
+        checked = _checked_indicators(labels, probabilities)
+    else:
+        _check_sums(probabilities)
+        checked = _checked_labels(labels, probabilities)
+    return probabilities, checked, _checked_weights(weights, labels)
+
+
+def _check_sums(probabilities: AnyArray) -> None:
     excess = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
     if excess.max() > SUM_TOLERANCE:
         row = int(excess.argmax())
         raise DataError(
             f"`probabilities` of image {row} sum to {probabilities[row].sum():.6g}; expected 1."
         )
-    return probabilities, _checked_labels(labels, probabilities), _checked_weights(weights, labels)
+
+
+def _checked_indicators(labels: AnyArray, probabilities: AnyArray) -> AnyArray:
+    if labels.shape != probabilities.shape:
+        raise DataError(
+            f"`labels` has shape {labels.shape}; expected {probabilities.shape}, an indicator for "
+            "each probability."
+        )
+    return labels
 
 
 def _checked_labels(labels: AnyArray, probabilities: AnyArray) -> IntArray:

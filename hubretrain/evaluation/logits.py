@@ -25,3 +25,15 @@ def softmax(logits: AnyArray, axis: int = -1) -> AnyArray:
     shifted = logits - logits.max(axis=axis, keepdims=True)
     odds = np.exp(np.maximum(shifted, LOWEST_EXPONENT))
     return np.asarray(odds / odds.sum(axis=axis, keepdims=True))
+
+
+def sigmoid(logits: AnyArray) -> AnyArray:
+    """Return the logistic function of scores, without overflow.
+
+    Args:
+        logits: Floating scores.
+
+    Returns:
+        Probabilities of the same shape and dtype, at least exp(-60).
+    """
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, LOWEST_EXPONENT, -LOWEST_EXPONENT))))

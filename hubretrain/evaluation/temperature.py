@@ -6,6 +6,10 @@ that it also serves logistic heads and ensembles; for a softmax the result is th
 
     q_k = p_k ** (1 / T) / sum_j p_j ** (1 / T)
 
+Where an image may have several labels, each probability is of its own, and so is its odds::
+
+    q_k / (1 - q_k) = (p_k / (1 - p_k)) ** (1 / T)
+
 T > 1 softens the probabilities, T < 1 sharpens them. The ranking of the classes stays, so top-1
 stays; and the adjusted decision stays if the strength of the logit adjustment is divided by T.
 
@@ -27,7 +31,7 @@ import numpy as np
 
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.evaluation.checks import check_predictions
-from hubretrain.evaluation.logits import softmax
+from hubretrain.evaluation.logits import sigmoid, softmax
 from hubretrain.files import Number
 
 # In simulations of 60 images the best T was 0.2 to 0.8; 0.25 left a third of the gain, and with 1
@@ -36,6 +40,7 @@ PRIOR_DEVIATION = 0.5
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0  # for the search; the prior stays off them
 # Smaller probabilities are raised to this: its logarithm exists in float32, and is finite.
 SMALLEST_PROBABILITY = 1e-30
+SMALLEST_COMPLEMENT = 2.0**-24  # of a float32 below 1: what is nearer counts as that far from 1
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,20 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def at_temperature(probabilities: AnyArray, temperature: float) -> AnyArray:
+def at_temperature(
+    probabilities: AnyArray, temperature: float, multi_label: bool = False
+) -> AnyArray:
     """Return probabilities at a temperature, rows summing to 1: what an exported model gives.
 
     Args:
         probabilities: Floating array of shape (n_images, n_classes), rows summing to 1.
         temperature: T, above 0; `1 / T` undoes it.
+        multi_label: Whether an image may have several labels, so that no row sums to 1.
     """
     if temperature == 1:
         return probabilities
+    if multi_label:
+        return sigmoid(_log_odds(probabilities) / temperature)
     return softmax(np.log(np.maximum(probabilities, SMALLEST_PROBABILITY)) / temperature)
 
 
@@ -83,7 +93,8 @@ def calibrate(
     Args:
         probabilities: Floating array of shape (n_images, n_classes) in [0, 1], rows summing to
             1, of images that the model was not fitted on.
-        labels: Integer array of shape (n_images,) in [0, n_classes).
+        labels: Integer array of shape (n_images,) in [0, n_classes); or, where an image may have
+            several, bool (n_images, n_classes).
         groups: Group of each image, (n_images,): as images of one group are alike, so many count
             as there are groups. None where each is its own.
         may_sharpen: False for images that the model was chosen on, such as those that chose the
@@ -93,7 +104,9 @@ def calibrate(
         DataError: The arrays are no predictions; see `check_predictions`.
     """
     probabilities, labels, _ = check_predictions(probabilities, labels)
-    logs = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
+    exact = probabilities.astype(np.float64)
+    is_multi_label = labels.ndim == 2
+    logs = _log_odds(exact) if is_multi_label else np.log(np.maximum(exact, SMALLEST_PROBABILITY))
     n_groups = len(labels) if groups is None else len(np.unique(groups))
 
     def penalised(log_temperature: float) -> float:
@@ -110,8 +123,19 @@ def calibrate(
     return Calibration(temperature, _log_loss(logs, labels), _log_loss(logs / temperature, labels))
 
 
+def _log_odds(probabilities: AnyArray) -> AnyArray:
+    """Return log(p / (1 - p)), finite."""
+    odds_against = np.maximum(1 - probabilities, SMALLEST_COMPLEMENT)
+    return np.asarray(np.log(np.maximum(probabilities, SMALLEST_PROBABILITY) / odds_against))
+
+
 def _log_loss(scores: FloatArray, labels: AnyArray) -> float:
-    """Return the mean log loss of the softmax of scores (n_images, n_classes), nats."""
+    """Return the mean log loss of the softmax of scores (n_images, n_classes), nats.
+
+    Where an image may have several labels, it is that of their sigmoids, mean over the labels, too.
+    """
+    if labels.ndim == 2:
+        return float(np.logaddexp(0, np.where(labels, -scores, scores)).mean())
     top = scores.max(axis=1, keepdims=True)
     totals = top[:, 0] + np.log(np.exp(scores - top).sum(axis=1))
     return float((totals - scores[np.arange(len(labels)), labels]).mean())

@@ -122,6 +122,7 @@ def _export_head(
 ) -> None:
     fit.module(module)  # refuses one that was not fitted before its head file is looked for
     head = ModuleHeads.load(run.checked_heads(module)).deployed
+    assert isinstance(head.rule, DecisionRule)
     manifest = {
         **_manifest(run, fit, module, head.rule, head.calibration),
         "heads_sha256": heads_sha256(run, module),

@@ -128,6 +128,7 @@ class ModuleFineTuning:
         self._training = self._images(self.train, equal if options.balanced_sampling else of_class)
         self._validation = self._images(self.parts["validation"], of_class)
         # Trained on each class equally often, its logits need no adjustment by priors.
+        assert isinstance(self.head.rule, DecisionRule)
         rule = replace(self.head.rule, strength=0.0) if options.balanced_sampling else None
         self.criterion = Criterion(
             self.metric,
@@ -187,6 +188,7 @@ class ModuleFineTuning:
         of_head = self._probabilities("{}, head")
         n_evaluated = sum(len(table) for table in self.parts.values())
         self._say_duration((time.monotonic() - started) / n_evaluated, more_epochs)
+        assert isinstance(self.head.rule, DecisionRule)
         head = self._metrics(of_head, self.head.rule, self.head.calibration.temperature)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         kept, probs = self.trainer.state.best_epoch, self._probabilities("{}")

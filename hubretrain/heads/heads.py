@@ -4,7 +4,9 @@ On disk, `heads/<module>.h5`: `class_names`, the attributes of the module's bott
 group per role. A group holds `weight` (feature or hidden unit, class), `bias` (class), of a network
 also `hidden_weight` (feature, hidden unit) and `hidden_bias` (hidden unit), the `layers` whose
 features it takes beside the module's output, `weight_of_class` and `priors`; its attributes are the
-other settings. The first 512 bytes of the file hold the digest of the others.
+other settings. Where images may have several labels, the attribute `multi_label` says so, and
+`thresholds` stand in the place of `priors` and of the attribute `adjust`. The first 512 bytes of
+the file hold the digest of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ import numpy as np
 
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import LOWEST_EXPONENT, UNCALIBRATED, Calibration, DecisionRule, softmax
+from hubretrain.evaluation import (
+    UNCALIBRATED,
+    Calibration,
+    DecisionRule,
+    LabelThresholds,
+    Rule,
+    sigmoid,
+    softmax,
+)
 from hubretrain.files import whole_file
 from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5, write_digest_block
 
@@ -32,18 +42,22 @@ SETTINGS = ("kind", "trained_on", "class_weight", "l2", "aim")
 CALIBRATION = ("temperature", "log_loss_before", "log_loss_after")
 
 
-def probabilities(logits: AnyArray, kind: str) -> AnyArray:
+def probabilities(logits: AnyArray, kind: str, multi_label: bool = False) -> AnyArray:
     """Return class probabilities from logits, of the same shape and type.
 
     Args:
         logits: float (..., n_classes).
         kind: `softmax` or `mlp`; or `logistic`: each class on its own, then normalised to sum to
             1, as scikit-learn's `OneVsRestClassifier` does.
+        multi_label: Whether an image may have several labels: each has a probability of its own,
+            of either kind, and nothing is normalised.
     """
+    if multi_label:
+        return sigmoid(logits)
     if kind != "logistic":
         return softmax(logits)
-    scores = 1 / (1 + np.exp(-np.clip(logits, LOWEST_EXPONENT, -LOWEST_EXPONENT)))
-    return scores / scores.sum(axis=-1, keepdims=True)
+    scores = sigmoid(logits)
+    return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +76,7 @@ class Heads:
         class_names: Class names in class order.
         hidden_weight: float (n_features, n_heads, n_hidden) of networks, else None.
         hidden_bias: float (n_heads, n_hidden) of networks, else None.
+        multi_label: Whether an image may have several labels.
     """
 
     kind: str
@@ -71,6 +86,7 @@ class Heads:
     class_names: tuple[str, ...] = ()
     hidden_weight: AnyArray | None = None
     hidden_bias: AnyArray | None = None
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return int(self.weight.shape[1])
@@ -92,7 +108,7 @@ class Heads:
 
     def probabilities(self, features: AnyArray) -> AnyArray:
         """Return probabilities (n_images, n_heads, n_classes) of (n_images, n_features)."""
-        return probabilities(self.logits(features), self.kind)
+        return probabilities(self.logits(features), self.kind, self.multi_label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +120,9 @@ class Head:
         weight: float (n_features, n_classes), for features as they are cached; of a network
             (n_hidden, n_classes), for its hidden units.
         bias: float (n_classes,).
-        rule: Decision rule.
-        weight_of_class: Weight in the loss of an image of each class, float64 (n_classes,).
+        rule: Decision rule: of a multi-label head `LabelThresholds`, else `DecisionRule`.
+        weight_of_class: Weight in the loss of an image of each class, float64 (n_classes,); of a
+            multi-label head that of an image with the label, where one without it weighs 1.
         trained_on: Views that it was trained on, `view 0` or `all views`.
         class_weight: Name of the class weights.
         l2: Penalty, 1 / C of scikit-learn; the weight decay of a network.
@@ -117,12 +134,13 @@ class Head:
         hidden_weight: float (n_features, n_hidden), for features as they are cached; None for a
             linear head.
         hidden_bias: float (n_hidden,); None for a linear head.
+        multi_label: Whether an image may have several labels, each with a probability of its own.
     """
 
     kind: str
     weight: AnyArray
     bias: AnyArray
-    rule: DecisionRule
+    rule: Rule
     weight_of_class: FloatArray
     trained_on: str = ""
     class_weight: str = ""
@@ -132,6 +150,7 @@ class Head:
     layers: tuple[str, ...] = ()
     hidden_weight: AnyArray | None = None
     hidden_bias: AnyArray | None = None
+    multi_label: bool = False
 
     @property
     def n_features(self) -> int:
@@ -147,7 +166,7 @@ class Head:
 
     def probabilities(self, features: AnyArray) -> AnyArray:
         """Return probabilities (n_images, n_classes) of features, without the temperature."""
-        return probabilities(self.logits(features), self.kind)
+        return probabilities(self.logits(features), self.kind, self.multi_label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,13 +271,20 @@ def _write(group: h5py.Group, head: Head) -> None:
     for name in ARRAYS:
         if (values := getattr(head, name)) is not None:
             group[name] = values.astype(np.float32)
-    group["weight_of_class"], group["priors"] = head.weight_of_class, np.array(head.rule.priors)
+    group["weight_of_class"] = head.weight_of_class
+    if isinstance(head.rule, LabelThresholds):
+        group["thresholds"] = np.array(head.rule.values)
+    else:
+        group["priors"] = np.array(head.rule.priors)
     group["layers"] = _texts(head.layers)
     for name in SETTINGS:
         group.attrs[name] = getattr(head, name)
     for name in CALIBRATION:
         group.attrs[name] = getattr(head.calibration, name)
-    group.attrs["adjust"] = head.rule.strength
+    if isinstance(head.rule, DecisionRule):
+        group.attrs["adjust"] = head.rule.strength
+    else:
+        group.attrs["multi_label"] = True
 
 
 def _read(group: h5py.Group) -> Head:
@@ -269,16 +295,24 @@ def _read(group: h5py.Group) -> Head:
     }
     values |= {name: str(group.attrs[name]) for name in SETTINGS}
     values["l2"] = float(values["l2"])
-    priors = array_in(group, "priors", "f", 1)[:]
+    multi_label = bool(group.attrs.get("multi_label", False))
     head = Head(
         **values,
-        rule=DecisionRule(float(group.attrs["adjust"]), tuple(priors.tolist())),
+        rule=_rule(group, multi_label),
         weight_of_class=array_in(group, "weight_of_class", "f", 1)[:],
         calibration=Calibration(*(float(group.attrs[name]) for name in CALIBRATION)),
         layers=tuple(array_in(group, "layers", "O", 1).asstr()[:]),
+        multi_label=multi_label,
     )
     _check_head(head)
     return head
+
+
+def _rule(group: h5py.Group, multi_label: bool) -> Rule:
+    if multi_label:
+        return LabelThresholds(tuple(array_in(group, "thresholds", "f", 1)[:].tolist()))
+    priors = array_in(group, "priors", "f", 1)[:]
+    return DecisionRule(float(group.attrs["adjust"]), tuple(priors.tolist()))
 
 
 def _check_head(head: Head) -> None:
@@ -286,7 +320,9 @@ def _check_head(head: Head) -> None:
     kinds = ("mlp",) if head.hidden_weight is not None else ("softmax", "logistic")
     n_classes = len(head.bias)
     fits = head.kind in kinds and head.weight.shape[1] == n_classes
-    fits &= n_classes == len(head.rule.priors) == len(head.weight_of_class)
+    of_rule = head.rule.values if isinstance(head.rule, LabelThresholds) else head.rule.priors
+    fits &= n_classes == len(of_rule) == len(head.weight_of_class)
+    fits &= not (head.multi_label and head.kind == "softmax")
     if head.hidden_weight is not None and fits:
         n_hidden = head.weight.shape[0]
         fits = head.hidden_bias is not None and head.hidden_bias.shape == (n_hidden,)

@@ -98,6 +98,7 @@ class FitRecord:
         notes: Sentences that a reader of the leaderboard should know.
         files: Each file of the fit, by its path in the run folder: its sha256.
         versions: Library name to its version.
+        multi_label: Whether an image may have several labels; written where it may.
     """
 
     data: Path
@@ -122,6 +123,7 @@ class FitRecord:
     notes: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    multi_label: bool = False
 
     @classmethod
     def of_json(cls, stage: Any) -> FitRecord:
@@ -163,6 +165,8 @@ class FitRecord:
         """Return the stage `fit` of `run.json`."""
         modules = {name: dict(record.attributes) for name, record in self.modules.items()}
         fields = {**asdict(self), "data": str(self.data), "cache": str(self.cache)}
+        if not self.multi_label:
+            del fields["multi_label"]
         return {"versions": fields.pop("versions"), **fields, "modules": modules}
 
 

@@ -7,14 +7,19 @@ import sys
 import warnings
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from hubretrain.errors import HeadError
+from hubretrain.evaluation.label_thresholds import LabelThresholds
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.heads import ROLES, Head, ModuleHeads, digested_hdf5
+
+NAMES = ("2024", "NA", "")
 
 
 def linear(random, kind, strength, n_features):
@@ -50,6 +55,33 @@ def test_heads_of_different_kinds_and_layers_come_back_from_their_file(tmp_path)
             assert getattr(back, name) == getattr(written, name)
         features = random.normal(size=(20, written.n_features)).astype(np.float32)
         np.testing.assert_array_equal(back.probabilities(features), written.probabilities(features))
+
+
+def test_heads_of_several_labels_come_back_with_their_thresholds(tmp_path):
+    random = np.random.default_rng(4)
+    rule = LabelThresholds((0.5, 0.25, 0.125))
+    made = (linear(random, "logistic", 0.0, 6), network(random, 20), network(random, 9))
+    heads = ModuleHeads(*(replace(head, rule=rule, multi_label=True) for head in made), NAMES)
+    heads.save(tmp_path / "module.h5", {"module": "pixels"})
+    read = ModuleHeads.load(tmp_path / "module.h5")
+    for role in ROLES:
+        back = getattr(read, role)
+        assert back.multi_label
+        assert back.rule == rule
+        features = random.normal(size=(20, back.n_features)).astype(np.float32)
+        probs = back.probabilities(features)
+        np.testing.assert_allclose(probs, expit(back.logits(features)), rtol=1e-6)
+        np.testing.assert_array_equal(probs, getattr(heads, role).probabilities(features))
+
+
+def test_a_head_file_of_classes_says_nothing_of_several_labels(tmp_path):
+    head = linear(np.random.default_rng(5), "softmax", 0.5, 6)
+    ModuleHeads(head, head, head, NAMES).save(tmp_path / "module.h5", {"module": "pixels"})
+    with h5py.File(tmp_path / "module.h5") as file:
+        for role in ROLES:
+            assert "multi_label" not in file[role].attrs
+            assert "thresholds" not in file[role]
+    assert not ModuleHeads.load(tmp_path / "module.h5").deployed.multi_label
 
 
 def test_a_network_is_what_scikit_learn_computes_with_its_weights():

@@ -230,3 +230,11 @@ def test_the_latest_run_is_the_one_written_last(tmp_path):
         run.write_fit(fit_record())
         os.utime(run.record_file, (seconds, seconds))
     assert latest_run(tmp_path / "runs").name == "new"
+
+
+def test_a_fit_says_that_images_may_have_several_labels_and_of_classes_nothing(run):
+    run.write_fit(fit_record(multi_label=True))
+    assert run.fit.multi_label
+    run.write_fit(fit_record())
+    assert not run.fit.multi_label
+    assert "multi_label" not in json.loads(run.record_file.read_text())["fit"]
