@@ -136,7 +136,7 @@ def _words(of_field: Field[Any], value: Any) -> list[str]:
     described, (flag, *without) = option_of(of_field), flag_of(of_field).split("/")
     if isinstance(value, bool):
         return [flag] if value else without
-    if described is not None and described.repeatable:
+    if described is not None and described.repeatable and not isinstance(value, str):
         return [word for item in value for word in (flag, _text(item))]
     return [flag, _text(value)]
 

@@ -1,6 +1,7 @@
 from .check import DataCheck as DataCheck
 from .check import check_dataset as check_dataset
 from .check import refuse_small_classes as refuse_small_classes
+from .classes import targets as targets
 from .dataset import ImageDataset as ImageDataset
 from .dataset import open_dataset as open_dataset
 from .dataset import reading_as as reading_as

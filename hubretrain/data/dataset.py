@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hubretrain.data.classes import chosen_classes
+from hubretrain.data.classes import chosen_classes, in_class_order, join_labels, sorted_classes
 from hubretrain.data.groups import groups_from_paths, propose_groups
 from hubretrain.data.image_table import (
     cluster_names,
@@ -57,9 +57,11 @@ class ImageDataset:
         name: Name of the data set and of its folder in the cache: that of its first folder.
         root: The folder that image paths are relative to: the first.
         images: One row per image, columns `path` (str, relative to `root`, with `/`),
-            `label` (str), `group` (str; images of one group never straddle splits) and
+            `label` (str; of a multi-label data set the labels in class order joined by a bar, blank
+            for none; see `targets`), `group` (str; images of one group never straddle splits) and
             `split` (`train`, `validation`, `test`, or empty where none was given).
         class_names: The labels in class order; class `c` is `class_names[c]`.
+        multi_label: Whether an image may have several labels or none.
         grouped: Whether groups were given; otherwise each image is a group of its own.
         opened_with: The options to open it again with, for `reopen_dataset`.
 
@@ -78,10 +80,11 @@ class ImageDataset:
     class_names: tuple[str, ...]
     grouped: bool = False
     opened_with: Record = field(default_factory=dict)
+    multi_label: bool = False
 
     @property
     def labels(self) -> pd.Series:
-        """Class index of each image, int64 in [0, n_classes)."""
+        """Class index of each image, int64 in [0, n_classes), where each image has one label."""
         order = {name: index for index, name in enumerate(self.class_names)}
         return self.images["label"].map(order).astype("int64")
 
@@ -138,16 +141,18 @@ class ImageDataset:
             near_duplicates: Search near duplicates, and put them into one cluster.
 
         Returns:
-            The columns of `images`, and `sha256`, `class_index` (int64) and `cluster`: groups
-            that share an image file's content, or hold near duplicates of each other, are one
-            cluster, so that duplicates of an image never straddle splits.
+            The columns of `images`, and `sha256`, `class_index` (int64; not of a multi-label
+            data set) and `cluster`: groups that share an image file's content, or hold near
+            duplicates of each other, are one cluster, so that duplicates of an image never
+            straddle splits.
 
         Raises:
             DataError: A file cannot be read.
         """
         table = self.images.copy()
         table["sha256"] = self.digests(cache)
-        table["class_index"] = self.labels
+        if not self.multi_label:
+            table["class_index"] = self.labels
         pairs = None
         if near_duplicates:
             pairs = self.near_duplicates(table["sha256"].tolist(), cache).pairs
@@ -213,7 +218,7 @@ def open_dataset(
     """
     root = Path(data) if data is not None else default_folder(Path("data"))
     roots = [root, *map(Path, more_roots)]
-    _check_group_options(table)
+    _check_options(table)
     record: Record = {}
     if labels is not None:
         folders = image_folders(roots, tables=False)
@@ -227,10 +232,21 @@ def open_dataset(
     elif not grouped and labels is None and table.group_column != NO_COLUMN:
         propose_groups(images, table.group_from)
     record |= {**table.columns(), "skip_unmatched": table.skip_unmatched, **_extras(table)}
+    if table.is_multi_label:
+        record["multi_label"] = True
     return _checked(folders, chosen_classes(images, table), grouped, record)
 
 
-def _check_group_options(table: TableOptions) -> None:
+def _check_options(table: TableOptions) -> None:
+    if table.multi_label is False and replace(table, multi_label=None).is_multi_label:
+        separator = table.label_separator
+        several = f"`label_separator` is {separator!r}" if separator else "several `label_column`"
+        raise DataError(
+            f"`multi_label` is False and {several}, which makes several labels per image; expected "
+            "one of them."
+        )
+    if table.label_separator == "":
+        raise DataError("`label_separator` is empty; expected a text, such as |, or none.")
     if table.group_from not in (None, NO_COLUMN) and table.group_column not in (None, NO_COLUMN):
         raise DataError(
             f"`group_column` is {table.group_column!r} and `group_from` is {table.group_from!r}; "
@@ -245,7 +261,7 @@ def _extras(table: TableOptions) -> Record:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
-        if value
+        if value or (name == "multi_label" and value is False)
     }
 
 
@@ -274,14 +290,6 @@ def reading_as(opened_with: Mapping[str, Any]) -> Reading:
     """Return how the images of a data set are read that was opened with these options."""
     bits, max_pixels = opened_with.get("bits"), opened_with.get("max_pixels")
     return TableOptions(bits=bits, max_pixels=max_pixels).reading
-
-
-def sorted_classes(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the distinct labels, by number where all are whole numbers, else by text."""
-    distinct = set(labels)
-    if all(label.isascii() and label.isdigit() for label in distinct):
-        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
-    return tuple(sorted(distinct))
 
 
 def _recognised_images(
@@ -314,6 +322,9 @@ def _without_known_table(folder: ImageFolder, options: TableOptions) -> tuple[pd
     images = pd.DataFrame()
     try:
         images = class_folders(folder)
+        if options.is_multi_label:
+            for name in images["label"].unique():
+                join_labels([name])
     except DataError as caught:
         error = caught
     if error is not None or images["label"].nunique() < 2:
@@ -344,7 +355,13 @@ def _checked(
             f"{root} holds no images; expected class folders or a table of labels, with images of "
             f"type {', '.join(sorted(s[1:] for s in IMAGE_SUFFIXES))}.{_left_out_words(roots)}"
         )
-    class_names = sorted_classes(images["label"].tolist())
+    multi_label = record.get("multi_label") is True
+    if multi_label:
+        joined, class_names = in_class_order(images["label"])
+        images = images.assign(label=joined)
+        _refuse_constant_labels(root, images["label"], class_names)
+    else:
+        class_names = sorted_classes(images["label"])
     if len(class_names) < 2:
         deeper = {path.split("/")[1] for path in images["path"] if path.count("/") > 1}
         inner = f"; or name {root / class_names[0]}, which holds folders" if len(deeper) > 1 else ""
@@ -363,7 +380,23 @@ def _checked(
         class_names=class_names,
         grouped=grouped,
         opened_with=record,
+        multi_label=multi_label,
     )
+
+
+def _refuse_constant_labels(root: Path, labels: pd.Series, class_names: Sequence[str]) -> None:
+    """Refuse labels of which images tell nothing: one or none, or the same on every image."""
+    if len(class_names) < 2:
+        what = f"{class_names[0]!r} is the only label" if class_names else "no image has a label"
+        raise DataError(
+            f"{root}: {what}; expected at least two labels where images may have several (to tell "
+            "images with a label from those without, give both a class: `multi_label=False`)."
+        )
+    if (labels == labels.iloc[0]).all():
+        raise DataError(
+            f"{root}: all {len(labels)} images have the same {len(class_names)} labels, such as "
+            f"{class_names[0]!r}; expected labels that some images have and others do not."
+        )
 
 
 def _left_out_words(roots: Sequence[Path]) -> str:

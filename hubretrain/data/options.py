@@ -10,6 +10,9 @@ from hubretrain.option_fields import option
 NO_COLUMN = "none"
 """Value of `group_column` and `split_column` that declines the usual column."""
 
+NO_SEPARATOR = "none"
+"""Value of `label_separator` for cells that hold one label each."""
+
 USUAL_COLUMNS = {
     "image": (
         *("path", "file_name", "image_id", "image", "img", "file_path", "image_path", "img_path"),
@@ -40,17 +43,26 @@ class TableOptions:
 
     Attributes:
         image_column: Column with the image: a path below its folder, a file name or a file stem.
-        label_column: Column with the class.
+        label_column: Column with the class; several columns make the data set multi-label: a label
+            is then `column:value`, or the column's own name where its cells are 0 and 1.
         group_column: Column with what must stay together, such as a lesion or a patient; an empty
             cell makes the image a group of its own. `none`: no groups.
         split_column: Column with a given split: train, validation or test; `none`: ignore it,
             and that of folders too.
         skip_unmatched: Skip rows without a file and files without a row, instead of an error.
-        skip_unlabelled: Skip rows without a class, instead of an error.
+        multi_label: Whether an image may have several labels, or none; `False`: each cell is one
+            class, whatever it holds. None: by the two options below, else an error where cells hold
+            several.
+        label_separator: What separates the labels within a cell, such as `|`; `none`: nothing.
+            By default a bar, a semicolon or a comma, the first that some cell holds; lists need
+            none. It makes the data set multi-label.
+        skip_unlabelled: Skip rows without a class, instead of an error, or of images that have no
+            label in a multi-label data set.
         group_from: Groups from the paths of images: `folder:-1`, the folder that an image is in,
             `folder:0`, the first one; or a regular expression, whose first group, or else the
             whole match, is the group. `none`: no groups.
-        exclude_class: Classes to leave out.
+        exclude_class: Classes to leave out, with their images; where images may have several
+            labels the images stay, without these.
         merge: Classes to merge or rename, such as `a,b=c`.
         drop_small_classes: Leave out classes with fewer groups than these; after merging.
         bits: Bits that the values of 16-bit channels use: 12 for cameras of 12 bits, whose values
@@ -72,8 +84,11 @@ class TableOptions:
         "Column of the table that names the image: a path, a file name or a file stem.",
         metavar="NAME",
     )
-    label_column: str | None = option(
-        None, "Column of the table that holds the class.", metavar="NAME"
+    label_column: str | tuple[str, ...] | None = option(
+        None,
+        "Column of the table that holds the class; repeated for labels from several columns.",
+        metavar="NAME",
+        repeatable=True,
     )
     group_column: str | None = option(
         None,
@@ -85,6 +100,16 @@ class TableOptions:
         None,
         "Column of the table with a given split: train, validation, test; or none.",
         metavar="NAME",
+    )
+    multi_label: bool | None = option(
+        None,
+        "Whether an image may have several labels or none, or has one class.",
+        flag="multi-label/single-label",
+    )
+    label_separator: str | None = option(
+        None,
+        "What separates several labels in a cell, such as '|'; or none.",
+        metavar="TEXT",
     )
     skip_unmatched: bool = option(False, "Skip rows without a file and files without a row.")
     skip_unlabelled: bool = option(False, "Skip rows of the table without a class.")
@@ -130,23 +155,39 @@ class TableOptions:
         "Read images over the network where a table that was recognised by itself names URLs.",
     )
 
+    def __post_init__(self) -> None:
+        """Write one label column as a text, several as a tuple."""
+        if isinstance(self.label_column, tuple | list):
+            names = tuple(dict.fromkeys(self.label_column))
+            column = names if len(names) > 1 else names[0] if names else None
+            object.__setattr__(self, "label_column", column)
+
+    @property
+    def is_multi_label(self) -> bool | None:
+        """Whether an image may have several labels, as far as the options say."""
+        if self.multi_label is not None:
+            return self.multi_label
+        separated = self.label_separator not in (None, NO_SEPARATOR)
+        return True if separated or len(self.columns_of("label")) > 1 else None
+
     @property
     def reading(self) -> Reading:
         """How the images are read."""
         return Reading(self.bits or MAX_BITS, self.max_pixels or MAX_PIXELS)
 
-    def columns(self) -> dict[str, str]:
+    def columns(self) -> dict[str, str | list[str]]:
         """Return the columns that were named, by parameter name."""
+        named = {role: self.columns_of(role) for role in USUAL_COLUMNS}
         return {
-            f"{role}_column": name
-            for role in USUAL_COLUMNS
-            if (name := self.column_of(role)) is not None
+            f"{role}_column": list(names) if len(names) > 1 else names[0]
+            for role, names in named.items()
+            if names
         }
 
-    def column_of(self, role: str) -> str | None:
-        """Return the column named for a role, one of `USUAL_COLUMNS`."""
-        name: str | None = getattr(self, f"{role}_column")
-        return name
+    def columns_of(self, role: str) -> tuple[str, ...]:
+        """Return the columns named for a role, one of `USUAL_COLUMNS`."""
+        names: str | tuple[str, ...] | None = getattr(self, f"{role}_column")
+        return () if names is None else (names,) if isinstance(names, str) else names
 
 
 @dataclass(frozen=True)

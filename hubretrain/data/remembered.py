@@ -129,8 +129,8 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
     """Return options as sentences name them, such as `group_column=patient`, in backticks."""
     words = []
     for name, value in options.items():
-        if isinstance(value, bool):
-            words += [f"`{name}`"] * value
+        if value is True:
+            words.append(f"`{name}`")
         else:
             values = value if isinstance(value, list) else [value]
             words += [f"`{name}={shlex.quote(str(item))}`" for item in values]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from hubretrain.data import SplitOptions
-from hubretrain.data.dataset import open_dataset, sorted_classes
+from hubretrain.data.classes import sorted_classes
+from hubretrain.data.dataset import open_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.data.splitting.folds import write_folds
 from hubretrain.errors import DataError

@@ -89,6 +89,8 @@ def _click_option(
     )
     if described.repeatable:
         return click.option(flag, of_field.name, multiple=True, **details)
+    if details["type"] is bool:  # neither of two switches is a third answer
+        return click.option(flag, of_field.name, **details | {"default": None, "type": None})
     if default is not None and default is not MISSING and not isinstance(default, tuple):
         details |= {"default": default, "show_default": True}
     return click.option(flag, of_field.name, **details)

@@ -9,7 +9,12 @@ import pandas as pd
 
 from hubretrain.data.layouts import ImageFolder
 from hubretrain.data.options import NO_COLUMN, TableOptions
-from hubretrain.data.tables.columns import given_column, one_hot_columns, usual_column
+from hubretrain.data.tables.columns import (
+    given_column,
+    given_columns,
+    one_hot_columns,
+    usual_column,
+)
 from hubretrain.data.tables.labelling import label_images, split_names
 from hubretrain.data.tables.matching import ImageIndex
 from hubretrain.data.tables.reading import TABLE_SUFFIXES, read_table
@@ -51,13 +56,14 @@ def _labels_images(file: Path, folder: ImageFolder, options: TableOptions) -> bo
     try:
         rows = read_table(file)
         index = ImageIndex([folder], file)
-        image, label = (given_column(rows, file, options, r, index) for r in ("image", "label"))
+        image = given_column(rows, file, options, "image", index)
+        labels = given_columns(rows, file, options, "label", index)
     except DataError:
         return False
     if image is None or not index.names_images(rows[image]):
         return False
     others = [name for name in rows.columns if name != image]
-    return label is not None or bool(one_hot_columns(rows, others))
+    return bool(labels) or bool(one_hot_columns(rows, others))
 
 
 def with_groups_beside(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hubretrain.arrays import BoolArray
 from hubretrain.data.layouts import IMAGE_SUFFIXES, SPLIT_NAMES
 from hubretrain.data.options import NO_COLUMN, USUAL_COLUMNS, TableOptions
 from hubretrain.data.tables.matching import ImageIndex
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 _PROBED = 100  # cells of a column that tell whether it names images
 _FLAGS = {"": 0, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 _SHOWN = 8  # usual names in a message
-MULTI_HOT = " | "  # joins the classes of a row that has several ones
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class LabelColumns:
 
     Attributes:
         image: What names the image.
-        label: The class; its name is that of its column, or of several that are flags.
+        label: The class, in one column; or several columns, of flags or named by options.
         group: What must stay together, or None.
         split: The given split, or None.
     """
 
     image: pd.Series
-    label: pd.Series
+    label: pd.DataFrame
     group: pd.Series | None
     split: pd.Series | None
 
@@ -52,7 +52,9 @@ def read_columns(file: Path, options: TableOptions, index: ImageIndex) -> LabelC
         DataError: There is no such table or column.
     """
     rows = read_table(file)
-    is_named = any(options.column_of(role) in rows.columns for role in USUAL_COLUMNS)
+    is_named = any(
+        name in rows.columns for role in USUAL_COLUMNS for name in options.columns_of(role)
+    )
     headerless = has_header_row(file) and not is_named and _names_image(rows, index)
     if headerless:
         rows = read_table(file, header=False)
@@ -60,27 +62,27 @@ def read_columns(file: Path, options: TableOptions, index: ImageIndex) -> LabelC
     if image is None or (options.image_column is None and not _names_images(rows, image, index)):
         image = _by_content(rows, file, index, image)
     group, split = (given_column(rows, file, options, role, index) for role in ("group", "split"))
-    label = given_column(rows, file, options, "label", index)
-    if label is not None:
-        labels = rows[label]
-    else:
+    labels = given_columns(rows, file, options, "label", index)
+    if not labels:
         names = list(map(str, rows.columns))
         if headerless:  # what stands before the image is a number of the row, if anything
             names = names[names.index(image) + 1 :] or names
         others = [name for name in names if name not in (image, group, split)]
-        labels = _by_elimination(rows, file, others, is_first=headerless)
-    for role, taken in (("label", label), ("group", group)):
+        labels = _by_elimination(rows, file, others, options, is_first=headerless)
+    elif len(labels) > 1:
+        logger.info("%s: the labels are from columns %s.", file, ", ".join(labels))
+    for role, taken in (("label", labels[0]), ("group", group)):
         others = [name for name in _usual_columns(rows, role) if name != taken]
-        if taken is not None and others and options.column_of(role) is None:
+        if taken is not None and others and not options.columns_of(role):
             logger.info("%s: column %r is the %s, not %s.", file, taken, role, ", ".join(others))
     if headerless:
         logger.info(
             "%s has no header: column %s names the image, column %s the class.",
-            *(file, image, labels.name),
+            *(file, image, labels[0]),
         )
     return LabelColumns(
         rows[image],
-        labels,
+        rows[labels],
         rows[group] if group is not None else None,
         rows[split] if split is not None else None,
     )
@@ -133,8 +135,18 @@ def _names_images(rows: pd.DataFrame, name: str, index: ImageIndex) -> bool:
 
 def one_hot_columns(rows: pd.DataFrame, names: Iterable[str]) -> list[str]:
     """Return the columns of flags, where there are several."""
-    flags = [name for name in names if set(rows[name].str.lower()) <= _FLAGS.keys()]
+    flags = [name for name in names if is_flags(rows[name])]
     return flags if len(flags) > 1 else []
+
+
+def is_flags(cells: pd.Series) -> bool:
+    """Return whether cells are zeros and ones."""
+    return set(cells.str.lower()) <= _FLAGS.keys()
+
+
+def ones(cells: pd.Series) -> BoolArray:
+    """Return whether each flag is one."""
+    return (cells.str.lower().map(_FLAGS) == 1).to_numpy(bool)
 
 
 def _holds_splits(cells: pd.Series) -> bool:
@@ -149,13 +161,30 @@ def given_column(
     Raises:
         DataError: The column that is named does not exist.
     """
-    named = options.column_of(role)
-    if named is None:
-        return usual_column(rows, role, index)
+    names = given_columns(rows, file, options, role, index)
+    return names[0] if names else None
+
+
+def given_columns(
+    rows: pd.DataFrame, file: Path, options: TableOptions, role: str, index: ImageIndex
+) -> list[str]:
+    """Return the columns that are named for a role, or the one that has a usual name; or none.
+
+    Raises:
+        DataError: A column that is named does not exist.
+    """
+    named = options.columns_of(role)
+    if not named:
+        usual = usual_column(rows, role, index)
+        return [] if usual is None else [usual]
+    if named == (NO_COLUMN,) and NO_COLUMN not in rows.columns and role in ("group", "split"):
+        return []
+    return [_column_named(rows, file, name) for name in named]
+
+
+def _column_named(rows: pd.DataFrame, file: Path, named: str) -> str:
     if named in rows.columns:
         return named
-    if named == NO_COLUMN and role in ("group", "split"):
-        return None
     alike = [str(name) for name in rows.columns if normal(str(name)) == normal(named)]
     if len(alike) != 1:
         present = ", ".join(map(str, rows.columns))
@@ -186,14 +215,15 @@ def _by_content(rows: pd.DataFrame, file: Path, index: ImageIndex, usual: str | 
 
 
 def _by_elimination(
-    rows: pd.DataFrame, file: Path, others: list[str], *, is_first: bool
-) -> pd.Series:
-    """Return the classes where no column has a usual name for them."""
+    rows: pd.DataFrame, file: Path, others: list[str], options: TableOptions, *, is_first: bool
+) -> list[str]:
+    """Return the columns of the classes where none has a usual name for them."""
     if is_first and others:
-        return rows[others[0]]
+        return others[:1]
     if flags := one_hot_columns(rows, others):
-        logger.info("%s: the class is the one of these that is 1: %s.", file, ", ".join(flags))
-        return _one_hot(rows[flags])
+        what = "labels are those" if options.is_multi_label else "class is the one"
+        logger.info("%s: the %s of these that is 1: %s.", file, what, ", ".join(flags))
+        return flags
     texts = [
         name
         for name in others
@@ -201,15 +231,8 @@ def _by_elimination(
     ]
     if len(texts) == 1 == len([n for n in others if not n.startswith("column ")]):
         logger.info("%s: column %r holds the class.", file, texts[0])
-        return rows[texts[0]]
+        return texts
     raise _no_column(rows, file, "label")
-
-
-def _one_hot(flags: pd.DataFrame) -> pd.Series:
-    """Return the name of the column that is 1 in each row; blank for none, joined for several."""
-    ones = flags.apply(lambda cells: cells.str.lower().map(_FLAGS) == 1).to_numpy()
-    names = [MULTI_HOT.join(flags.columns[row]) for row in ones]
-    return pd.Series(names, flags.index, name=", ".join(flags.columns), dtype=object)
 
 
 def _no_column(rows: pd.DataFrame, file: Path, role: str) -> DataError:

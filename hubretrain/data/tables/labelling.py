@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
+from hubretrain.data.classes import join_labels, split_labels
 from hubretrain.data.layouts import SPLIT_NAMES, ImageFolder
 from hubretrain.data.options import NO_COLUMN, TableOptions
 from hubretrain.data.tables.columns import read_columns
-from hubretrain.data.tables.labels import check_labels
+from hubretrain.data.tables.labels import check_labels, labels_of_rows
 from hubretrain.data.tables.matching import ImageIndex
 from hubretrain.data.tables.reading import read_table
 from hubretrain.errors import DataError
@@ -41,12 +43,15 @@ def label_images(
     matched = index.match(columns.image)
     where = ", ".join(str(folder.folder) for folder in folders)
     _refuse_unmatched(where, columns.image, matched, index, options.skip_unmatched)
-    table = pd.DataFrame({"path": matched, "label": columns.label, "group": matched, "split": ""})
+    labels = labels_of_rows(columns.label, file, options)
+    table = pd.DataFrame({"path": matched, "label": labels, "group": matched, "split": ""})
     if columns.group is not None:
         table["group"] = columns.group.where(columns.group != "", matched)
     if columns.split is not None:
         table["split"] = split_names(columns.split, file)
-    table = check_labels(table[matched != ""], file, str(columns.label.name), options)
+    table = check_labels(table[matched != ""], file, ", ".join(columns.label.columns), options)
+    if options.is_multi_label:
+        table = _labels_united(table)
     return _one_row_per_image(table.astype(object), file), columns.group is not None
 
 
@@ -121,6 +126,13 @@ def split_names(cells: pd.Series, file: Path) -> pd.Series:
     return names.fillna("").astype(object)
 
 
+def _labels_united(table: pd.DataFrame) -> pd.DataFrame:
+    """Give each row of an image the labels of all of its rows."""
+    rows_of = table.groupby("path", sort=False)["label"]
+    united = {path: join_labels(chain(*map(split_labels, cells))) for path, cells in rows_of}
+    return table.assign(label=table["path"].map(united))
+
+
 def _one_row_per_image(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Drop repeated rows; one image with two labels, groups or splits is an error."""
     table = table.drop_duplicates()
@@ -130,7 +142,9 @@ def _one_row_per_image(table: pd.DataFrame, file: Path) -> pd.DataFrame:
         cells = twice[twice["path"] == path]
         column = next(c for c in ("label", "group", "split") if len(set(cells[c])) > 1)
         first, second = cells[column].unique()[:2]
+        several = ", or if images may have several, use `multi_label`" * (column == "label")
         raise DataError(
-            f"{file}: {path} has two {column}s ({first!r} and {second!r}); keep one row per image."
+            f"{file}: {path} has two {column}s ({first!r} and {second!r}); keep one row per image"
+            f"{several}."
         )
     return table
