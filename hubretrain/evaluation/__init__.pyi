@@ -15,8 +15,11 @@ from .logit_adjustment import class_priors as class_priors
 from .logits import LOWEST_EXPONENT as LOWEST_EXPONENT
 from .logits import sigmoid as sigmoid
 from .logits import softmax as softmax
+from .metrics import LABEL_METRICS as LABEL_METRICS
 from .metrics import METRICS as METRICS
 from .metrics import N_BINS as N_BINS
+from .metrics import metric_named as metric_named
+from .metrics import metrics_of as metrics_of
 from .metrics import recall_per_class as recall_per_class
 from .metrics import reliability_bins as reliability_bins
 from .metrics import top_k as top_k
@@ -28,6 +31,7 @@ from .selection import candidate_values as candidate_values
 from .selection import choice_parts as choice_parts
 from .selection import choose as choose
 from .selection import crossfitted as crossfitted
+from .selection import value_at_best as value_at_best
 from .temperature import SMALLEST_COMPLEMENT as SMALLEST_COMPLEMENT
 from .temperature import SMALLEST_PROBABILITY as SMALLEST_PROBABILITY
 from .temperature import UNCALIBRATED as UNCALIBRATED

@@ -22,7 +22,14 @@ from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation import intervals
 from hubretrain.evaluation.intervals import Difference, Interval, Resampled
-from hubretrain.evaluation.metrics import METRICS, MetricFunction, recall_per_class
+from hubretrain.evaluation.metrics import (
+    MetricFunction,
+    f1_per_class,
+    metric_named,
+    metrics_of,
+    precision_per_class,
+    recall_per_class,
+)
 from hubretrain.evaluation.parts import class_values
 from hubretrain.evaluation.ranking_metrics import average_precision_per_class
 
@@ -37,7 +44,8 @@ class Predictions(NamedTuple):
 
     Attributes:
         unadjusted: Probabilities, float (n_images, n_classes).
-        adjusted: The same after logit adjustment: the largest is the decision.
+        adjusted: The same after logit adjustment: the largest is the decision. Of several labels
+            per image, the scores of `LabelThresholds`: those above 1/2 are decided on.
         deployed: Of cross-fitted predictions, those of the one model that is deployed; it was
             chosen by all of the images. None if all are of one model.
     """
@@ -48,7 +56,7 @@ class Predictions(NamedTuple):
 
     def of(self, metric: str) -> AnyArray:
         """Return what a metric evaluates: the adjusted probabilities if it is of decisions."""
-        is_of_decision = metric not in TOP_1 and METRICS[metric].is_of_decision
+        is_of_decision = metric not in TOP_1 and metric_named(metric).is_of_decision
         return self.adjusted if is_of_decision else self.unadjusted
 
 
@@ -56,7 +64,7 @@ class Evaluator:
     """The images that predictions are evaluated on, and one draw of resamples for all.
 
     Args:
-        labels: int (n_images,).
+        labels: int (n_images,); or, where an image may have several, bool (n_images, n_classes).
         groups: Group of each image, (n_images,).
         seed: Random seed of the resamples.
         n_resamples: Number of resamples.
@@ -65,7 +73,7 @@ class Evaluator:
             `hubretrain.evaluation.parts`.
 
     Attributes:
-        labels: int (n_images,).
+        labels: As they were given.
         groups: Group of each image, (n_images,).
         weights: uint8 (n_resamples, n_images), how often each resample holds each image.
         parts: int (n_images,) or None.
@@ -89,6 +97,11 @@ class Evaluator:
     def if_grouped(cls, labels: AnyArray, groups: AnyArray, seed: int) -> Evaluator | None:
         """Return an evaluator, or None for fewer than two groups, which have no intervals."""
         return cls(labels, groups, seed) if len(set(groups.tolist())) > 1 else None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
 
     @property
     def of_one_model(self) -> Evaluator:
@@ -128,8 +141,12 @@ class Evaluator:
         return self.interval(TOP_1.get(metric, metric), predictions.of(metric), deployed)
 
     def metrics(self, predictions: Predictions) -> dict[str, Interval]:
-        """Return every metric and those of `TOP_1`, with intervals; undefined ones are absent."""
-        values = {name: self.of(name, predictions) for name in (*METRICS, *TOP_1)}
+        """Return every metric and those of `TOP_1`, with intervals; undefined ones are absent.
+
+        Of several labels per image they are those of `LABEL_METRICS`.
+        """
+        names = (*metrics_of(self.multi_label), *(() if self.multi_label else TOP_1))
+        values = {name: self.of(name, predictions) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
     def per_class(
@@ -137,20 +154,27 @@ class Evaluator:
     ) -> pd.DataFrame:
         """Return recall and average precision with intervals, one row per class.
 
+        Of several labels per image also precision and F1.
+
         Args:
             class_names: Class names in class order.
             module: Name of the model, for the column `module`.
             predictions: Its predictions of the images.
         """
         values = {
-            "recall": self._class_values(recall_per_class, "accuracy", predictions),
+            "recall": self._class_values(recall_per_class, "macro_f1", predictions),
             "average_precision": self._class_values(
                 average_precision_per_class, "mean_average_precision", predictions
             ),
         }
+        if self.multi_label:
+            values |= {
+                "precision": self._class_values(precision_per_class, "macro_f1", predictions),
+                "f1": self._class_values(f1_per_class, "macro_f1", predictions),
+            }
         rows = []
         for c, name in enumerate(class_names):
-            is_class = self.labels == c
+            is_class = self.labels[:, c] if self.multi_label else self.labels == c
             n_groups = len(set(self.groups[is_class].tolist()))
             row: dict[str, Any] = {"module": module, "class": name}
             row |= {"n_images": int(is_class.sum()), "n_groups": n_groups}

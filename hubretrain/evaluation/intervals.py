@@ -10,7 +10,8 @@ image. All models of a leaderboard share the draw, so their differences are pair
     difference(rows[0], rows[1])    two models, paired          -> estimate, low, high, p
     tied_with_best(rows)            which models may be best    -> True or False for each
 
-Everywhere `metric` is a name in `METRICS`, `labels` are integers of shape (n_images,), `groups`
+Everywhere `metric` is a name in `METRICS`, `labels` are integers of shape (n_images,) (or it is one
+in `LABEL_METRICS` and they are indicators, bool of shape (n_images, n_classes)), `groups`
 name the group of each image, shape (n_images,), `weights` come from `group_resamples`, shape
 (n_resamples, n_images), and `confidence` lies in (0, 1). Other values raise a DataError.
 
@@ -49,13 +50,9 @@ from scipy import optimize, special, stats
 
 from hubretrain.arrays import AnyArray, BoolArray, FloatArray
 from hubretrain.errors import DataError
+from hubretrain.evaluation.metrics import metric_named
 from hubretrain.evaluation.parts import metric_values
-from hubretrain.evaluation.resamples import (
-    bootstrap_widening,
-    effective_groups,
-    group_resamples,
-    metric_named,
-)
+from hubretrain.evaluation.resamples import bootstrap_widening, effective_groups, group_resamples
 
 __all__ = [
     "Difference",
@@ -135,7 +132,7 @@ def resample(
     Args:
         metric: Name in `METRICS`.
         probabilities: Out-of-fold probabilities, floating array of shape (n_images, n_classes).
-        labels: Integer array of shape (n_images,).
+        labels: Integer array of shape (n_images,), or indicators of several labels.
         groups: Group of each image, shape (n_images,).
         weights: Result of `group_resamples`, shape (n_resamples, n_images).
         parts: int (n_images,), from `choice_parts`, where the probabilities are cross-fitted: each

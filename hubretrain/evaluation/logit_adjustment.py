@@ -22,8 +22,11 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 def class_priors(labels: AnyArray, n_classes: int) -> FloatArray:
     """Return the share of each class, float64 (n_classes,), never 0.
 
-    A class without images counts as half an image: its prior must not make it win always.
+    A class without images counts as half an image: its prior must not make it win always. Where an
+    image may have several labels (`labels` are indicators), each has a share of its own.
     """
+    if labels.ndim == 2:
+        return np.asarray(np.maximum(labels.sum(axis=0), 0.5) / max(len(labels), 1))
     counts = np.maximum(np.bincount(labels, minlength=n_classes), 0.5)
     return np.asarray(counts / counts.sum())
 

@@ -9,6 +9,10 @@ Weighting by an integer is the same as repeating the image that many times.
     macro F1, log loss, calibration error    so all resamples are one matrix product
     ROC AUC, average precision               running totals of the weights down the ranking
 
+Where an image may have several labels, `labels` are indicators, bool of shape (n_images,
+n_classes), probabilities are each of their own, and a label is predicted where its probability is
+above 1/2. The same functions then compute `LABEL_METRICS`.
+
 A class is present when an image with positive weight carries its label. Means over classes
 (balanced accuracy, macro F1, ROC AUC, average precision) run over the present classes only, so
 that a class missing from a split, or from one resample, neither counts as 0 nor makes the rest
@@ -32,6 +36,7 @@ from hubretrain.evaluation.checks import check_predictions, mean_over_present, r
 from hubretrain.evaluation.ranking_metrics import (
     average_precision_per_class,
     mean_average_precision,
+    micro_average_precision,
     roc_auc,
     roc_auc_per_class,
 )
@@ -89,6 +94,21 @@ def _weighted_mean(weights: AnyArray, terms: AnyArray) -> FloatArray:
     return np.asarray(totals[..., 0] / totals[..., 1])
 
 
+def _indicators(probabilities: AnyArray, labels: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """Return the classes of each image and those predicted, 0 or 1, (n_images, n_classes)."""
+    if labels.ndim == 2:
+        return labels, probabilities > 0.5
+    one_hot = np.eye(probabilities.shape[1])
+    return one_hot[labels], one_hot[probabilities.argmax(axis=1)]
+
+
+def _counts(probabilities: AnyArray, labels: AnyArray, weights: AnyArray) -> list[FloatArray]:
+    """Return hits, images and predictions of each class, each float64 (..., n_classes)."""
+    is_class, is_predicted = _indicators(probabilities, labels)
+    terms = np.hstack([is_class * is_predicted, is_class, is_predicted])
+    return np.split(weighted_totals(weights, terms), 3, axis=-1)
+
+
 def accuracy(
     probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
 ) -> FloatArray:
@@ -128,12 +148,35 @@ def recall_per_class(
         float64 array of shape (n_classes,) or (n_resamples, n_classes) in [0, 1]; NaN for a class
         that is not present.
     """
-    probabilities, labels, weights = check_predictions(probabilities, labels, weights)
-    n_classes = probabilities.shape[1]
-    is_class = np.eye(n_classes)[labels]
-    is_correct = probabilities.argmax(axis=1) == labels
-    totals = weighted_totals(weights, np.hstack([is_class * is_correct[:, None], is_class]))
-    return ratio(totals[..., :n_classes], totals[..., n_classes:])
+    hits, n_images, _ = _counts(*check_predictions(probabilities, labels, weights))
+    return ratio(hits, n_images)
+
+
+def precision_per_class(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Return, for each class, the share of the images predicted as this class that are of it.
+
+    Returns:
+        float64 array of shape (n_classes,) or (n_resamples, n_classes) in [0, 1]; NaN for a class
+        that is not predicted.
+    """
+    hits, _, n_predicted = _counts(*check_predictions(probabilities, labels, weights))
+    return ratio(hits, n_predicted)
+
+
+def f1_per_class(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Return, for each class, F1 = 2 hits / (images + predictions of the class).
+
+    Returns:
+        float64 array of shape (n_classes,) or (n_resamples, n_classes) in [0, 1]; NaN for a class
+        that is not present.
+    """
+    counts = _counts(*check_predictions(probabilities, labels, weights))
+    hits, n_images, n_predicted = counts
+    return np.where(n_images > 0, ratio(2 * hits, n_images + n_predicted), np.nan)
 
 
 def balanced_accuracy(
@@ -156,14 +199,37 @@ def macro_f1(
     F1 and Macro F1, https://arxiv.org/abs/1911.03347. scikit-learn's default also counts classes
     that are predicted but not present, as 0; with `labels=present` it agrees.
     """
+    return mean_over_present(f1_per_class(probabilities, labels, weights))
+
+
+def micro_f1(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Return F1 of all pairs of an image and a class, so that frequent classes count most."""
+    counts = _counts(*check_predictions(probabilities, labels, weights))
+    hits, n_images, n_predicted = (count.sum(axis=-1) for count in counts)
+    return ratio(2 * hits, n_images + n_predicted)
+
+
+def subset_accuracy(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Return the share of images of which every label is predicted and no other."""
     probabilities, labels, weights = check_predictions(probabilities, labels, weights)
-    n_classes = probabilities.shape[1]
-    one_hot = np.eye(n_classes)
-    is_class, is_predicted = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
-    totals = weighted_totals(weights, np.hstack([is_class * is_predicted, is_class, is_predicted]))
-    hits, n_images, n_predicted = np.split(totals, 3, axis=-1)
-    f1 = ratio(2 * hits, n_images + n_predicted)
-    return mean_over_present(np.where(n_images > 0, f1, np.nan))
+    is_class, is_predicted = _indicators(probabilities, labels)
+    return _weighted_mean(weights, (is_class == is_predicted).all(axis=1))
+
+
+def hamming_loss(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Return the share of pairs of an image and a label that are predicted wrongly.
+
+    Lower is better.
+    """
+    probabilities, labels, weights = check_predictions(probabilities, labels, weights)
+    is_class, is_predicted = _indicators(probabilities, labels)
+    return _weighted_mean(weights, (is_class != is_predicted).mean(axis=1))
 
 
 def log_loss(
@@ -176,10 +242,15 @@ def log_loss(
     proper score: Gneiting and Raftery (2007), JASA 102:359,
     https://doi.org/10.1198/016214506000001437.
 
+    Where an image may have several labels, it is the mean over them of that of each, yes or no.
+
     The value is at least 0; lower is better.
     """
     probabilities, labels, weights = check_predictions(probabilities, labels, weights)
     eps = float(np.finfo(probabilities.dtype).eps)
+    if labels.ndim == 2:
+        exact = np.clip(probabilities.astype(np.float64), eps, 1 - eps)
+        return _weighted_mean(weights, -np.log(np.where(labels, exact, 1 - exact)).mean(axis=1))
     label_probs = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return _weighted_mean(weights, -np.log(np.clip(label_probs, eps, 1 - eps)))
 
@@ -215,15 +286,31 @@ def calibration_error(
     and a resample doubles that bias (Roelofs et al. 2022, https://arxiv.org/abs/2012.08668):
     compare models of one data set by it, and do not read its interval as covering the true value.
 
+    Where an image may have several labels, all pairs of an image and a label are put into bins, by
+    the probability of the label, and the gap is that to the share of pairs where the image has it.
+
     The value lies in [0, 1]; lower is better.
     """
     if n_bins < 1:
         raise DataError(f"`n_bins` is {n_bins}; expected at least 1.")
     probabilities, labels, weights = check_predictions(probabilities, labels, weights)
+    if labels.ndim == 2:
+        return _label_calibration_error(probabilities, labels, weights, n_bins)
     confidence = probabilities.max(axis=1).astype(np.float64)
     gap = (probabilities.argmax(axis=1) == labels) - confidence
     in_bin = np.eye(n_bins)[reliability_bins(confidence, n_bins)]
     totals = weighted_totals(weights, np.column_stack([in_bin * gap[:, None], np.ones(len(gap))]))
+    return np.asarray(np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1])
+
+
+def _label_calibration_error(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray, n_bins: int
+) -> FloatArray:
+    n_images, n_labels = labels.shape
+    gap, bins = labels - probabilities.astype(np.float64), reliability_bins(probabilities, n_bins)
+    cells = n_bins * np.arange(n_images)[:, None] + bins
+    gaps = np.bincount(cells.ravel(), gap.ravel(), n_images * n_bins).reshape(n_images, n_bins)
+    totals = weighted_totals(weights, np.column_stack([gaps, np.full(n_images, n_labels)]))
     return np.asarray(np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1])
 
 
@@ -253,3 +340,36 @@ METRICS: dict[str, Metric] = {
     "log_loss": Metric(log_loss, higher_is_better=False, is_share=False),
     "calibration_error": Metric(calibration_error, higher_is_better=False, compares_images=True),
 }
+"""Metrics of images that have one label, their class."""
+
+LABEL_METRICS: dict[str, Metric] = {
+    "mean_average_precision": METRICS["mean_average_precision"],
+    "micro_average_precision": Metric(
+        micro_average_precision, higher_is_better=True, compares_images=True
+    ),
+    "macro_f1": METRICS["macro_f1"],
+    "micro_f1": Metric(micro_f1, higher_is_better=True, is_of_decision=True),
+    "subset_accuracy": Metric(subset_accuracy, higher_is_better=True, is_of_decision=True),
+    "hamming_loss": Metric(hamming_loss, higher_is_better=False, is_of_decision=True),
+    "roc_auc": METRICS["roc_auc"],
+    "log_loss": METRICS["log_loss"],
+    "calibration_error": METRICS["calibration_error"],
+}
+"""Metrics of images that may have several labels."""
+
+
+def metrics_of(multi_label: bool) -> dict[str, Metric]:
+    """Return the metrics of images that may have several labels, or of those that have one."""
+    return LABEL_METRICS if multi_label else METRICS
+
+
+def metric_named(name: str) -> Metric:
+    """Return a metric of `METRICS` or `LABEL_METRICS`.
+
+    Raises:
+        DataError: There is none of the name.
+    """
+    metric = METRICS.get(name) or LABEL_METRICS.get(name)
+    if metric is None:
+        raise DataError(f"`metric` is {name!r}; expected one of {', '.join(METRICS)}.")
+    return metric

@@ -20,16 +20,19 @@ top-k accuracy and log loss are means of what one image contributes, whatever th
 recall of all images, (hits_1 + hits_2) / (n_1 + n_2), is the average above of the recalls within
 the parts, and so is their mean over classes, the balanced accuracy. F1 of all images is the average
 of F1 within the parts with images + predictions of the class as weights.
+
+Where an image may have several labels, it counts for each of them; all images count for the average
+precision of all pairs (micro).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from hubretrain.arrays import AnyArray, FloatArray, IntArray
+from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import DataError
 from hubretrain.evaluation.checks import check_predictions, mean_over_present, ratio
-from hubretrain.evaluation.metrics import METRICS, MetricFunction, weighted_totals
+from hubretrain.evaluation.metrics import MetricFunction, metric_named, weighted_totals
 
 
 def metric_values(
@@ -55,7 +58,7 @@ def metric_values(
         DataError: The arrays are no predictions (see `check_predictions`), or `parts` is not one
             number for each image.
     """
-    of = METRICS[metric]
+    of = metric_named(metric)
     if parts is None or not of.compares_images:
         return of.function(probabilities, labels, weights)
     if of.per_class is not None:
@@ -67,8 +70,8 @@ def metric_values(
     ) -> FloatArray:
         return of.function(probabilities, labels, weights)[..., None]
 
-    everything = np.zeros(len(labels), np.int64)
-    return _averaged(as_one_class, probabilities, labels, weights, parts, everything)[..., 0]
+    every = np.ones((len(labels), 1))
+    return _averaged(as_one_class, probabilities, labels, weights, parts, every)[..., 0]
 
 
 def class_values(
@@ -96,7 +99,9 @@ def class_values(
     """
     if parts is None:
         return function(probabilities, labels, weights)
-    return _averaged(function, probabilities, labels, weights, parts, labels)
+    labels = np.asarray(labels)
+    of_class = labels if labels.ndim == 2 else np.eye(np.shape(probabilities)[-1])[labels]
+    return _averaged(function, probabilities, labels, weights, parts, of_class)
 
 
 def _averaged(
@@ -105,13 +110,15 @@ def _averaged(
     labels: AnyArray,
     weights: AnyArray | None,
     parts: AnyArray,
-    column: IntArray,
+    counts: AnyArray,
 ) -> FloatArray:
-    """Return the average over parts; `column` is that of the values that an image counts for."""
+    """Return the average over parts; `counts` (n_images, n_values): what an image counts for."""
     probabilities, labels, weights = check_predictions(probabilities, labels, weights)
     parts = np.asarray(parts)
-    if parts.shape != labels.shape:
-        raise DataError(f"`parts` has shape {parts.shape}; expected {labels.shape}, as `labels`.")
+    if parts.shape != labels.shape[:1]:
+        raise DataError(
+            f"`parts` has shape {parts.shape}; expected {labels.shape[:1]}, as `labels`."
+        )
     rows = np.atleast_2d(weights)
     sums, totals = np.zeros(()), np.zeros(())
     for part in np.unique(parts):
@@ -121,8 +128,8 @@ def _averaged(
         if not drawn.any():
             continue
         values = function(probabilities[inside], labels[inside], here[drawn])
-        one_hot = np.eye(values.shape[-1])[column[inside]]
-        n_images = np.where(np.isnan(values), 0.0, weighted_totals(here[drawn], one_hot))
+        n_images = weighted_totals(here[drawn], counts[inside])
+        n_images = np.where(np.isnan(values), 0.0, n_images)
         shape = len(rows), values.shape[-1]
         added, n_added = np.zeros(shape), np.zeros(shape)
         added[drawn], n_added[drawn] = n_images * np.nan_to_num(values), n_images

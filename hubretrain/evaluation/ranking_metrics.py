@@ -59,9 +59,14 @@ def average_precision_per_class(
 
     Returns:
         float64 array of shape (n_classes,) or (n_resamples, n_classes) in [0, 1]; NaN for a class
-        that is not present.
+        that is not present, and for a label that every image has besides others: it ranks nothing.
     """
-    return _rank_per_class(probabilities, labels, weights, _average_precision)
+    values = _rank_per_class(probabilities, labels, weights, _average_precision)
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        weights = np.ones(len(labels)) if weights is None else np.asarray(weights)
+        values[(weights.astype(np.float64) @ ~labels) == 0] = np.nan
+    return values
 
 
 def mean_average_precision(
@@ -69,6 +74,21 @@ def mean_average_precision(
 ) -> FloatArray:
     """Return the mean over present classes of `average_precision_per_class`."""
     return mean_over_present(average_precision_per_class(probabilities, labels, weights))
+
+
+def micro_average_precision(
+    probabilities: AnyArray, labels: AnyArray, weights: AnyArray | None = None
+) -> FloatArray:
+    """Return the average precision of one ranking of all pairs of an image and a class.
+
+    So it also compares the probability of one class with that of another. NaN without a positive.
+    """
+    probabilities, labels, weights = check_predictions(probabilities, labels, weights)
+    is_class = labels if labels.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[labels]
+    if not is_class.any():
+        return np.full(weights.shape[:-1], np.nan)
+    ranking = _ranking(probabilities.ravel(), is_class.ravel(), probabilities.shape[1])
+    return _values([ranking], weights, _average_precision)[..., 0]
 
 
 # A block is a run of equal scores in the ranking of one class. Only blocks with an image of the
@@ -103,8 +123,13 @@ def _average_precision(
     return ratio(gained, hits_until[-1].astype(np.float64))
 
 
-def _ranking(scores: AnyArray, is_class: AnyArray) -> sparse.csr_matrix:
+def _ranking(scores: AnyArray, is_class: AnyArray, per_image: int = 1) -> sparse.csr_matrix:
     """Return a matrix that turns weights into `hits`, `block` and the increments of `until`.
+
+    Args:
+        scores: float (n_images * per_image,).
+        is_class: bool of the same shape.
+        per_image: Scores of each image, which follow one another.
 
     Returns:
         int32 sparse matrix of shape (3 * n_blocks, n_images) of zeros and ones; its product with
@@ -124,8 +149,8 @@ def _ranking(scores: AnyArray, is_class: AnyArray) -> sparse.csr_matrix:
     columns = np.concatenate([order[of_class], order[inside], order[: ends[-1]]])
     n_columns = np.concatenate([n_hits, sizes, np.diff(ends, prepend=0)])
     return sparse.csr_matrix(
-        (np.ones(len(columns), np.int32), columns, np.append(0, np.cumsum(n_columns))),
-        shape=(len(n_columns), len(order)),
+        (np.ones(len(columns), np.int32), columns // per_image, np.append(0, np.cumsum(n_columns))),
+        shape=(len(n_columns), len(order) // per_image),
     )
 
 
@@ -134,18 +159,31 @@ def _rank_per_class(
 ) -> FloatArray:
     """Return `value` of each class's ranking, float64 (..., n_classes); NaN where not present."""
     probabilities, labels, weights = check_predictions(probabilities, labels, weights)
-    present = np.unique(labels)
-    rankings = [_ranking(probabilities[:, c], labels == c) for c in present]
+    if labels.ndim == 2:
+        present = np.flatnonzero(labels.any(axis=0))
+        rankings = [_ranking(probabilities[:, c], labels[:, c]) for c in present]
+    else:
+        present = np.unique(labels)
+        rankings = [_ranking(probabilities[:, c], labels == c) for c in present]
+    values = np.full((*weights.shape[:-1], probabilities.shape[1]), np.nan)
+    values[..., present] = _values(rankings, weights, value)
+    return values
+
+
+def _values(
+    rankings: list[sparse.csr_matrix], weights: AnyArray, value: RankingValue
+) -> FloatArray:
+    """Return `value` of each ranking, float64 (..., n_rankings)."""
     rows = np.atleast_2d(weights)
     # Integers of 32 bits add up twice as fast as floats, and no total reaches 2**31 images.
     dtype = np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float64
-    values = np.full((len(rows), probabilities.shape[1]), np.nan)
-    step = max(1, RANKING_CELLS // len(labels))
+    values = np.full((len(rows), len(rankings)), np.nan)
+    step = max(1, RANKING_CELLS // rows.shape[1])
     for start in range(0, len(rows), step):
         chunk = np.ascontiguousarray(rows[start : start + step].T, dtype=dtype)
         total = chunk.sum(axis=0, dtype=np.float64)
-        for c, ranking in zip(present, rankings, strict=True):
+        for c, ranking in enumerate(rankings):
             hits, block, increments = np.split(ranking @ chunk, 3)
             until = np.cumsum(increments, axis=0, dtype=dtype)
             values[start : start + step, c] = value(hits, block, until, total)
-    return values.reshape(*weights.shape[:-1], -1)
+    return values.reshape(*weights.shape[:-1], len(rankings))

@@ -9,18 +9,7 @@ from scipy import stats
 
 from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import DataError
-from hubretrain.evaluation.metrics import METRICS, Metric
-
-
-def metric_named(name: str) -> Metric:
-    """Return a metric of `METRICS`.
-
-    Raises:
-        DataError: There is none of the name.
-    """
-    if name not in METRICS:
-        raise DataError(f"`metric` is {name!r}; expected one of {', '.join(METRICS)}.")
-    return METRICS[name]
+from hubretrain.evaluation.metrics import metric_named
 
 
 def group_resamples(
@@ -100,13 +89,16 @@ def effective_groups(groups: AnyArray, labels: AnyArray, metric: str) -> float:
 def _groups_of_classes(groups: AnyArray, labels: AnyArray, metric: str) -> tuple[int, FloatArray]:
     """Return the number of groups, and that of each class that a metric is the mean over."""
     group_of_image, n_groups = _numbered(groups)
-    if np.shape(labels) != group_of_image.shape:
+    if len(labels) != len(group_of_image):
         raise DataError(
-            f"`groups` has {len(group_of_image)} images and `labels` {np.size(labels)}; expected "
+            f"`groups` has {len(group_of_image)} images and `labels` {len(labels)}; expected "
             "the same images."
         )
     if not metric_named(metric).is_mean_over_classes:
         return n_groups, np.array([float(n_groups)])
+    if labels.ndim == 2:
+        image, labels = np.nonzero(labels)
+        group_of_image = group_of_image[image]
     pairs = np.unique(np.stack([labels, group_of_image]), axis=1)
     return n_groups, np.unique(pairs[0], return_counts=True)[1].astype(np.float64)
 

@@ -33,9 +33,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray, FloatArray, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.errors import DataError
-from hubretrain.evaluation.metrics import METRICS
+from hubretrain.evaluation.label_thresholds import best_thresholds
+from hubretrain.evaluation.metrics import metric_named
 
 N_PARTS = 2
 
@@ -59,7 +60,8 @@ def choice_parts(labels: AnyArray, groups: AnyArray, *, n_parts: int = N_PARTS) 
     The names of the groups decide, not the order of the images.
 
     Args:
-        labels: Integer array of shape (n_images,).
+        labels: Integer array of shape (n_images,); or, where an image may have several, bool
+            (n_images, n_labels): then groups of the same labels are dealt out in turn.
         groups: Group of each image, integers or text of shape (n_images,).
         n_parts: Number of parts; at most as many as there are groups are used.
 
@@ -72,20 +74,36 @@ def choice_parts(labels: AnyArray, groups: AnyArray, *, n_parts: int = N_PARTS) 
     codes, names = pd.factorize(np.asarray(groups), sort=True)
     if len(names) < 2:
         raise DataError(f"There are {len(names)} groups; nested selection needs at least 2.")
-    # A group goes with the rarest of its classes, whose few groups must be spread first.
-    n_per_class = np.bincount(labels)
-    rarity = np.argsort(np.argsort(n_per_class, kind="stable"), kind="stable")[labels]
-    rarest = np.full(len(names), len(n_per_class))
-    np.minimum.at(rarest, codes, rarity)
+    if labels.ndim == 2:
+        order = _by_labels(labels, codes, len(names))
+    else:
+        # A group goes with the rarest of its classes, whose few groups must be spread first.
+        n_per_class = np.bincount(labels)
+        rarity = np.argsort(np.argsort(n_per_class, kind="stable"), kind="stable")[labels]
+        rarest = np.full(len(names), len(n_per_class))
+        np.minimum.at(rarest, codes, rarity)
+        order = np.lexsort((np.arange(len(names)), rarest))
     part_of_group = np.empty(len(names), dtype=np.int64)
-    part_of_group[np.lexsort((np.arange(len(names)), rarest))] = np.arange(len(names)) % n_parts
+    part_of_group[order] = np.arange(len(names)) % n_parts
     return part_of_group[codes]
+
+
+def _by_labels(labels: BoolArray, codes: IntArray, n_groups: int) -> IntArray:
+    """Return the groups in the order of their rarest label, then of the next, and so on."""
+    rare_first = np.argsort(labels.sum(axis=0), kind="stable")
+    has = np.zeros((n_groups, labels.shape[1]), bool)
+    np.logical_or.at(has, codes, labels[:, rare_first])
+    as_text = np.packbits(~has, axis=1)
+    return np.lexsort((np.arange(n_groups), *as_text.T[::-1]))
 
 
 def candidate_values(
     metric: str, candidates: Iterable[AnyArray], labels: AnyArray, parts: AnyArray
 ) -> FloatArray:
     """Return the metric of each candidate on all images, and on the images outside each part.
+
+    Of several labels per image, a metric of decisions is that at the best thresholds of these very
+    images: to compare candidates by, not to report.
 
     Returns:
         float64 array of shape (1 + n_parts, n_candidates), all images first; NaN where the
@@ -94,13 +112,27 @@ def candidate_values(
     Raises:
         DataError: There are no candidates, or they are no predictions; see `check_predictions`.
     """
-    function = METRICS[metric].function
     # Row 0 compares with part -1, which no image is in, so it keeps all images.
     kept = np.arange(-1, parts.max() + 1)[:, None] != parts
-    columns = [function(probs, labels, kept) for probs in candidates]
+    columns = [_values(metric, probs, labels, kept) for probs in candidates]
     if not columns:
         raise DataError("There are no candidates to choose from; expected at least one.")
     return np.stack(columns, axis=1)
+
+
+def _values(metric: str, probs: AnyArray, labels: AnyArray, kept: BoolArray) -> FloatArray:
+    of = metric_named(metric)
+    if labels.ndim == 1 or not of.is_of_decision:
+        return of.function(probs, labels, kept)
+    values = [value_at_best(metric, probs[rows], labels[rows]) for rows in kept]
+    return np.array(values)
+
+
+def value_at_best(metric: str, probs: AnyArray, labels: BoolArray) -> float:
+    """Return a metric of several labels per image at the best thresholds of these images."""
+    if metric_named(metric).is_of_decision:
+        probs = best_thresholds(probs, labels).adjust(probs)
+    return float(metric_named(metric).function(probs, labels, None))
 
 
 def choose(values: FloatArray, metric: str, among: AnyArray | None = None) -> Choice:
@@ -108,13 +140,13 @@ def choose(values: FloatArray, metric: str, among: AnyArray | None = None) -> Ch
 
     Args:
         values: float64 array of shape (1 + n_parts, n_candidates).
-        metric: Name in `METRICS` that tells whether higher or lower values are better.
+        metric: Name of a metric, which tells whether higher or lower values are better.
         among: bool array of shape (n_candidates,) of those that may be chosen; None for all.
 
     Raises:
         DataError: No candidate may be chosen.
     """
-    score = np.nan_to_num(values if METRICS[metric].higher_is_better else -values, nan=-np.inf)
+    score = np.nan_to_num(values if metric_named(metric).higher_is_better else -values, nan=-np.inf)
     if among is not None:
         if not np.any(among):
             raise DataError("No candidate may be chosen; expected at least one.")
