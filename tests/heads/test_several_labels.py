@@ -153,11 +153,11 @@ def test_softmax_and_indicators_of_another_shape_are_one_sentence():
 
 def test_more_labels_than_fit_into_memory_are_one_sentence_before_anything_is_fitted():
     features, folds = np.zeros((30, 2000), np.float32), np.arange(30) % 3
-    labels = np.ones((30, 5000), bool)
+    labels = np.ones((30, 9000), bool)
     with pytest.raises(
-        HeadError, match=r"5,000 labels .* GB of memory; .* `l2` or `class_weights`"
+        HeadError, match=r"9,000 labels .* GB of memory; .* `l2` or `class_weights`"
     ):
-        fitted(features, labels, kind="logistic", n_classes=5000, l2=[1.0, 10.0], folds=folds)
+        fitted(features, labels, kind="logistic", n_classes=9000, l2=[1.0, 10.0], folds=folds)
 
 
 def test_gradients_of_sigmoid_outputs_are_differences_of_the_loss():
