@@ -111,3 +111,22 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, pooled_module: Path) 
     formats = ("litert", "onnx")
     write_export([Member(classifier)], names, folder, facts, temperature=1.6, formats=formats)
     return folder
+
+
+@pytest.fixture(scope="session")
+def label_export(tmp_path_factory: pytest.TempPathFactory, pooled_module: Path) -> Path:
+    """A small export of several labels per image in every format, with a temperature."""
+    pytest.importorskip("tf2onnx")
+    from hubretrain.export.writer import Member, write_export
+    from hubretrain.modules import resolve
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.classifier import Classifier
+
+    backbone = Backbone(resolve(str(pooled_module)))
+    classifier = Classifier(backbone, "logistic", *small_head(backbone), multi_label=True)
+    folder = tmp_path_factory.mktemp("exports") / "labels"
+    facts = {"run": "small", "multi_label": True, "thresholds": [0.7, 0.9, 0.5]}
+    names = ["a", "<b>", "ç é"]
+    formats = ("litert", "onnx")
+    write_export([Member(classifier)], names, folder, facts, temperature=1.6, formats=formats)
+    return folder

@@ -46,7 +46,7 @@ def evaluate(
 
     Metrics with 95 % confidence intervals, bootstrapped over groups and duplicates; a page, and
     tables of predictions, classes and confusions. Images that the run was fitted or chosen on are
-    left out.
+    left out. A model of several labels per image needs DATA with such labels.
     """
     export_first(model)
     from hubretrain.export import evaluate_export
@@ -80,9 +80,14 @@ def _print(result: EvaluatedExport) -> None:
         row = dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
         if words := formatting.estimate_words(row, name):
             metrics.add_row(formatting.metric_name(name), words[0], f"{words[1]} to {words[2]}")
-    classes = Table("class", "images", "recall", "average precision", box=None)
+    word = "label" if result.multi_label else "class"
+    shown = ("precision", "recall", "f1") if result.multi_label else ("recall",)
+    names = [formatting.metric_name(name) for name in (*shown, "average_precision")]
+    limits = ["threshold"] if result.multi_label else []
+    classes = Table(word, "images", *limits, *names, box=None)
     for _, row_of_class in result.per_class.iterrows():
-        texts = [_percent(row_of_class, name) for name in ("recall", "average_precision")]
+        texts = [f"{row_of_class[name]:.3f}" for name in limits]
+        texts += [_percent(row_of_class, name) for name in (*shown, "average_precision")]
         classes.add_row(row_of_class["class"], f"{row_of_class['n_images']:,}", *texts)
     console = terminal()
     console.print(metrics)
@@ -91,8 +96,8 @@ def _print(result: EvaluatedExport) -> None:
 
 
 def _percent(row: Any, name: str) -> str:
-    """Return a share and its interval, in percent; '' for a class without images."""
-    if row["n_images"] == 0:
+    """Return a share and its interval, in percent; '' where it is undefined."""
+    if row["n_images"] == 0 or row[name] != row[name]:
         return ""
     estimate, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{estimate:.1f} ({low:.1f}-{high:.1f})"

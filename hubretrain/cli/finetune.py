@@ -269,10 +269,10 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
     if exported is None:  # of several machines one writes the record, and reports it
         return
     if order is not None:
-        from hubretrain.evaluation import METRICS
+        from hubretrain.evaluation import metric_named
 
         tau, regret = order.kendall_tau, order.regret
-        is_share = METRICS[order.metric].is_share
+        is_share = metric_named(order.metric).is_share
         scale, digits = (100, 1) if is_share else (1, 3)
         lost = f"{scale * regret:.{digits}f}{' points' if is_share else ''}"
         if order.regret_ends is not None:
@@ -303,9 +303,9 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
 
 def _show_comparison(exported: ExportedRecord) -> None:
     """Show the models of the run on the validation fold, the best first."""
-    from hubretrain.evaluation import METRICS, Difference, intervals
+    from hubretrain.evaluation import Difference, intervals, metric_named
 
-    metric = METRICS[exported.metric]
+    metric = metric_named(exported.metric)
     best_first = sorted(
         exported.on_validation.items(), key=lambda pair: pair[1], reverse=metric.higher_is_better
     )

@@ -85,12 +85,12 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
 
 def _pair(row: pd.Series[Any]) -> tuple[str, ...]:
-    from hubretrain.evaluation import METRICS
+    from hubretrain.evaluation import metric_named
     from hubretrain.screening import formatting
 
     is_same = row["first"] == row["second"]
     models = str(row["first"]) if is_same else f"{row['second']} instead of {row['first']}"
-    scale, digits = (100, 1) if METRICS[row["metric"]].is_share else (1, 3)
+    scale, digits = (100, 1) if metric_named(row["metric"]).is_share else (1, 3)
     values = [f"{scale * row[name]:.{digits}f}" for name in ("of_first", "of_second")]
     change, low, high = (
         f"{round(scale * row[name], digits) + 0.0:+.{digits}f}"  # adding 0 turns -0.0 into 0.0

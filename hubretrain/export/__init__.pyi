@@ -8,6 +8,7 @@ from .manifest import identity_of as identity_of
 from .manifest import is_current as is_current
 from .manifest import pixels_name as pixels_name
 from .manifest import read_manifest as read_manifest
+from .manifest import rule_entries as rule_entries
 from .predict import Prediction as Prediction
 from .predict import predict_images as predict_images
 from .runtimes import Runtime as Runtime

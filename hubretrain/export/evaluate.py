@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray, FloatArray
-from hubretrain.data import ImageDataset
+from hubretrain.data import ImageDataset, join_labels, targets
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import DataError
-from hubretrain.evaluation import TOP_1, Evaluator, Interval, Predictions
+from hubretrain.evaluation import TOP_1, DecisionRule, Evaluator, Interval, Predictions
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.progress import Bar
@@ -28,16 +29,20 @@ class EvaluatedExport:
     Attributes:
         name: Name of the model.
         class_names: Classes of the model.
-        images: One row per image: path, sha256, label, class_index (of the model), cluster.
+        images: One row per image: path, sha256, label, cluster, and of one class per image
+            class_index (of the model).
         probabilities: float64 (n_images, n_classes), as `predict` gives them.
-        decisions: int64 (n_images,), the class that the decision rule decides on.
+        decisions: int64 (n_images,), the class that the decision rule decides on; of several labels
+            per image bool (n_images, n_classes).
         adjust: Strength of the rule's logit adjustment; 0 is top-1.
         temperature: Temperature of the probabilities.
         figures: Name of a metric to its estimate and 95 % confidence interval, fractions (log loss
             in nats). Metrics that are undefined for these labels are absent.
-        per_class: One row per class: recall and average precision with intervals.
+        per_class: One row per class: recall and average precision with intervals; of several labels
+            per image also threshold, precision and F1.
         failed: Images that could not be read, path to reason.
         n_known: Images left out because the model was fitted or chosen on them.
+        thresholds: Threshold of each class where images may have several, its labels; else ().
     """
 
     name: str
@@ -51,14 +56,29 @@ class EvaluatedExport:
     per_class: pd.DataFrame
     failed: Mapping[str, str]
     n_known: int
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self.thresholds)
+
+    @property
+    def labels(self) -> AnyArray:
+        """Labels of the images: int64 (n_images,), or bool (n_images, n_classes) of several."""
+        if self.multi_label:
+            return targets(self.images["label"], self.class_names, True)
+        return self.images["class_index"].to_numpy(np.int64)
 
     @property
     def predictions(self) -> pd.DataFrame:
         """One row per image: path, sha256, label, decision, `p(<class>)`."""
         names = self.class_names
-        table = self.images[["path", "sha256", "label"]].assign(
-            decision=[names[c] for c in self.decisions]
-        )
+        if self.multi_label:
+            decided = [join_labels(compress(names, row)) for row in self.decisions]
+        else:
+            decided = [names[c] for c in self.decisions]
+        table = self.images[["path", "sha256", "label"]].assign(decision=decided)
         columns = {f"p({name})": self.probabilities[:, c] for c, name in enumerate(names)}
         return pd.concat([table, pd.DataFrame(columns)], axis=1)
 
@@ -71,8 +91,24 @@ class EvaluatedExport:
         table.insert(0, "label", self.class_names)
         return table
 
+    @property
+    def label_counts(self) -> pd.DataFrame:
+        """Number of images by label that has it or not, and by decision for it or not."""
+        given, decided = self.labels, self.decisions
+        counts = {
+            "true_positives": given & decided,
+            "false_positives": ~given & decided,
+            "false_negatives": given & ~decided,
+            "true_negatives": ~given & ~decided,
+        }
+        table = pd.DataFrame({name: cells.sum(axis=0) for name, cells in counts.items()})
+        table.insert(0, "label", self.class_names)
+        return table
+
     def save(self, folder: Path) -> None:
         """Write `metrics.csv`, `per_class.csv`, `predictions.csv` and `confusion.csv`.
+
+        Of several labels per image `label_counts.csv` takes the place of the last.
 
         Raises:
             WriteError: They cannot be written.
@@ -82,7 +118,10 @@ class EvaluatedExport:
         run_tables.METRICS.write(folder, metrics)
         run_tables.PER_CLASS.write(folder, self.per_class)
         run_tables.EVALUATED.write(folder, self.predictions)
-        run_tables.CONFUSION.write(folder, self.confusion)
+        if self.multi_label:
+            run_tables.LABEL_COUNTS.write(folder, self.label_counts)
+        else:
+            run_tables.CONFUSION.write(folder, self.confusion)
 
 
 def evaluate_export(
@@ -110,7 +149,8 @@ def evaluate_export(
 
     Raises:
         RunError: The folder holds no export, or a damaged one.
-        DataError: The data set has a class that the model does not know, or no image is left.
+        DataError: The data set has a class that the model does not know, or several labels per
+            image where the model has one, or the other way round; or no image is left.
         EngineError: The library that runs the format is not installed.
 
     Examples:
@@ -126,6 +166,7 @@ def evaluate_export(
             f"{dataset.root} holds the class {unknown[0]!r}, which the model does not know; "
             f"expected classes among {', '.join(names)}."
         )
+    _check_kind(opened, dataset)
     images = dataset.usable_images(cache)
     is_known = images["sha256"].isin(_known_contents(opened.folder))
     images = images[~is_known].reset_index(drop=True)
@@ -140,23 +181,50 @@ def evaluate_export(
         path, reason = next(iter(failed.items()))
         raise DataError(f"No image of {dataset.root} can be read; {path}: {reason}.")
     images, probs = images[is_read].reset_index(drop=True), probs[is_read]
-    images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
-    predictions = Predictions(probs, opened.rule.adjust(probs))
-    labels, clusters = images["class_index"].to_numpy(np.int64), images["cluster"].to_numpy()
-    evaluator = Evaluator(labels, clusters, seed)
+    labels = targets(images["label"], names, opened.multi_label)
+    if not opened.multi_label:
+        images["class_index"] = labels
+    rule = opened.rule
+    predictions = Predictions(probs, rule.adjust(probs))
+    evaluator = Evaluator(labels, images["cluster"].to_numpy(), seed)
+    strength = rule.strength if isinstance(rule, DecisionRule) else 0.0
+    thresholds = tuple(map(float, opened.manifest.get("thresholds") or ()))
+    per_class = evaluator.per_class(names, opened.name, predictions)
+    if thresholds:
+        per_class["threshold"] = thresholds
     return EvaluatedExport(
         name=opened.name,
         class_names=tuple(names),
         images=images,
         probabilities=probs,
-        decisions=opened.rule.decide(probs),
-        adjust=opened.rule.strength,
+        decisions=rule.decide(probs),
+        adjust=strength,
         temperature=float(opened.manifest.get("temperature") or 1.0),
-        figures=_figures(evaluator, predictions, is_adjusted=opened.rule.strength != 0),
-        per_class=evaluator.per_class(names, opened.name, predictions),
+        figures=_figures(evaluator, predictions, is_adjusted=strength != 0),
+        per_class=per_class,
         failed=failed,
         n_known=int(is_known.sum()),
+        thresholds=thresholds,
     )
+
+
+def _check_kind(export: Export, dataset: ImageDataset) -> None:
+    """Raise unless model and data set both have several labels per image, or both one class.
+
+    Raises:
+        DataError: They do not.
+    """
+    if export.multi_label and not dataset.multi_label:
+        raise DataError(
+            f"{export.folder} gives an image any number of labels, but {dataset.root} has one "
+            "class per image; expected a table of labels, which `multi_label=True` reads as such "
+            "where each image has one."
+        )
+    if dataset.multi_label and not export.multi_label:
+        raise DataError(
+            f"{export.folder} chooses one class per image, but images of {dataset.root} may have "
+            "several labels; expected one class per image."
+        )
 
 
 def _figures(

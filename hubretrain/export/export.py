@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubretrain.data.images import Augmentation
-from hubretrain.evaluation import Calibration, DecisionRule
+from hubretrain.evaluation import Calibration, Rule
 from hubretrain.export.manifest import (
     MANIFEST,
     Export,
@@ -21,6 +21,7 @@ from hubretrain.export.manifest import (
     heads_sha256,
     is_current,
     read_manifest,
+    rule_entries,
 )
 from hubretrain.export.views import averaged_views
 from hubretrain.files import StrPath
@@ -122,7 +123,6 @@ def _export_head(
 ) -> None:
     fit.module(module)  # refuses one that was not fitted before its head file is looked for
     head = ModuleHeads.load(run.checked_heads(module)).deployed
-    assert isinstance(head.rule, DecisionRule)
     manifest = {
         **_manifest(run, fit, module, head.rule, head.calibration),
         "heads_sha256": heads_sha256(run, module),
@@ -171,7 +171,11 @@ def _write(
 
 
 def _manifest(
-    run: Run, fit: FitRecord, module: str, rule: DecisionRule, calibration: Calibration
+    run: Run,
+    fit: FitRecord,
+    module: str,
+    rule: Rule,
+    calibration: Calibration,
 ) -> dict[str, Any]:
     """Return what the manifest says of fitted heads; `module` is the one with the views."""
     attributes = fit.module(module).attributes
@@ -180,8 +184,7 @@ def _manifest(
     return {
         "run": run.name,
         "fine_tuned": False,
-        "adjust": rule.strength,
-        "priors": list(rule.priors),
+        **rule_entries(rule),
         "calibration": {
             "images": "out of fold",
             "log_loss_before": calibration.log_loss_before,
@@ -197,4 +200,5 @@ def _classifier(fit: FitRecord, module: str, head: Head) -> Classifier:
     from hubretrain.modules import Backbone, Classifier
 
     arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
-    return Classifier(Backbone(stored, head.layers), head.kind, *arrays)
+    backbone = Backbone(stored, head.layers)
+    return Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)

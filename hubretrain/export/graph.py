@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubretrain.evaluation import SMALLEST_PROBABILITY
+from hubretrain.evaluation import SMALLEST_COMPLEMENT, SMALLEST_PROBABILITY
 from hubretrain.export.manifest import pixels_name
 from hubretrain.export.views import AveragedView
 from hubretrain.modules import Classifier
@@ -110,6 +110,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
         class_names: Class names in class order.
         temperature: Calibration temperature, see `hubretrain.evaluation.temperature`.
         views: Views whose probabilities are averaged, the image itself first.
+        multi_label: Whether each probability is of its own, and rows do not sum to 1.
 
     Attributes:
         pixels: A function of `pixels`, float32 (n_images, size, size, 3), RGB in [0, 1], or
@@ -125,11 +126,13 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
         class_names: Sequence[str],
         temperature: float,
         views: Sequence[AveragedView] = (AveragedView(),),
+        *,
+        multi_label: bool = False,
     ) -> None:
         super().__init__(name="served")
         self.model = model
         self.class_names = tf.constant(list(class_names))
-        self.temperature = temperature
+        self.temperature, self._multi_label = temperature, multi_label
         self.sizes, self._views = tuple(sizes), tuple(views)
         names = {size: pixels_name(size, self.sizes) for size in self.sizes}
 
@@ -166,7 +169,10 @@ class ServingGraph(tf.Module):  # type: ignore[misc]
             bottlenecks = tf.reshape(bottlenecks, (n_views, -1, n_features))[0]
         if self.temperature != 1:
             logits = tf.math.log(tf.maximum(probabilities, SMALLEST_PROBABILITY))
-            probabilities = tf.nn.softmax(logits / self.temperature)
+            if self._multi_label:
+                logits -= tf.math.log(tf.maximum(1 - probabilities, SMALLEST_COMPLEMENT))
+            squashed = tf.nn.sigmoid if self._multi_label else tf.nn.softmax
+            probabilities = squashed(logits / self.temperature)
         return {
             "probabilities": tf.identity(probabilities, "probabilities"),
             "bottlenecks": tf.identity(bottlenecks, "bottlenecks"),

@@ -11,6 +11,10 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
 - `calibration`: what the temperature was fitted on (`images`), and their mean log loss in nats
   without and with it (`log_loss_before`, `log_loss_after`).
 - `adjust`, `priors`: the decision is the largest of probability / prior ** adjust.
+- `multi_label`: true where an image may have any number of the classes, its labels. Then each
+  probability is of its own, and rows do not sum to 1; absent otherwise.
+- `thresholds`: of such a model, in the order of `class_names`: a label is decided where its
+  probability is above its threshold, in (0, 1). `adjust` and `priors` are absent.
 - `augmentation`: augmentation of the views that it was trained on.
 - `bits`: bits that values of 16-bit images use (12: level 4095 is white); absent where it is 16.
 - `tta`: names of the views that the model averages its probabilities over (test-time augmentation),
@@ -26,17 +30,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.arrays import AnyArray, Float32Array
 from hubretrain.data.images import MAX_BITS, Augmentation, Reading
 from hubretrain.errors import RunError, unreadable
-from hubretrain.evaluation import DecisionRule
+from hubretrain.evaluation import DecisionRule, LabelThresholds, Rule
 from hubretrain.export.views import AveragedView, averaged_views
 from hubretrain.files import conforming, file_sha256, read_record
 from hubretrain.runs import FINE_TUNED, Run
@@ -64,6 +68,8 @@ class _Manifest(TypedDict):
     run: NotRequired[str]
     adjust: NotRequired[float | None]
     priors: NotRequired[list[float] | None]
+    multi_label: NotRequired[bool]
+    thresholds: NotRequired[list[float]]
     bits: NotRequired[int]
     tta: NotRequired[list[str] | None]
     augmentation: NotRequired[Augmentation | None]
@@ -121,10 +127,14 @@ class Export:
         return str(self.manifest.get("run") or self.folder.resolve().name)
 
     @property
-    def rule(self) -> DecisionRule:
-        """Decision rule of the model."""
-        strength, priors = self.manifest.get("adjust") or 0.0, self.manifest.get("priors") or ()
-        return DecisionRule(float(strength), tuple(map(float, priors)))
+    def rule(self) -> Rule:
+        """Decision rule of the model, for its probabilities."""
+        return rule_of(self.manifest)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have any number of the classes, its labels."""
+        return bool(self.manifest.get("multi_label"))
 
     @property
     def reading(self) -> Reading:
@@ -191,9 +201,27 @@ class Export:
             )
         return content
 
-    def decisions(self, probs: Float32Array) -> IntArray:
-        """Return the class decided on for each row of (n_images, n_classes)."""
+    def decisions(self, probs: Float32Array) -> AnyArray:
+        """Return the class decided on for each row of (n_images, n_classes).
+
+        Of several labels per image, bool (n_images, n_classes): the labels decided on.
+        """
         return self.rule.decide(probs.astype(np.float64))
+
+
+def rule_of(manifest: Mapping[str, Any]) -> Rule:
+    """Return the decision rule that the entries of a manifest name."""
+    if manifest.get("multi_label"):
+        return LabelThresholds(tuple(map(float, manifest["thresholds"])))
+    strength, priors = manifest.get("adjust") or 0.0, manifest.get("priors") or ()
+    return DecisionRule(float(strength), tuple(map(float, priors)))
+
+
+def rule_entries(rule: Rule) -> dict[str, Any]:
+    """Return the entries of a manifest that name a decision rule."""
+    if isinstance(rule, LabelThresholds):
+        return {"multi_label": True, "thresholds": list(rule.values)}
+    return {"adjust": rule.strength, "priors": list(rule.priors)}
 
 
 def _belongs(name: str, model: str) -> bool:
@@ -307,11 +335,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_record(path)
         conforming(manifest, _Manifest)
+        _check_thresholds(manifest)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} is no export; run `hubretrain export` first.") from None
     except (OSError, ValueError) as error:
         raise RunError(unreadable(path, error, remedy)) from error
     return manifest
+
+
+def _check_thresholds(manifest: Mapping[str, Any]) -> None:
+    """Raise ValueError unless there is a threshold in (0, 1) for each label, where labels are."""
+    thresholds, names = manifest.get("thresholds"), manifest["class_names"]
+    if bool(manifest.get("multi_label")) != (thresholds is not None):
+        raise ValueError("'multi_label' and 'thresholds' belong together, and one is absent")
+    if thresholds is None:
+        return
+    if len(thresholds) != len(names):
+        raise ValueError(f"it holds {len(thresholds)} thresholds for {len(names)} labels")
+    for name, threshold in zip(names, thresholds, strict=True):
+        if not 0 < threshold < 1:
+            raise ValueError(
+                f"the threshold of {name} is {threshold:g}; expected a number above 0 and below 1"
+            )
 
 
 def label_lines(class_names: Sequence[str]) -> str:

@@ -32,15 +32,20 @@ class Prediction:
 
     Attributes:
         path: The image file, or its URL.
-        classes: (class name, probability in [0, 1]) of the most probable classes, in that order.
-        decision: The class that the decision rule chooses; without logit adjustment the top-1.
+        classes: (class name, probability in [0, 1]) of the most probable classes, in that order;
+            of several labels per image at least of those that are decided on.
+        decision: The class that the decision rule chooses; without logit adjustment the top-1. Of
+            several labels per image those of `labels`, in class order, joined by `|`.
         error: Why there is no prediction, or ''.
+        labels: Of several labels per image those whose probability is above their threshold, the
+            most probable first; None of a model that chooses one class.
     """
 
     path: str
     classes: tuple[tuple[str, float], ...] = ()
     decision: str = ""
     error: str = ""
+    labels: tuple[str, ...] | None = None
 
 
 def predict_images(
@@ -59,7 +64,8 @@ def predict_images(
         export: An export folder.
         images: Image files, folders of them (searched recursively), or URLs. An image that cannot
             be read gets an error in place of its prediction; the others are predicted.
-        top: Number of classes per image.
+        top: Number of classes per image; of several labels per image there are more where more are
+            decided on.
         tta: Test-time augmentation: number of views per image whose probabilities are averaged,
             1 to 8: the image itself, then flips, quarter turns and centred crops such as the model
             was trained on. By default as many as the export was made with.
@@ -162,7 +168,18 @@ def _predict_batch(
             yield Prediction(path, error=pixels)
             continue
         probs = next(rows)
-        order = np.argsort(-probs, kind="stable")[:top]
-        classes = tuple((names[c], float(probs[c])) for c in order)
+        order = np.argsort(-probs, kind="stable")
         (decision,) = export.decisions(probs[np.newaxis])
-        yield Prediction(path, classes, names[int(decision)])
+        if not export.multi_label:
+            classes = tuple((names[c], float(probs[c])) for c in order[:top])
+            yield Prediction(path, classes, names[int(decision)])
+            continue
+        from hubretrain.data import join_labels  # imports pandas, which one class does without
+
+        shown = (c for rank, c in enumerate(order) if rank < top or decision[c])
+        yield Prediction(
+            path,
+            tuple((names[c], float(probs[c])) for c in shown),
+            join_labels(name for c, name in enumerate(names) if decision[c]),
+            labels=tuple(names[c] for c in order if decision[c]),
+        )

@@ -70,11 +70,18 @@ class OverViews:
         runtime: A model that takes images as they are.
         views: The views.
         temperature: Its calibration temperature: probabilities are averaged without it.
+        multi_label: Whether an image may have several labels, so that no row sums to 1.
     """
 
-    def __init__(self, runtime: Runtime, views: Sequence[AveragedView], temperature: float) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        views: Sequence[AveragedView],
+        temperature: float,
+        multi_label: bool = False,
+    ) -> None:
         self.name, self._runtime = runtime.name, runtime
-        self._views, self._temperature = views, temperature
+        self._views, self._temperature, self._multi_label = views, temperature, multi_label
 
     def __call__(self, pixels: Mapping[int, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Return probabilities, float32 (n_images, n_classes), of pixels by size."""
@@ -83,9 +90,9 @@ class OverViews:
             for size, images in pixels.items()
         }
         probs = self._runtime(views)
-        plain = at_temperature(probs, 1 / self._temperature)
+        plain = at_temperature(probs, 1 / self._temperature, self._multi_label)
         of_views = plain.reshape(len(self._views), -1, probs.shape[1])
-        return at_temperature(of_views.mean(axis=0), self._temperature)
+        return at_temperature(of_views.mean(axis=0), self._temperature, self._multi_label)
 
 
 def open_runtime(export: Export, format: str | None = None, tta: int | None = None) -> Runtime:
@@ -111,7 +118,8 @@ def open_runtime(export: Export, format: str | None = None, tta: int | None = No
                 "itself; leave it out, or run `hubretrain export` with another number."
             )
         views = export.views(tta)
-        return OverViews(open_runtime(export, format), views, export.manifest["temperature"])
+        runtime, temperature = open_runtime(export, format), export.manifest["temperature"]
+        return OverViews(runtime, views, temperature, export.multi_label)
     if format is None:
         has_litert = export.has("litert") and litert.is_installed()
         format = "litert" if has_litert else "savedmodel"

@@ -24,6 +24,8 @@ from hubretrain.export.manifest import (
     Export,
     check_replaceable,
     label_lines,
+    rule_entries,
+    rule_of,
 )
 from hubretrain.export.views import AveragedView
 from hubretrain.files import file_sha256, folder_aside, replace_folder, write_record
@@ -52,8 +54,8 @@ def write_export(
         members: Classifiers and their weights.
         class_names: Class names in class order.
         folder: Destination; an export that is there is replaced.
-        metadata: Further entries of `export.json`; `adjust` as it was chosen, for probabilities
-            without the temperature.
+        metadata: Further entries of `export.json`; those of `rule_entries` as the rule was chosen,
+            for probabilities without the temperature.
         temperature: Calibration temperature of the probabilities, or of the ensemble's mean, see
             `hubretrain.evaluation.temperature`.
         formats: `litert` and `onnx`, where the model must be available in them. Without being
@@ -76,7 +78,7 @@ def write_export(
         **metadata,
         "temperature": temperature,
         # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
-        "adjust": float(metadata.get("adjust") or 0.0) / temperature,
+        **rule_entries(rule_of(metadata).at_temperature(temperature)),
     }
     _write(model, folder, manifest, formats, views)
 
@@ -120,7 +122,12 @@ def _write(
     """Write a model, a `MeanOfMembers` or one that was loaded, and complete its manifest."""
     class_names = manifest["class_names"]
     graph = ServingGraph(
-        model, manifest["image_sizes"], class_names, manifest["temperature"], views
+        model,
+        manifest["image_sizes"],
+        class_names,
+        manifest["temperature"],
+        views,
+        multi_label=bool(manifest.get("multi_label")),
     )
     with _aside(folder) as aside:
         new = aside / "new"

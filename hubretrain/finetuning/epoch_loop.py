@@ -31,7 +31,7 @@ from hubretrain.finetuning.input_pipeline import (
     split,
 )
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import Criterion, Validation
+from hubretrain.finetuning.result import Criterion, Validation, top_1_accuracy
 from hubretrain.finetuning.schedule import REDUCTION, Schedule, Speed, n_small_epochs
 from hubretrain.finetuning.steps import Steps, TrainedModel
 from hubretrain.modules import Cut
@@ -195,8 +195,8 @@ class EpochLoop:
     def validate(self, images: TrainingImages, criterion: Criterion, epoch: int) -> Validation:
         """Return the values of an epoch on the validation fold, the same on all machines."""
         loss, probs = self._steps.validate(self._inputs, images)
-        accuracy = float((probs.argmax(axis=1) == images.labels).mean())
-        values = self.devices.agreed([loss, accuracy, criterion.value(probs, epoch)])
+        values = [loss, top_1_accuracy(probs, images.labels), criterion.value(probs, epoch)]
+        values = self.devices.agreed(values)
         return Validation(*values)
 
 

@@ -28,6 +28,7 @@ from hubretrain.finetuning.result import (
     best_candidate,
     exported_candidate,
     fitted_candidates,
+    labels_of,
     order_of,
     regret_ends,
     screening_metric,
@@ -364,7 +365,7 @@ def _best(
     if earlier is not None and not earlier.is_of(current):
         candidates.append(earlier)
     candidates += fitted_candidates(run, dict.fromkeys([fit.shortlist[0], *tuned]), images)
-    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
+    labels, groups = labels_of(images, fit.class_names), images["cluster"].to_numpy()
     best, exported = best_candidate(candidates or [current], labels, groups, fit.metric, fit.seed)
     if export != BEST:
         best = current
@@ -379,6 +380,15 @@ def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:
         raise RunError(
             f"{run.folder} was fitted on the classes {', '.join(fit.class_names)}, but the data "
             f"set has {', '.join(dataset.class_names)}; fit again, or choose the run's data set."
+        )
+    if fit.multi_label != dataset.multi_label:
+        fitted, given = (
+            "several labels per image" if multi_label else "one class per image"
+            for multi_label in (fit.multi_label, dataset.multi_label)
+        )
+        raise RunError(
+            f"{run.folder} was fitted on {fitted}, but the data set has {given}; fit again, or "
+            "choose the run's data set."
         )
     return fit
 

@@ -31,7 +31,8 @@ class TrainingImages:
         root: Folder that the paths are relative to.
         paths: Paths of the image files.
         sha256s: SHA-256 of each image's content.
-        labels: int64 of shape (n_images,), class indices.
+        labels: int64 of shape (n_images,), class indices; where images may have several labels bool
+            of shape (n_images, n_classes).
         weights: float32 of shape (n_images, 1), weight of each image in the loss; or of shape
             (n_images, n_classes), of each class-against-the-rest decision about it.
         reading: How image files are read.
@@ -40,7 +41,7 @@ class TrainingImages:
     root: Path
     paths: Sequence[str]
     sha256s: Sequence[str]
-    labels: IntArray
+    labels: AnyArray
     weights: Float32Array
     reading: Reading = Reading()
 
@@ -60,7 +61,11 @@ class TrainingImages:
     def digest(self) -> bytes:
         """Return the SHA-256 of contents, as they are read, and labels in their order."""
         bits = f"{self.reading.bits} bits" if self.reading.bits < MAX_BITS else ""
-        table = bits + "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, self.labels, strict=True))
+        labels = [
+            "".join("01"[has] for has in row) if self.labels.ndim > 1 else str(row)
+            for row in self.labels.tolist()
+        ]
+        table = bits + "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, labels, strict=True))
         return hashlib.sha256(table.encode()).digest()
 
 

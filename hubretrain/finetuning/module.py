@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from hubretrain.data import ImageDataset
 from hubretrain.data.images import MAX_BITS, MOST_PIXELS
 from hubretrain.data.splitting import TEST
 from hubretrain.errors import DataError, RunError
-from hubretrain.evaluation import METRICS, DecisionRule, Evaluator, Predictions, at_temperature
-from hubretrain.export import Member, write_export
+from hubretrain.evaluation import (
+    Calibration,
+    DecisionRule,
+    Evaluator,
+    LabelThresholds,
+    Predictions,
+    Rule,
+    at_temperature,
+    metric_named,
+)
+from hubretrain.export import Member, rule_entries, write_export
 from hubretrain.files import file_sha256
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
@@ -27,6 +36,7 @@ from hubretrain.finetuning.result import (
     Criterion,
     ExportCandidate,
     FineTuneResult,
+    labels_of,
     predictions_table,
     rounded_metrics,
 )
@@ -83,7 +93,7 @@ class ModuleFineTuning:
         head = ModuleHeads.load(run.checked_heads(name)).warm_start
         backbone = Backbone(restore_module(name, fit.module(name)), head.layers)
         arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
-        self.classifier = Classifier(backbone, head.kind, *arrays)
+        self.classifier = Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)
         settings = (head.kind, head.layers, asdict(head.rule), asdict(head.calibration))
         self._head_digest = _digest(repr(settings).encode(), *(a for a in arrays if a is not None))
         self.head, self.metric = head, fit.metric
@@ -96,9 +106,15 @@ class ModuleFineTuning:
 
     def _check_classes(self) -> None:
         """Raise where a class would never be trained on, or nothing could decide when to stop."""
-        present = set(self.train["class_index"].tolist())
-        missing = [n for c, n in enumerate(self.dataset.class_names) if c not in present]
-        if missing:
+        labels, names = self._labels(self.train), self.dataset.class_names
+        present = np.flatnonzero(labels.any(axis=0)) if labels.ndim > 1 else np.unique(labels)
+        missing = [name for c, name in enumerate(names) if c not in present]
+        if missing and labels.ndim > 1:
+            _log.warning(
+                "the training folds hold no image with the label %s, so %s learns to say no to it",
+                *(", ".join(missing), self.name),
+            )
+        elif missing:
             raise RunError(
                 f"the training folds hold no image of the class {', '.join(missing)} (its images "
                 f"are in the test split or in fold {VALIDATION_FOLD}); add images or groups of it "
@@ -121,21 +137,28 @@ class ModuleFineTuning:
         Raises:
             ModuleError: The module cannot be trained as the options say.
         """
-        labels = self.train["class_index"].to_numpy(dtype=np.int64)
-        of_class = loss_weights(self.head, labels, is_balanced=options.balanced_sampling)
-        equal = np.ones_like(of_class)
+        rule, validation = self.head.rule, self.parts["validation"]
+        if options.balanced_sampling and not isinstance(rule, DecisionRule):
+            raise RunError(
+                "`balanced_sampling` draws each class equally often, which images with several "
+                "labels do not allow; leave it out: with the class weight `balanced`, images with "
+                "and without a label weigh alike."
+            )
+        weights = self._weights(self.train, is_balanced=options.balanced_sampling)
         # Sampling weighs as balanced weights do; there is no sampling on the validation fold.
-        self._training = self._images(self.train, equal if options.balanced_sampling else of_class)
-        self._validation = self._images(self.parts["validation"], of_class)
-        # Trained on each class equally often, its logits need no adjustment by priors.
-        assert isinstance(self.head.rule, DecisionRule)
-        rule = replace(self.head.rule, strength=0.0) if options.balanced_sampling else None
+        equal = np.ones_like(weights)
+        self._training = self._images(self.train, equal if options.balanced_sampling else weights)
+        weights = self._weights(validation, is_balanced=options.balanced_sampling)
+        self._validation = self._images(validation, weights)
+        if options.balanced_sampling and isinstance(rule, DecisionRule):
+            # Trained on each class equally often, its logits need no adjustment by priors.
+            rule = replace(rule, strength=0.0)
         self.criterion = Criterion(
             self.metric,
-            self._labels("validation"),
-            self.parts["validation"]["cluster"].to_numpy(),
+            self._labels(validation),
+            validation["cluster"].to_numpy(),
             self.head.rule,
-            rule or self.head.rule,
+            rule,
             self.head.calibration,
         )
         self.trainer = Trainer(
@@ -188,26 +211,23 @@ class ModuleFineTuning:
         of_head = self._probabilities("{}, head")
         n_evaluated = sum(len(table) for table in self.parts.values())
         self._say_duration((time.monotonic() - started) / n_evaluated, more_epochs)
-        assert isinstance(self.head.rule, DecisionRule)
-        head = self._metrics(of_head, self.head.rule, self.head.calibration.temperature)
+        before = self._predictions(of_head, 0, self.head.rule, self.head.calibration)
+        head = self._metrics(before)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         kept, probs = self.trainer.state.best_epoch, self._probabilities("{}")
-        self.rule = self.criterion.rule_of(kept)
+        self.rule = self.criterion.rule_of(probs["validation"], kept)
         self.calibration = self.criterion.calibration_of(probs["validation"], kept)
         uncalibrated = {
-            part: float(METRICS["log_loss"].function(probs[part], labels, None))
+            part: float(metric_named("log_loss").function(probs[part], labels, None))
             for part in self.parts
-            if len(labels := self._labels(part))
+            if len(labels := self._labels(self.parts[part]))
         }
-        temperature = self.calibration.temperature
-        calibrated = at_temperature(probs["validation"], temperature)
-        adjusted = self.rule.adjust(probs["validation"])
-        name, predictions = f"{self.name}, {FINE_TUNED}", Predictions(calibrated, adjusted)
-        self.candidate = ExportCandidate(FINE_TUNED, self.name, name, predictions)
-        self._write_predictions(probs, temperature)
-        self._over_head = self._differences(probs, of_head)
-        metrics = self._metrics(probs, self.rule, temperature)
-        return self._results(history, metrics, head, uncalibrated)
+        predictions = self._predictions(probs, kept, self.rule, self.calibration)
+        name = f"{self.name}, {FINE_TUNED}"
+        self.candidate = ExportCandidate(FINE_TUNED, self.name, name, predictions["validation"])
+        self._write_predictions(predictions)
+        self._over_head = self._differences(predictions, before)
+        return self._results(history, self._metrics(predictions), head, uncalibrated)
 
     def _say_duration(self, seconds: float, more_epochs: int | None) -> None:
         """Say about how long training takes, where it takes minutes.
@@ -245,8 +265,17 @@ class ModuleFineTuning:
             return f". With `hours={hours * ratio:.2g}` it would be {gflops.idxmax()} instead"
         return f". With `hours={2 * hours:.2g}` it would be for about twice as many epochs"
 
-    def _labels(self, part: str) -> IntArray:
-        return np.asarray(self.parts[part]["class_index"], dtype=np.int64)
+    def _labels(self, images: pd.DataFrame) -> AnyArray:
+        return labels_of(images, self.dataset.class_names)
+
+    def _weights(self, images: pd.DataFrame, *, is_balanced: bool) -> Float32Array:
+        """Return the weights of images in the loss, as `TrainingImages` has them."""
+        trained, labels = self._labels(self.train), self._labels(images)
+        if labels.ndim > 1:
+            without, with_it = label_weights(self.head, trained)
+            return np.where(labels, with_it, without)
+        of_class = loss_weights(self.head, trained, is_balanced=is_balanced)
+        return np.ascontiguousarray(of_class[:, labels].T)
 
     def _results(
         self,
@@ -276,8 +305,7 @@ class ModuleFineTuning:
             head_test=result.head_test,
             validation=result.validation,
             head_validation=result.head_validation,
-            adjust=self.rule.strength,
-            priors=self.rule.priors,
+            **_recorded(self.rule),
             identity=trainer.identity,
             kept_epoch=result.kept_epoch,
             temperature=temperature,
@@ -293,57 +321,65 @@ class ModuleFineTuning:
 
     def _probabilities(self, title: str) -> dict[str, Float32Array]:
         """Return the model's probabilities of test split and validation fold."""
-        equal = np.ones((1, len(self.dataset.class_names)), np.float32)
         return {
-            part: self.trainer.probabilities(self._images(table, equal), what=title.format(part))
+            part: self.trainer.probabilities(
+                self._images(table, np.ones((len(table), 1), np.float32)), what=title.format(part)
+            )
             for part, table in self.parts.items()
         }
 
-    def _metrics(
-        self, probs: dict[str, Float32Array], rule: DecisionRule, temperature: float
-    ) -> dict[str, Figures]:
-        """Return the metrics of test split and validation fold, at a temperature.
+    def _predictions(
+        self, probs: dict[str, Float32Array], epoch: int, rule: Rule, calibration: Calibration
+    ) -> dict[str, Predictions]:
+        """Return the predictions of test split and validation fold, at the temperature.
 
-        The rule is that of probabilities without the temperature.
+        Args:
+            probs: Probabilities without it.
+            epoch: Epoch of the model; 0 is the head.
+            rule: Decision rule of these probabilities.
+            calibration: The temperature.
         """
-        metrics, seed = {}, self.trainer.options.seed
-        rule = rule.at_temperature(temperature)
-        for part, table in self.parts.items():
-            labels, groups = table["class_index"].to_numpy(), table["cluster"].to_numpy()
-            calibrated = at_temperature(probs[part], temperature)
-            metrics[part] = rounded_metrics(calibrated, labels, groups, seed, rule)
-        return metrics
+        predictions = {}
+        for part, of_part in probs.items():
+            is_chosen_on = part == "validation"
+            scores = self.criterion.scores(of_part, epoch) if is_chosen_on else rule.adjust(of_part)
+            calibrated = at_temperature(of_part, calibration.temperature, self.head.multi_label)
+            predictions[part] = Predictions(calibrated, scores)
+        return predictions
+
+    def _metrics(self, predictions: dict[str, Predictions]) -> dict[str, Figures]:
+        """Return the metrics of test split and validation fold."""
+        seed = self.trainer.options.seed
+        return {
+            part: rounded_metrics(
+                predictions[part], self._labels(table), table["cluster"].to_numpy(), seed
+            )
+            for part, table in self.parts.items()
+        }
 
     def _differences(
-        self, probs: dict[str, Float32Array], of_head: dict[str, Float32Array]
+        self, predictions: dict[str, Predictions], of_head: dict[str, Predictions]
     ) -> Figures:
         """Return the metric of choice minus that of the head, by part, with its paired interval."""
-        pairs = (
-            (probs, self.rule, self.calibration.temperature),
-            (of_head, self.head.rule, self.head.calibration.temperature),
-        )
         differences = {}
         for part, table in self.parts.items():
             groups = table["cluster"].to_numpy()
-            evaluator = Evaluator.if_grouped(self._labels(part), groups, self.trainer.options.seed)
+            evaluator = Evaluator.if_grouped(self._labels(table), groups, self.trainer.options.seed)
             if evaluator is None:
                 continue
-            first, second = (
-                Predictions(at_temperature(of[part], t), rule.adjust(of[part])).of(self.metric)
-                for of, rule, t in pairs
-            )
+            first, second = (of[part].of(self.metric) for of in (predictions, of_head))
             with contextlib.suppress(DataError):  # such as ROC AUC without images of a class
                 change = evaluator.effect([(first, second)], self.metric)
                 ends = (change.estimate, change.low, change.high)
                 differences[part] = (round(ends[0], 6), round(ends[1], 6), round(ends[2], 6))
         return differences
 
-    def _write_predictions(self, probs: dict[str, Float32Array], temperature: float) -> None:
+    def _write_predictions(self, predictions: dict[str, Predictions]) -> None:
         for part, table in self.parts.items():
             if self.devices.is_chief and len(table):
-                calibrated = at_temperature(probs[part], temperature)
-                predictions = predictions_table(table, calibrated, self.dataset.class_names)
-                TABLES[part].write(self.folder, predictions)
+                probs = predictions[part].unadjusted
+                rows = predictions_table(table, probs, self.dataset.class_names)
+                TABLES[part].write(self.folder, rows)
 
     def export(self, result: FineTuneResult) -> None:
         """Write the fine-tuned model to `export/`, and its predictions of the validation fold."""
@@ -354,8 +390,7 @@ class ModuleFineTuning:
             "run": self.run.name,
             "fine_tuned": True,
             "test": result.test,
-            "adjust": self.rule.strength,
-            "priors": list(self.rule.priors),
+            **rule_entries(self.rule),
             "calibration": {
                 "images": "on the validation fold" if result.kept_epoch else "out of fold",
                 "log_loss_before": self.calibration.log_loss_before,
@@ -373,15 +408,13 @@ class ModuleFineTuning:
             temperature=self.calibration.temperature,
         )
 
-    def _images(self, table: pd.DataFrame, of_class: Float32Array) -> TrainingImages:
-        """Return images that weigh in the loss as their class does, as `loss_weights` has it."""
-        labels = table["class_index"].to_numpy(dtype=np.int64)
+    def _images(self, table: pd.DataFrame, weights: Float32Array) -> TrainingImages:
         return TrainingImages(
             self.dataset.root,
             table["path"].tolist(),
             table["sha256"].tolist(),
-            labels,
-            np.ascontiguousarray(of_class[:, labels].T),
+            self._labels(table),
+            weights,
             replace(self.dataset.reading, max_pixels=MOST_PIXELS),
         )
 
@@ -403,6 +436,31 @@ def loss_weights(head: Head, labels: IntArray, *, is_balanced: bool = False) -> 
     class_weight, kind = ("balanced", "softmax") if is_balanced else (of_fit, head.kind)
     table = weights_by_class(class_weight, mass, "logistic" if kind == "logistic" else "softmax")
     return np.asarray(table[0], np.float32)
+
+
+def label_weights(head: Head, labels: BoolArray) -> Float32Array:
+    """Return the weights of the loss that a head of several labels per image was fitted with.
+
+    Args:
+        head: The head that training starts from.
+        labels: bool of shape (n_images, n_labels), of the images that are trained on.
+
+    Returns:
+        float32 of shape (2, n_labels): of images without and with each label. With `balanced` they
+        weigh alike.
+    """
+    if head.class_weight != "balanced":
+        return np.stack([np.ones(len(head.bias)), head.weight_of_class]).astype(np.float32)
+    n_with = labels.sum(axis=0, dtype=np.float64)
+    counts = np.stack([len(labels) - n_with, n_with])
+    return (len(labels) / (2 * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _recorded(rule: Rule) -> dict[str, Any]:
+    """Return the entries of `FineTunedModuleRecord` that hold a decision rule."""
+    if isinstance(rule, LabelThresholds):
+        return {"adjust": 0.0, "priors": (), "thresholds": rule.values}  # noqa: PD011 - no table
+    return {"adjust": rule.strength, "priors": rule.priors}
 
 
 def _digest(*parts: Any) -> str:

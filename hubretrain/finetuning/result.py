@@ -11,17 +11,23 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, Float32Array, FloatArray
+from hubretrain.data import targets
 from hubretrain.errors import DataError, RunError
 from hubretrain.evaluation import (
-    METRICS,
+    FEWEST_POSITIVES,
     UNCALIBRATED,
     Calibration,
     DecisionRule,
     Evaluator,
+    LabelThresholds,
     Predictions,
+    Rule,
     at_temperature,
+    best_thresholds,
     calibrate,
+    choice_parts,
+    metric_named,
 )
 from hubretrain.export import Export
 from hubretrain.files import file_sha256
@@ -86,12 +92,79 @@ class FineTuneResult:
 _TOP_1 = DecisionRule(0.0, ())
 
 
+def labels_of(images: pd.DataFrame, class_names: Sequence[str]) -> AnyArray:
+    """Return the labels of images of a data set as `TrainingImages` has them.
+
+    Args:
+        images: Column `class_index`, or where images may have several labels `label`.
+        class_names: Class names in class order.
+    """
+    if "class_index" in images:
+        return np.asarray(images["class_index"], dtype=np.int64)
+    return targets(images["label"], class_names, True)
+
+
+def recorded_rule(record: FineTunedModuleRecord) -> Rule:
+    """Return the decision rule of a fine-tuned module, for probabilities at its temperature."""
+    thresholds = tuple(map(float, record.thresholds))
+    rule = LabelThresholds(thresholds) if thresholds else DecisionRule(record.adjust, record.priors)
+    return rule.at_temperature(record.temperature)
+
+
+def top_1_accuracy(probs: Float32Array, labels: AnyArray) -> float:
+    """Return the share of images whose top-1 class is right.
+
+    Of several labels per image it is the share whose labels are those with more than 1/2.
+    """
+    if labels.ndim > 1:
+        return float(((probs > 0.5) == labels).all(axis=1).mean())
+    return float((probs.argmax(axis=1) == labels).mean())
+
+
+def thresholds_on(probs: AnyArray, labels: BoolArray, otherwise: LabelThresholds) -> Rule:
+    """Return the thresholds of the best F1 on images.
+
+    A label that too few of them have, or lack, keeps the threshold that it had: the head's was
+    chosen on all folds.
+
+    Args:
+        probs: float (n_images, n_labels), of images that were not trained on.
+        labels: bool (n_images, n_labels).
+        otherwise: Thresholds of labels with too few images.
+    """
+    n_positive = labels.sum(axis=0)
+    is_chosen = np.minimum(n_positive, len(labels) - n_positive) >= FEWEST_POSITIVES
+    chosen = best_thresholds(probs, labels).values  # noqa: PD011 - no table
+    return LabelThresholds(tuple(np.where(is_chosen, chosen, otherwise.values).tolist()))
+
+
+def scores_of(probs: AnyArray, labels: AnyArray, groups: AnyArray, rule: Rule) -> AnyArray:
+    """Return the scores that decide about the images of the validation fold after training.
+
+    That fold chooses the thresholds of labels. So that they are not judged on the images that they
+    were chosen on, each half of the groups is decided by the thresholds of the other.
+
+    Args:
+        probs: float (n_images, n_classes), of the validation fold.
+        labels: Its labels, see `TrainingImages`.
+        groups: Group of each image, (n_images,).
+        rule: Decision rule; of labels, the thresholds where there are too few images.
+    """
+    if isinstance(rule, DecisionRule) or len(set(groups.tolist())) < 2:
+        return rule.adjust(probs)
+    scores, parts = np.empty_like(probs), choice_parts(labels, groups)
+    for part in np.unique(parts):
+        here = parts == part
+        scores[here] = thresholds_on(probs[~here], labels[~here], rule).adjust(probs[here])
+    return scores
+
+
 class Validation(NamedTuple):
     """Values of an epoch on the validation fold.
 
     Attributes:
         loss: Mean loss, weighted as in training.
-        accuracy: Share of images whose top-1 class is right.
+        accuracy: See `top_1_accuracy`.
         metric: Metric of choice; NaN where there is none, or where it is undefined.
     """
 
@@ -105,11 +178,12 @@ class Criterion:
     """How epochs are compared on the validation fold: by the metric of choice.
 
     It is that of the decisions after the rule, or of the probabilities at the temperature, of the
-    model as it would be exported at the end of the epoch.
+    model as it would be exported at the end of the epoch. Thresholds of labels are chosen anew for
+    each epoch, as `scores_of` does.
 
     Attributes:
         metric: Name of the metric; None where epochs are compared by their loss.
-        labels: int64 of shape (n_images,), of the validation fold.
+        labels: Labels of the validation fold, see `TrainingImages`.
         groups: Group of each image, (n_images,).
         head_rule: Decision rule of the head that training starts from.
         rule: Decision rule of what was trained.
@@ -117,15 +191,28 @@ class Criterion:
     """
 
     metric: str | None = None
-    labels: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    labels: AnyArray = field(default_factory=lambda: np.zeros(0, np.int64))
     groups: AnyArray = field(default_factory=lambda: np.zeros(0, np.int64))
-    head_rule: DecisionRule = _TOP_1
-    rule: DecisionRule = _TOP_1
+    head_rule: Rule = _TOP_1
+    rule: Rule = _TOP_1
     head_calibration: Calibration = UNCALIBRATED
 
-    def rule_of(self, epoch: int) -> DecisionRule:
-        """Return the decision rule of an epoch's probabilities; epoch 0 is the head."""
+    def rule_of(self, probs: AnyArray, epoch: int) -> Rule:
+        """Return the decision rule of an epoch's model; epoch 0 is the head.
+
+        Args:
+            probs: Its probabilities of the validation fold.
+            epoch: Number of the epoch.
+        """
+        if epoch and isinstance(self.rule, LabelThresholds):
+            return thresholds_on(probs, self.labels, self.rule)
         return self.rule if epoch else self.head_rule
+
+    def scores(self, probs: AnyArray, epoch: int) -> AnyArray:
+        """Return the scores that decide about the images of the validation fold in an epoch."""
+        if epoch == 0:
+            return self.head_rule.adjust(probs)
+        return scores_of(probs, self.labels, self.groups, self.rule)
 
     def calibration_of(self, probs: Float32Array, epoch: int) -> Calibration:
         """Return the calibration of an epoch's model, by its probabilities of the validation fold.
@@ -140,11 +227,12 @@ class Criterion:
         """Return the metric of an epoch's probabilities (n_images, n_classes)."""
         if self.metric is None:
             return float("nan")
-        metric = METRICS[self.metric]
+        metric = metric_named(self.metric)
         if metric.is_of_decision:  # the temperature keeps decisions
-            values = self.rule_of(epoch).adjust(probs)
+            values = self.scores(probs, epoch)
         else:
-            values = at_temperature(probs, self.calibration_of(probs, epoch).temperature)
+            temperature = self.calibration_of(probs, epoch).temperature
+            values = at_temperature(probs, temperature, self.labels.ndim > 1)
         try:
             return float(metric.function(values, self.labels, None))
         except DataError:  # such as ROC AUC without images of a class
@@ -154,7 +242,7 @@ class Criterion:
         """Return what epochs are compared by, larger is better: 0 for an undefined metric."""
         if self.metric is None or np.isnan(value):
             return 0.0
-        return value if METRICS[self.metric].higher_is_better else -value
+        return value if metric_named(self.metric).higher_is_better else -value
 
 
 class ExportCandidate(NamedTuple):
@@ -195,7 +283,7 @@ def fitted_candidates(
     table, candidates = OUT_OF_FOLD.read(run.folder), []
     for name in (*modules, ENSEMBLE_NAME):
         of_model = table[table["module"] == name]
-        probs = _probs_of(of_model, images)
+        probs = _probs_of(of_model, images, multi_label=run.fit.multi_label)
         if probs is None:
             continue
         kind = ENSEMBLE if name == ENSEMBLE_NAME else HEAD
@@ -224,30 +312,34 @@ def exported_candidate(run: Run, images: pd.DataFrame) -> ExportCandidate | None
         digest = file_sha256(EXPORTED_VALIDATION.path(folder))
         if digest != export.manifest.get("validation_sha256"):
             return None
-        probs = _probs_of(EXPORTED_VALIDATION.read(folder), images)
+        table = EXPORTED_VALIDATION.read(folder)
+        probs = _probs_of(table, images, multi_label=export.multi_label)
     except (RunError, OSError):  # nothing is exported, or not by a fine-tuning
         return None
     if probs is None or len(export.class_names) != probs.shape[1]:
         return None
-    predictions = Predictions(probs, export.rule.adjust(probs))
+    labels, groups = labels_of(images, export.class_names), images["cluster"].to_numpy()
+    predictions = Predictions(probs, scores_of(probs, labels, groups, export.rule))
     name = str(export.manifest["module"])
     label = f"{name}, fine-tuned and exported before"
     return ExportCandidate(FINE_TUNED, name, label, predictions)
 
 
-def _probs_of(table: pd.DataFrame, images: pd.DataFrame) -> FloatArray | None:
+def _probs_of(table: pd.DataFrame, images: pd.DataFrame, *, multi_label: bool) -> FloatArray | None:
     """Return probabilities of images, float64 (n_images, n_classes); None if one is absent."""
     columns = [name for name in table if str(name).startswith("p(")]
     rows = table.drop_duplicates("path").set_index("path").reindex(images["path"])
     if not (rows["sha256"].to_numpy() == images["sha256"].to_numpy()).all():
         return None
     probs = rows[columns].to_numpy(np.float64)
+    if multi_label:
+        return probs
     return probs / probs.sum(axis=1, keepdims=True)  # the files hold six digits
 
 
 def best_candidate(
     candidates: Sequence[ExportCandidate],
-    labels: IntArray,
+    labels: AnyArray,
     groups: AnyArray,
     metric: str,
     seed: int,
@@ -256,22 +348,24 @@ def best_candidate(
 
     Args:
         candidates: At least one model.
-        labels: int64 of shape (n_images,).
+        labels: Labels of the images, see `TrainingImages`.
         groups: Group of each image, (n_images,).
         metric: Metric of choice; log loss is used where it is undefined on these images.
         seed: Random seed of the resamples.
     """
 
     def values_of(name: str) -> list[float]:
-        function = METRICS[name].function
+        function = metric_named(name).function
         return [float(function(c.predictions.of(name), labels, None)) for c in candidates]
 
     losses = values_of("log_loss")
     try:
         values = values_of(metric)
     except DataError:  # such as ROC AUC without images of a class
+        values = [np.nan]
+    if np.isnan(values).any():  # of labels, which say so by NaN
         metric, values = "log_loss", losses
-    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    sign = 1.0 if metric_named(metric).higher_is_better else -1.0
     order = sorted(range(len(candidates)), key=lambda i: (-sign * values[i], losses[i]))
     firsts = [
         next((candidates[i] for i in order if (candidates[i].kind == FINE_TUNED) == is_tuned), None)
@@ -288,7 +382,7 @@ def best_candidate(
 
 
 def rounded_metrics(
-    probs: Float32Array, labels: IntArray, groups: AnyArray, seed: int, rule: DecisionRule
+    predictions: Predictions, labels: AnyArray, groups: AnyArray, seed: int
 ) -> Figures:
     """Return every metric on some images with its interval, rounded for `run.json`.
 
@@ -299,7 +393,7 @@ def rounded_metrics(
     evaluator = Evaluator.if_grouped(labels, groups, seed)
     if evaluator is None:
         return {}
-    metrics = evaluator.metrics(Predictions(probs, rule.adjust(probs)))
+    metrics = evaluator.metrics(predictions)
     return {
         name: (round(estimate, 6), round(low, 6), round(high, 6))
         for name, (estimate, low, high) in metrics.items()
@@ -337,7 +431,8 @@ def with_fine_tuned(
         head = board.loc[position[name]]
         row: dict[str, Any] = {"module": f"{name}, {FINE_TUNED}", "kind": FINE_TUNED}
         row |= {"head": f"epoch {record.kept_epoch}", "tied": False, "n_members": 1}
-        row |= {"adjust": record.adjust, "temperature": record.temperature}
+        row |= {} if record.thresholds else {"adjust": record.adjust}
+        row |= {"temperature": record.temperature}
         row |= {cost: head[cost] for cost in COSTS if cost in board}
         # On the leaderboard these two names are of probabilities before the temperature.
         after = {name: f"calibrated_{name}" for name in ("log_loss", "calibration_error")}
@@ -373,7 +468,7 @@ def order_of(
         finetuned: Module name to its metric on the validation fold after fine-tuning.
         metric: Name of the metric.
     """
-    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    sign = 1.0 if metric_named(metric).higher_is_better else -1.0
     names = list(finetuned)
     first, second = ([sign * values[n] for n in names] for values in (screening, finetuned))
     tau = float(kendalltau(first, second).statistic)
@@ -400,22 +495,24 @@ def regret_ends(
         run: The run, which holds the predictions of its fine-tuned modules.
         records: Module name to its result.
         order: The order.
-        images: Validation fold: path, sha256, class_index, cluster.
+        images: Validation fold: path, sha256, label, cluster, and `class_index` of one class each.
         seed: Random seed of the resamples.
     """
-    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
+    class_names = () if "class_index" in images else run.fit.class_names
+    labels, groups = labels_of(images, class_names), images["cluster"].to_numpy()
     evaluator, pair = Evaluator.if_grouped(labels, groups, seed), []
     for name in (order.finetuned[0], order.screening[0]):
         record = records[name]
-        probs = _probs_of(VALIDATION_PREDICTIONS.read(run.finetune_folder(name)), images)
+        table = VALIDATION_PREDICTIONS.read(run.finetune_folder(name))
+        probs = _probs_of(table, images, multi_label=labels.ndim > 1)
         if probs is None or evaluator is None or order.regret == 0:
             return None
-        rule = DecisionRule(record.adjust, record.priors).at_temperature(record.temperature)
-        pair.append(Predictions(probs, rule.adjust(probs)).of(order.metric))
+        scores = scores_of(probs, labels, groups, recorded_rule(record))
+        pair.append(Predictions(probs, scores).of(order.metric))
     assert evaluator is not None
     change = evaluator.effect([(pair[0], pair[1])], order.metric)
     ends = round(change.low, 6), round(change.high, 6)
-    return ends if METRICS[order.metric].higher_is_better else (-ends[1], -ends[0])
+    return ends if metric_named(order.metric).higher_is_better else (-ends[1], -ends[0])
 
 
 def _best_first(names: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:

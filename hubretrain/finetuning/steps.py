@@ -154,7 +154,7 @@ class TrainedModel:
             what: Name of the progress bar.
 
         Returns:
-            float32 of shape (n_images, n_classes); rows sum to 1.
+            float32 of shape (n_images, n_classes).
         """
         if not len(images):
             return np.zeros((0, int(self.classifier.bias.shape[0])), np.float32)
@@ -190,7 +190,10 @@ class Steps:
         if cut is not None:
             activations = tf.TensorSpec((None, *cut.activations_shape), tf.float16)
             inputs = (activations, tf.TensorSpec((None, cut.n_below), tf.float32))
-        per_image = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, None), tf.float32)]
+        labels_spec = tf.TensorSpec((None,), tf.int64)
+        if model.classifier.multi_label:
+            labels_spec = tf.TensorSpec((None, None), tf.bool)
+        per_image = [labels_spec, tf.TensorSpec((None, None), tf.float32)]
         signature = [inputs, *per_image]
 
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]

@@ -24,6 +24,8 @@ class Classifier(tf.Module):  # type: ignore[misc]
         hidden_weight: float32 of shape (n_features, n_hidden), of `mlp` only. The hidden layer is
             `max(features @ hidden_weight + hidden_bias, 0)`.
         hidden_bias: float32 of shape (n_hidden,), of `mlp` only.
+        multi_label: Whether an image may have any number of the classes, its labels: each score
+            then becomes a probability of its own, by a sigmoid.
     """
 
     hidden_weight: tf.Variable | None = None
@@ -37,9 +39,11 @@ class Classifier(tf.Module):  # type: ignore[misc]
         bias: Float32Array,
         hidden_weight: Float32Array | None = None,
         hidden_bias: Float32Array | None = None,
+        *,
+        multi_label: bool = False,
     ) -> None:
         super().__init__(name="classifier")
-        self.backbone, self.kind = backbone, kind
+        self.backbone, self.kind, self.multi_label = backbone, kind, multi_label
         self.weight = tf.Variable(weight, name="head/weight", dtype=tf.float32)
         self.bias = tf.Variable(bias, name="head/bias", dtype=tf.float32)
         if (hidden_weight is None) != (kind != "mlp"):
@@ -68,11 +72,16 @@ class Classifier(tf.Module):  # type: ignore[misc]
         return tf.linalg.matmul(features, self.weight) + self.bias
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        """Return class probabilities, float32 of shape (n_images, n_classes); rows sum to 1."""
+        """Return class probabilities, float32 of shape (n_images, n_classes).
+
+        Rows sum to 1, but where images may have several labels.
+        """
         return self.to_probabilities(self.logits(images))
 
     def to_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Return the probabilities of scores, both float32 of shape (n_images, n_classes)."""
+        if self.multi_label:
+            return tf.nn.sigmoid(logits)
         if self.kind != "logistic":
             return tf.nn.softmax(logits)
         scores = tf.nn.sigmoid(logits)
@@ -84,19 +93,24 @@ class Classifier(tf.Module):  # type: ignore[misc]
         """Return the weighted sum of the loss that the head was fitted with: cross-entropy.
 
         Label smoothing is that of Szegedy et al. 2016, https://arxiv.org/abs/1512.00567: with a
-        share s of n classes, targets of 1 and 0 become 1 - s + s/n and s/n. A logistic head makes
-        a yes-no decision per class, so there n is 2.
+        share s of n classes, targets of 1 and 0 become 1 - s + s/n and s/n. A logistic head, and
+        one of several labels per image, makes a yes-no decision per class, so there n is 2.
 
         Args:
             logits: float32 of shape (n_images, n_classes).
-            labels: int64 of shape (n_images,), class indices.
-            weights: float32 of shape (n_images,); or of shape (n_images, n_classes) for a logistic
-                head, whose decisions may weigh differently.
+            labels: int64 of shape (n_images,), class indices; of several labels per image bool of
+                shape (n_images, n_classes).
+            weights: float32 of shape (n_images,); or of shape (n_images, n_classes) where there are
+                yes-no decisions, which may weigh differently.
             smoothing: Share s of each label that is spread over the classes, [0, 1).
         """
         n_classes = logits.shape[1]
-        targets = (1 - smoothing) * tf.one_hot(labels, n_classes, dtype=logits.dtype)
-        if self.kind != "logistic":
+        if self.multi_label:
+            targets = tf.cast(labels, logits.dtype)
+        else:
+            targets = tf.one_hot(labels, n_classes, dtype=logits.dtype)
+        targets = (1 - smoothing) * targets
+        if self.kind != "logistic" and not self.multi_label:
             targets += smoothing / n_classes
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)[:, None]
         else:
@@ -109,7 +123,8 @@ class Classifier(tf.Module):  # type: ignore[misc]
         """Return a copy with a module of its own, in the distribution strategy of this scope."""
         hidden = [v.numpy() for v in self.head_variables[:-2]]
         backbone = self.backbone.replica()
-        copy = Classifier(backbone, self.kind, self.weight.numpy(), self.bias.numpy(), *hidden)
+        arrays = (self.weight.numpy(), self.bias.numpy(), *hidden)
+        copy = Classifier(backbone, self.kind, *arrays, multi_label=self.multi_label)
         for new, old in zip(copy.all_variables, self.all_variables, strict=True):
             new.assign(old.numpy())
         return copy

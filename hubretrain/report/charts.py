@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.evaluation import METRICS
+from hubretrain.evaluation import metric_named
 from hubretrain.report.curves import finite
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import REFERENCE
@@ -134,13 +134,13 @@ def cost_charts(run_data: RunData) -> dict[str, Chart]:
 
 
 def _cost_chart(board: pd.DataFrame, cost: str, metric: str) -> Chart:
-    is_share = METRICS[metric].is_share
+    is_share = metric_named(metric).is_share
     scale = 100.0 if is_share else 1.0
     x = board[cost].astype(float).tolist()
     y, low, high = (
         (scale * board[f"{metric}{end}"].astype(float)).tolist() for end in ("", "_low", "_high")
     )
-    front = pareto(x, y if METRICS[metric].higher_is_better else [-value for value in y])
+    front = pareto(x, y if metric_named(metric).higher_is_better else [-value for value in y])
     margin = 0.08 * ((max(high) - min(low)) or 1.0)
     return {
         "title": f"{formatting.metric_name(metric)} against cost",

@@ -19,7 +19,7 @@ import numpy as np
 from hubretrain.arrays import AnyArray, Float32Array, IntArray
 from hubretrain.bottlenecks import Bottlenecks, check_made_as
 from hubretrain.errors import HubretrainError
-from hubretrain.evaluation import METRICS, Difference, Evaluator, Predictions, at_temperature
+from hubretrain.evaluation import Difference, Evaluator, Predictions, at_temperature, metric_named
 from hubretrain.heads import Head, ModuleHeads, probabilities
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import RunData
@@ -104,7 +104,7 @@ def depth_section(run_data: RunData) -> tuple[dict[str, Any], dict[str, Chart]]:
     if not effects:
         return _nothing("The validation fold has fewer than two groups, so there is no interval.")
     metric = run_data.fit.metric
-    unit, scale, digits = ("points", 100, 1) if METRICS[metric].is_share else ("nats", 1, 3)
+    unit, scale, digits = ("points", 100, 1) if metric_named(metric).is_share else ("nats", 1, 3)
     rows = [
         {
             "layer": effect.layer,

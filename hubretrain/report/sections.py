@@ -13,7 +13,7 @@ import pandas as pd
 
 from hubretrain.bottlenecks import Bottlenecks, check_made_as
 from hubretrain.errors import CacheError
-from hubretrain.evaluation import METRICS
+from hubretrain.evaluation import metric_named
 from hubretrain.report import charts, feature_map
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import OUT_OF_FOLD, RunData
@@ -146,7 +146,7 @@ def training(run_data: RunData, training_charts: dict[str, dict[str, Chart]]) ->
 def _gain_text(gain: tuple[float, float, float] | None, metric: str) -> dict[str, str] | None:
     if gain is None:
         return None
-    scale, digits = (100, 1) if METRICS[metric].is_share else (1, 3)
+    scale, digits = (100, 1) if metric_named(metric).is_share else (1, 3)
     value, low, high = (f"{scale * number:+.{digits}f}" for number in gain)
     return {"value": value, "ends": f"{low} to {high}"}
 

@@ -190,6 +190,8 @@ class FineTunedModuleRecord:
         over_head: Metric of choice minus that of the head that training started from, of `test` and
             `validation`, with paired intervals.
         files: Each table of predictions, by its name in the folder of the fine-tuning: its sha256.
+        thresholds: Where images may have several labels, the threshold of each, of probabilities
+            without the temperature; written there alone.
     """
 
     test: Figures
@@ -204,6 +206,7 @@ class FineTunedModuleRecord:
     uncalibrated_log_loss: Mapping[str, Number]
     over_head: Figures = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    thresholds: tuple[Number, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,9 @@ class FineTuneRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the stage `finetune` of `run.json`."""
         fields = asdict(self)
+        for module in fields["modules"].values():
+            if not module["thresholds"]:
+                del module["thresholds"]
         return {"versions": fields.pop("versions"), **fields}
 
 

@@ -192,3 +192,16 @@ EVALUATED = RunTable("predictions.csv", {**_IMAGE, "decision": NAME}, "evaluate"
 
 CONFUSION = RunTable("confusion.csv", {"label": NAME}, "evaluate")
 """One row per label of another data set: number of images by decision, a column per class."""
+
+LABEL_COUNTS = RunTable(
+    "label_counts.csv",
+    {
+        "label": NAME,
+        "true_positives": INTEGER,
+        "false_positives": INTEGER,
+        "false_negatives": INTEGER,
+        "true_negatives": INTEGER,
+    },
+    "evaluate",
+)
+"""In its place where images may have several labels: how often each is decided on."""

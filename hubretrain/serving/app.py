@@ -108,13 +108,20 @@ def _upload_routes(export: Export, predictor: _Predictor, metrics: Metrics) -> A
         images = [await _uploaded(request)]
         probs = await predictor.probabilities(images, _client(request))
         metrics.images.inc()
-        order = np.argsort(-probs[0], kind="stable")[: max(top, 1)]
+        ranked = np.argsort(-probs[0], kind="stable")
+        order = ranked[: len(ranked) if export.multi_label else max(top, 1)]
         classes = [(class_names[c], float(probs[0, c])) for c in order]
-        return {
-            "decision": class_names[int(export.decisions(probs)[0])],
+        answer: dict[str, Any] = {
             "classes": dict(classes),  # JavaScript moves names such as "7" to the front
             "top": [{"class": name, "probability": probability} for name, probability in classes],
         }
+        (decision,) = export.decisions(probs)
+        if not export.multi_label:
+            return {"decision": class_names[int(decision)], **answer}
+        thresholds = export.manifest["thresholds"]
+        for row, c in zip(answer["top"], order, strict=True):
+            row |= {"threshold": thresholds[c], "decided": bool(decision[c])}
+        return {"labels": [class_names[c] for c in ranked if decision[c]], **answer}
 
     return router
 
@@ -130,7 +137,9 @@ def _model_routes(export: Export, name: str) -> APIRouter:
             "class_names": {"dtype": "DT_STRING", "shape": shape},
         },
     }
-    keys = ("module", "head", "fine_tuned", "temperature", "adjust", "tta", "class_names")
+    keys = ["module", "head", "fine_tuned", "temperature", "adjust", "tta", "class_names"]
+    if export.multi_label:
+        keys[4:5] = ["multi_label", "thresholds"]
 
     @router.get("/v1/models/{model}")
     @router.get("/v1/models/{model}/versions/1")
@@ -284,7 +293,8 @@ def _about(export: Export) -> str:
     kind = "fine-tuned" if export.manifest.get("fine_tuned") else "with a fitted head"
     names = export.class_names
     shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
-    return f"{export.manifest['module']}, {kind}. {len(names)} classes: {shown}."
+    word = "labels, of which an image may have several" if export.multi_label else "classes"
+    return f"{export.manifest['module']}, {kind}. {len(names)} {word}: {shown}."
 
 
 def _page(name: str, about: str) -> tuple[str, str]:

@@ -15,12 +15,12 @@ def backbone(small_module):
     return Backbone(resolve(str(small_module)))
 
 
-def of_kind(backbone, kind):
+def of_kind(backbone, kind, *, multi_label=False):
     from hubretrain.modules.classifier import Classifier
 
     random = np.random.default_rng(0)
     weight = random.normal(size=(5, 3)).astype(np.float32)
-    return Classifier(backbone, kind, weight, np.zeros(3, np.float32))
+    return Classifier(backbone, kind, weight, np.zeros(3, np.float32), multi_label=multi_label)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "logistic"])
@@ -52,6 +52,31 @@ def test_decisions_of_a_logistic_head_may_weigh_differently(backbone):
     signs = 2.0 * np.eye(3)[labels] - 1
     expected = np.sum(weights * np.logaddexp(0, -signs * logits))
     assert float(classifier.loss(logits, labels, weights)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_several_labels_is_the_sum_of_the_binary_ones_of_keras(backbone, smoothing):
+    import tf_keras
+
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(8, 3)).astype(np.float32)
+    labels = random.random((8, 3)) < 0.4  # none of some images, several of others
+    weights = random.random((8, 3)).astype(np.float32)
+    loss = of_kind(backbone, "logistic", multi_label=True).loss(logits, labels, weights, smoothing)
+    binary = tf_keras.losses.BinaryCrossentropy(
+        from_logits=True, label_smoothing=smoothing, reduction="none"
+    )
+    each = binary(labels[..., None].astype(np.float32), logits[..., None]).numpy()
+    assert float(loss) == pytest.approx(float(np.sum(weights * each)), rel=1e-5)
+
+
+def test_probabilities_of_several_labels_are_plain_sigmoids_also_of_a_replica(backbone):
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(8, 3)).astype(np.float32)
+    classifier = of_kind(backbone, "logistic", multi_label=True)
+    for model in (classifier, classifier.replica()):
+        probs = model.to_probabilities(logits).numpy()
+        assert np.allclose(probs, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
 def test_trained_layers_are_the_last_ones_and_the_head(backbone):

@@ -1,0 +1,182 @@
+"""Exports whose images may have several labels, or none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hubretrain.cli import main
+from hubretrain.data.images.decoding import to_unit
+from hubretrain.errors import RunError
+from hubretrain.evaluation.label_thresholds import LabelThresholds
+from hubretrain.evaluation.temperature import at_temperature
+from hubretrain.export.manifest import Export
+from hubretrain.export.predict import predict_images
+from hubretrain.export.runtimes import FORMATS, open_runtime
+from hubretrain.export.views import AveragedView
+from hubretrain.files import read_record, write_record
+from hubretrain.modules import resolve
+from tests.samples import encoded, photo_crops, small_head
+
+NAMES = ["a", "<b>", "ç é"]
+RULE = LabelThresholds((0.7, 0.9, 0.5))
+VIEWS = (AveragedView(), AveragedView(mirror=True))
+
+
+def sigmoids(pixels, pooled_module):
+    """Probabilities without the temperature, by module, head and formula."""
+    from hubretrain.modules.backbone import Backbone
+
+    backbone = Backbone(resolve(str(pooled_module)))
+    weight, bias = small_head(backbone)
+    return 1 / (1 + np.exp(-(backbone(pixels).numpy() @ weight + bias).astype(np.float64)))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Small photographs whose labels are none, one and several."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, pixels in enumerate(photo_crops(40)):
+        (folder / f"{i:02d}.png").write_bytes(encoded(pixels))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_sigmoids_and_the_temperature_are_in_every_format(label_export, pooled_module, form):
+    pixels = to_unit(photo_crops(40))
+    probs = open_runtime(Export.open(label_export), form)({8: pixels})
+    logits = np.log(1 / sigmoids(pixels, pooled_module) - 1)
+    expected = 1 / (1 + np.exp(logits / 1.6))
+    assert np.abs(expected.sum(axis=1) - 1).max() > 0.1
+    assert np.abs(probs - expected).max() < (0.1 if form == "litert_int8" else 1e-4)
+
+
+def test_the_thresholds_decide_the_same_at_the_temperature(label_export, pooled_module):
+    export, pixels = Export.open(label_export), to_unit(photo_crops(40))
+    decided = export.decisions(open_runtime(export, "litert")({8: pixels}))
+    assert (decided == RULE.decide(sigmoids(pixels, pooled_module))).all()
+    assert set(decided.sum(axis=1)) > {0, 1}
+    assert export.multi_label
+    assert not {"adjust", "priors"} & export.manifest.keys()
+
+
+@pytest.mark.parametrize("form", ["savedmodel", "onnx"])
+def test_views_are_averaged_before_the_temperature_inside_of_the_model_and_outside(
+    label_export, pooled_module, tmp_path, form
+):
+    from hubretrain.export.writer import rewrite_export
+
+    pixels = to_unit(photo_crops(20))
+    mean = np.mean([sigmoids(p, pooled_module) for p in (pixels, pixels[:, :, ::-1])], axis=0)
+    expected = at_temperature(mean, 1.6, True)
+    rewrite_export(label_export, tmp_path / "views", ["onnx"], VIEWS)
+    inside = open_runtime(Export.open(tmp_path / "views"), form)({8: pixels})
+    assert np.abs(inside - expected).max() < 1e-4
+    copy = shutil.copytree(label_export, tmp_path / "copy")
+    facts = read_record(copy / "export.json")
+    write_record(copy / "export.json", {**facts, "augmentation": {"flips": "horizontal"}})
+    outside = open_runtime(Export.open(copy), form, tta=2)({8: pixels})
+    assert np.abs(outside - expected).max() < 1e-4
+
+
+def test_an_ensemble_of_labels_averages_the_sigmoids(pooled_module, tmp_path):
+    from hubretrain.export.writer import Member, write_export
+    from hubretrain.modules.backbone import Backbone
+    from hubretrain.modules.classifier import Classifier
+
+    backbone, random = Backbone(resolve(str(pooled_module))), np.random.default_rng(0)
+    arrays = (random.normal(size=shape).astype("f4") for shape in ((4, 3), 3, (8, 4), 4))
+    first, bias, hidden, hidden_bias = arrays
+    weight, small_bias = small_head(backbone)
+    hidden = random.normal(size=(weight.shape[0], 4)).astype("f4")
+    members = [
+        Member(Classifier(backbone, "logistic", weight, small_bias, multi_label=True), 0.25),
+        Member(
+            Classifier(backbone, "mlp", first, bias, hidden, hidden_bias, multi_label=True), 0.75
+        ),
+    ]
+    facts = {"multi_label": True, "thresholds": [0.5, 0.5, 0.5]}
+    write_export(members, NAMES, tmp_path / "export", facts, formats=["onnx"])
+    pixels = to_unit(photo_crops(20))
+    network = np.maximum(backbone(pixels).numpy() @ hidden + hidden_bias, 0) @ first + bias
+    expected = 0.25 * sigmoids(pixels, pooled_module) + 0.75 / (1 + np.exp(-network))
+    for form in ("savedmodel", "litert", "onnx"):
+        probs = open_runtime(Export.open(tmp_path / "export"), form)({8: pixels})
+        assert np.abs(probs - expected).max() < 1e-4
+
+
+def test_an_image_is_predicted_with_all_labels_above_their_thresholds(label_export, pictures):
+    export = Export.open(label_export)
+    probs = open_runtime(export)({8: to_unit(photo_crops(40))})
+    predictions = list(predict_images(label_export, pictures, top=1))
+    for prediction, row in zip(predictions, probs, strict=True):
+        decided = export.decisions(row[np.newaxis])[0]
+        order = np.argsort(-row, kind="stable")
+        assert prediction.labels == tuple(NAMES[c] for c in order if decided[c])
+        assert prediction.decision == "|".join(np.array(NAMES)[decided])
+        shown = [NAMES[c] for rank, c in enumerate(order) if decided[c] or rank < 1]
+        assert [name for name, _ in prediction.classes] == shown
+    assert {len(prediction.labels) for prediction in predictions} > {0, 1}
+
+
+def test_predictions_of_labels_are_printed_as_text_json_and_csv(label_export, pictures, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    files = [*map(str, pictures), str(broken)]
+    arguments = ["predict", str(label_export), *files]
+    text, as_json, as_csv = (
+        CliRunner().invoke(main, [*arguments, *options])
+        for options in ((), ("--json",), ("--csv",))
+    )
+    assert (text.exit_code, as_json.exit_code, as_csv.exit_code) == (1, 1, 1)
+    predictions = list(predict_images(label_export, files, top=3))
+    lines = text.stdout.splitlines()
+    for prediction, line in zip(predictions, lines, strict=False):
+        probs = dict(prediction.classes)
+        labels = ", ".join(f"{name} {probs[name]:.1%}" for name in prediction.labels)
+        nearest = "{} {:.1%}".format(*prediction.classes[0])
+        words = labels or f"no label; most probable: {nearest}"
+        assert line == f"{prediction.path}: {words}"
+    assert sum("no label" in line for line in lines) > 0
+    for prediction, row in zip(predictions, json.loads(as_json.stdout), strict=True):
+        if prediction.error:
+            assert row == {"path": str(broken), "error": prediction.error}
+        else:
+            assert row["labels"] == list(prediction.labels)
+            assert row["classes"] == dict(prediction.classes)
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert list(rows[0]) == ["path", "decision", *(f"p({name})" for name in NAMES), "error"]
+    for prediction, row in zip(predictions, rows, strict=True):
+        assert (row["path"], row["decision"]) == (prediction.path, prediction.decision)
+        if not prediction.error:
+            assert {name: float(row[f"p({name})"]) for name in NAMES} == pytest.approx(
+                dict(prediction.classes), abs=1e-5
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"thresholds": [0.5, 0.5]}, "it holds 2 thresholds for 3 labels"),
+        ({"thresholds": [0.5, 1.0, 0.5]}, "the threshold of <b> is 1; expected a number above 0"),
+        ({"thresholds": [0.0, 0.5, 0.5]}, "the threshold of a is 0; expected a number above 0"),
+        ({"thresholds": None}, "'multi_label' and 'thresholds' belong together, and one is absent"),
+        ({"multi_label": False}, "'multi_label' and 'thresholds' belong together"),
+    ],
+)
+def test_thresholds_that_do_not_fit_the_labels_are_refused(
+    label_export, tmp_path, changes, sentence
+):
+    copy = shutil.copytree(label_export, tmp_path / "copy")
+    facts = {**read_record(copy / "export.json"), **changes}
+    write_record(copy / "export.json", {k: v for k, v in facts.items() if v is not None})
+    with pytest.raises(RunError) as caught:
+        Export.open(copy)
+    assert sentence in str(caught.value)
+    assert str(caught.value).endswith("run `hubretrain export` again.")
