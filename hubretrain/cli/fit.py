@@ -166,12 +166,12 @@ def print_leaderboard(
     for _, row in board[board["kind"] == ENSEMBLE].iterrows():
         console.print(f"The ensemble: {row['module']}", highlight=False)
     for _, row in board[board["shortlist"].notna()].sort_values("shortlist").iterrows():
-        if formatting.has_number(row, "test_accuracy"):
-            figures = ", ".join(
-                f"{formatting.metric_name(name)} {_estimate(row, f'test_{name}')}"
-                for name in formatting.shown_metrics(metric, board)
-                if formatting.has_number(row, f"test_{name}")
-            )
+        figures = ", ".join(
+            f"{formatting.metric_name(name)} {_estimate(row, f'test_{name}')}"
+            for name in formatting.shown_metrics(metric, board)
+            if formatting.has_number(row, f"test_{name}")
+        )
+        if figures:
             console.print(f"Test split, {row['module']}: {figures}", highlight=False)
     if costs:
         console.print(_costs(board))
@@ -187,7 +187,12 @@ def _columns_that_fit(board: pd.DataFrame, metric: str, console: Console) -> tup
     from rich.measure import Measurement
 
     names = formatting.shown_metrics(metric, board)
-    few = [metric, "balanced_accuracy" if metric == "accuracy" else "accuracy"]
+    several = formatting.has_several_labels(board)
+    few = (
+        names[:2]
+        if several
+        else [metric, "balanced_accuracy" if metric == "accuracy" else "accuracy"]
+    )
     choices = [(names, True), (few, True), (names, False), (few, False), ([metric], False)]
     unbounded = console.options.update(max_width=10_000)
     for metrics, has_heads in choices:
@@ -212,6 +217,8 @@ def _legend(board: pd.DataFrame, metrics: list[str]) -> str:
         parts.append(
             "Averaged: the same head on several views of each image, one forward pass per view."
         )
+    if formatting.has_several_labels(board):
+        parts.append("F1 and accuracies are of the labels whose probability is above a threshold.")
     if board["adjust"].gt(0).any():
         of_probs = ", top-3 accuracy is of the probabilities" if "top_3" in metrics else ""
         parts.append(

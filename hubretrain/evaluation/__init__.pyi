@@ -6,6 +6,7 @@ from .intervals import Difference as Difference
 from .intervals import Interval as Interval
 from .intervals import Resampled as Resampled
 from .label_thresholds import FEWEST_POSITIVES as FEWEST_POSITIVES
+from .label_thresholds import UNCHOSEN as UNCHOSEN
 from .label_thresholds import LabelThresholds as LabelThresholds
 from .label_thresholds import Rule as Rule
 from .label_thresholds import best_thresholds as best_thresholds

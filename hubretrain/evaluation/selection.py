@@ -128,9 +128,9 @@ def _values(metric: str, probs: AnyArray, labels: AnyArray, kept: BoolArray) -> 
     return np.array(values)
 
 
-def value_at_best(metric: str, probs: AnyArray, labels: BoolArray) -> float:
-    """Return a metric of several labels per image at the best thresholds of these images."""
-    if metric_named(metric).is_of_decision:
+def value_at_best(metric: str, probs: AnyArray, labels: AnyArray) -> float:
+    """Return a metric; of decisions on several labels at the best thresholds of these images."""
+    if labels.ndim == 2 and metric_named(metric).is_of_decision:
         probs = best_thresholds(probs, labels).adjust(probs)
     return float(metric_named(metric).function(probs, labels, None))
 

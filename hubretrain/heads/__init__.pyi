@@ -15,6 +15,7 @@ from .inputs import TRAIN_ONLY as TRAIN_ONLY
 from .inputs import ClassWeight as ClassWeight
 from .inputs import FitInputs as FitInputs
 from .inputs import weights_by_class as weights_by_class
+from .inputs import weights_by_label as weights_by_label
 from .losses import Kind as Kind
 from .mlp import DECAYS as DECAYS
 from .mlp import MLPFitter as MLPFitter

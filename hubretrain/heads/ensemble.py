@@ -4,7 +4,8 @@ Caruana, Niculescu-Mizil, Crew and Ksikes (2004), Ensemble selection from librar
 ICML, https://doi.org/10.1145/1015330.1015432: starting from nothing, the member that helps the
 mean of the probabilities most is added, again and again, any member as often as it helps. What
 it helps is the log loss, which rewards every improvement; a balanced accuracy only jumps, by few
-images of a rare class. The decision rule is then chosen for the metric.
+images of a rare class. The decision rule is then chosen for the metric; where an image may have
+several labels, it is a threshold for each.
 """
 
 from __future__ import annotations
@@ -18,12 +19,23 @@ import numpy as np
 
 from hubretrain.arrays import AnyArray, IntArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import METRICS, UNCALIBRATED, Calibration, DecisionRule, class_priors
+from hubretrain.evaluation import (
+    METRICS,
+    UNCALIBRATED,
+    UNCHOSEN,
+    Calibration,
+    DecisionRule,
+    LabelThresholds,
+    Rule,
+    best_thresholds,
+    class_priors,
+)
 from hubretrain.files import read_json, write_record
 
 FORMAT = "hubretrain ensemble 2"
 ENSEMBLE_NAME = "ensemble"  # among the modules of a run
 MAX_STEPS = 25
+_TOP_1 = DecisionRule(0.0, ())
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Ensemble:
     """
 
     weights: Mapping[str, float]
-    rule: DecisionRule
+    rule: Rule
     calibration: Calibration = UNCALIBRATED
 
     def mean(self, probs: Mapping[str, AnyArray]) -> AnyArray:
@@ -60,7 +72,10 @@ class Ensemble:
             "class_names": list(class_names),
             "weights": self.weights,
         }
-        record |= {"adjust": self.rule.strength, "priors": list(self.rule.priors)}
+        if isinstance(self.rule, LabelThresholds):
+            record |= {"multi_label": True, "thresholds": list(self.rule.values)}
+        else:
+            record |= {"adjust": self.rule.strength, "priors": list(self.rule.priors)}
         record |= {"calibration": asdict(self.calibration)}
         write_record(path, record)
 
@@ -78,7 +93,13 @@ class Ensemble:
             raise HeadError(f"{path} is missing; {remedy}.") from None
         if record.format != FORMAT:
             raise HeadError(f"{path} is of format {record.format}, not {FORMAT}; {remedy}.")
-        rule = DecisionRule(record.adjust, record.priors)
+        rule: Rule
+        if record.multi_label:
+            rule = LabelThresholds(record.thresholds)
+        elif record.adjust is None or record.priors is None:
+            raise HeadError(f"{path} has no decision rule; {remedy}.")
+        else:
+            rule = DecisionRule(record.adjust, record.priors)
         return cls(record.weights, rule, record.calibration)
 
 
@@ -88,9 +109,11 @@ class _EnsembleRecord:
 
     format: str
     weights: dict[str, float]
-    adjust: float
-    priors: tuple[float, ...]
     calibration: Calibration
+    adjust: float | None = None
+    priors: tuple[float, ...] | None = None
+    multi_label: bool = False
+    thresholds: tuple[float, ...] = ()
 
 
 def greedy_ensemble(
@@ -100,13 +123,13 @@ def greedy_ensemble(
 
     Args:
         probs: Module name to out-of-fold probabilities (n_images, n_classes).
-        labels: int (n_images,).
+        labels: int (n_images,); or bool (n_images, n_classes), where an image may have several.
         metric: Name of the metric that the decision rule is chosen for.
         strengths: Strengths of logit adjustment to choose from.
     """
-    names, image = list(probs), np.arange(len(labels))
-    of_label = np.stack([probs[name][image, labels] for name in names]).astype(np.float64)
-    counts, total = np.zeros(len(names)), np.zeros(len(labels))
+    names = list(probs)
+    of_label = np.stack([_of_labels(probs[name], labels) for name in names]).astype(np.float64)
+    counts, total = np.zeros(len(names)), np.zeros(of_label.shape[1])
     best, best_loss = counts, np.inf
     for step in range(1, MAX_STEPS + 1):
         likely = np.maximum((total + of_label) / step, 1e-12)
@@ -119,12 +142,21 @@ def greedy_ensemble(
     weights = {
         name: float(count / best.sum()) for name, count in zip(names, best, strict=True) if count
     }
+    if labels.ndim == 2:
+        return Ensemble(weights, best_thresholds(Ensemble(weights, _TOP_1).mean(probs), labels))
     priors = tuple(class_priors(labels, next(iter(probs.values())).shape[1]).tolist())
     function, higher = METRICS[metric].function, METRICS[metric].higher_is_better
     rules = strengths if METRICS[metric].is_of_decision else (0.0,)
     candidates = [Ensemble(weights, DecisionRule(strength, priors)) for strength in rules]
     values = [float(function(each.adjusted(probs), labels, None)) for each in candidates]
     return candidates[int(np.argmax(values) if higher else np.argmin(values))]
+
+
+def _of_labels(probs: AnyArray, labels: AnyArray) -> AnyArray:
+    """Return the probability of what each image is, (n_images,), or of each label, flat."""
+    if labels.ndim == 2:
+        return np.where(labels, probs, 1 - probs).ravel()
+    return probs[np.arange(len(labels)), labels]
 
 
 def crossfitted_ensemble(
@@ -142,7 +174,7 @@ def crossfitted_ensemble(
             each image's of a head that was neither fitted nor chosen on an image of another part
             than its own, for an ensemble is evaluated on the other. NaN for an image that has none.
         evaluated: The same members' probabilities that the mean is taken of, out of fold.
-        labels: int (n_images,).
+        labels: As `greedy_ensemble` takes them.
         parts: int (n_images,) of two parts, from `choice_parts`.
         metric: Name of the metric that the decision rule is chosen for.
         strengths: Strengths of logit adjustment to choose from.
@@ -160,9 +192,8 @@ def crossfitted_ensemble(
             others = {name: probs[chosen_on] for name, probs in within.items()}
             ensemble = greedy_ensemble(others, labels[chosen_on], metric, strengths)
         else:  # of so few images that nothing can be chosen, all are members
-            priors = tuple(class_priors(labels, shape[1]).tolist())
-            weights = dict.fromkeys(within, 1 / len(within))
-            ensemble = Ensemble(weights, DecisionRule(0.0, priors))
+            rule = LabelThresholds((UNCHOSEN,) * shape[1]) if labels.ndim == 2 else _TOP_1
+            ensemble = Ensemble(dict.fromkeys(within, 1 / len(within)), rule)
         held_out = {name: probs[here] for name, probs in evaluated.items()}
         unadjusted[here], adjusted[here] = ensemble.mean(held_out), ensemble.adjusted(held_out)
     return unadjusted, adjusted

@@ -1,7 +1,8 @@
 """Out-of-fold predictions of every fitted head of one module, with every decision rule.
 
 A candidate is a fitted head (on which layers and views it was trained, its kind, class weight and
-l2) with a decision rule, the strength of its logit adjustment.
+l2) with a decision rule, the strength of its logit adjustment. Where an image may have several
+labels, it has one rule: the thresholds of its best F1 on the images that choose it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray, BoolArray, Float32Array
-from hubretrain.evaluation import METRICS, DecisionRule
+from hubretrain.arrays import AnyArray, BoolArray, Float32Array, IntArray
+from hubretrain.evaluation import (
+    DecisionRule,
+    Rule,
+    best_thresholds,
+    metric_named,
+    value_at_best,
+)
 from hubretrain.heads import Criterion, HeadPath, Kind, probabilities
 
 LAST_LAYER, ALL_LAYERS = "last", "all"
@@ -60,21 +67,24 @@ def stopping_criterion(
 
     Args:
         metric: Name of the metric of choice.
-        labels: int (n_validated,).
+        labels: int (n_validated,); bool (n_validated, n_classes) of several labels, whose decisions
+            are those at the best thresholds.
         priors: Share of each class, for the adjustment.
         strengths: Strengths of adjustment; (0,) for none.
     """
-    of = METRICS[metric]
+    of = metric_named(metric)
     if not of.is_share:
         return None
     rules = [DecisionRule(float(s), tuple(priors.tolist())) for s in strengths]
-    n_per_class = np.bincount(labels)[np.unique(labels)]
-    n = len(labels)
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels)
+    n_per_class, n = counts[counts > 0], len(labels)
     if of.is_mean_over_classes:
         n = len(n_per_class) ** 2 / (1 / n_per_class).sum()
     scale = (-4 if of.higher_is_better else 4) * np.sqrt(n)
 
     def criterion(probs: AnyArray) -> float:
+        if labels.ndim == 2:
+            return scale * value_at_best(metric, probs, labels)
         return min(scale * float(of.function(rule.adjust(probs), labels, None)) for rule in rules)
 
     return criterion
@@ -90,6 +100,9 @@ class Candidates:
         strengths: Strengths of adjustment; (0,) for none.
         averaged: Function from a position to its probabilities averaged over views,
             float32 (n_validated, n_classes).
+        labels: Where an image may have several labels, those of the validated images, bool
+            (n_validated, n_classes), and
+        parts: their parts, from `choice_parts`: thresholds of one are chosen on the others.
 
     Attributes:
         table: One row per candidate: layers, trained_on, head, class_weight, l2, adjust, passes,
@@ -103,7 +116,10 @@ class Candidates:
         priors: AnyArray,
         strengths: Sequence[float],
         averaged: Callable[[Position], Float32Array],
+        labels: BoolArray | None = None,
+        parts: IntArray | None = None,
     ) -> None:
+        self._labels, self._parts = labels, parts
         self._paths, self._validated = paths, validated
         self._rules = [DecisionRule(float(s), tuple(priors.tolist())) for s in strengths]
         self._positions = [
@@ -145,8 +161,10 @@ class Candidates:
         """Return where a candidate was fitted."""
         return self._positions[candidate // len(self._rules)]
 
-    def rule(self, candidate: int) -> DecisionRule:
-        """Return the decision rule of a candidate."""
+    def rule(self, candidate: int) -> Rule:
+        """Return the decision rule of a candidate, that of several labels as all images choose."""
+        if self._labels is not None:
+            return best_thresholds(self.unadjusted(candidate), self._labels)
         return self._rules[candidate % len(self._rules)]
 
     def unadjusted(self, candidate: int) -> Float32Array:
@@ -154,22 +172,44 @@ class Candidates:
         return self._probs(self.position(candidate))
 
     def adjusted(self, candidate: int) -> Float32Array:
-        """Return the same after its logit adjustment: the largest is the decision."""
+        """Return the same after its decision rule, which no image chooses for itself."""
+        return self._adjusted(candidate, self.unadjusted(candidate))
+
+    def _adjusted(self, candidate: int, probs: Float32Array) -> Float32Array:
+        if self._labels is None or self._parts is None:
+            return self.rule(candidate).adjust(probs)
+        of_view_0, adjusted = self.unadjusted(candidate), np.empty_like(probs)
+        for part in np.unique(self._parts):
+            inside = self._parts == part
+            rule = best_thresholds(of_view_0[~inside], self._labels[~inside])
+            adjusted[inside] = rule.adjust(probs[inside])
+        return adjusted
+
+    def deployed_adjusted(self, candidate: int) -> Float32Array:
+        """Return its probabilities after the decision rule that all images choose."""
         return self.rule(candidate).adjust(self.unadjusted(candidate))
 
     def of(self, metric: str) -> Callable[[int], Float32Array]:
         """Return the function to what a metric evaluates of a candidate."""
-        return self.adjusted if METRICS[metric].is_of_decision else self.unadjusted
+        return self.adjusted if metric_named(metric).is_of_decision else self.unadjusted
+
+    def to_choose(self, metric: str) -> Callable[[int], Float32Array]:
+        """Return the function to what `candidate_values` takes of a candidate."""
+        return self.unadjusted if self._labels is not None else self.of(metric)
 
     def averaged_unadjusted(self, candidate: int) -> Float32Array:
         """Return its probabilities averaged over views, float32 (n_validated, n_classes)."""
         return self._averaged(self.position(candidate))
 
     def averaged_adjusted(self, candidate: int) -> Float32Array:
-        """Return the same after its logit adjustment."""
+        """Return the same after its decision rule, as `adjusted`."""
+        return self._adjusted(candidate, self.averaged_unadjusted(candidate))
+
+    def deployed_averaged_adjusted(self, candidate: int) -> Float32Array:
+        """Return the same after the decision rule that all images choose."""
         return self.rule(candidate).adjust(self.averaged_unadjusted(candidate))
 
     def _probs_of(self, position: Position) -> Float32Array:
         path = self._paths[position.source]
         chosen = path.out_of_fold[self._validated, position.class_weight, position.l2]
-        return probabilities(chosen, path.kind)
+        return probabilities(chosen, path.kind, self._labels is not None)

@@ -11,21 +11,22 @@ import pandas as pd
 
 from hubretrain.arrays import AnyArray
 from hubretrain.evaluation import (
-    METRICS,
     Evaluator,
     Predictions,
     Resampled,
     at_temperature,
+    best_thresholds,
     calibrate,
     choice_parts,
     choose,
     crossfitted,
     intervals,
+    metric_named,
 )
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, crossfitted_ensemble, greedy_ensemble
 from hubretrain.runs import EFFECTS as EFFECTS_TABLE
 from hubretrain.runs import MODULE
-from hubretrain.screening.baselines import majority_class
+from hubretrain.screening.baselines import majority_class, prevalences
 from hubretrain.screening.candidates import ALL_LAYERS
 from hubretrain.screening.formatting import COSTS, cost_words, metric_amount, metric_name
 from hubretrain.screening.leaderboard import (
@@ -67,17 +68,25 @@ class ModuleComparison:
     ) -> None:
         self.results, self.sweep = results, sweep
         self.images = development[development["fold"] >= 0].reset_index(drop=True)
-        labels, groups = self.images["class_index"].to_numpy(), self.images["cluster"].to_numpy()
+        labels, groups = sweep.targets(self.images), self.images["cluster"].to_numpy()
         self._parts = choice_parts(labels, groups)
         self.evaluator = Evaluator(labels, groups, seed, parts=self._parts)
-        folds = development["fold"].to_numpy()
-        every_label = development["class_index"].to_numpy()
-        self._majority = majority_class(every_label, folds, len(sweep.class_names))[folds >= 0]
+        self._constant = self._constant_predictions(development)
         self.modules = choosable(results)
         self.ensemble: Ensemble | None = None
         self._ensemble_averaged: Predictions | None = None
         if len(self.modules) > 1:
             self._fit_ensemble()
+
+    def _constant_predictions(self, development: pd.DataFrame) -> tuple[str, Predictions]:
+        """Return the baseline that looks at no image, by name."""
+        if self.sweep.multi_label:
+            shares, labels = prevalences(self.evaluator.labels), self.evaluator.labels
+            rule = best_thresholds(shares, labels)
+            return "prevalence of each label", Predictions(shares, rule.adjust(shares))
+        folds, labels = development["fold"].to_numpy(), self.sweep.targets(development)
+        majority = majority_class(labels, folds, len(self.sweep.class_names))[folds >= 0]
+        return "majority class", Predictions(majority, majority)
 
     def _fit_ensemble(self) -> None:
         labels, metric, strengths = self.evaluator.labels, self.sweep.metric, self.sweep.strengths
@@ -86,6 +95,8 @@ class ModuleComparison:
         kept = {result.module: result.predictions["ensemble_member"] for result in self.modules}
         self._ensemble_deployed = ensemble.mean(kept)
         calibration = calibrate(self._ensemble_deployed, labels, self.evaluator.groups)
+        if self.sweep.multi_label:
+            ensemble = replace(ensemble, rule=best_thresholds(self._ensemble_deployed, labels))
         self.ensemble = replace(ensemble, calibration=calibration)
         within = {result.module: result.predictions["member_within"] for result in self.modules}
         options = (labels, self._parts, metric, strengths)
@@ -123,7 +134,7 @@ class ModuleComparison:
                     metric,
                 )
             )
-        rows += baseline_rows(self._majority, self.modules, evaluator)
+        rows += baseline_rows(self._constant, self.modules, evaluator)
         board = ranked(rows, (self._resampled, self._resampled_deployed), metric, top)
         return board.assign(averaged_views=board["averaged_views"].astype("Int64"))
 
@@ -183,34 +194,36 @@ class ModuleComparison:
                 if f"with_{key}" in result.predictions
             ]
             pairs |= {name: of_effect} if of_effect else {}
+        metric = self.sweep.metric
         averaged = [
-            (result.averaged.adjusted, result.chosen.adjusted)
+            (result.averaged.of(metric), result.chosen.of(metric))
             for result in self.modules
             if result.averaged is not None
         ]
         pairs |= {"averaging over views when scoring": averaged} if averaged else {}
         pairs |= self._pairs_with_controls()
-        if METRICS[self.sweep.metric].is_of_decision:
+        if metric_named(metric).is_of_decision or self.sweep.multi_label:
             nearest = [
-                (result.predictions["adjusted"], result.predictions["nearest"])
+                (result.chosen.of(metric), result.predictions["nearest"])
                 for result in self.modules
                 if "nearest" in result.predictions
             ]
             pairs |= {"fitted heads instead of the nearest neighbour": nearest} if nearest else {}
         if self.ensemble is not None:
             pairs["the ensemble instead of the best module"] = [
-                (self._ensemble_predictions.adjusted, self.best().adjusted)
+                (self._ensemble_predictions.of(metric), self.best().of(metric))
             ]
         return pairs
 
     def _pairs_with_controls(self) -> dict[str, list[Pair]]:
-        adjusted = {result.module: result.predictions["adjusted"] for result in self.results}
+        metric = self.sweep.metric
+        evaluated = {result.module: result.chosen.of(metric) for result in self.results}
         controls = {
             name: module
-            for name in adjusted
-            if is_random_control(name) and (module := pretrained_of(name, adjusted)) is not None
+            for name in evaluated
+            if is_random_control(name) and (module := pretrained_of(name, evaluated)) is not None
         }
-        pairs = [(adjusted[module], adjusted[name]) for name, module in controls.items()]
+        pairs = [(evaluated[module], evaluated[name]) for name, module in controls.items()]
         return {"pretrained instead of random weights": pairs} if pairs else {}
 
     def best(self) -> Predictions:
@@ -261,7 +274,7 @@ class ModuleComparison:
     def _losses(self, best: str, other: str) -> tuple[str, str]:
         """Return by how much a module is worse than the best, and by how much at most."""
         lead = intervals.difference(self._resampled[best], self._resampled[other])
-        is_higher_better = METRICS[lead.metric].higher_is_better
+        is_higher_better = metric_named(lead.metric).higher_is_better
         losses = (lead.estimate, lead.high) if is_higher_better else (-lead.estimate, -lead.low)
         loss, at_most = (metric_amount(lead.metric, loss) for loss in losses)
         return loss, at_most
@@ -312,8 +325,8 @@ class ModuleComparison:
             self.evaluator.resample(metric, self.best().of(metric))
         )
         uncorrected = [float(result.about["uncorrected"]) for result in self.modules]
-        top = max(uncorrected) if METRICS[metric].higher_is_better else min(uncorrected)
-        scale, digits = (100, 1) if METRICS[metric].is_share else (1, 3)
+        top = max(uncorrected) if metric_named(metric).higher_is_better else min(uncorrected)
+        scale, digits = (100, 1) if metric_named(metric).is_share else (1, 3)
         uncorrected_text, estimate_text, low_text, high_text = (
             f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
@@ -340,11 +353,15 @@ class ModuleComparison:
         """
         probs = {
             result.module: at_temperature(
-                result.predictions["deployed"], result.calibration.temperature
+                result.predictions["deployed"],
+                result.calibration.temperature,
+                self.sweep.multi_label,
             )
             for result in self.results
         }
         if self.ensemble is not None:
             temperature = self.ensemble.calibration.temperature
-            probs[ENSEMBLE_NAME] = at_temperature(self._ensemble_deployed, temperature)
+            probs[ENSEMBLE_NAME] = at_temperature(
+                self._ensemble_deployed, temperature, self.sweep.multi_label
+            )
         return probs

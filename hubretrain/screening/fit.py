@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks, bottleneck_files
-from hubretrain.data import ImageDataset, SplitOptions
+from hubretrain.data import ImageDataset, SplitOptions, join_labels, targets
 from hubretrain.data.splitting import (
     NEW,
     TEST,
@@ -29,7 +30,14 @@ from hubretrain.data.splitting import (
     write_folds,
 )
 from hubretrain.errors import CacheError, RunError
-from hubretrain.evaluation import Evaluator, Predictions, at_temperature
+from hubretrain.evaluation import (
+    FEWEST_POSITIVES,
+    UNCHOSEN,
+    Evaluator,
+    LabelThresholds,
+    Predictions,
+    at_temperature,
+)
 from hubretrain.files import StrPath
 from hubretrain.heads import ModuleHeads
 from hubretrain.locks import in_use
@@ -53,6 +61,11 @@ from hubretrain.screening.stages import Stages
 from hubretrain.screening.sweep import Sweep
 
 TEST_METRICS = ("top_3", "unadjusted_accuracy", "balanced_accuracy", "accuracy")
+TEST_METRICS_OF_LABELS = (
+    *("mean_average_precision", "micro_average_precision", "macro_f1", "micro_f1"),
+    *("subset_accuracy", "hamming_loss"),
+)
+MOST_NAMED = 10  # labels in a sentence
 
 
 def screen_modules(
@@ -92,7 +105,7 @@ def screen_modules(
     images = dataset.usable_images(cache, near_duplicates=options.split.keep_duplicates_together)
     changes = _changes(images, run)
     development, test = _split(images, run, options.split)
-    labels = development["class_index"].to_numpy()
+    labels = targets(development["label"], dataset.class_names, dataset.multi_label)
     sweep = Sweep.of(options, dataset.class_names, labels)
     stages = Stages(development, sweep, run, options.split.seed, test["sha256"].tolist())
     with in_use(run.screened_folder):
@@ -103,9 +116,10 @@ def screen_modules(
     board, effects = comparison.leaderboard(options.top), comparison.effects()
     listed = board[board["shortlist"].notna()].sort_values("shortlist")
     test_predictions = _test_predictions(heads, files, listed["module"].tolist(), test)
-    board = _with_test(board, test_predictions, test, options.split.seed)
+    board = _with_test(board, test_predictions, test, sweep, options.split.seed)
     notes = (
-        *_notes(images, dataset, sweep.metric, options.split.keep_duplicates_together),
+        *_notes(images, dataset, sweep, options.split.keep_duplicates_together),
+        *_on_labels(labels, sweep),
         *comparison.notes(board),
         *changes,
     )
@@ -116,7 +130,7 @@ def screen_modules(
         write_folds(written.folds_file, images.assign(group=images["cluster"]), cut_with)
         for result in results:
             heads[result.module].save(written.heads_file(result.module), result.about["module"])
-        _write_tables(written, board, effects, comparison, test, test_predictions)
+        _write_tables(written, board, effects, comparison, heads, test, test_predictions)
         record = _record(dataset, options, cache, comparison, shortlist, looks, notes)
         run.publish_fit(written, record)
     return Screening(run, sweep.metric, board, effects, notes)
@@ -140,6 +154,12 @@ def _bottleneck_files(
                 "run `hubretrain cache` with this module first."
             )
     earlier = run.fit if run.is_fitted else None
+    if earlier is not None and earlier.multi_label != dataset.multi_label:
+        has = "several labels per image" if earlier.multi_label else "one class per image"
+        raise RunError(
+            f"{run.folder} was fitted on {has}, the data set has not; choose another folder with "
+            "`run`."
+        )
     if earlier is not None and earlier.class_names != dataset.class_names:
         raise RunError(
             f"{run.folder} was fitted on the classes {', '.join(earlier.class_names)}, the data "
@@ -209,22 +229,27 @@ def _test_predictions(
         with Bottlenecks(file_of[name]) as bottlenecks:
             features = bottlenecks.rows(test["sha256"].tolist(), layers=head.layers or "last")
         probs = head.probabilities(features)
-        calibrated = at_temperature(probs, head.calibration.temperature)
+        calibrated = at_temperature(probs, head.calibration.temperature, head.multi_label)
         predictions[name] = Predictions(calibrated, head.rule.adjust(probs))
     return predictions
 
 
 def _with_test(
-    board: pd.DataFrame, predictions: Mapping[str, Predictions], test: pd.DataFrame, seed: int
+    board: pd.DataFrame,
+    predictions: Mapping[str, Predictions],
+    test: pd.DataFrame,
+    sweep: Sweep,
+    seed: int,
 ) -> pd.DataFrame:
     """Return the leaderboard with the metrics of the shortlist on the test split."""
-    labels, groups = test["class_index"].to_numpy(), test["cluster"].to_numpy()
+    labels, groups = sweep.targets(test), test["cluster"].to_numpy()
     evaluator = Evaluator.if_grouped(labels, groups, seed)
     if evaluator is None:
         return board
     for name, of_module in predictions.items():
         metrics = evaluator.metrics(of_module)
-        shown = {metric: metrics.get(metric) for metric in TEST_METRICS}
+        names = TEST_METRICS_OF_LABELS if sweep.multi_label else TEST_METRICS
+        shown = {metric: metrics.get(metric) for metric in names}
         for column, value in columns(shown, "test_").items():
             # An ensemble of one member has its module's name, and no place on the shortlist.
             is_module = (board["module"] == name) & board["shortlist"].notna()
@@ -237,15 +262,18 @@ def _write_tables(
     board: pd.DataFrame,
     effects: pd.DataFrame,
     comparison: ModuleComparison,
+    heads: Mapping[str, ModuleHeads],
     test: pd.DataFrame,
     test_predictions: Mapping[str, Predictions],
 ) -> None:
-    names = comparison.sweep.class_names
+    names, multi_label = comparison.sweep.class_names, comparison.sweep.multi_label
     candidates = pd.concat([result.candidates for result in comparison.results])
     per_class = [
         comparison.evaluator.per_class(names, module, of_module)
         for module, of_module in comparison.predictions().items()
     ]
+    if multi_label:
+        per_class = [_with_thresholds(table, heads, comparison) for table in per_class]
     deployed = comparison.deployed()
     out_of_fold = [
         predictions_table(
@@ -254,12 +282,13 @@ def _write_tables(
             module,
             Predictions(deployed[module], of_module.adjusted),
             decimals=6,
+            multi_label=multi_label,
         )
         for module, of_module in comparison.predictions().items()
     ]
     test = test.drop(columns="fold")
     on_test = [
-        predictions_table(test, names, module, of_module)
+        predictions_table(test, names, module, of_module, multi_label=multi_label)
         for module, of_module in test_predictions.items()
     ] or [predictions_table(test[:0], names, "", Predictions(*np.zeros((2, 0, len(names)))))]
     LEADERBOARD.write(run.folder, board)
@@ -272,17 +301,34 @@ def _write_tables(
         comparison.ensemble.save(run.ensemble_file, names)
 
 
+def _with_thresholds(
+    table: pd.DataFrame, heads: Mapping[str, ModuleHeads], comparison: ModuleComparison
+) -> pd.DataFrame:
+    """Return the rows of a model's labels with the thresholds that it is deployed with."""
+    module = table["module"].iloc[0]
+    rule = heads[module].deployed.rule if module in heads else None
+    if rule is None and comparison.ensemble is not None:
+        rule = comparison.ensemble.rule
+    assert isinstance(rule, LabelThresholds)
+    return table.assign(threshold=rule.values)
+
+
 def predictions_table(
     images: pd.DataFrame,
     class_names: Sequence[str],
     module: str,
     predictions: Predictions,
     decimals: int | None = None,
+    multi_label: bool = False,
 ) -> pd.DataFrame:
     """Return the predictions of one module: one row per image."""
     table = images[[c for c in ("path", "sha256", "label", "fold") if c in images]].copy()
     table.insert(0, "module", module)
-    table["decision"] = np.array(class_names)[predictions.adjusted.argmax(axis=1)]
+    if multi_label:
+        names = np.array(class_names, object)
+        table["decision"] = [join_labels(names[row]) for row in predictions.adjusted > 0.5]
+    else:
+        table["decision"] = np.array(class_names)[predictions.adjusted.argmax(axis=1)]
     for c, name in enumerate(class_names):
         probs = predictions.unadjusted[:, c]
         table[f"p({name})"] = probs if decimals is None else probs.round(decimals)
@@ -331,35 +377,75 @@ def _record(
         test_looked_at=looks,
         modules={name: ModuleRecord.of(of_module) for name, of_module in attributes.items()},
         notes=notes,
+        multi_label=sweep.multi_label,
     )
 
 
 def _notes(
     images: pd.DataFrame,
     dataset: ImageDataset,
-    metric: str,
+    sweep: Sweep,
     keep_duplicates_together: bool,
 ) -> list[str]:
     """Return sentences on the images, the split and the choice."""
     parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
     n_test, n_folds = int((parts == TEST).sum()), len(set(parts[parts >= 0]))
-    majority = images["class_index"].value_counts(normalize=True).max()
     together = kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)
+    kind = "labels" if sweep.multi_label else "classes"
     size = (
-        f"{len(images):,} images, {len(dataset.class_names)} classes, {len(set(clusters)):,} "
+        f"{len(images):,} images, {len(dataset.class_names)} {kind}, {len(set(clusters)):,} "
         f"groups; test split {n_test:,}, {n_folds} folds over the rest."
     )
-    deviation = worst_deviation(parts, images["label"])
-    choice = (
-        f"Chosen by {metric.replace('_', ' ')}; always predicting the largest class is right for "
-        f"{majority:.1%} of the images."
-    )
-    notes = [size, f"{together} Worst deviation of a class share: {deviation:.2f} points.", choice]
+    deviation = worst_deviation(parts, images["label"], dataset.multi_label)
+    share = f"a {'label' if sweep.multi_label else 'class'} share"
+    notes = [size, f"{together} Worst deviation of {share}: {deviation:.2f} points."]
+    notes.append(f"Chosen by {sweep.metric.replace('_', ' ')}; {_chance(images, sweep)}")
     if (n := len(dataset.images) - len(images)) > 0:
         notes.append(f"{n:,} images are left out because they cannot be decoded.")
     if (n := int((images.groupby("sha256")["label"].transform("nunique") > 1).sum())) > 0:
         notes.append(
             f"{n:,} images are exact duplicates with different labels; `hubretrain data check` "
             "lists them."
+        )
+    return notes
+
+
+def _chance(images: pd.DataFrame, sweep: Sweep) -> str:
+    """Return the end of a sentence: what is to be had without looking at any image."""
+    labels = sweep.targets(images)
+    if sweep.multi_label:
+        return (
+            f"in any order of the images the average precision of a label is its share of them, "
+            f"on average {labels.mean():.1%}."
+        )
+    majority = images["class_index"].value_counts(normalize=True).max()
+    return f"always predicting the largest class is right for {majority:.1%} of the images."
+
+
+def _on_labels(labels: AnyArray, sweep: Sweep) -> list[str]:
+    """Return sentences on the labels of images that may have several.
+
+    Args:
+        labels: Those of the images outside of the test split; see `Sweep.targets`.
+        sweep: What is compared.
+    """
+    if not sweep.multi_label:
+        return []
+    per_image, n_positive = labels.sum(axis=1), labels.sum(axis=0)
+    without = int((per_image == 0).sum())
+    notes = [
+        (
+            f"Outside of the test split an image has {per_image.mean():.2f} labels on average, at "
+            f"most {per_image.max()}; {without:,} images have none."
+        )
+    ]
+    is_few = np.minimum(n_positive, len(labels) - n_positive) < FEWEST_POSITIVES
+    if is_few.any():
+        few = [f"{sweep.class_names[k]} ({n_positive[k]:,})" for k in np.flatnonzero(is_few)]
+        more = f" and {len(few) - MOST_NAMED:,} more" if len(few) > MOST_NAMED else ""
+        notes.append(
+            f"Fewer than {FEWEST_POSITIVES} images have a label, or all but as few, so that its "
+            f"threshold is {UNCHOSEN:g} and its figures say little: "
+            f"{', '.join(few[:MOST_NAMED])}{more}."
         )
     return notes

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hubretrain.arrays import Float32Array, FloatArray, IntArray
 from hubretrain.bottlenecks import Bottlenecks, cached_views
-from hubretrain.evaluation import METRICS, class_priors
+from hubretrain.evaluation import class_priors, metric_named
 from hubretrain.heads import (
     DECAYS,
     TRAIN_ONLY,
@@ -31,6 +31,7 @@ from hubretrain.heads import (
     Projection,
     SolverOptions,
     weights_by_class,
+    weights_by_label,
 )
 from hubretrain.progress import Bar
 from hubretrain.screening.baselines import nearest_neighbour
@@ -69,7 +70,7 @@ class ModuleFitting:
             takes it; none by default.
 
     Attributes:
-        labels: int (n_images,).
+        labels: int (n_images,); or bool (n_images, n_classes), see `Sweep.targets`.
         validated: bool (n_images,), the images that some fold validates.
         groups: Cluster of each image, (n_images,).
         priors: Share of each class.
@@ -87,7 +88,7 @@ class ModuleFitting:
     ) -> None:
         self._reach = reach or {}
         self.sweep, self.n_classes = sweep, len(sweep.class_names)
-        self.labels = images["class_index"].to_numpy()
+        self.labels = sweep.targets(images)
         fold = images["fold"].to_numpy().astype(np.int64)
         self.validated = fold >= 0
         self._folds = np.where(self.validated, fold, TRAIN_ONLY)
@@ -120,7 +121,7 @@ class ModuleFitting:
                 parts = self._projected(bottlenecks.path.stem, parts, row_image)
             for trained_on in trained_on_views:
                 self._take(of, trained_on, parts, row_image)
-        if LAST_LAYER not in layers:  # of which the baseline and the hints are
+        if (LAST_LAYER, VIEW_0) not in self._features:  # of which the baseline and the hints are
             self._take(LAST_LAYER, VIEW_0, *cached_views(bottlenecks, sha256s, all_views=False))
         n_views = np.bincount(self._widest_inputs(layers[0]).row_image)
         # Rare classes may have more views; a new image has no class, so the fewest count.
@@ -209,7 +210,7 @@ class ModuleFitting:
             return networks.fit_folds(penalties, advance=bar.advance)
         heads = PathFitter(inputs, features, source.kind, weights, SolverOptions(TOL), bases)
         self._fitters[source] = heads
-        is_of_decision = METRICS[self.sweep.metric].is_of_decision
+        is_of_decision = metric_named(self.sweep.metric).is_of_decision
         return heads.fit_folds(
             penalties,
             PATIENCE,
@@ -268,17 +269,27 @@ class ModuleFitting:
             heads, index = self._refitted(source, float(path.l2[i])), w
         else:
             heads, index = _heads_of_folds(path, w, i), path.folds.tolist().index(without_fold)
-        class_weight = self._weights(source)[w]
         head = Head(
             kind=source.kind,
             **heads.arrays(index),
-            weight_of_class=weights_by_class(class_weight, self.priors[None], "softmax")[0, 0],
+            weight_of_class=self._weight_of_class(self._weights(source)[w]),
+            multi_label=self.sweep.multi_label,
             **settings,
         )
         if source.layers == LAST_LAYER:
             return head
         assert self._projection is not None
         return self._projection.raw_head(head, self._layer_names)
+
+    def _weight_of_class(self, class_weight: ClassWeight) -> FloatArray:
+        """Return `Head.weight_of_class`."""
+        if not self.sweep.multi_label:
+            return weights_by_class(class_weight, self.priors[None], "softmax")[0, 0]
+        of_labels = weights_by_label(
+            class_weight, np.stack([1 - self.priors, self.priors], 1)[None]
+        )
+        without, positive = of_labels[0].T
+        return np.divide(positive, without, out=np.ones_like(positive), where=without > 0)
 
     def _refitted(self, source: Source, penalty: float) -> Heads:
         """Return heads fitted on all folds, once for two roles of the same penalty."""

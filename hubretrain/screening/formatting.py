@@ -46,7 +46,19 @@ COSTS = {
 COSTS_OF_A_PASS = ("gflops", "ms_per_image")
 AVERAGED = "averaged_"  # begins the columns of predictions that are averaged over views
 SHOWN_METRICS = ("balanced_accuracy", "accuracy", "top_3")
-_METRIC_NAMES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "top_3": "top-3 accuracy"}
+SHOWN_OF_LABELS = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy")
+_METRIC_NAMES = {
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "hamming_loss": "Hamming loss",
+    "roc_auc": "ROC AUC",
+    "top_3": "top-3 accuracy",
+}
+
+
+def has_several_labels(board: pd.DataFrame) -> bool:
+    """Return whether a leaderboard is of images that may have several labels."""
+    return "subset_accuracy" in board
 
 
 def metric_name(metric: str) -> str:
@@ -56,7 +68,7 @@ def metric_name(metric: str) -> str:
 
 def metric_amount(metric: str, amount: float) -> str:
     """Format a difference of a metric, such as `1.8 points`; of the log loss, in nats."""
-    if evaluation.METRICS[metric].is_share:
+    if evaluation.metric_named(metric).is_share:
         return f"{round(100 * amount, 1) + 0.0:.1f} points"  # adding 0 turns -0.0 into 0.0
     return f"{round(amount, 3) + 0.0:.3f} nats"
 
@@ -72,7 +84,8 @@ def shown_metrics(metric: str, board: pd.DataFrame) -> list[str]:
 
     The top-3 accuracy is left out where it is 1 for all models, as it must be of three classes.
     """
-    names = list(dict.fromkeys((metric, *SHOWN_METRICS)))
+    usual = SHOWN_OF_LABELS if has_several_labels(board) else SHOWN_METRICS
+    names = list(dict.fromkeys((metric, *usual)))
     if metric != "top_3" and "top_3" in board and board["top_3"].dropna().eq(1).all():
         names.remove("top_3")
     return names
@@ -88,7 +101,7 @@ def estimate_words(row: Row, column: str) -> tuple[str, str, str] | None:
     metric = column
     for prefix in ("test_", AVERAGED, "unadjusted_"):
         metric = metric.removeprefix(prefix)
-    is_share = evaluation.METRICS[metric].is_share
+    is_share = evaluation.metric_named(metric).is_share
     scale, digits = (100, 1) if is_share else (1, 3)
     estimate, low, high = (
         f"{scale * row[name]:.{digits}f}" if has_number(row, name) else ""

@@ -2,7 +2,8 @@
 
 Rows are dictionaries that become a DataFrame, saved as CSV. Metrics of decisions (accuracy,
 balanced accuracy, macro F1) are those of the chosen decision rule; `unadjusted_*` are those of the
-top-1 class; the other metrics evaluate the unadjusted probabilities.
+top-1 class; the other metrics evaluate the unadjusted probabilities. Where an image may have
+several labels, the metrics are those of `LABEL_METRICS`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import pandas as pd
 
 from hubretrain.arrays import AnyArray
 from hubretrain.evaluation import (
-    METRICS,
     TOP_1,
     Calibration,
+    DecisionRule,
     Evaluator,
     Interval,
     Predictions,
     Resampled,
     at_temperature,
     intervals,
+    metric_named,
+    metrics_of,
 )
 from hubretrain.heads import Ensemble
 from hubretrain.runs import ENSEMBLE, MODULE, REFERENCE
@@ -32,6 +35,9 @@ from hubretrain.screening.result import ScreenResult
 RANDOM_SUFFIX = "_random"
 OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes
 AVERAGED = ("balanced_accuracy", "accuracy", "top_3", "log_loss")
+AVERAGED_OF_LABELS = (
+    *("mean_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "log_loss"),
+)
 COSTS = ("gflops", "ms_per_image", "n_parameters")
 Row = dict[str, Any]
 
@@ -94,7 +100,7 @@ def calibrated_columns(
         calibration: What was fitted to them.
         evaluator: What to evaluate on.
     """
-    probs = at_temperature(deployed, calibration.temperature)
+    probs = at_temperature(deployed, calibration.temperature, evaluator.multi_label)
     metrics = {name: evaluator.of_one_model.interval(name, probs) for name in OF_PROBABILITIES}
     return {
         "temperature": calibration.temperature,
@@ -107,8 +113,8 @@ def averaged_columns(
     averaged: Predictions, n_views: int, evaluator: Evaluator, metric: str
 ) -> dict[str, float]:
     """Return the columns of predictions averaged over views, one pass per view."""
-    of_choice = dict.fromkeys((metric, *AVERAGED))
-    metrics = {name: evaluator.of(name, averaged) for name in (*of_choice, *TOP_1)}
+    names = (*AVERAGED_OF_LABELS,) if evaluator.multi_label else (*AVERAGED, *TOP_1)
+    metrics = {name: evaluator.of(name, averaged) for name in dict.fromkeys((metric, *names))}
     return {"averaged_views": n_views, **columns(metrics, "averaged_")}
 
 
@@ -158,7 +164,7 @@ def ensemble_row(
         "kind": ENSEMBLE,
         "n_members": len(weights),
         "head": "ensemble",
-        "adjust": ensemble.rule.strength,
+        "adjust": ensemble.rule.strength if isinstance(ensemble.rule, DecisionRule) else 0.0,
         **columns(evaluator.metrics(predictions)),
         **calibrated_columns(deployed, ensemble.calibration, evaluator),
     }
@@ -168,23 +174,32 @@ def ensemble_row(
 
 
 def baseline_rows(
-    majority: AnyArray, results: Sequence[ScreenResult], evaluator: Evaluator
+    constant: tuple[str, Predictions], results: Sequence[ScreenResult], evaluator: Evaluator
 ) -> list[Row]:
-    """Return the rows of what needs no fitting: metrics of decisions only."""
-    probs_of = {"majority class": majority}
+    """Return the rows of what needs no fitting: metrics of decisions only.
+
+    Of several labels per image they are those of rankings, too, in which a label that is no more
+    probable for one image than for another has its prevalence.
+    """
+    predictions_of = dict([constant])
     for result in results:
         if "nearest" in result.predictions and not is_random_control(result.module):
             name = f"1-nearest-neighbour of {result.module}"
-            probs_of[name] = result.predictions["nearest"]
-    of_decision = [name for name, metric in METRICS.items() if metric.is_of_decision]
+            nearest = result.predictions["nearest"]
+            predictions_of[name] = Predictions(nearest, nearest)
+    shown = [
+        name
+        for name, metric in metrics_of(evaluator.multi_label).items()
+        if metric.is_of_decision or (evaluator.multi_label and name not in OF_PROBABILITIES)
+    ]
     return [
         {
             "module": name,
             "kind": REFERENCE,
             "head": "none",
-            **columns({metric: evaluator.interval(metric, probs) for metric in of_decision}),
+            **columns({metric: evaluator.of(metric, predictions) for metric in shown}),
         }
-        for name, probs in probs_of.items()
+        for name, predictions in predictions_of.items()
     ]
 
 
@@ -216,7 +231,7 @@ def ranked(
     board["tied"] = is_module & board["module"].map(dict(zip(modules, tied, strict=True))).eq(True)
     by = {
         "is_baseline": True,
-        metric: not METRICS[metric].higher_is_better,
+        metric: not metric_named(metric).higher_is_better,
         **dict.fromkeys(known_costs(board[board["tied"]])[:1], True),
         "module": True,
     }

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import BoolArray, Float32Array, FloatArray, IntArray
-from hubretrain.evaluation import METRICS, Calibration, Predictions
+from hubretrain.evaluation import Calibration, Predictions, metric_named
 from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5
 from hubretrain.heads import ModuleHeads, digested_hdf5
 
@@ -205,8 +205,8 @@ def merged(
                 predictions[kind] = np.where(
                     mask[:, None], second.predictions[kind], first.predictions[kind]
                 )
-    predictions[f"with_{effect}"] = second.predictions["adjusted"]
-    predictions[f"without_{effect}"] = first.predictions["adjusted"]
+    predictions[f"with_{effect}"] = second.chosen.of(metric)
+    predictions[f"without_{effect}"] = first.chosen.of(metric)
     about |= {
         name: first.about[name] + second.about[name] for name in ("n_heads", "seconds_to_fit")
     }
@@ -231,7 +231,7 @@ def _is_better(first: ScreenResult, second: ScreenResult, metric: str) -> dict[s
     """Return where the second's choices are better, of equal ones the first's: (1 + n_parts,)."""
     result: dict[str, Any] = {}
     for name, by in ((CHOSEN, metric), (NESTED, metric), (MEMBER, "log_loss")):
-        sign = 1 if METRICS[by].higher_is_better else -1
+        sign = 1 if metric_named(by).higher_is_better else -1
         scores = [np.nan_to_num(sign * of.chosen_by[name], nan=-np.inf) for of in (first, second)]
         result[name] = scores[1] > scores[0]
     return result

@@ -6,7 +6,7 @@ from heads that were not fitted on it (folds). Those of one candidate, the best 
 to calibrate it, and for what compares the probabilities of images with one another:
 
     deployed             probabilities of the chosen candidate
-    deployed_adjusted    the same after its logit adjustment
+    deployed_adjusted    the same after its decision rule
     deployed_averaged    as deployed, averaged over views
     deployed_averaged_adjusted
                          the same after its logit adjustment
@@ -14,7 +14,9 @@ to calibrate it, and for what compares the probabilities of images with one anot
     ensemble_member_averaged
                          the same, averaged over views
 
-The others come from heads that were not chosen on the image either (see `evaluation.selection`):
+Where an image may have several labels, the rule is a threshold for each; those of `adjusted` are
+chosen on the other half, those of `deployed_adjusted` on all images. The others come from heads
+that were not chosen on the image either (see `evaluation.selection`):
 
     unadjusted           probabilities of the chosen head
     adjusted             the same after its logit adjustment: the largest is the decision
@@ -61,10 +63,14 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
         attributes = {str(name): str(value) for name, value in bottlenecks.attributes.items()}
         digests = bottlenecks.digests
         n_views = dict(zip(bottlenecks.sha256s, bottlenecks.n_views_of.tolist(), strict=True))
-    columns = ["sha256", "class_index", "fold", "cluster"]
+    label = "label" if sweep.multi_label else "class_index"
+    columns = ["sha256", label, "fold", "cluster"]
     table = images[columns].assign(n_views=images["sha256"].map(n_views))
     constants = [sweep.l2_beyond, PATIENCE, TOL, N_PARTS, DECAYS, N_COMPONENTS]
-    everything = json.dumps([attributes, digests, asdict(sweep), *constants], default=str)
+    compared = asdict(sweep)
+    if not sweep.multi_label:
+        del compared["multi_label"]
+    everything = json.dumps([attributes, digests, compared, *constants], default=str)
     digest = hashlib.sha256(everything.encode())
     digest.update(table.to_csv(index=False).encode())
     return digest.hexdigest()
@@ -80,8 +86,9 @@ def screen(
 
     Args:
         file: Bottleneck file of the module.
-        images: The images outside of the test split: sha256, class_index, cluster and fold, which
-            is below 0 where every fold trains on the image.
+        images: The images outside of the test split: sha256, class_index (or label, where an image
+            may have several), cluster and fold, which is below 0 where every fold trains on the
+            image.
         sweep: What to compare.
         projections: See `ModuleFitting`.
 

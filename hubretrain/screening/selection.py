@@ -21,7 +21,7 @@ import pandas as pd
 from hubretrain.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.evaluation import (
-    METRICS,
+    N_PARTS,
     UNCALIBRATED,
     Calibration,
     Choice,
@@ -30,6 +30,8 @@ from hubretrain.evaluation import (
     choice_parts,
     choose,
     crossfitted,
+    metric_named,
+    value_at_best,
 )
 from hubretrain.heads import Head, ModuleHeads
 from hubretrain.runs import VALIDATION_FOLD
@@ -38,6 +40,7 @@ from hubretrain.screening.fitting import ModuleFitting
 from hubretrain.screening.sweep import EFFECTS, Sweep
 
 SHOWN = ("accuracy", "balanced_accuracy", "log_loss")
+SHOWN_OF_LABELS = ("mean_average_precision", "macro_f1", "log_loss")
 SETTINGS = ["layers", "trained_on", "head", "class_weight", "l2", "adjust"]
 TRAINED_ON = -1  # the fold of images that every fold trains on
 
@@ -71,19 +74,19 @@ class Outside:
             part: Number of the part.
         """
         validated = images[images["fold"] >= 0]
-        inside = outside_of(images, part)
+        inside = outside_of(images, part, sweep)
         scored = validated.index.isin(inside.index[inside["fold"] >= 0])
         if not scored.any():
             return cls({}, np.zeros((0, len(sweep.class_names)), np.float32), scored, {})
         fitting = ModuleFitting(bottlenecks, inside, sweep)
         fitting.fit(f"choosing for {bottlenecks.path.stem}, part {part + 1}")
         candidates = _candidates(fitting)
+        labels = fitting.labels[fitting.validated]
         settings = list(candidates.table[SETTINGS].itertuples(index=False, name=None))
         values = {}
         for metric in (sweep.metric, "log_loss"):
-            function, labels = METRICS[metric].function, fitting.labels[fitting.validated]
-            probs = candidates.of(metric)
-            of_each = (float(function(probs(n), labels, None)) for n in range(len(candidates)))
+            probs = candidates.to_choose(metric)
+            of_each = (value_at_best(metric, probs(n), labels) for n in range(len(candidates)))
             values[metric] = dict(zip(settings, of_each, strict=True))
         losses = np.array(list(values["log_loss"].values()))
         best = choose(losses[None], "log_loss").best
@@ -96,22 +99,24 @@ class Outside:
         return cls(values, candidates.unadjusted(best), scored, reach)
 
 
-def outside_of(images: pd.DataFrame, part: int) -> pd.DataFrame:
+def outside_of(images: pd.DataFrame, part: int, sweep: Sweep | None = None) -> pd.DataFrame:
     """Return the images outside of a part, divided into as many folds of their own.
 
     A class all of whose images are in one of these folds is trained on in all, with its groups; of
-    one that has no image left outside of the part, the images inside are trained on.
+    one that has no image left outside of the part, the images inside are trained on. Where an image
+    may have several labels, as `sweep` says, neither is so: heads need no image of each.
     """
     n_folds = images.loc[images["fold"] >= 0, "fold"].nunique()
     validated = images["fold"].to_numpy() >= 0
     is_inside = np.zeros(len(images), bool)
-    is_inside[validated] = _parts_of(images[validated]) == part
+    is_inside[validated] = _parts_of(images[validated], sweep) == part
     kept = images[~is_inside].astype({"fold": np.int64})
     scored = kept["fold"] >= 0
-    labels, groups = (kept.loc[scored, name].to_numpy() for name in ("class_index", "cluster"))
-    n_groups = len(set(groups.tolist()))
-    fold = choice_parts(labels, groups, n_parts=n_folds) if n_groups > 1 else TRAINED_ON
+    n_groups = kept.loc[scored, "cluster"].nunique()
+    fold = _parts_of(kept[scored], sweep, n_parts=n_folds) if n_groups > 1 else TRAINED_ON
     kept.loc[scored, "fold"] = fold
+    if sweep is not None and sweep.multi_label:
+        return kept
     folds = kept.groupby("class_index")["fold"]
     in_one = kept["class_index"].map((folds.min() == folds.max()) & (folds.min() >= 0))
     of_such = kept.loc[in_one, "cluster"]
@@ -133,14 +138,24 @@ def reach_of(outside: Sequence[Outside]) -> Mapping[Source, FloatArray]:
     return reach
 
 
-def _parts_of(validated: pd.DataFrame) -> IntArray:
-    return choice_parts(validated["class_index"].to_numpy(), validated["cluster"].to_numpy())
+def _parts_of(images: pd.DataFrame, sweep: Sweep | None, n_parts: int = N_PARTS) -> IntArray:
+    labels = images["class_index"].to_numpy() if sweep is None else sweep.targets(images)
+    return choice_parts(labels, images["cluster"].to_numpy(), n_parts=n_parts)
 
 
-def _candidates(fitting: ModuleFitting) -> Candidates:
+def _candidates(fitting: ModuleFitting, parts: IntArray | None = None) -> Candidates:
     sweep = fitting.sweep
-    strengths = sweep.strengths if METRICS[sweep.metric].is_of_decision else (0.0,)
-    return Candidates(fitting.paths, fitting.validated, fitting.priors, strengths, fitting.averaged)
+    strengths = sweep.strengths if metric_named(sweep.metric).is_of_decision else (0.0,)
+    labels = fitting.labels[fitting.validated] if sweep.multi_label else None
+    return Candidates(
+        fitting.paths,
+        fitting.validated,
+        fitting.priors,
+        strengths,
+        fitting.averaged,
+        labels,
+        parts,
+    )
 
 
 class Selection:
@@ -165,8 +180,9 @@ class Selection:
         self._labels = fitting.labels[fitting.validated]
         groups = fitting.groups[fitting.validated]
         self._parts = choice_parts(self._labels, groups)
-        self.candidates = _candidates(fitting)
-        names = dict.fromkeys((sweep.metric, *SHOWN))
+        self.candidates = _candidates(fitting, self._parts)
+        shown = SHOWN_OF_LABELS if sweep.multi_label else SHOWN
+        names = dict.fromkeys((sweep.metric, *shown))
         self._values = {name: self._values_of(name) for name in names}
         self._nested_values = {n: self._values_outside(n) for n in (sweep.metric, "log_loss")}
         self.by_metric = self._choose(None)
@@ -176,7 +192,7 @@ class Selection:
         self.calibration = calibrate(deployed, self._labels, groups)
 
     def _values_of(self, metric: str) -> AnyArray:
-        probs = self.candidates.of(metric)
+        probs = self.candidates.to_choose(metric)
         every = (probs(n) for n in range(len(self.candidates)))
         return candidate_values(metric, every, self._labels, self._parts)
 
@@ -211,7 +227,7 @@ class Selection:
         best, most_likely = self.by_metric.best, self.by_log_loss.best
         kept = {
             "deployed": candidates.unadjusted(best),
-            "deployed_adjusted": candidates.adjusted(best),
+            "deployed_adjusted": candidates.deployed_adjusted(best),
             "ensemble_member": candidates.unadjusted(most_likely),
             "member_within": self._member_within(),
         }
@@ -225,7 +241,7 @@ class Selection:
         if self._fitting.n_views_averaged > 1:
             kept |= {
                 "deployed_averaged": candidates.averaged_unadjusted(best),
-                "deployed_averaged_adjusted": candidates.averaged_adjusted(best),
+                "deployed_averaged_adjusted": candidates.deployed_averaged_adjusted(best),
                 "ensemble_member_averaged": candidates.averaged_unadjusted(most_likely),
             }
             choices |= {
@@ -236,8 +252,9 @@ class Selection:
         for name, effect in EFFECTS.items():
             with_it, without_it = effect.with_it(table), effect.without_it(table)
             if with_it.any() and without_it.any() and not with_it.equals(without_it):
-                choices[f"with_{name}"] = (self._choose(with_it), candidates.adjusted)
-                choices[f"without_{name}"] = (self._choose(without_it), candidates.adjusted)
+                evaluated = candidates.of(self._metric)
+                choices[f"with_{name}"] = (self._choose(with_it), evaluated)
+                choices[f"without_{name}"] = (self._choose(without_it), evaluated)
         return kept | {
             name: crossfitted(choice, self._parts, probs)
             for name, (choice, probs) in choices.items()

@@ -109,7 +109,7 @@ class Stages:
 
     def _labels_and_groups(self) -> tuple[AnyArray, AnyArray]:
         validated = self.images[self.images["fold"] >= 0]
-        return validated["class_index"].to_numpy(), validated["cluster"].to_numpy()
+        return self.sweep.targets(validated), validated["cluster"].to_numpy()
 
     def _tied(self, results: Sequence[ScreenResult]) -> set[str]:
         """Return the modules that tie with the best."""

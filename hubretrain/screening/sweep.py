@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
+from hubretrain.data import targets
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import METRICS, STRENGTHS
+from hubretrain.evaluation import METRICS, STRENGTHS, metrics_of
 from hubretrain.heads import ClassWeight, Kind
 from hubretrain.screening.candidates import ALL_LAYERS, ALL_VIEWS, LAST_LAYER, VIEW_0
 from hubretrain.screening.options import L2, L2_BEYOND, ClassWeightByName, ScreenOptions
@@ -19,6 +20,8 @@ Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
 LINEAR: tuple[Kind, ...] = ("softmax", "logistic")
 MLP: Kind = "mlp"
+OF_LABELS: tuple[Kind, ...] = ("logistic",)  # where an image may have several
+SEVERAL = "where images may have several labels"
 UNBALANCED = 1.5  # the largest class has this many times an equal share
 
 
@@ -71,7 +74,7 @@ class Sweep:
     """What is compared on every module.
 
     Attributes:
-        metric: Metric to choose by, a name in `METRICS`.
+        metric: Metric to choose by, a name in `metrics_of(multi_label)`.
         class_names: Class names in class order.
         class_weights: Each None, `balanced`, or a weight for each class by number.
         l2: Penalties, 1 / C of scikit-learn.
@@ -80,6 +83,7 @@ class Sweep:
         layers: Layers whose features are compared, of `last` and `all`.
         kinds: Kinds of heads on every module.
         mlp_where_tied: Whether the modules that tie with the best by these get networks too.
+        multi_label: Whether an image may have several labels; then `strengths` are of no use.
     """
 
     metric: str
@@ -91,6 +95,13 @@ class Sweep:
     layers: tuple[str, ...] = (LAST_LAYER, ALL_LAYERS)
     kinds: tuple[Kind, ...] = LINEAR
     mlp_where_tied: bool = False
+    multi_label: bool = False
+
+    def targets(self, images: pd.DataFrame) -> AnyArray:
+        """Return the class index of each image, int (n_images,); or indicators of its labels."""
+        if self.multi_label:
+            return targets(images["label"], self.class_names, True)
+        return images["class_index"].to_numpy()
 
     @property
     def l2_beyond(self) -> tuple[float, ...]:
@@ -104,23 +115,34 @@ class Sweep:
         Args:
             options: The options of the fit.
             class_names: Class names in class order.
-            labels: int (n_images,), of the images outside of the test split.
+            labels: int (n_images,), of the images outside of the test split; bool (n_images,
+                n_classes) where an image may have several.
 
         Raises:
             HeadError: The options name a metric, a class or a kind of head that there is not.
         """
-        metric = options.metric
+        multi_label, metric = labels.ndim == 2, options.metric
         if metric is None:
             metric = _default_metric(labels, len(class_names))
-        if metric not in METRICS:
-            raise HeadError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
+        if metric not in metrics_of(multi_label):
+            names = ", ".join(metrics_of(multi_label))
+            if multi_label and metric in METRICS:
+                raise HeadError(f"`metric` is {metric}, which is not one {SEVERAL}: {names}.")
+            raise HeadError(f"`metric` is {metric!r}; expected one of {names}.")
         if metric == "top_3" and len(class_names) <= 3:
             raise HeadError(
                 f"`metric` is top_3, which is 1 for any head of {len(class_names)} classes; choose "
                 "another."
             )
         adjust = options.adjust
-        if adjust is None:  # of decisions without a mean over the classes, top-1 is the best rule
+        if multi_label and any(adjust or ()):
+            raise HeadError(
+                f"`adjust` does not apply {SEVERAL}, for each has a threshold of its own; leave it "
+                "out."
+            )
+        if multi_label:
+            adjust = (0.0,)
+        elif adjust is None:  # of decisions without a mean over the classes, top-1 is the best rule
             is_mean = METRICS[metric].is_of_decision and METRICS[metric].is_mean_over_classes
             adjust = STRENGTHS if is_mean else (0.0,)
         return cls(
@@ -131,19 +153,30 @@ class Sweep:
             tuple(sorted({0.0, *map(float, adjust)})),
             options.views,
             (LAST_LAYER, ALL_LAYERS) if options.layers is None else (options.layers,),
-            LINEAR if options.heads is None else _kinds(options.heads),
+            _kinds(options.heads, multi_label),
             options.heads is None,
+            multi_label,
         )
 
 
 def _default_metric(labels: AnyArray, n_classes: int) -> str:
+    if labels.ndim == 2:
+        return "mean_average_precision"
     share = np.bincount(labels).max() / len(labels)
     return "balanced_accuracy" if share * n_classes > UNBALANCED else "accuracy"
 
 
-def _kinds(names: Sequence[str]) -> tuple[Kind, ...]:
-    """Return kinds of heads by their names, each once, the simplest first."""
-    kinds = (*LINEAR, MLP)
+def _kinds(names: Sequence[str] | None, multi_label: bool) -> tuple[Kind, ...]:
+    """Return kinds of heads by their names, each once, the simplest first; None for the linear."""
+    linear = OF_LABELS if multi_label else LINEAR
+    if names is None:
+        return linear
+    kinds = (*linear, MLP)
+    if multi_label and "softmax" in names:
+        raise HeadError(
+            f"`heads` names softmax, which does not apply {SEVERAL}, for its classes exclude one "
+            f"another; expected some of {', '.join(kinds)}."
+        )
     if not names or set(names) - set(kinds):
         raise HeadError(
             f"`heads` is {', '.join(names) or 'empty'}; expected some of {', '.join(kinds)}."

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2204.01403), so nothing is chosen by them.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from hubretrain.arrays import AnyArray
 from hubretrain.heads import FeatureBlocks
@@ -26,29 +27,44 @@ def transfer_scores(features: FeatureBlocks, labels: AnyArray, n_classes: int) -
       covariance of the features)^-1, shrunk as Ledoit and Wolf (2004) have it,
       https://doi.org/10.1016/S0047-259X(03)00096-4.
 
+    The H-score needs classes that exclude one another; of several labels per image it is left out.
+
     Args:
         features: Standardised features.
-        labels: int (n_images,).
+        labels: int (n_images,), or bool (n_images, n_classes).
         n_classes: Number of classes.
     """
     basis, spectrum = features.eigenbasis()
     label = labels[features.row_image]
     sums, fourth = np.zeros((n_classes, features.n_features)), 0.0
     for rows, block in features.blocks():
-        one_hot = np.eye(n_classes, dtype=block.dtype)[label[rows]]
+        one_hot = _indicators(label[rows], n_classes, block.dtype)
         sums += one_hot.T @ block
         fourth += float((np.einsum("ij,ij->i", block, block, dtype=np.float64) ** 2).sum())
     turned = sums @ basis.astype(np.float64)
-    counts = np.bincount(label, minlength=n_classes).astype(np.float64)
+    if label.ndim == 2:
+        counts = label.sum(axis=0).astype(np.float64)
+    else:
+        counts = np.bincount(label, minlength=n_classes).astype(np.float64)
     present = (counts > 0) & (counts < features.n_rows)
     evidence = [
         _log_evidence(features.n_rows, spectrum * features.n_rows, turned[k], counts[k])
         for k in np.flatnonzero(present)
     ]
+    log_me = float(np.mean(evidence)) if evidence else np.nan
+    if label.ndim == 2:
+        return {"log_me": log_me}
     return {
-        "log_me": float(np.mean(evidence)) if evidence else np.nan,
+        "log_me": log_me,
         "h_score": _h_score(features, spectrum, turned[counts > 0], counts[counts > 0], fourth),
     }
+
+
+def _indicators(labels: AnyArray, n_classes: int, dtype: npt.DTypeLike) -> AnyArray:
+    """Return 1 for each class that a row has and 0 for the others, (n_rows, n_classes)."""
+    if labels.ndim == 2:
+        return labels.astype(dtype)
+    return np.eye(n_classes, dtype=dtype)[labels]
 
 
 def _log_evidence(n_rows: int, spectrum: AnyArray, inner: AnyArray, count: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -53,3 +55,14 @@ def test_probabilities_are_averaged_over_the_views_that_every_image_has(
             expected[left_out] = np.mean(each, axis=0)
         np.testing.assert_allclose(probs, expected, atol=2e-3)
     assert np.abs(averaged[0] - averaged[1]).max() > 0.05
+
+
+def test_networks_alone_on_several_views_of_the_last_layer_keep_the_baselines_of_view_0(tmp_path):
+    images, features = images_of(60)
+    file = write_features(tmp_path / "noisy.h5", images, [features, features + 1])
+    sweep = Sweep("accuracy", ("a", "b", "c"), (None,), kinds=("mlp",), views=True)
+    with Bottlenecks(file) as bottlenecks:
+        fitting = ModuleFitting(bottlenecks, images, sweep)
+        alone = ModuleFitting(bottlenecks, images, replace(sweep, kinds=("softmax",), views=False))
+    np.testing.assert_array_equal(fitting.nearest()["nearest"], alone.nearest()["nearest"])
+    assert fitting.hints() == alone.hints()

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hubretrain.arrays import Float32Array, IntArray
+from hubretrain.arrays import BoolArray, Float32Array, IntArray
 from hubretrain.bottlenecks import Bottlenecks, bottleneck_files
-from hubretrain.data import ImageDataset, SplitOptions, open_dataset
+from hubretrain.data import ImageDataset, SplitOptions, open_dataset, targets
 from hubretrain.data.splitting import read_folds
 from hubretrain.errors import CacheError
 from hubretrain.files import StrPath
@@ -23,14 +23,15 @@ class Features(NamedTuple):
 
     Attributes:
         X: float32 (n_images, n_features).
-        y: int64 (n_images,), class index in [0, n_classes).
+        y: int64 (n_images,), class index in [0, n_classes); where an image may have several labels,
+            bool (n_images, n_classes), an indicator of each.
         groups: Cluster of each image, text (n_images,): images that are kept in one part.
         folds: int8 (n_images,): 0, 1, ...; -1 for the test split, -2 for training only.
         class_names: Class names; class `c` is `class_names[c]`.
     """
 
     X: Float32Array
-    y: IntArray
+    y: IntArray | BoolArray
     groups: npt.NDArray[np.object_]
     folds: npt.NDArray[np.int8]
     class_names: tuple[str, ...]
@@ -76,14 +77,14 @@ def load_features(
         fit = source.fit
         images = read_folds(source.checked(source.folds_file))
         images = images.rename(columns={"group": "cluster"})
-        folder, class_names = fit.cache_folder, fit.class_names
+        folder, class_names, multi_label = fit.cache_folder, fit.class_names, fit.multi_label
     else:
         images = source.split(split, cache=cache)
         folder, class_names = source.cache_folder(cache), source.class_names
-    class_of = {name: c for c, name in enumerate(class_names)}
+        multi_label = source.multi_label
     return Features(
         _rows(folder, module, images, layers, view),
-        np.array([class_of[label] for label in images["label"]], np.int64),
+        targets(images["label"], class_names, multi_label),
         images["cluster"].to_numpy(object),
         images["fold"].to_numpy(np.int8),
         class_names,

@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray
+from hubretrain.data import targets
 from hubretrain.data.splitting import read_folds
 from hubretrain.errors import RunError
-from hubretrain.evaluation import METRICS, Evaluator, choice_parts
+from hubretrain.evaluation import Evaluator, choice_parts, metric_named
 from hubretrain.files import StrPath
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.runs import LEADERBOARD, MODULE, OUT_OF_FOLD, FitRecord, Run
 
 USUAL_METRICS = ("balanced_accuracy", "accuracy", "log_loss")
+USUAL_OF_LABELS = ("mean_average_precision", "macro_f1", "micro_f1", "log_loss")
 
 
 def compare_runs(first: Run | StrPath, second: Run | StrPath) -> pd.DataFrame:
@@ -51,18 +53,19 @@ def compare_runs(first: Run | StrPath, second: Run | StrPath) -> pd.DataFrame:
         {str(name): rows.set_index("path").loc[folds.index] for name, rows in table}
         for table in (OUT_OF_FOLD.read(run.folder).groupby("module") for run in runs)
     ]
-    names = fits[0].class_names
-    labels = folds["label"].map({name: c for c, name in enumerate(names)}).to_numpy(np.int64)
+    names, multi_label = fits[0].class_names, fits[0].multi_label
+    labels = targets(folds["label"], names, multi_label)
     groups = folds["group"].to_numpy()
     evaluator = Evaluator(labels, groups, fits[0].seed, parts=choice_parts(labels, groups))
     pairs = _pairs([_best(run) for run in runs], tables)
-    metrics = [m for m in dict.fromkeys((fits[0].metric, *USUAL_METRICS)) if _is_defined(m, labels)]
+    usual = USUAL_OF_LABELS if multi_label else USUAL_METRICS
+    metrics = [m for m in dict.fromkeys((fits[0].metric, *usual)) if _is_defined(m, labels)]
     rows = []
     for of_first, of_second in pairs:
         models = tables[0][of_first], tables[1][of_second]
         for metric in metrics:
-            probs = [_evaluated(model, names, metric) for model in models]
-            of = evaluator if METRICS[metric].is_of_decision else evaluator.of_one_model
+            probs = [_evaluated(model, names, metric, multi_label) for model in models]
+            of = evaluator if metric_named(metric).is_of_decision else evaluator.of_one_model
             estimates = [of.resample(metric, values).estimate for values in probs]
             change = of.effect([(probs[1], probs[0])], metric, len(pairs) * len(metrics))
             rows.append(
@@ -84,6 +87,11 @@ def _same_folds(runs: Sequence[Run], fits: Sequence[FitRecord]) -> pd.DataFrame:
         RunError: They are not the same.
     """
     first, second = runs
+    if fits[0].multi_label != fits[1].multi_label:
+        raise RunError(
+            f"Images of one of {first.folder} and {second.folder} may have several labels, so "
+            "their models cannot be compared."
+        )
     if fits[0].class_names != fits[1].class_names:
         raise RunError(
             f"{first.folder} and {second.folder} have different classes "
@@ -121,16 +129,20 @@ def _pairs(best: Sequence[str], tables: Sequence[dict[str, pd.DataFrame]]) -> li
 
 def _is_defined(metric: str, labels: AnyArray) -> bool:
     """Return whether labels of these classes give a metric a value."""
-    return metric != "roc_auc" or len(set(labels.tolist())) > 1
+    return metric != "roc_auc" or labels.ndim == 2 or len(set(labels.tolist())) > 1
 
 
-def _evaluated(model: pd.DataFrame, class_names: Sequence[str], metric: str) -> AnyArray:
+def _evaluated(
+    model: pd.DataFrame, class_names: Sequence[str], metric: str, multi_label: bool
+) -> AnyArray:
     """Return what a metric evaluates: 1 for the decision if it is of decisions, or probabilities.
 
-    Probabilities are written with six decimals, so they are made to sum to 1 again.
+    Probabilities are written with six decimals, so those of classes are made to sum to 1 again.
     """
+    if multi_label and metric_named(metric).is_of_decision:
+        return targets(model["decision"], class_names, True).astype(np.float64)
     names = np.array(class_names)
-    if METRICS[metric].is_of_decision:
+    if metric_named(metric).is_of_decision:
         return (model["decision"].to_numpy()[:, None] == names).astype(np.float64)
     probs = model[[f"p({name})" for name in class_names]].to_numpy(np.float64)
-    return probs / probs.sum(axis=1, keepdims=True)
+    return probs if multi_label else probs / probs.sum(axis=1, keepdims=True)
