@@ -183,7 +183,7 @@ class ImageDataset:
         """
         images = self.usable_images(cache, near_duplicates=options.keep_duplicates_together)
         earlier = None if folds_file is None else Path(folds_file)
-        images["fold"] = cut_parts(images, earlier, options)
+        images["fold"] = cut_parts(images, earlier, options, multi_label=self.multi_label)
         return images
 
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags, check_array
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from hubretrain.arrays import AnyArray, FloatArray
 from hubretrain.errors import HeadError
@@ -33,8 +33,24 @@ from hubretrain.heads.solver import SolverOptions
 DTYPES = [np.float64, np.float32]
 
 
-class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What both estimators share; `SoftmaxHead` documents arguments and attributes."""
+class _Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What all estimators share."""
+
+    _takes_several_labels = True
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return what scikit-learn may expect of the estimator."""
+        tags: Tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = self._takes_several_labels
+        return tags
+
+    def predict_log_proba(self, X: Any) -> AnyArray:
+        """Return the natural logarithms of `predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+
+class _Head(_Classifier):
+    """What both linear estimators share; `SoftmaxHead` documents arguments and attributes."""
 
     _kind: Kind
 
@@ -57,7 +73,7 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: Features, array of shape (n_images, n_features); float32 features are computed
                 with in float32, all others in float64.
-            y: Class of each image, array of shape (n_images,).
+            y: Class of each image, array of shape (n_images,); or indicators of several labels.
             sample_weight: Weight of each image, array of shape (n_images,), or one number for all;
                 None weighs each 1.
 
@@ -65,17 +81,15 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: X or y holds NaN, shapes do not agree, there is one class only, or a
                 parameter is out of range.
         """
-        X, y = validate_data(self, X, y, dtype=DTYPES)
-        check_classification_targets(y)
+        X, y = validate_data(self, X, y, dtype=DTYPES, multi_output=self._takes_several_labels)
         if self.C <= 0:
             raise ValueError(f"C is {self.C}; expected a number above 0")
         weight = _checked_weight(sample_weight, len(X))
         if not (weight > 0).all():  # an image of weight 0 must not count, as if it were absent
             X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        self.classes_, labels = _classes(y)
         n_classes = len(self.classes_)
-        if n_classes < 2:
-            raise ValueError(f"y holds {n_classes} class with any weight; expected 2 or more")
+        self.multilabel_ = labels.ndim == 2
         path = fit_path(
             FitInputs.checked(X, labels, n_classes, sample_weight=weight),
             self._kind,
@@ -98,7 +112,7 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _keep(self, path: HeadPath) -> None:
         """Keep the weights in the shapes of scikit-learn."""
         coefficient, intercept = path.heads.weight[:, 0].T, path.heads.bias[0]
-        if len(self.classes_) == 2:
+        if len(self.classes_) == 2 and not self.multilabel_:
             # scikit-learn keeps one row for two classes, the score of the second: the difference
             # of both softmax scores, or the logistic score itself.
             is_softmax = self._kind == "softmax"
@@ -112,24 +126,37 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         scores = X @ self.coef_.T + self.intercept_
-        return scores[:, 0] if len(self.classes_) == 2 else scores
+        return scores[:, 0] if len(self.coef_) == 1 and not self.multilabel_ else scores
 
     def predict(self, X: Any) -> AnyArray:
-        """Return the top-1 class of each image, array of shape (n_images,)."""
+        """Return the top-1 class of each image, array of shape (n_images,), or indicators."""
         scores = self.decision_function(X)
+        if self.multilabel_:
+            return (scores > 0).astype(np.int64)
         best = scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
         return self.classes_[best]
 
     def predict_proba(self, X: Any) -> AnyArray:
-        """Return class probabilities of shape (n_images, n_classes); rows sum to 1."""
+        """Return class probabilities of shape (n_images, n_classes); rows of classes sum to 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:  # the first class of two has the opposite score
             return probabilities(np.stack([-scores, scores], axis=1), "logistic")
-        return probabilities(scores, self._kind)
+        return probabilities(scores, self._kind, self.multilabel_)
 
-    def predict_log_proba(self, X: Any) -> AnyArray:
-        """Return the natural logarithms of `predict_proba`."""
-        return np.log(self.predict_proba(X))
+
+def _classes(y: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """Return the classes, and their number of each image; or, of several labels, indicators.
+
+    Raises:
+        ValueError: y holds no classes, or one only.
+    """
+    check_classification_targets(y)
+    if type_of_target(y) == "multilabel-indicator":
+        return np.arange(y.shape[1]), y != 0
+    classes, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y holds {len(classes)} class with any weight; expected 2 or more")
+    return classes, labels
 
 
 def _by_number(class_weight: Any, classes: AnyArray) -> str | dict[int, float] | None:
@@ -187,6 +214,7 @@ class SoftmaxHead(_Head):
     """
 
     _kind: Kind = "softmax"
+    _takes_several_labels = False
 
 
 class LogisticHead(_Head):
@@ -210,7 +238,7 @@ class LogisticHead(_Head):
     _kind: Kind = "logistic"
 
 
-class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class MLPHead(_Classifier):
     """A network with one hidden layer, trained as in `hubretrain.heads.mlp`.
 
     Unlike `MLPClassifier` it drops units, decays weights as AdamW does, balances classes and
@@ -278,18 +306,16 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: Features, array of shape (n_images, n_features); float32 features are computed
                 with in float32, all others in float64.
-            y: Class of each image, array of shape (n_images,).
+            y: Class of each image, array of shape (n_images,); or indicators of several labels.
 
         Raises:
             ValueError: X or y holds NaN, shapes do not agree, there is one class only, or a
                 parameter is out of range.
         """
-        X, y = validate_data(self, X, y, dtype=DTYPES)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        X, y = validate_data(self, X, y, dtype=DTYPES, multi_output=True)
+        self.classes_, labels = _classes(y)
+        self.multilabel_ = labels.ndim == 2
         n_classes = len(self.classes_)
-        if n_classes < 2:
-            raise ValueError(f"y holds {n_classes} class; expected 2 or more")
         names = ("n_hidden", "n_seeds", "dropout", "input_dropout", "n_epochs", "batch_size")
         inputs = FitInputs.checked(X, labels, n_classes)
         rows = FeatureBlocks(inputs.parts, inputs.row_image, standardize=False, memory=X.nbytes)
@@ -309,17 +335,16 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, X: Any) -> AnyArray:
-        """Return class probabilities of shape (n_images, n_classes); rows sum to 1."""
+        """Return class probabilities of shape (n_images, n_classes); rows of classes sum to 1."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         hidden = np.maximum(X @ self.coefs_[0] + self.intercepts_[0], 0)
-        return probabilities(hidden @ self.coefs_[1] + self.intercepts_[1], "mlp")
-
-    def predict_log_proba(self, X: Any) -> AnyArray:
-        """Return the natural logarithms of `predict_proba`."""
-        return np.log(self.predict_proba(X))
+        logits = hidden @ self.coefs_[1] + self.intercepts_[1]
+        return probabilities(logits, "mlp", self.multilabel_)
 
     def predict(self, X: Any) -> AnyArray:
-        """Return the most probable class of each image, array of shape (n_images,)."""
-        best = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        """Return the most probable class of each image, array (n_images,), or indicators."""
+        probs = self.predict_proba(X)
+        if self.multilabel_:
+            return (probs > 0.5).astype(np.int64)
+        return self.classes_[probs.argmax(axis=1)]

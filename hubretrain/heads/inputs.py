@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubretrain.arrays import AnyArray, FloatArray, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
 from hubretrain.heads.losses import Kind
 
@@ -25,7 +25,8 @@ class FitInputs:
     Attributes:
         parts: Feature arrays of shape (n_i, n_features) that can be sliced.
         row_image: Image of each row, int64 array of shape (sum of n_i,); negative: not used.
-        labels: int64 array of shape (n_images,).
+        labels: int64 array of shape (n_images,); or, where an image may have several labels, bool
+            (n_images, n_classes).
         fold: Fold that validates each image, int64 array of shape (n_images,); negative: the image
             takes no part.
         folds: Folds in ascending order, int64 array of shape (n_folds,); [-1] where none were
@@ -37,12 +38,17 @@ class FitInputs:
 
     parts: tuple[Any, ...]
     row_image: IntArray
-    labels: IntArray
+    labels: AnyArray
     fold: IntArray
     folds: IntArray
     weight: FloatArray
     class_names: tuple[str, ...]
     n_classes: int
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
 
     @classmethod
     def checked(
@@ -61,8 +67,10 @@ class FitInputs:
             features: Floating array of shape (n_rows, n_features), or a sequence of such arrays,
                 one per view. Anything that can be sliced will do: numpy, memmap, HDF5. Features
                 are converted to float32 unless all of them are float64.
-            labels: Integer array of shape (n_images,) in [0, n_classes).
-            n_classes: Number of classes; each must be present in each fold's training images.
+            labels: Integer array of shape (n_images,) in [0, n_classes); or, where an image may
+                have several labels, bool (n_images, n_classes), True for each that it has.
+            n_classes: Number of classes; each must be present in each fold's training images,
+                unless an image may have several: a label that all have or none gets a constant.
             folds: Fold that validates each image, integer array of shape (n_images,). Negative:
                 the image takes no part at all, not even in the standardisation. `TRAIN_ONLY`:
                 every fold trains on it and none validates it. None: heads are fitted to all images.
@@ -76,7 +84,8 @@ class FitInputs:
         Raises:
             HeadError: Labels are out of range, shapes do not agree, or an image has no row.
         """
-        label = np.asarray(labels, dtype=np.int64)
+        label = np.asarray(labels)
+        label = label if label.dtype == bool else label.astype(np.int64)
         n_images = len(label)
         parts = tuple(features) if getattr(features, "ndim", 3) != 2 else (features,)
         fold: AnyArray = np.zeros(n_images) if folds is None else np.asarray(folds)
@@ -101,6 +110,38 @@ class FitInputs:
             raise HeadError("`folds` lets no image be validated; expected a fold of at least 0.")
         return cls(parts, row_image, label, fold, validating, weight, names, n_classes)
 
+    def problem_weights(
+        self, class_weights: Sequence[ClassWeight], folds: IntArray, kind: Kind
+    ) -> FloatArray:
+        """Return the weight of a row in each problem, by its class, for each class weight and fold.
+
+        Returns:
+            float64 array of shape (n_class_weights, n_folds, n_problems, n_classes), see
+            `weights_by_class`; or, where an image may have several labels, (n_class_weights,
+            n_folds, n_labels, 2), see `weights_by_label`.
+
+        Raises:
+            HeadError: A class is absent, or a class weight is none.
+        """
+        if self.multi_label:
+            mass = self.label_mass(folds)
+            return np.stack([weights_by_label(weight, mass) for weight in class_weights])
+        mass = self.class_mass(folds)
+        return np.stack([weights_by_class(weight, mass, kind) for weight in class_weights])
+
+    def label_mass(self, folds: IntArray) -> FloatArray:
+        """Return the weight of each fold's training images without and with each label.
+
+        Returns:
+            float64 array of shape (n_folds, n_labels, 2).
+        """
+        weight = np.stack([self.weight * self._trains(fold) for fold in folds.tolist()])
+        return np.stack([weight @ ~self.labels, weight @ self.labels], axis=2)
+
+    def _trains(self, fold: int) -> BoolArray:
+        """Return which images are trained on where a fold is left out."""
+        return np.asarray((self.fold >= 0) & (self.fold != fold))
+
     def class_mass(self, folds: IntArray) -> FloatArray:
         """Return the total weight of each class in each fold's training images.
 
@@ -112,7 +153,7 @@ class FitInputs:
         """
         mass = np.zeros((len(folds), self.n_classes))
         for f, fold in enumerate(folds):
-            is_training = (self.fold >= 0) & (self.fold != fold)
+            is_training = self._trains(int(fold))
             mass[f] = np.bincount(
                 self.labels[is_training], self.weight[is_training], minlength=self.n_classes
             )
@@ -149,9 +190,16 @@ def _checked_rows(rows: npt.ArrayLike | None, parts: Sequence[Any], n_images: in
     return row_image
 
 
-def _check_labels(labels: IntArray, n_classes: int) -> None:
+def _check_labels(labels: AnyArray, n_classes: int) -> None:
     if not len(labels):
         raise HeadError("`folds` excludes every image; expected a fold of at least 0.")
+    if labels.dtype == bool:
+        if labels.ndim != 2 or labels.shape[1] != n_classes or not n_classes:
+            raise HeadError(
+                f"`labels` has shape {labels.shape}; expected (n_images, {n_classes}), an "
+                "indicator of each label."
+            )
+        return
     if n_classes < 2 or labels.min() < 0 or labels.max() >= n_classes:
         raise HeadError(
             f"`labels` run from {labels.min()} to {labels.max()}; expected 0 to {n_classes - 1}, "
@@ -213,6 +261,30 @@ def weights_by_class(class_weight: ClassWeight, mass: FloatArray, kind: Kind) ->
             "above 0."
         )
     return np.broadcast_to(weight, (n_folds, n_problems, n_classes))
+
+
+def weights_by_label(class_weight: ClassWeight, mass: FloatArray) -> FloatArray:
+    """Return the weight of a row without and with each label, where an image may have several.
+
+    With `balanced`, the rows with a label count as much as those without it. A label that all
+    training images have, or none, cannot be learned: its weights are 0.
+
+    Args:
+        class_weight: As `weights_by_class` takes it; numbers weigh the rows that have the label.
+        mass: Result of `FitInputs.label_mass`.
+
+    Returns:
+        float64 array of shape (n_folds, n_labels, 2).
+
+    Raises:
+        HeadError: The class weight is none.
+    """
+    if class_weight == "balanced":
+        weights = mass.sum(axis=2, keepdims=True) / (2 * np.maximum(mass, 1e-300))
+    else:
+        positive = weights_by_class(class_weight, mass[:, :, 1], "softmax")[:, 0]
+        weights = np.stack([np.ones_like(positive), positive], axis=2)
+    return np.where((mass > 0).all(axis=2, keepdims=True), weights, 0.0)
 
 
 def class_weight_name(class_weight: ClassWeight) -> str:

@@ -11,6 +11,9 @@ and with the probabilities s = softmax(z), or s = 1 / (1 + exp(-z)), the derivat
     logistic    d loss / dz = s - [y is the class]      d2 loss / dz2 = s (1 - s)
 
 omega_pi = (weight of row i) * (weight of class y_i in p) * (0 where p leaves out the fold of i).
+
+Where an image may have several labels, y_i is a set, a logistic problem tells the rows with its
+label from those without, and it weighs a row by which of both it is.
 """
 
 from __future__ import annotations
@@ -33,18 +36,19 @@ class HeadLosses:
     Attributes:
         kind: `softmax`: each problem has all classes; `logistic`: each has one class against the
             rest.
-        labels: Class of each row, int64 array of shape (n_rows,).
+        labels: Class of each row, int64 array of shape (n_rows,); or, where an image may have
+            several labels, bool (n_rows, n_labels).
         row_weight: Weight of each row, of the features' dtype and shape (n_rows,).
         row_fold: Fold of each row, int64 array of shape (n_rows,).
         class_weight: Weight of a row by its class, of the same dtype and shape (n_problems,
-            n_classes).
+            n_classes); with several labels (n_problems, 2), of a row without the label and with it.
         fold: Fold that each problem leaves out, int64 array of shape (n_problems,); negative: none.
         positive: Class that a logistic problem tells from the rest, int64 array of shape
             (n_problems,); softmax ignores it.
     """
 
     kind: Kind
-    labels: IntArray
+    labels: AnyArray
     row_weight: AnyArray
     row_fold: IntArray
     class_weight: AnyArray
@@ -73,6 +77,8 @@ class HeadLosses:
         Returns:
             Biases of shape (n_problems, n_outputs) and losses of shape (n_problems,), in nats.
         """
+        if self.labels.ndim == 2:
+            return self._priors_of_labels()
         n_classes = self.class_weight.shape[1]
         counts = np.stack(
             [
@@ -93,6 +99,21 @@ class HeadLosses:
             return np.log(share[:, 1:] / share[:, :1]), loss
         return np.log(share) - np.log(share).mean(axis=1, keepdims=True), loss
 
+    def _priors_of_labels(self) -> tuple[FloatArray, FloatArray]:
+        counts = np.zeros((len(self), 2))
+        for fold in np.unique(self.fold).tolist():
+            at = np.flatnonzero(self.fold == fold)
+            weight = np.asarray(self.row_weight * (self.row_fold != fold), np.float64)
+            counts[at, 1] = (self.labels.T @ weight)[self.positive[at]]
+            counts[at, 0] = weight.sum() - counts[at, 1]
+        # A label that all rows have, or none, has weights of 0, so its bias stays what it is here:
+        # as if half an image were the exception.
+        is_constant = np.asarray((self.class_weight == 0).all(axis=1))
+        mass = np.where(is_constant[:, None], np.maximum(counts, 0.5), counts * self.class_weight)
+        share = mass / mass.sum(axis=1, keepdims=True)
+        loss = np.where(is_constant, 1.0, -(mass * np.log(share)).sum(axis=1))
+        return np.log(share[:, 1:] / share[:, :1]), loss
+
     def differentiate(
         self, rows: slice, scores: AnyArray, curvature: bool
     ) -> tuple[FloatArray, FloatArray | None]:
@@ -109,10 +130,10 @@ class HeadLosses:
             Losses, float64 array of shape (n_problems,), in nats; and M, float64 array of shape
             (n_problems, n_outputs, n_outputs), or None.
         """
-        labels, weight = self.labels[rows], self._weight(rows)
+        weight = self._weight(rows)
         if self.kind == "logistic":
-            return self._logistic(scores, labels, weight, curvature)
-        return self._softmax(scores, labels, weight, curvature)
+            return self._logistic(scores, self._is_positive(rows), weight, curvature)
+        return self._softmax(scores, self.labels[rows], weight, curvature)
 
     def second_derivatives(self, rows: slice, scores: AnyArray) -> AnyArray:
         """Return the second derivative of the loss by the scores, for each row of a block.
@@ -133,9 +154,19 @@ class HeadLosses:
 
     def _weight(self, rows: slice) -> AnyArray:
         """Return omega of a block of rows, of shape (n_problems, m)."""
-        weight = self.class_weight[:, self.labels[rows]] * self.row_weight[rows]
+        if self.labels.ndim == 2:
+            without, positive = self.class_weight[:, :1], self.class_weight[:, 1:]
+            weight = np.where(self._is_positive(rows), positive, without) * self.row_weight[rows]
+        else:
+            weight = self.class_weight[:, self.labels[rows]] * self.row_weight[rows]
         weight *= self.row_fold[rows] != self.fold[:, None]
         return np.asarray(weight)
+
+    def _is_positive(self, rows: slice) -> AnyArray:
+        """Return which rows of a block logistic problems tell from the rest, (n_problems, m)."""
+        if self.labels.ndim == 2:
+            return self.labels[rows].T[self.positive]
+        return np.asarray(self.labels[rows] == self.positive[:, None])
 
     def _softmax(
         self, scores: AnyArray, labels: IntArray, weight: AnyArray, curvature: bool
@@ -160,10 +191,9 @@ class HeadLosses:
         return loss, second
 
     def _logistic(
-        self, scores: AnyArray, labels: IntArray, weight: AnyArray, curvature: bool
+        self, scores: AnyArray, is_positive: AnyArray, weight: AnyArray, curvature: bool
     ) -> tuple[FloatArray, FloatArray | None]:
         z = scores[:, 0]
-        is_positive = labels == self.positive[:, None]
         small = np.exp(-np.minimum(np.abs(z), -LOWEST_EXPONENT))
         # log(1 + exp(-+z)) = log(1 + exp(-|z|)) + max(-+z, 0), which does not overflow.
         excess = np.maximum(np.where(is_positive, -z, z), 0)

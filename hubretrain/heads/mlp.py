@@ -1,6 +1,7 @@
 """Networks with one hidden layer on bottlenecks, for every fold, class weight and weight decay.
 
-`softmax(max(z W1 + b1, 0) W2 + b2)` on standardised features or their components z. Training is the
+`softmax(max(z W1 + b1, 0) W2 + b2)` on standardised features or their components z; where an image
+may have several labels, a sigmoid of each in the place of the softmax. Training is the
 field's plain recipe: AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with a
 cosine rate, dropout of inputs and hidden units (Srivastava et al. 2014,
 https://jmlr.org/papers/v15/srivastava14a.html). In an epoch each image shows one of its views, so
@@ -29,16 +30,10 @@ import numpy.typing as npt
 
 from hubretrain.arrays import AnyArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
-from hubretrain.evaluation import softmax
+from hubretrain.evaluation import sigmoid, softmax
 from hubretrain.heads.features import Basis, FeatureBlocks
 from hubretrain.heads.heads import Heads
-from hubretrain.heads.inputs import (
-    ClassWeight,
-    FitInputs,
-    checked_l2,
-    class_weight_name,
-    weights_by_class,
-)
+from hubretrain.heads.inputs import ClassWeight, FitInputs, checked_l2, class_weight_name
 from hubretrain.heads.path import ALL_IMAGES, NO_FOLDS
 from hubretrain.heads.result import HeadPath
 from hubretrain.heads.validation import fold_scores, log_loss, temperature_without
@@ -128,16 +123,40 @@ class Training(NamedTuple):
     Attributes:
         rows: Standardised features, or components.
         rows_of_image: Rows of each image, each an int64 array.
-        labels: Class of each image, int64 (n_images,).
-        weight: Weight of each image in the loss, float64 (n_images,).
+        labels: Class of each image, int64 (n_images,); or bool (n_images, n_classes).
+        weight: Weight of each image in the loss, float64 (n_images,); where it may have several
+            labels, of each of them, (n_images, n_classes).
         n_classes: Number of classes.
     """
 
     rows: FeatureBlocks
     rows_of_image: Sequence[IntArray]
-    labels: IntArray
+    labels: AnyArray
     weight: FloatArray
     n_classes: int
+
+    def targets(self, dtype: npt.DTypeLike) -> AnyArray:
+        """Return what the outputs are to be, 0 or 1, (n_images, n_classes)."""
+        if self.labels.ndim == 2:
+            return self.labels.astype(dtype)
+        return np.eye(self.n_classes, dtype=dtype)[self.labels]
+
+    @property
+    def images(self) -> IntArray:
+        """The images that take part."""
+        return np.flatnonzero(self.weight.reshape(len(self.weight), -1).any(axis=1))
+
+    def start(self, network: Network) -> Network:
+        """Return a network to start from: of several labels, with biases of their log odds.
+
+        From 0, Adam's steps would not reach those of a rare label (Lin et al. 2017,
+        https://arxiv.org/abs/1708.02002, section 3.3).
+        """
+        if self.labels.ndim == 1:
+            return network
+        with_label = np.maximum((self.weight * self.labels).sum(axis=0), 0.5)
+        without = np.maximum((self.weight * ~self.labels).sum(axis=0), 0.5)
+        return network._replace(bias=np.log(with_label / without).astype(network.bias.dtype))
 
 
 def differentiate(
@@ -149,16 +168,23 @@ def differentiate(
         network: Where to differentiate.
         rows: Features (n, n_features).
         targets: Probabilities of the classes, 0 or 1, (n, n_classes).
-        weight: Weight of each row (n,).
+        weight: Weight of each row (n,); of several labels, whose outputs are sigmoids, of each
+            (n, n_classes).
         kept: What each hidden unit is multiplied by, (n, n_hidden): 0 where it is dropped.
     """
     hidden = rows @ network.hidden_weight
     hidden += network.hidden_bias
     kept = kept * (hidden > 0)
     hidden *= kept
-    probs = softmax(hidden @ network.weight + network.bias)
-    likely = np.maximum((probs * targets).sum(axis=1), np.finfo(probs.dtype).tiny)
-    by_logits = (probs - targets) * weight[:, None]
+    logits = hidden @ network.weight + network.bias
+    if weight.ndim == 2:
+        by_logits = (sigmoid(logits) - targets) * weight
+        loss = float((weight * np.logaddexp(0, np.where(targets > 0, -logits, logits))).sum())
+    else:
+        probs = softmax(logits)
+        likely = np.maximum((probs * targets).sum(axis=1), np.finfo(probs.dtype).tiny)
+        by_logits = (probs - targets) * weight[:, None]
+        loss = float(-(weight @ np.log(likely)))
     by_hidden = by_logits @ network.weight.T
     by_hidden *= kept
     gradients = Network(
@@ -167,7 +193,7 @@ def differentiate(
         hidden.T @ by_logits,
         by_logits.sum(axis=0),
     )
-    return float(-(weight @ np.log(likely))), gradients
+    return loss, gradients
 
 
 class Adam:
@@ -219,9 +245,9 @@ def train(training: Training, decay: float, options: MLPOptions, seed: int) -> N
     rows, dtype = training.rows, training.rows.dtype
     random = np.random.default_rng([options.seed, seed])
     network = _start(rows.n_features, options.n_hidden, training.n_classes, dtype, random)
-    images = np.flatnonzero(training.weight > 0)
+    network, images = training.start(network), training.images
     weight = (training.weight / training.weight[images].mean()).astype(dtype)
-    targets = np.eye(training.n_classes, dtype=dtype)[training.labels]
+    targets = training.targets(dtype)
     per_epoch = -(-len(images) // options.batch_size)
     n_epochs = max(options.n_epochs, -(-options.n_steps // per_epoch))
     adam, n_done = Adam(network, decay), 0
@@ -413,10 +439,14 @@ class MLPFitter:
         """Return the network of one problem and seed, trained on `rows`, for `self._rows`."""
         (w, fold, decay), seed = task
         inputs = self._inputs
-        mass = inputs.class_mass(np.array([fold]))
-        by_class = weights_by_class(self._class_weights[w], mass, "softmax")[0, 0]
+        weights = inputs.problem_weights([self._class_weights[w]], np.array([fold]), "softmax")
         is_training = (inputs.fold >= 0) & (inputs.fold != fold)
-        weight = inputs.weight * by_class[inputs.labels] * is_training
+        if inputs.multi_label:
+            without, positive = np.where(weights == 0, 1, weights)[0, 0].T
+            of_label = np.where(inputs.labels, positive, without)
+            weight = of_label * (inputs.weight * is_training)[:, None]
+        else:
+            weight = inputs.weight * weights[0, 0, 0][inputs.labels] * is_training
         training = Training(rows, self._rows_of_image, inputs.labels, weight, inputs.n_classes)
         network = train(training, decay, self._options, seed)
         if columns is None:
@@ -441,6 +471,7 @@ class MLPFitter:
             self._inputs.class_names,
             np.stack(hidden_weight, axis=1),
             np.stack(hidden_bias),
+            self._inputs.multi_label,
         )
 
     def _calibrate(self, path: HeadPath) -> None:

@@ -25,13 +25,8 @@ from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.errors import HeadError
 from hubretrain.heads.features import Basis, FeatureBlocks
 from hubretrain.heads.heads import Heads, probabilities
-from hubretrain.heads.inputs import (
-    ClassWeight,
-    FitInputs,
-    checked_l2,
-    class_weight_name,
-    weights_by_class,
-)
+from hubretrain.heads.inputs import ClassWeight, FitInputs, checked_l2, class_weight_name
+from hubretrain.heads.lbfgs import N_PAIRS
 from hubretrain.heads.losses import HeadLosses, Kind
 from hubretrain.heads.objective import Objective
 from hubretrain.heads.result import HeadPath
@@ -39,6 +34,7 @@ from hubretrain.heads.solver import PathSolver, Solution, SolverOptions
 from hubretrain.heads.validation import Validation
 
 DEFAULT_MEMORY = 1 << 30  # bytes
+MOST_OF_LABELS = 8 << 30  # bytes that the heads of several labels per image may take at once
 Criterion = Callable[[AnyArray], float]
 """Function from probabilities (n_validated, n_classes) to a value, lower is better.
 
@@ -119,6 +115,11 @@ class PathFitter:
     ) -> None:
         if kind not in ("softmax", "logistic"):
             raise HeadError(f"`kind` is {kind!r}; expected softmax or logistic.")
+        if inputs.multi_label and kind != "logistic":
+            raise HeadError(
+                "`kind` is softmax, whose classes exclude one another; expected logistic, for "
+                "images may have several labels."
+            )
         self._inputs, self._rows, self._kind = inputs, rows, kind
         self._class_weights, self._options = tuple(class_weights), options
         self._bases = bases
@@ -151,6 +152,8 @@ class PathFitter:
             criterion: What else the path may not end before the best of.
         """
         inputs, n_weights, n_folds = self._inputs, len(self._class_weights), len(self._inputs.folds)
+        if inputs.multi_label:
+            self._check_memory(len(l2) + len(beyond))
         objective, solver = self._problems(inputs.folds, self._options)
         path = HeadPath.blank(
             inputs,
@@ -186,6 +189,24 @@ class PathFitter:
             early_stop.update(level, loss, self._values(criterion, path, at[0], early_stop.active))
         return path
 
+    def _check_memory(self, n_l2: int) -> None:
+        """Check that thousands of labels can be fitted at once.
+
+        Raises:
+            HeadError: They would take more than `MOST_OF_LABELS`.
+        """
+        inputs, n_features = self._inputs, self._rows.n_features
+        of_solver = (2 * N_PAIRS + 8) * (n_features + 1) * len(inputs.folds)
+        of_result = n_l2 * (n_features * len(inputs.folds) + len(inputs.labels))
+        n_labels, n_weights = inputs.n_classes, len(self._class_weights)
+        needed = n_labels * n_weights * (of_solver + of_result) * self._rows.dtype.itemsize
+        if needed > MOST_OF_LABELS:
+            raise HeadError(
+                f"Heads of {n_labels:,} labels take {needed / 1e9:,.0f} GB of memory; expected at "
+                f"most {MOST_OF_LABELS / 1e9:.0f}: leave out rare labels, or compare fewer `l2` or "
+                "`class_weights`."
+            )
+
     def _values(
         self, criterion: Criterion | None, path: HeadPath, at: int, active: BoolArray
     ) -> FloatArray | None:
@@ -195,7 +216,8 @@ class PathFitter:
         is_validated = np.isin(self._inputs.fold, self._inputs.folds)
         values = np.full(len(active), np.nan)
         for w in np.flatnonzero(active):
-            values[w] = criterion(probabilities(path.out_of_fold[is_validated, w, at], self._kind))
+            logits = path.out_of_fold[is_validated, w, at]
+            values[w] = criterion(probabilities(logits, self._kind, self._inputs.multi_label))
         return values
 
     def refit(self, l2: npt.ArrayLike) -> Heads:
@@ -240,16 +262,19 @@ class PathFitter:
             "l2": np.tile(levels, n_weights),
         }
         flat = weight.reshape(len(weight), -1, n_classes)
-        names = self._inputs.class_names
-        return Heads(self._kind, flat, bias.reshape(flat.shape[1:]), settings, class_names=names)
+        return Heads(
+            self._kind,
+            flat,
+            bias.reshape(flat.shape[1:]),
+            settings,
+            class_names=self._inputs.class_names,
+            multi_label=self._inputs.multi_label,
+        )
 
     def _problems(self, folds: IntArray, options: SolverOptions) -> tuple[Objective, PathSolver]:
         """Return problems for class weights x folds (x classes, for logistic heads), in C order."""
         inputs, image, dtype = self._inputs, self._rows.row_image, self._rows.dtype
-        mass = inputs.class_mass(folds)
-        class_weight = np.stack(
-            [weights_by_class(weight, mass, self._kind) for weight in self._class_weights]
-        )
+        class_weight = inputs.problem_weights(self._class_weights, folds, self._kind)
         n_weights, n_folds, per_head, n_classes = class_weight.shape
         n_rows = np.maximum(np.bincount(image, minlength=len(inputs.labels)), 1)
         losses = HeadLosses(

@@ -84,6 +84,7 @@ class HeadPath:
             np.full((n_heads, inputs.n_classes), np.nan, rows.dtype),
             {n: v.ravel() for n, v in zip(("class_weight", "fold", "l2"), axes, strict=True)},
             inputs.class_names,
+            multi_label=inputs.multi_label,
         )
         scores = (len(inputs.labels), grid[0], grid[2], inputs.n_classes)
         return cls(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hubretrain.arrays import AnyArray, Float32Array, FloatArray, IntArray
-from hubretrain.evaluation import SMALLEST_PROBABILITY, calibrate, softmax
+from hubretrain.evaluation import SMALLEST_PROBABILITY, calibrate
 from hubretrain.heads.features import FeatureBlocks
 from hubretrain.heads.heads import probabilities
 from hubretrain.heads.inputs import FitInputs
@@ -92,11 +92,27 @@ class Validation:
         inputs, losses = self._inputs, []
         for fold in inputs.folds:
             images = np.flatnonzero(inputs.fold == fold)
-            probs = probabilities(logits[images].astype(np.float64), self._kind)
-            label_probs = probs[np.arange(len(images)), :, inputs.labels[images]]
+            exact = logits[images].astype(np.float64)
+            probs = probabilities(exact, self._kind, inputs.multi_label)
             weight = inputs.weight[images] / inputs.weight[images].sum()
-            losses.append(-(weight @ np.log(label_probs)))
+            losses.append(-(weight @ _log_likely(probs, inputs.labels[images])))
         return np.stack(losses, axis=1)
+
+
+def _log_likely(probs: AnyArray, labels: AnyArray) -> AnyArray:
+    """Return the log of the probability of each image's label, nats.
+
+    Where an image may have several labels, it is the mean over these of that of having it or not.
+
+    Args:
+        probs: float64 (n_images, ..., n_classes).
+        labels: int (n_images,), or bool (n_images, n_classes).
+    """
+    if labels.ndim == 1:
+        return np.asarray(np.log(probs[np.arange(len(labels)), ..., labels]))
+    has = np.expand_dims(labels, tuple(range(1, probs.ndim - 1)))
+    likely = np.where(has, probs, 1 - probs)
+    return np.asarray(np.log(np.maximum(likely, SMALLEST_PROBABILITY)).mean(axis=-1))
 
 
 class FoldScores(NamedTuple):
@@ -141,18 +157,19 @@ def temperature_without(logits: AnyArray, inputs: FitInputs, fold: int | None) -
     """Return the temperature of all validated images but those of a fold; 1 if there are none.
 
     Args:
-        logits: Out-of-fold logits (n_images, n_classes) of a softmax.
+        logits: Out-of-fold logits (n_images, n_classes) of networks.
         inputs: Labels, folds and weights.
         fold: The fold; None to take all.
     """
     images = np.isin(inputs.fold, inputs.folds) & (inputs.fold != fold)
     if not images.any():
         return 1.0
-    probs = softmax(logits[images].astype(np.float64))
+    probs = probabilities(logits[images].astype(np.float64), "mlp", inputs.multi_label)
     return calibrate(probs, inputs.labels[images]).temperature
 
 
-def log_loss(logits: AnyArray, labels: IntArray, weight: FloatArray) -> float:
-    """Return the weighted mean log loss of a softmax, in nats."""
-    likely = softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
-    return float(-np.average(np.log(np.maximum(likely, SMALLEST_PROBABILITY)), weights=weight))
+def log_loss(logits: AnyArray, labels: AnyArray, weight: FloatArray) -> float:
+    """Return the weighted mean log loss of networks, in nats."""
+    probs = probabilities(logits.astype(np.float64), "mlp", labels.ndim == 2)
+    likely = np.maximum(probs, SMALLEST_PROBABILITY) if labels.ndim == 1 else probs
+    return float(-np.average(_log_likely(likely, labels), weights=weight))

@@ -1,7 +1,7 @@
 """Test split and folds: groups stay whole, classes stay balanced.
 
-`splits` cuts, `stratify` searches for the most even cut, `folds` keeps it in `folds.csv`,
-`leakage` says what a split leaks.
+`splits` cuts, by labels and groups as numbers (`codes`), `stratify` searches for the most even cut,
+`folds` keeps it in `folds.csv`, `leakage` says what a split leaks.
 """
 
 import lazy_loader as lazy

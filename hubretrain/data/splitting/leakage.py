@@ -6,48 +6,53 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import FloatArray
+from hubretrain.data.splitting.codes import check_length, codes, label_codes
 from hubretrain.data.splitting.folds import TEST, TRAIN, Column
-from hubretrain.data.splitting.splits import check_length, codes
 from hubretrain.errors import SplitError
 
 
-def worst_deviation(parts: Column, labels: Column) -> float:
+def worst_deviation(parts: Column, labels: Column, multi_label: bool = False) -> float:
     """Return the largest gap between the share of a class in one part and in all images.
 
     Args:
         parts: Part of each image, shape (n_images,).
-        labels: Class of each image, shape (n_images,).
+        labels: Class of each image, shape (n_images,), as in `split_images`.
+        multi_label: Whether an image may have several labels or none.
 
     Returns:
         Percentage points, 0 to 100; 0 without images.
     """
-    label_codes, class_names = codes(labels, "label")
+    rows, numbers, names = label_codes(labels, multi_label)
     part_codes, part_names = codes(parts, "part")
-    check_length("parts", parts, len(label_codes))
-    if not len(label_codes):
+    check_length("parts", parts, len(labels))
+    if not names:
         return 0.0
-    counts = np.zeros((len(part_names), len(class_names)))
-    np.add.at(counts, (part_codes, label_codes), 1)
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return float(100 * np.abs(shares - counts.sum(axis=0) / counts.sum()).max())
+    counts = np.zeros((len(part_names), len(names)))
+    np.add.at(counts, (part_codes[rows], numbers), 1)
+    n_images = np.bincount(part_codes)
+    shares = counts / n_images[:, None]
+    return float(100 * np.abs(shares - counts.sum(axis=0) / n_images.sum()).max())
 
 
-def part_table(parts: Column, labels: Column) -> pd.DataFrame:
+def part_table(parts: Column, labels: Column, multi_label: bool = False) -> pd.DataFrame:
     """Count the images of each class in each part.
 
     Args:
         parts: Part of each image, shape (n_images,).
-        labels: Class of each image, shape (n_images,).
+        labels: Class of each image, shape (n_images,), as in `split_images`.
+        multi_label: Whether an image may have several labels or none.
 
     Returns:
         int64 of shape (n_parts, n_classes): rows `test`, `train`, `fold 0`, ..., those that have
         images; columns the classes.
     """
-    counts = pd.crosstab(np.asarray(parts), np.asarray(labels))
-    order = [p for p in (TEST, TRAIN) if p in counts.index] + [p for p in counts.index if p >= 0]
-    counts = counts.loc[order]
-    names = {TEST: "test", TRAIN: "train"}
-    counts.index = pd.Index([names.get(part, f"fold {part}") for part in order])
+    rows, numbers, names = label_codes(labels, multi_label)
+    counts = pd.crosstab(np.asarray(parts)[rows], np.array(names, object)[numbers])
+    present = sorted(set(np.asarray(parts).tolist()))
+    order = [p for p in (TEST, TRAIN) if p in present] + [p for p in present if p >= 0]
+    counts = counts.reindex(order, fill_value=0)
+    part_names = {TEST: "test", TRAIN: "train"}
+    counts.index = pd.Index([part_names.get(part, f"fold {part}") for part in order])
     counts.columns.name = None
     return counts
 

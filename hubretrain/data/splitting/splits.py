@@ -20,6 +20,7 @@ import pandas as pd
 
 from hubretrain.arrays import BoolArray, FloatArray, IntArray
 from hubretrain.data.options import SplitOptions
+from hubretrain.data.splitting.codes import LabelCodes, check_length, codes, label_codes
 from hubretrain.data.splitting.folds import (
     N_FOLDS_LIMIT,
     NEW,
@@ -35,6 +36,7 @@ from hubretrain.data.splitting.folds import (
 from hubretrain.data.splitting.stratify import place_groups
 from hubretrain.errors import SplitError
 
+_SHOWN = 20  # classes in a sentence
 GIVEN_PARTS = {"train": NEW, "val": 0, "valid": 0, "validation": 0, "test": TEST, "": NEW}
 
 
@@ -42,6 +44,7 @@ def split_images(
     labels: Column,
     groups: Column,
     *,
+    multi_label: bool = False,
     n_folds: int = 5,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -51,9 +54,11 @@ def split_images(
     """Cut a test split and folds; no group straddles two parts and classes are stratified.
 
     Args:
-        labels: Class of each image, shape (n_images,), text or integers.
+        labels: Class of each image, shape (n_images,), text or integers; of a multi-label data set
+            its labels as `ImageDataset.images` joins them.
         groups: Group of each image, shape (n_images,), text or integers. The split is keyed on
             it: an image without a group is its own, named by its sha256, not by its row number.
+        multi_label: Whether an image may have several labels or none.
         n_folds: Number of folds, 2 to 100; not used where a validation split is given.
         test_fraction: Share of the images in the test split, [0, 1); 0 cuts none. Not used where
             a test split is given.
@@ -69,6 +74,7 @@ def split_images(
     Returns:
         int8 of shape (n_images,): 0 .. n_folds - 1, `TEST` or `TRAIN`. Every class is in every
         part that was cut where the groups allow it: always, where no group mixes classes.
+        Of a multi-label data set images with and without each label are, nearly always.
 
     Raises:
         SplitError: A class has fewer groups than there are parts, a value is missing or out of
@@ -78,26 +84,28 @@ def split_images(
         raise SplitError(f"`n_folds` is {n_folds}; expected 2 to {N_FOLDS_LIMIT}.")
     if not 0 <= test_fraction < 1:
         raise SplitError(f"`test_fraction` is {test_fraction}; expected at least 0 and below 1.")
-    task = _Task.of(labels, groups, n_folds, test_fraction, given, previous)
+    task = _Task.of(labels, groups, n_folds, test_fraction, given, previous, multi_label)
     parts, in_play = task.given.copy(), task.in_play
     earlier = task.earlier[in_play]
     _check_earlier(earlier, task.open_parts)
     parts[in_play] = _join_groups(earlier, task.group_codes[in_play], task.group_names)
     task.check_class_sizes()
+    rows, numbers = task.counted
 
-    def count(rows: BoolArray) -> IntArray:
-        return np.bincount(task.label_codes[rows], minlength=len(task.class_names))
+    def count(chosen: BoolArray) -> IntArray:
+        return np.bincount(numbers[chosen[rows]], minlength=len(task.labels.names) + multi_label)
 
-    free = parts == NEW
+    free = (parts == NEW)[rows]
     placed = place_groups(
-        task.label_codes[free],
-        _seeded_rank(task.group_names, seed)[task.group_codes[free]],
+        numbers[free],
+        _seeded_rank(task.group_names, seed)[task.group_codes[rows[free]]],
         task.weights,
         np.array([count(parts == part) for part in task.open_parts]),
         count(in_play),
         _seeded_number(str(seed)),
+        last_is_every_image=multi_label,
     )
-    parts[free] = task.open_parts[placed]
+    parts[rows[free]] = task.open_parts[placed]
     return parts
 
 
@@ -105,6 +113,7 @@ def check_class_sizes(
     labels: Column,
     groups: Column,
     *,
+    multi_label: bool = False,
     n_folds: int = 5,
     test_fraction: float = 0.2,
     given: Column | None = None,
@@ -112,8 +121,9 @@ def check_class_sizes(
     """Refuse classes that `split_images` would refuse, without cutting anything.
 
     Args:
-        labels: Class of each image.
+        labels: Class of each image, as in `split_images`.
         groups: Group of each image.
+        multi_label: Whether an image may have several labels or none.
         n_folds: Number of folds.
         test_fraction: Share of the images in the test split.
         given: Split that the data set came with, as in `split_images`.
@@ -121,7 +131,8 @@ def check_class_sizes(
     Raises:
         SplitError: A class has fewer groups than there are parts.
     """
-    _Task.of(labels, groups, n_folds, test_fraction, given).check_class_sizes()
+    task = _Task.of(labels, groups, n_folds, test_fraction, given, multi_label=multi_label)
+    task.check_class_sizes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +140,8 @@ class _Task:
     """A split to cut: the images as codes, and the parts that are open to them.
 
     Attributes:
-        label_codes: Class of each image, int64 of shape (n_images,).
-        class_names: The classes, in the order of their codes.
+        labels: Classes of the images.
+        multi_label: Whether an image may have several or none.
         group_codes: Group of each image, int64 of shape (n_images,).
         group_names: The groups, in the order of their codes.
         given: Part that each image was given, `NEW` where none; int8 of shape (n_images,).
@@ -139,8 +150,8 @@ class _Task:
         weights: Share of the images that each of them should get, sum 1.
     """
 
-    label_codes: IntArray
-    class_names: list[str]
+    labels: LabelCodes
+    multi_label: bool
     group_codes: IntArray
     group_names: list[str]
     given: Parts
@@ -157,23 +168,24 @@ class _Task:
         test_fraction: float,
         given: Column | None,
         previous: Column | None = None,
+        multi_label: bool = False,
     ) -> _Task:
         """Return the task; the arguments are those of `split_images`.
 
         Raises:
             SplitError: A value is missing or out of range, or the columns differ in length.
         """
-        label_codes, class_names = codes(labels, "label")
+        numbers = label_codes(labels, multi_label)
         group_codes, group_names = codes(groups, "group")
-        check_length("groups", groups, len(label_codes))
-        given_parts = _given_parts(given, len(label_codes))
-        earlier = _earlier_parts(previous, len(label_codes))
+        check_length("groups", groups, len(labels))
+        given_parts = _given_parts(given, len(labels))
+        earlier = _earlier_parts(previous, len(labels))
         one_fold = (given_parts == 0).any() or (earlier[given_parts == NEW] == TRAIN).any()
         open_parts, weights = _open_parts(
             0 if one_fold else n_folds, 0.0 if (given_parts == TEST).any() else test_fraction
         )
         return cls(
-            label_codes, class_names, group_codes, group_names,
+            numbers, multi_label, group_codes, group_names,
             given_parts, earlier, open_parts, weights,
         )  # fmt: skip
 
@@ -182,34 +194,68 @@ class _Task:
         """Whether each image is free of a given split, bool of shape (n_images,)."""
         return self.given == NEW
 
+    @property
+    def counted(self) -> tuple[IntArray, IntArray]:
+        """Image and number of each label; where images may have several, and of one more of all."""
+        rows, numbers, names = self.labels
+        if not self.multi_label:
+            return rows, numbers
+        every = np.arange(len(self.group_codes))
+        return np.concatenate([rows, every]), np.concatenate([numbers, 0 * every + len(names)])
+
     def check_class_sizes(self) -> None:
         """Refuse a class with fewer groups than there are open parts."""
-        in_play = self.in_play
-        pairs = np.stack([self.label_codes[in_play], self.group_codes[in_play]])
-        label_of_pair = np.unique(pairs, axis=1)[0]
-        n_groups = np.bincount(label_of_pair, minlength=len(self.class_names))
+        n_classes, group_codes = len(self.labels.names), self.group_codes
+        in_play = self.in_play[self.labels.rows]
+        pairs = np.stack([self.labels.codes, group_codes[self.labels.rows]])[:, in_play]
+        (label_of_pair, group_of_pair), n_images = np.unique(pairs, axis=1, return_counts=True)
+        n_groups = np.bincount(label_of_pair, minlength=n_classes)
         has_test = int(TEST in self.open_parts)
         n_folds = len(self.open_parts) - has_test
         wanted = f"{n_folds} folds" if n_folds > 1 else "training"
         wanted += " and a test split" * has_test
         small = {
             name: n
-            for name, n in zip(self.class_names, n_groups.tolist(), strict=True)
+            for name, n in zip(self.labels.names, n_groups.tolist(), strict=True)
             if 0 < n < len(self.open_parts)
         }
         if small:
             n_left = int((n_groups > 0).sum()) - len(small)
             at_most = min(small.values()) - has_test
-            raise SplitError(_too_small(small, wanted, at_most, can_leave_out=n_left > 1))
+            least = len(self.open_parts) if self.multi_label else 0
+            raise SplitError(_too_small(small, wanted, at_most, least, can_leave_out=n_left > 1))
+        if self.multi_label:
+            sizes = np.bincount(group_codes[self.in_play], minlength=len(self.group_names))
+            is_whole = n_images == sizes[group_of_pair]
+            n_whole = np.bincount(label_of_pair[is_whole], minlength=n_classes)
+            self._refuse_labels_of_all(int((sizes > 0).sum()) - n_whole, wanted)
+
+    def _refuse_labels_of_all(self, n_groups_without: IntArray, wanted: str) -> None:
+        """Refuse a label that too few groups have an image without.
+
+        Args:
+            n_groups_without: Groups with an image without each label, shape (n_labels,).
+            wanted: What they are too few for.
+        """
+        fewest = int(n_groups_without.argmin())
+        if (n := int(n_groups_without[fewest])) < len(self.open_parts):
+            name = self.labels.names[fewest]
+            raise SplitError(
+                f"All images have the label {name!r} but those of {n} group{'s' * (n != 1)}, too "
+                f"few for {wanted}: leave it out by `exclude_class={shlex.quote(name)}`."
+            )
 
 
-def _too_small(small: dict[str, int], wanted: str, at_most: int, *, can_leave_out: bool) -> str:
+def _too_small(
+    small: dict[str, int], wanted: str, at_most: int, least: int, *, can_leave_out: bool
+) -> str:
     """Return a sentence on classes that are too small, and what to do.
 
     Args:
         small: Number of groups by class.
         wanted: What they are too small for.
         at_most: Number of folds that they are large enough for.
+        least: Groups that would suffice, where many labels may be too small; else 0.
         can_leave_out: Whether two other classes remain.
     """
     counts = {name: f"{n} group{'s' * (n != 1)}" for name, n in small.items()}
@@ -217,12 +263,15 @@ def _too_small(small: dict[str, int], wanted: str, at_most: int, *, can_leave_ou
         (name, n_groups), *_ = counts.items()
         what, which, another = f"Class {name!r} has {n_groups} of images, too few", "it", "another"
     else:
-        listed = ", ".join(f"{name!r} has {n_groups}" for name, n_groups in counts.items())
+        listed = ", ".join(f"{name!r} has {n}" for name, n in list(counts.items())[:_SHOWN])
+        listed += f" and {len(counts) - _SHOWN} more" * (len(counts) > _SHOWN)
         what, which, another = f"Classes are too small: {listed}, too few", "them", "others"
     advice = [f"ask for at most {at_most} folds"] * (at_most >= 2)
     advice.append(f"merge {which} with {another} by `merge`")
     if can_leave_out:
         names = " ".join(f"`exclude_class={shlex.quote(name)}`" for name in small)
+        if least and len(small) > 1:
+            names = f"`drop_small_classes={least}`"
         advice.append(f"leave {which} out by {names}")
     *firsts, last = advice
     return f"{what} for {wanted}: {', '.join(firsts)}{' or ' * bool(firsts)}{last}."
@@ -232,6 +281,8 @@ def cut_parts(
     images: pd.DataFrame,
     folds_file: Path | None,
     options: SplitOptions = SplitOptions(),
+    *,
+    multi_label: bool = False,
 ) -> Parts:
     """Return the part of each image: as in an earlier `folds.csv` if there is one, else newly cut.
 
@@ -239,6 +290,7 @@ def cut_parts(
         images: Columns path, sha256, label, cluster, split (blank where none was given).
         folds_file: An earlier split, if there is one; images that it holds keep their part.
         options: How to split.
+        multi_label: Whether an image may have several labels or none.
 
     Raises:
         SplitError: See `split_images`.
@@ -251,6 +303,7 @@ def cut_parts(
     return split_images(
         images["label"],
         images["cluster"],
+        multi_label=multi_label,
         n_folds=options.n_folds,
         test_fraction=options.test_fraction,
         seed=options.seed,
@@ -272,24 +325,6 @@ def _check_clusters(images: pd.DataFrame, previous: Parts, folds_file: Path) -> 
             f"{folds_file}: {paths[0]} is in {names[0]} and {paths[1]} in {names[1]}, but they "
             "belong together, as one group or duplicates; remove the file to cut a new split."
         )
-
-
-def codes(values: Column, what: str) -> tuple[IntArray, list[str]]:
-    """Return the number of each value, in the order of names, not of rows; and the names."""
-    numbers, uniques = pd.factorize(np.asarray(values))
-    if (numbers < 0).any():
-        raise SplitError(f"Image {int(np.argmax(numbers < 0))} (from 0) has no {what}.")
-    names = np.array([str(value) for value in uniques], dtype=object)
-    order = np.argsort(names)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank[numbers].astype(np.int64), list(names[order])
-
-
-def check_length(what: str, values: Column, n_images: int) -> None:
-    """Refuse a column that does not have one value per image."""
-    if len(values) != n_images:
-        raise SplitError(f"{len(values)} {what} for {n_images} images; expected one per image.")
 
 
 def _given_parts(given: Column | None, n_images: int) -> Parts:

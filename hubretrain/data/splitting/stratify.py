@@ -9,6 +9,11 @@ The search decides how many groups of each kind go to each part, in two stages:
 2. Improve: between two parts at a time, groups are moved and swapped while that lowers the sum of
    squared deviations in percent, then the sum of their 8th powers, a smooth stand-in for the worst.
 
+Where images may have several labels, or none, each label is a class, and all images are the last
+one. Groups are then dealt from the rarest label on, as in iterative stratification (Sechidis et al.
+2011, https://doi.org/10.1007/978-3-642-23808-6_10), with squares in units of N_c: otherwise large
+groups and frequent labels would leave no choice for a rare one.
+
 It is a heuristic (the problem is number partitioning, NP-hard), started several times where there
 are few groups.
 """
@@ -38,8 +43,12 @@ def place_groups(
     n_images: IntArray,
     n_wanted: IntArray,
     seed: int,
+    *,
+    last_is_every_image: bool = False,
 ) -> IntArray:
     """Deal whole groups out to parts, stratified by class.
+
+    An image of several classes is given once per class.
 
     Args:
         label_codes: Class of each image to place, int64 of shape (n_new,), from 0.
@@ -49,6 +58,8 @@ def place_groups(
         n_images: Images that the parts hold already, shape (n_parts, n_classes).
         n_wanted: Images of each class in all parts in the end, shape (n_classes,).
         seed: Random seed of the search, 0 or more.
+        last_is_every_image: Whether images may have several classes or none, and the last class is
+            one that every image has; parts then need images without each other class, too.
 
     Returns:
         The part of each image, int64 of shape (n_new,), 0 .. n_parts - 1. Every class is in every
@@ -65,8 +76,14 @@ def place_groups(
     results = []
     for start in range(int(np.clip(GROUPS_PER_SEARCH // sum(sizes), 1, MAX_STARTS))):
         target = np.outer(weights, n_wanted)[parts]
-        search = _Search(list(kinds), n_images[parts].astype(float), target, rng)
-        search.deal(sizes, rng.permutation(len(sizes)) if start else np.arange(len(sizes)))
+        search = _Search(
+            list(kinds), n_images[parts].astype(float), target, rng, last_is_every_image
+        )
+        order = rng.permutation(len(sizes)) if start else np.arange(len(sizes))
+        if last_is_every_image:
+            rarest = np.array([n_wanted[list(classes)].min() for classes, _ in kinds])
+            order = order[np.argsort(rarest[order], kind="stable")]
+        search.deal(sizes, order)
         results.append((search.improve(), start, search.placed))  # of equal ones the first wins
     part_of_group = np.empty(int(group_codes.max()) + 1, np.int64)
     for groups, counts in zip(kinds.values(), min(results)[2], strict=True):
@@ -95,6 +112,8 @@ class _Search:
         n_images: Images that the parts hold already, shape (n_parts, n_classes).
         target: Images that they should hold in the end, shape (n_parts, n_classes).
         rng: Source of randomness.
+        last_is_every_image: Whether the last class is one that every image has; otherwise each
+            image has one class.
 
     Attributes:
         n_images: Images that the parts hold now, shape (n_parts, n_classes).
@@ -105,32 +124,46 @@ class _Search:
     """
 
     def __init__(
-        self, kinds: list[Kind], n_images: FloatArray, target: FloatArray, rng: np.random.Generator
+        self,
+        kinds: list[Kind],
+        n_images: FloatArray,
+        target: FloatArray,
+        rng: np.random.Generator,
+        last_is_every_image: bool = False,
     ) -> None:
         self.kinds, self.n_images, self.target, self.rng = kinds, n_images, target, rng
         self.placed = np.zeros((len(kinds), len(target)), np.int64)
-        self.sizes = target.sum(axis=1)
-        self.shares = target.sum(axis=0) / target.sum()
+        self.last_is_every_image = last_is_every_image
+        self.sizes = self.all_images(target)[:, 0]
+        n_all = self.sizes.sum() if last_is_every_image else target.sum()
+        self.shares = target.sum(axis=0) / n_all
         self.n_offered = int(np.clip(np.sqrt(SWAP_CELLS / len(self.shares)), 4, 64))
 
     def deal(self, sizes: list[int], order: IntArray) -> None:
         """Give groups, in this order of their kinds, each to where the squares grow least.
 
         With e_pc = n_pc - w_p N_c, a group with k_c images of class c adds to part p
-        sum_c ((e_pc + k_c)² - e_pc²) / w_p = (2 sum_c e_pc k_c + sum_c k_c²) / w_p.
+        sum_c ((e_pc + k_c)² - e_pc²) / w_p = (2 sum_c e_pc k_c + sum_c k_c²) / w_p,
+        each term in units of N_c where images may have several classes.
         """
         excess = self.n_images - self.target
-        excess = np.column_stack([excess, excess.sum(axis=1)])  # all images are one more class
+        if self.last_is_every_image:
+            unit = np.maximum(self.target.sum(axis=0), 1)
+        else:
+            excess = np.column_stack([excess, excess.sum(axis=1)])  # all images: one more class
+            unit = np.ones(excess.shape[1])
         for kind in order:
             classes, counts = self.kinds[kind]
-            columns = np.array([*classes, -1])
-            images = np.array([*counts, sum(counts)], float)
-            square = images @ images
+            columns, images = np.array(classes), np.array(counts, float)
+            if not self.last_is_every_image:
+                columns, images = np.array([*classes, -1]), np.array([*counts, sum(counts)], float)
+            scaled = images / unit[columns]
+            square = scaled @ images
             for _ in range(sizes[kind]):
-                part = int(np.argmin((2 * (excess[:, columns] @ images) + square) / self.sizes))
+                part = int(np.argmin((2 * (excess[:, columns] @ scaled) + square) / self.sizes))
                 excess[part, columns] += images
                 self.placed[kind, part] += 1
-        self.n_images = excess[:, :-1] + self.target
+        self.n_images = excess[:, : self.target.shape[1]] + self.target
 
     def improve(self) -> float:
         """Lower the squared deviations, then the worst; return what is left of the worst."""
@@ -194,13 +227,21 @@ class _Search:
         Returns:
             float64 of shape (..., n_classes + 1).
         """
-        n = n_images.sum(axis=-1, keepdims=True)
+        n = self.all_images(n_images)
         off_size = (n - self.sizes[part]) * SIZE_WEIGHT
         off = np.concatenate([n_images - n * self.shares, off_size], axis=-1)
         return np.asarray(off * (100 / self.sizes[part]))
 
+    def all_images(self, n_images: FloatArray) -> FloatArray:
+        """Return the number of all images in a part, shape (..., 1), by that of each class."""
+        if self.last_is_every_image:
+            return n_images[..., -1:]
+        return np.asarray(n_images.sum(axis=-1, keepdims=True))
+
     def penalty(self, n_images: FloatArray) -> FloatArray:
         """Return a cost above that of any uneven parts for each class that is missing.
+
+        Where images may have several, a class that all images of a part have costs as much.
 
         Args:
             n_images: Images of each class in a part, shape (..., n_classes).
@@ -208,7 +249,10 @@ class _Search:
         Returns:
             float64 of shape (...).
         """
-        return np.asarray(MISSING_COST * ((n_images < 0.5) & (self.shares > 0)).sum(axis=-1))
+        missing = (n_images < 0.5) & (self.shares > 0)
+        if self.last_is_every_image:
+            missing |= (self.all_images(n_images) - n_images < 0.5) & (self.shares < 1)
+        return np.asarray(MISSING_COST * missing.sum(axis=-1))
 
     def offer(self, part: int, lacking: BoolArray) -> tuple[IntArray, FloatArray]:
         """Return kinds of groups that a part could give up, first none (-1), and their images.
