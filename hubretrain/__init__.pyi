@@ -22,6 +22,9 @@ from .heads import SoftmaxHead as SoftmaxHead
 from .modules import Backbone as Backbone
 from .modules import HubModule as HubModule
 from .modules import resolve as resolve
+from .racing import Race as Race
+from .racing import RaceOptions as RaceOptions
+from .racing import race_modules as race_modules
 from .report import write_report as write_report
 from .report.saliency import explain_images as explain_images
 from .screening import ScreenOptions as ScreenOptions

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"bottlenecks"},
     "extraction": {"bottlenecks", "data", "modules"},
     "screening": {"bottlenecks", "data", "evaluation", "heads", "runs"},
+    "racing": {"bottlenecks", "data", "evaluation", "extraction", "modules", "runs", "screening"},
     "export": {"data", "evaluation", "heads", "modules", "runs"},
     "finetuning": {"data", "evaluation", "export", "heads", "modules", "runs"},
     "serving": {"data", "export"},

@@ -120,6 +120,7 @@ def rebuild_file(
     n_features: int,
     attributes: Mapping[str, Attribute],
     dtype: np.dtype[Any],
+    path: Path | None = None,
 ) -> None:
     """Make a file anew, with the rows, views and layers of it that still hold.
 
@@ -130,6 +131,7 @@ def rebuild_file(
             kept.
         attributes: Its root attributes to be.
         dtype: Its dtype to be.
+        path: Where to make it; by default in the place of the file.
 
     Raises:
         CacheError: The disk is full, the folder cannot be written, or `old` is damaged.
@@ -145,7 +147,7 @@ def rebuild_file(
             stored = old.view(view, kept_layers)
             values[kept, : stored.shape[1]] = stored.take(from_row[kept])
 
-    make_file(old.path, rows, n_features, attributes, dtype, copy, comparison.layers)
+    make_file(path or old.path, rows, n_features, attributes, dtype, copy, comparison.layers)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class BottleneckWriter:
         layers: Segments of the inner layers that the file is to hold besides the output, see
             `layer_segments`; by default those of the file, else none. A file of the last layer
             alone keeps its output, also while the inner layers of its rows are still to do.
+        begin_with: Another bottleneck file, of which a new file takes what holds; none of it where
+            it is missing, damaged or was made with other attributes.
 
     Attributes:
         path: The file.
@@ -68,13 +70,14 @@ class BottleneckWriter:
         overwrite: bool = False,
         dtype: npt.DTypeLike | None = None,
         layers: Sequence[Segment] | None = None,
+        begin_with: Path | None = None,
     ) -> None:
         self.path = Path(path)
         attributes = {**format_attributes(), **attributes}
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_writer(self.path))
             self.rows, inner = _prepare_file(
-                self.path, rows, n_features, attributes, overwrite, dtype, layers
+                self.path, rows, n_features, attributes, overwrite, dtype, layers, begin_with
             )
             self.segments = (output_segment(n_features), *inner)
             self._file = open_file(self.path, "r+")
@@ -177,6 +180,7 @@ def _prepare_file(
     overwrite: bool,
     dtype: npt.DTypeLike | None,
     layers: Sequence[Segment] | None,
+    begin_with: Path | None,
 ) -> tuple[RowIndex, tuple[Segment, ...]]:
     """Make the file, or rebuild it where it does not have just these rows, attributes and layers.
 
@@ -186,6 +190,11 @@ def _prepare_file(
     if not path.exists():
         layers = tuple(layers or ())
         stored_dtype = np.dtype(dtype or np.float32)
+        if begin_with is not None and begin_with.exists():
+            with contextlib.suppress(CacheError), Bottlenecks(begin_with) as other:
+                comparison = compare_file(other, rows, attributes, stored_dtype, layers)
+                rebuild_file(other, comparison, n_features, attributes, stored_dtype, path)
+                return comparison.rows, comparison.layers
         make_file(path, rows, n_features, attributes, stored_dtype, layers=layers)
         return rows, layers
     with Bottlenecks(path) as old:

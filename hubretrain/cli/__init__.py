@@ -12,21 +12,22 @@ import click
 from hubretrain._version import __version__
 from hubretrain.cli.command import Group, echo, messages_shown
 
-COMMANDS = (
-    "data",
-    "cache",
-    "fit",
-    "finetune",
-    "export",
-    "predict",
-    "evaluate",
-    "serve",
-    "report",
-    "explain",
-    "modules",
-    "runs",
-    "doctor",
-)
+COMMANDS = {  # command: its file, in the order of the work
+    "data": "data",
+    "screen": "screen",
+    "cache": "cache",
+    "fit": "fit",
+    "finetune": "finetune",
+    "export": "export",
+    "predict": "predict",
+    "evaluate": "evaluate",
+    "serve": "serve",
+    "report": "report",
+    "explain": "explain",
+    "modules": "upkeep.modules",
+    "runs": "upkeep.runs",
+    "doctor": "upkeep.doctor",
+}
 # Pillow's plugins warn of odd EXIF data and the like in the midst of a bar; what cannot be decoded
 # is told by a sentence. Here, not where images are read: the filters of warnings belong to the
 # process, and threads that change them would change those of each other.
@@ -45,7 +46,7 @@ class _Main(Group):
         """Return one command, None where there is none of that name."""
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"hubretrain.cli.{name}"), name)
+        command: click.Command = getattr(import_module(f"hubretrain.cli.{COMMANDS[name]}"), name)
         return command
 
     def invoke(self, context: click.Context) -> Any:

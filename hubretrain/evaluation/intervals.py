@@ -341,7 +341,9 @@ def _check_rows(rows: Sequence[Resampled]) -> None:
         )
 
 
-def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95) -> BoolArray:
+def tied_with_best(
+    rows: Sequence[Resampled], confidence: float = 0.95, later: float = 0.0
+) -> BoolArray:
     """Return which models are statistically tied with the best.
 
     The models form a confidence set: it contains the truly best model at the given confidence. A
@@ -355,6 +357,12 @@ def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95) -> BoolA
 
     A lead that no resample moves has no standard error. It leaves a model out where its one-sided
     interval, as `difference` has it, excludes 0.
+
+    Args:
+        rows: The metric of each model, on the same resamples.
+        confidence: That the best is among the tied, in (.5, 1).
+        later: Standard deviation of what a lead may still change by for other reasons than these
+            images, such as more images to train on; added in quadrature to its standard error.
 
     Returns:
         bool array of shape (n_models,); True for the best by estimate and for all that tie with
@@ -389,9 +397,9 @@ def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95) -> BoolA
         if differs.any():
             largest = (deviation[differs] / error[differs, None]).max(axis=0)
             critical = widening * np.quantile(largest, confidence)
-            tied[i] = (lead[differs] / error[differs]).max() <= critical
+            tied[i] = (lead[differs] / np.hypot(error[differs], later)).max() <= critical
         # A model and its copy, itself included, differ nowhere: nothing to test.
-        constant = lead[~differs].max()
+        constant = lead[~differs].max() - stats.norm.ppf(confidence) * later
         tied[i] &= constant <= max(
             _furthest(constant, is_share=metric.is_share) * unseen, NO_SPREAD
         )

@@ -5,4 +5,6 @@ from .maintenance import merge_parts as merge_parts
 from .maintenance import verify_files as verify_files
 from .options import CacheOptions as CacheOptions
 from .plan import Part as Part
+from .plan import Slice as Slice
+from .plan import slice_file as slice_file
 from .ray import Cluster as Cluster

@@ -19,7 +19,7 @@ from hubretrain.data import ImageDataset, forget_digests
 from hubretrain.errors import CacheError, DataError
 from hubretrain.extraction.options import CacheOptions
 from hubretrain.extraction.pipeline import Batch, ImageTask, SkippedImage, extract
-from hubretrain.extraction.plan import CachePlan, Part, plan_cache
+from hubretrain.extraction.plan import CachePlan, Part, Slice, plan_cache, slice_file
 from hubretrain.extraction.ray import Cluster, extract_on_ray
 from hubretrain.files import StrPath
 from hubretrain.modules import StoredModule
@@ -64,7 +64,7 @@ def cache_bottlenecks(
     options: CacheOptions = CacheOptions(),
     *,
     cache: StrPath = "cache",
-    part: Part | None = None,
+    part: Part | Slice | None = None,
     cluster: Cluster | None = None,
 ) -> list[CacheResult]:
     """Bring the bottleneck files of `modules` up to date with a data set.
@@ -74,8 +74,8 @@ def cache_bottlenecks(
         modules: The modules; one that was never loaded is probed first.
         options: How bottlenecks are computed and stored.
         cache: The cache folder.
-        part: The share of the images to compute, into a file of its own, to be merged; by default
-            all images.
+        part: The share of the images to compute, into a file of its own, to be merged; or a slice
+            of them, from whose file a later call for all images goes on. By default all images.
         cluster: Worker processes on Ray; by default everything is computed in this process.
 
     Returns:
@@ -109,6 +109,7 @@ def cache_bottlenecks(
                     overwrite=options.overwrite,
                     dtype=options.dtype,
                     layers=spec.segments,
+                    begin_with=slice_file(plan.folder, spec.module.name) if part is None else None,
                 )
             )
             for file, spec, attributes in zip(
@@ -123,6 +124,9 @@ def cache_bottlenecks(
                 run.log_costs(ForwardPassLog(plan.folder))
         for writer in writers:
             writer.seal()
+    if part is None:
+        for module in modules:
+            slice_file(plan.folder, module.name).unlink(missing_ok=True)  # all of it is in the file
     _check_decodable(plan, strict=options.strict)
     return run.results(time.monotonic() - started)
 

@@ -26,7 +26,7 @@ from hubretrain.bottlenecks import (
 from hubretrain.data import ImageDataset, Quarantine
 from hubretrain.errors import CacheError
 from hubretrain.extraction.options import CacheOptions
-from hubretrain.extraction.plan import PARTS, wanted_rows
+from hubretrain.extraction.plan import PARTS, SLICES, wanted_rows
 from hubretrain.locks import is_locked
 from hubretrain.modules import current_digest
 from hubretrain.progress import Bar
@@ -126,7 +126,7 @@ def _rows_for(bottlenecks: Bottlenecks, rows: RowIndex, *, keep_views: bool) -> 
     """Return those of the rows that a file is to hold.
 
     Args:
-        bottlenecks: The file: of all rows, or a part, which holds the rows that it has.
+        bottlenecks: The file: of all rows, or a part or slice, which holds the rows that it has.
         rows: The rows of the data set.
         keep_views: Whether each row is to have as many views as it has in the file, and a new one
             as many as the file has; else as many as `rows` says.
@@ -135,7 +135,7 @@ def _rows_for(bottlenecks: Bottlenecks, rows: RowIndex, *, keep_views: bool) -> 
     if keep_views:
         n = [views_of.get(sha256, bottlenecks.n_views) for sha256 in rows.sha256]
         rows = replace(rows, n_views=np.where(rows.n_views > 0, n, 0).astype(np.int16))
-    if bottlenecks.path.parent.name == PARTS:
+    if bottlenecks.path.parent.name in (PARTS, SLICES):
         rows = rows.select([sha256 in views_of for sha256 in rows.sha256])
     return rows
 

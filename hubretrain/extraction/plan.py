@@ -38,6 +38,7 @@ from hubretrain.storage import located
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
 PARTS = "parts"  # the folder of parts, in the data set's folder
+SLICES = "slices"  # that of slices
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,23 @@ class Part:
     def holds(self, sha256: str) -> bool:
         """Return whether a content belongs to it."""
         return int(sha256[:15], 16) % self.n_parts == self.number - 1
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some images of a data set, cached in a file of their own before the others, perhaps.
+
+    `hubretrain cache` goes on from that file.
+
+    Attributes:
+        contents: Contents of the images.
+    """
+
+    contents: frozenset[str]
+
+    def holds(self, sha256: str) -> bool:
+        """Return whether a content belongs to it."""
+        return sha256 in self.contents
 
 
 @dataclass(frozen=True)
@@ -150,7 +168,7 @@ def plan_cache(
     modules: Sequence[StoredModule],
     options: CacheOptions,
     cache: Path,
-    part: Part | None = None,
+    part: Part | Slice | None = None,
 ) -> CachePlan:
     """Plan a run, from the data set and from the files that the cache holds.
 
@@ -191,7 +209,7 @@ def wanted_rows(
     quarantine: Quarantine,
     n_views: int,
     minority_views: int | None = None,
-    part: Part | None = None,
+    part: Part | Slice | None = None,
 ) -> RowIndex:
     """Return a row for each distinct content, in order of path.
 
@@ -250,11 +268,18 @@ def views_by_class(labels: pd.Series, n_views: int, minority_views: int) -> dict
     return {str(name): int(n) for name, n in views.items()}
 
 
-def file_name(module: str, part: Part | None = None) -> str:
+def file_name(module: str, part: Part | Slice | None = None) -> str:
     """Return where a module's bottleneck file, or one part of it, is in the data set's folder."""
     if part is None:
         return f"{module}.h5"
+    if isinstance(part, Slice):
+        return f"{SLICES}/{module}.h5"
     return f"{PARTS}/{module}.{part.number}-of-{part.n_parts}.h5"
+
+
+def slice_file(folder: Path, module: str) -> Path:
+    """Return the bottleneck file of a module's `Slice`, in the data set's folder of the cache."""
+    return folder / SLICES / f"{module}.h5"
 
 
 def attributes_of(

@@ -22,3 +22,4 @@ from .store import find_stored as find_stored
 from .store import resolve as resolve
 from .store import restore_module as restore_module
 from .store import store_folder as store_folder
+from .store import stored_modules as stored_modules

@@ -115,6 +115,12 @@ def find_stored(
     return None if module is None else _with_input(module, image_size, value_range)
 
 
+def stored_modules() -> list[StoredModule]:
+    """Return the modules that the store holds, those that are incomplete left out, by name."""
+    files = sorted(store_folder().glob(f"*/{METADATA_FILE}"))
+    return [module for file in files if (module := _from_store(file.parent.name)) is not None]
+
+
 def current_digest(name: str, handle: str) -> str | None:
     """Return the SHA-256 that a module has now, None if it is not here; never download it."""
     folder = Path(handle)

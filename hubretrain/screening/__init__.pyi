@@ -6,3 +6,4 @@ from .fitted import compare_runs as compare_runs
 from .fitted import load_features as load_features
 from .options import ClassWeightByName as ClassWeightByName
 from .options import ScreenOptions as ScreenOptions
+from .screen import Probe as Probe

@@ -38,21 +38,25 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks
-from hubretrain.evaluation import N_PARTS
+from hubretrain.evaluation import N_PARTS, Predictions
 from hubretrain.heads import DECAYS, N_COMPONENTS, ModuleHeads, Projection
 from hubretrain.progress import PERCENT, Bar
+from hubretrain.screening.candidates import ALL_LAYERS, LAST_LAYER
 from hubretrain.screening.fitting import PATIENCE, TOL, ModuleFitting
+from hubretrain.screening.options import ScreenOptions
 from hubretrain.screening.result import ScreenResult
 from hubretrain.screening.selection import Outside, Selection, reach_of
 from hubretrain.screening.sweep import MLP, Sweep
 
+PROBE_L2 = (1.0, 10.0, 100.0, 1000.0, 10000.0)
 SHARE_OF_CHOICE = 0.5  # of the time: two halves of the images, in two folds each, to choose by
 
 
@@ -74,6 +78,69 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
     digest = hashlib.sha256(everything.encode())
     digest.update(table.to_csv(index=False).encode())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Few heads that are fitted in seconds, to tell which modules a fit is worth.
+
+    They are softmax heads on view 0, of all layers where these are cached, with every strength of
+    logit adjustment where the metric of choice asks for it.
+
+    Attributes:
+        sweep: What is fitted.
+    """
+
+    sweep: Sweep
+
+    @classmethod
+    def of(
+        cls, metric: str | None, layers: str, class_names: tuple[str, ...], labels: AnyArray
+    ) -> Probe:
+        """Return the probe for a data set.
+
+        Args:
+            metric: Metric of choice; None for that of a fit.
+            layers: `last` or `all`.
+            class_names: Class names in class order.
+            labels: int (n_images,), of the images outside of the test split.
+
+        Raises:
+            HeadError: There is no such metric.
+        """
+        options = ScreenOptions(
+            metric=metric,
+            class_weights=(None,),
+            l2=PROBE_L2,
+            views=False,
+            layers=ALL_LAYERS if layers == "all" else LAST_LAYER,
+            heads=("softmax",),
+        )
+        return cls(Sweep.of(options, class_names, labels))
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of choice."""
+        return self.sweep.metric
+
+    def predictions(self, file: Path, images: pd.DataFrame) -> Predictions:
+        """Return the cross-fitted predictions of a module, as those of a row of the leaderboard.
+
+        Args:
+            file: Bottleneck file of the module.
+            images: See `screen`; each is to be validated by some fold.
+
+        Raises:
+            CacheError: The file lacks images.
+            HeadError: The heads cannot be fitted.
+        """
+        with Bottlenecks(file) as bottlenecks:
+            sweep = self.sweep
+            if not bottlenecks.has_layers:  # of a module without feature maps, the last are all
+                sweep = replace(sweep, layers=(LAST_LAYER,))
+            fitting = ModuleFitting(bottlenecks, images, sweep)
+            fitting.fit(f"heads on {file.stem}")
+            return Selection(fitting).chosen()
 
 
 def screen(

@@ -25,6 +25,7 @@ from hubretrain.evaluation import (
     UNCALIBRATED,
     Calibration,
     Choice,
+    Predictions,
     calibrate,
     candidate_values,
     choice_parts,
@@ -259,6 +260,14 @@ class Selection:
             name: crossfitted(choice, self._parts, probs)
             for name, (choice, probs) in choices.items()
         }
+
+    def chosen(self) -> Predictions:
+        """Return the predictions `unadjusted` and `adjusted` alone."""
+        candidates = self.candidates
+        return Predictions(
+            crossfitted(self.by_metric, self._parts, candidates.unadjusted),
+            crossfitted(self.by_metric, self._parts, candidates.adjusted),
+        )
 
     def chosen_by(self) -> dict[str, FloatArray]:
         """Return the values that the choices were made by; see `ScreenResult`."""

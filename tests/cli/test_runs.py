@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from hubretrain.cli import main
 from hubretrain.cli.command import next_command
-from hubretrain.cli.doctor import EXTRAS
+from hubretrain.cli.upkeep.doctor import EXTRAS
 from hubretrain.evaluation import METRICS
 from tests.runs.test_listing import write_run
 from tests.samples import REPOSITORY, write_digits

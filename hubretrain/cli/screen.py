@@ -1,0 +1,191 @@
+"""hubretrain screen: many modules on growing slices, and where each stands after every slice."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hubretrain.cli.command import Command, echo, next_command, print_table
+from hubretrain.cli.options import (
+    RUNS,
+    DataSource,
+    cache_option,
+    data_options,
+    json_option,
+    named_modules,
+    offline_option,
+    options_from,
+    run_option,
+    split_as_cut,
+    trust_option,
+)
+from hubretrain.racing import RaceOptions
+
+if TYPE_CHECKING:
+    from hubretrain.modules import StoredModule, Trust
+    from hubretrain.racing import Race, Standing
+
+ALL = "all"
+_UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A time such as `90s`, `10m`, `1.5h` or `1h30m`; a number alone is of minutes."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return minutes."""
+        if isinstance(value, float):
+            return value
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", str(value))
+        if parts and "".join(number + unit for number, unit in parts) == value:
+            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        if re.fullmatch(r"\d+(\.\d+)?", str(value)):
+            return float(value)
+        return self.fail(f"{value!r} is no time such as 10m, 90s or 1h30m.", param, ctx)
+
+
+@click.command(cls=Command, short_help="Compare many modules on growing slices of the images.")
+@data_options
+@named_modules(
+    "Name of the catalogue, a handle, a folder, or all for the whole catalogue; may be repeated. "
+    "By default all modules that are on this machine."
+)
+@cache_option
+@run_option
+@options_from(RaceOptions, param_types={"minutes": Duration()})
+@offline_option
+@trust_option
+@json_option
+def screen(
+    source: DataSource,
+    modules: tuple[str, ...],
+    cache: Path,
+    run: Path | None,
+    options: RaceOptions,
+    trust: Trust,
+    as_json: bool,
+) -> None:
+    """Compare many modules of DATA on growing slices of the images, within a time.
+
+    A module is left out where it is unlikely to become the best with all images. Features stay in
+    the cache, where hubretrain cache goes on from them. The images of the run's test split take no
+    part. Rerun the command to resume, or with a larger --budget to go on.
+    """
+    from hubretrain.racing import race_modules
+    from hubretrain.runs import Run
+
+    dataset = source.open(cache)
+    chosen = Run(run or RUNS / dataset.name)
+    options = replace(options, split=split_as_cut(chosen, options.split))
+    entrants = _entrants(modules)
+    race = race_modules(
+        dataset,
+        entrants,
+        chosen,
+        options,
+        cache=cache,
+        trust=trust,
+        on_rung=None if as_json else lambda race: _print_rung(race, options.minutes),
+    )
+    if as_json:
+        echo(_as_json(race))
+        return
+    handles = {of.name: of.handle for of in entrants if not isinstance(of, str)}
+    _print_end(race, handles, source, cache)
+
+
+def _entrants(names: tuple[str, ...]) -> list[str | StoredModule]:
+    """Return the modules that are named, the cheapest first, as far as that is known."""
+    from hubretrain.modules import find_stored, read_catalogue, stored_modules
+
+    catalogue = [entry.name for entry in read_catalogue()]
+    entrants: list[str | StoredModule] = [
+        *dict.fromkeys(name for of in names for name in (catalogue if of == ALL else [of]))
+    ]
+    if not names and not (entrants := [*stored_modules()]):
+        raise click.UsageError(
+            "There is no module on this machine; name some with --module, or all."
+        )
+
+    def cost(entrant: str | StoredModule) -> float:
+        stored = find_stored(entrant) if isinstance(entrant, str) else entrant
+        return math.inf if stored is None or stored.gflops is None else stored.gflops
+
+    return sorted(entrants, key=cost)
+
+
+def _print_rung(race: Race, minutes: float) -> None:
+    rung = race.rungs[-1]
+    left = max(0.0, 60 * minutes - rung.seconds)
+    n_out = len(rung.estimates) - len(rung.alive)
+    echo(
+        f"{rung.n_images:,} of {race.n_images:,} images: {len(rung.estimates)} modules compared, "
+        f"{n_out} left out, {len(rung.alive)} alive; {rung.seconds:,.0f} s, {left:,.0f} s left"
+    )
+    _print_standings([s for s in race.standings() if s.module in rung.estimates])
+
+
+def _print_standings(standings: list[Standing]) -> None:
+    rows = [
+        (
+            standing.module,
+            standing.status,
+            f"{standing.n_images:,}" if standing.n_images else "",
+            _estimate(standing),
+        )
+        for standing in standings
+    ]
+    print_table(("module", "", "images", "estimate"), rows, numbers=("images",))
+
+
+def _estimate(standing: Standing) -> str:
+    if math.isnan(standing.estimate):
+        return standing.reason
+    values = (standing.estimate, standing.low, standing.high)
+    value, low, high = (f"{100 * of:.1f}" for of in values)
+    return f"{value} ({low}-{high})"
+
+
+def _print_end(race: Race, handles: dict[str, str], source: DataSource, cache: Path) -> None:
+    n_passes = race.rungs[-1].n_passes
+    full = (len(race.modules) - len(race.failed)) * race.n_images
+    echo(
+        f"Ended after {race.seconds:,.0f} s, as {race.end}: {n_passes:,} forward passes instead of "
+        f"{full:,}, {full / max(1, n_passes):.1f} times as few."
+    )
+    rest = [s for s in race.standings() if s.status in ("failed", "not reached")]
+    if rest:
+        _print_standings(rest)
+    flags = [word for name in race.shortlist for word in ("--module", handles.get(name, name))]
+    elsewhere = () if cache == Path("cache") else ("--cache", cache)
+    echo(f"Shortlist: {', '.join(race.shortlist)}.")
+    echo(f"Next: {next_command('cache', *source.folders, *flags, *elsewhere)}")
+
+
+def _as_json(race: Race) -> str:
+    rows = json.loads(race.table().to_json(orient="records"))
+    return json.dumps(
+        {
+            "metric": race.metric,
+            "end": race.end,
+            "seconds": round(race.seconds, 3),
+            "n_passes": race.rungs[-1].n_passes,
+            "shortlist": race.shortlist,
+            "rungs": [
+                {"n_images": rung.n_images, "alive": rung.alive, "seconds": round(rung.seconds, 3)}
+                for rung in race.rungs
+            ],
+            "modules": rows,
+        },
+        indent=2,
+    )
