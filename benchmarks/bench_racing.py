@@ -14,8 +14,8 @@ the metric of choice on its resamples. It resumes. `race` then replays, order by
   same passes in rounds of equal cost, after each of which the better half goes on;
 - one slice of the same cost for all modules.
 
-The truth is the metric with all images. Regret is what the truly best module has more of it than the
-first that is named, in points.
+The truth is the metric with all images. Regret is what the truly best module has more of it than
+the first that is named, in points.
 """
 
 from __future__ import annotations
