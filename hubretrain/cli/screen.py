@@ -78,7 +78,7 @@ def screen(
     """Compare many modules of DATA on growing slices of the images, within a time.
 
     A module is left out where it is unlikely to become the best with all images. Features stay in
-    the cache, where hubretrain cache goes on from them. The images of the run's test split take no
+    the cache, from where hubretrain cache continues. The images of the run's test split take no
     part. Rerun the command to resume, or with a larger --budget to go on.
     """
     from hubretrain.racing import race_modules

@@ -78,7 +78,7 @@ class Part:
 class Slice:
     """Some images of a data set, cached in a file of their own before the others, perhaps.
 
-    `hubretrain cache` goes on from that file.
+    `hubretrain cache` takes from that file what holds.
 
     Attributes:
         contents: Contents of the images.

@@ -76,7 +76,7 @@ def race_modules(
         ...     open_dataset("data/digits"), ["modules/small"], "runs/digits", RaceOptions(first=60)
         ... )
         >>> race.shortlist, race.end
-        (('small',), 'one module is left')
+        (('modules/small',), 'one module is left')
     """
     started = time.monotonic()
     names = tuple(of if isinstance(of, str) else of.name for of in modules)

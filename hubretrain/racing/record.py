@@ -74,6 +74,12 @@ class Race:
         laps: Module name to what it took for the last slice.
         top: Largest number of modules in the shortlist.
         end: Why it ended, a clause; blank while it runs.
+
+    Examples:
+        >>> from hubretrain import Race
+        >>> race = Race("", "accuracy", ("a", "b"), n_images=1000)
+        >>> race.alive, race.table()["status"].tolist()
+        (('a', 'b'), ['not reached', 'not reached'])
     """
 
     identity: str

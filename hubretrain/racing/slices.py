@@ -20,14 +20,14 @@ def slice_order(images: pd.DataFrame, seed: int) -> IntArray:
     of all so that every class is trained on and scored from the beginning.
 
     Args:
-        images: The images outside of the test split: `cluster`, `class_index` and `fold`.
+        images: The images outside of the test split: `cluster`, `label` and `fold`.
         seed: Random seed of the order within a class and fold.
 
     Returns:
         Positions in `images`, int64 (n_images,).
     """
     clusters = images.groupby("cluster", sort=True).agg(
-        n=("class_index", "size"), label=("class_index", "first"), fold=("fold", "first")
+        n=("label", "size"), label=("label", "first"), fold=("fold", "first")
     )
     names = clusters.index.astype(str)
     clusters["key"] = [hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in names]

@@ -18,7 +18,7 @@ def images():
     label_of = random.choice(3, 700, p=(0.8, 0.15, 0.05))
     fold_of = random.integers(0, 5, 700)
     table = pd.DataFrame(
-        {"cluster": cluster, "class_index": label_of[cluster], "fold": fold_of[cluster]}
+        {"cluster": cluster, "label": label_of[cluster].astype(str), "fold": fold_of[cluster]}
     )
     return table.assign(sha256=[f"{i:064x}" for i in range(N)])
 
@@ -46,7 +46,7 @@ def test_no_cluster_is_cut_and_no_slice_is_larger_than_that_takes(images):
 
 def test_each_class_and_fold_has_its_share_within_a_cluster_and_the_first_ones(images):
     order = slice_order(images, 0)
-    cells = ["class_index", "fold"]
+    cells = ["label", "fold"]
     largest = images["cluster"].value_counts().max()
     chosen = slice_of(images, order, 600)
     whole = images.groupby(cells).size()
@@ -58,9 +58,9 @@ def test_each_class_and_fold_has_its_share_within_a_cluster_and_the_first_ones(i
 
 def test_the_smallest_slice_has_every_class_in_every_fold(images):
     order = slice_order(images, 0)
-    cells = images.groupby(["class_index", "fold"]).ngroups
+    cells = images.groupby(["label", "fold"]).ngroups
     first = slice_of(images, order, 100)
-    assert first.groupby(["class_index", "fold"]).ngroups == cells == 15
+    assert first.groupby(["label", "fold"]).ngroups == cells == 15
 
 
 def test_the_order_is_of_the_seed_and_not_of_the_rows(images):
