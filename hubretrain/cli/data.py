@@ -23,9 +23,10 @@ from hubretrain.cli.options import (
 from hubretrain.data import SplitOptions
 
 if TYPE_CHECKING:
-    from hubretrain.data import DataCheck, SizeSummary
+    from hubretrain.data import DataCheck, ImageDataset, LabelSummary, SizeSummary
 
 BAR_CHARACTERS = 16
+N_PAIRS = 5  # of labels that are shown
 MARKS = {"error": "[bold red]error[/]", "wrong": "[yellow]wrong[/]", "note": "[cyan]note[/] "}
 
 
@@ -81,12 +82,13 @@ def _print_check(check: DataCheck) -> None:
     console.print(
         f"[bold]{escape(summary.name)}[/]: {summary.n_images:,} images, "
         f"{decimal(summary.n_bytes)}, "
-        f"{summary.n_classes} classes, {summary.groups.n_groups:,} groups"
+        f"{summary.n_classes} {'labels' if summary.labels else 'classes'}, "
+        f"{summary.groups.n_groups:,} groups"
         f"{'' if summary.groups.given else ' (none given)'}"
     )
     console.print(f"[dim]{_files_line(summary.sizes)}[/]\n")
     table = Table(box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
+    table.add_column("label" if summary.labels else "class", overflow="fold")
     table.add_column("", no_wrap=True, min_width=BAR_CHARACTERS)
     for name in ("images", "share", "groups", "size", "broken", "random leak"):
         table.add_column(name, justify="right")
@@ -105,11 +107,21 @@ def _print_check(check: DataCheck) -> None:
         )
     console.print(table)
     console.print()
+    if summary.labels:
+        console.print(f"{escape(_labels_line(summary.labels))}\n")
     for finding in check.findings:
         what, advice = (escape(in_flags(text)) for text in (finding.what, finding.advice))
         console.print(f"{MARKS[finding.level]} {what} [dim]{advice}[/]")
     if not check.findings:
         console.print("[green]Nothing to fix.[/]")
+
+
+def _labels_line(labels: LabelSummary) -> str:
+    """Return labels per image, and the pairs that the most images have."""
+    pairs = ", ".join(f"{' + '.join(p.labels)} ({p.n_images:,})" for p in labels.pairs[:N_PAIRS])
+    ends = sorted({labels.per_image.least, labels.per_image.most}) if labels.per_image else [0]
+    per_image = f"{' to '.join(map(str, ends))} labels per image"
+    return f"{per_image}, {labels.n_sets:,} different sets; together most often: {pairs or 'none'}."
 
 
 def _files_line(sizes: SizeSummary) -> str:
@@ -157,8 +169,8 @@ def split(
         options = split_as_cut(of_run, options)
     images = dataset.split(options, folds_file=None if overwrite else file, cache=cache)
     write_folds(file, images.assign(group=images["cluster"]), options)
-    counts = part_table(images["fold"], images["label"])
-    deviation = worst_deviation(images["fold"], images["label"])
+    labelled = (images["fold"], images["label"], dataset.multi_label)
+    counts, deviation = part_table(*labelled), worst_deviation(*labelled)
     sentence = kept_together(
         images["fold"], images["cluster"], dataset.grouped, options.keep_duplicates_together
     )
@@ -171,24 +183,26 @@ def split(
         }
         echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
-    _print_parts(counts, dataset.class_names)
+    n_images = part_table(images["fold"], images["fold"].map(lambda _: "all"))["all"]
+    _print_parts(counts, n_images, dataset)
     echo(sentence)
-    echo(f"Worst deviation of a class share: {deviation:.2f} points.")
+    what = "label" if dataset.multi_label else "class"
+    echo(f"Worst deviation of a {what} share: {deviation:.2f} points.")
     echo(f"The split is in {file}; hubretrain fit uses it.")
 
 
-def _print_parts(counts: Any, class_names: tuple[str, ...]) -> None:
+def _print_parts(counts: Any, n_images: Any, dataset: ImageDataset) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
+    table.add_column("label" if dataset.multi_label else "class", overflow="fold")
     for part in counts.index:
         table.add_column(part, justify="right")
-    for name in class_names:
+    for name in dataset.class_names:
         table.add_row(escape(name), *(f"{n:,}" for n in counts.get(name, 0 * counts.iloc[:, 0])))
     table.add_section()
-    table.add_row("all", *(f"{n:,}" for n in counts.sum(axis=1)))
+    table.add_row("all images" if dataset.multi_label else "all", *(f"{n:,}" for n in n_images))
     terminal(highlight=False).print(table)
 
 

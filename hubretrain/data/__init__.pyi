@@ -23,5 +23,6 @@ from .remembered import option_words as option_words
 from .remembered import remembered_options as remembered_options
 from .summary import DuplicateSet as DuplicateSet
 from .summary import DuplicateSummary as DuplicateSummary
+from .summary import LabelSummary as LabelSummary
 from .summary import SizeSummary as SizeSummary
 from .summary import Summary as Summary

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from hubretrain.data.classes import one_row_per_label
 from hubretrain.data.dataset import ImageDataset
 from hubretrain.data.findings import Finding, Level, findings_of
 from hubretrain.data.image_table import cluster_names
@@ -34,6 +35,7 @@ from hubretrain.data.summarizing import (
     summarize_given_split,
     summarize_groups,
     summarize_imbalance,
+    summarize_labels,
     summarize_sizes,
 )
 from hubretrain.data.summary import FoldsSummary, Summary
@@ -68,6 +70,12 @@ class DataCheck:
     def worst(self) -> Level | None:
         """Gravest level of the findings; None without findings."""
         return self.findings[0].level if self.findings else None
+
+    def images_of(self, class_name: str) -> pd.DataFrame:
+        """Return the images of a class, or with a label, that can be decoded."""
+        usable = self.images[self.images["unreadable"] == ""]
+        rows = one_row_per_label(usable, self.summary.labels is not None)
+        return usable.loc[rows.index[rows["label"] == class_name]]
 
     def to_json(self) -> dict[str, Any]:
         """Return findings and summary as `data_check.json` holds them."""
@@ -105,15 +113,15 @@ def check_dataset(
         ['note', 'note']
     """
     images, pairs = _image_table(dataset, Path(cache))
-    names = dataset.class_names
+    names, multi_label = dataset.class_names, dataset.multi_label
     summary = Summary(
         name=dataset.name,
         folders=(str(dataset.root.resolve()), *_more_roots(dataset)),
         n_images=len(images),
         n_bytes=int(images["n_bytes"].sum()),
         n_classes=len(names),
-        classes=summarize_classes(images, names),
-        imbalance=summarize_imbalance(images, names),
+        classes=summarize_classes(images, names, multi_label),
+        imbalance=summarize_imbalance(images, names, multi_label),
         sizes=summarize_sizes(images),
         unreadable=list_unreadable(images),
         cut=list_cut(images),
@@ -123,9 +131,10 @@ def check_dataset(
             images, grouped=dataset.grouped, declined=_declines_groups(dataset)
         ),
         duplicates=summarize_duplicates(images, pairs),
-        given_splits=summarize_given_split(images, names),
+        given_splits=summarize_given_split(images, names, multi_label),
         random_split_leak=random_split_leak(images),
-        folds=_try_folds(images, names, options),
+        folds=_try_folds(images, names, options, multi_label),
+        labels=summarize_labels(images, names) if multi_label else None,
     )
     return DataCheck(summary, findings_of(summary), images, dataset.reading)
 
@@ -144,22 +153,30 @@ def refuse_small_classes(dataset: ImageDataset, n_folds: int, cache: Path) -> No
         DataError: A file cannot be read.
         SplitError: A class is too small.
     """
-    images = dataset.images
-    check_class_sizes(images["label"], images["group"], n_folds=n_folds, given=images["split"])
-    if images.groupby("label")["group"].nunique().min() < _MANY * n_folds:
+    images, multi_label = dataset.images, dataset.multi_label
+
+    def check(groups: str) -> None:
+        check_class_sizes(
+            images["label"],
+            images[groups],
+            multi_label=multi_label,
+            n_folds=n_folds,
+            given=images["split"],
+        )
+
+    check("group")
+    labelled = one_row_per_label(images, multi_label)
+    if labelled.groupby("label")["group"].nunique().min() < _MANY * n_folds:
         images = dataset.usable_images(cache)
         near = dataset.near_duplicates(images["sha256"].tolist(), cache)
         images = images[~images["sha256"].isin(list(near.unreadable))]
-        check_class_sizes(
-            images["label"], images["cluster"], n_folds=n_folds, given=images["split"]
-        )
+        check("cluster")
 
 
 def _image_table(dataset: ImageDataset, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the image table with headers and contents, and the pairs of near duplicates."""
     images = dataset.images.copy()
     images["sha256"] = dataset.digests(cache)
-    images["class_index"] = dataset.labels
     near = dataset.near_duplicates(images["sha256"].tolist(), cache)
     images["cluster"] = cluster_names(images["group"], images["sha256"], near.pairs)
     first = images.drop_duplicates("sha256").set_index("sha256")["path"]
@@ -221,18 +238,20 @@ def _more_roots(dataset: ImageDataset) -> list[str]:
     return more_roots if isinstance(more_roots, list) else []
 
 
-def _try_folds(images: pd.DataFrame, names: tuple[str, ...], options: SplitOptions) -> FoldsSummary:
+def _try_folds(
+    images: pd.DataFrame, names: tuple[str, ...], options: SplitOptions, multi_label: bool
+) -> FoldsSummary:
     """Cut folds to see whether it is possible, and how even they are."""
     usable = images[images["unreadable"] == ""].reset_index(drop=True)
-    missing = sorted(set(names) - set(usable["label"]))
+    missing = sorted(set(names) - set(one_row_per_label(usable, multi_label)["label"]))
     if missing:
         error = (
             f"Class {missing[0]!r} has no image that can be decoded: repair its files or drop it."
         )
         return FoldsSummary(options.n_folds, options.test_fraction, error=error)
     try:
-        parts = cut_parts(usable, None, options)
+        parts = cut_parts(usable, None, options, multi_label=multi_label)
     except SplitError as error:
         return FoldsSummary(options.n_folds, options.test_fraction, error=str(error))
-    deviation = round(worst_deviation(parts, usable["label"]), 4)
+    deviation = round(worst_deviation(parts, usable["label"], multi_label), 4)
     return FoldsSummary(options.n_folds, options.test_fraction, worst_deviation_points=deviation)

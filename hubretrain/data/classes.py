@@ -107,6 +107,14 @@ def in_class_order(cells: pd.Series) -> tuple[list[str], tuple[str, ...]]:
     return [join_labels(sorted(names, key=order.__getitem__)) for names in of_image], class_names
 
 
+def one_row_per_label(images: pd.DataFrame, multi_label: bool) -> pd.DataFrame:
+    """Return an image table with a row for each label of each image, in column `label`."""
+    if not multi_label:
+        return images
+    rows = images.assign(label=images["label"].map(split_labels)).explode("label")
+    return rows[rows["label"].notna()]
+
+
 def chosen_classes(images: pd.DataFrame, options: TableOptions) -> pd.DataFrame:
     """Return the images of the classes to learn: some left out, then some merged, then small ones.
 

@@ -20,6 +20,8 @@ Level = Literal["error", "wrong", "note"]
 LEVELS: tuple[Level, ...] = ("error", "wrong", "note")
 """From the gravest: `hubretrain fit` refuses the data set; something to fix; good to know."""
 
+FEW_GROUPS = 20  # with a label: on fewer of them its figures rest on chance
+_SHOWN = 5  # names in a sentence
 UNBALANCED = 10  # times as many images in the largest class as in the smallest
 
 
@@ -170,8 +172,8 @@ def conflicting_labels(summary: Summary) -> Iterator[Remark]:
         path, label = images[0]
         other_path, other_label = next(image for image in images if image[1] != label)
         yield Remark(
-            f"Duplicate images with different labels: {len(conflicts):,} (first: {path} ({label}) "
-            f"and {other_path} ({other_label})).",
+            f"Duplicate images with different labels: {len(conflicts):,} (first: {path} "
+            f"({label or 'no label'}) and {other_path} ({other_label or 'no label'})).",
             "Decide which label is right and remove the other image.",
         )
 
@@ -220,6 +222,54 @@ def similar_class_names(summary: Summary) -> Iterator[Remark]:
         yield Remark(
             f"Classes {' and '.join(map(repr, names))} differ only in case, punctuation or spaces.",
             "They stay separate classes; rename them if they are one.",
+        )
+
+
+@issue("wrong")
+def equal_labels(summary: Summary) -> Iterator[Remark]:
+    """Find labels that are on the same images."""
+    for names in summary.labels.equal if summary.labels else ():
+        yield Remark(
+            f"Labels {_listed(names)} are on the same images.",
+            "Each counts in the metrics; if they are one, merge them with `merge`.",
+        )
+
+
+@issue("note")
+def implied_labels(summary: Summary) -> Iterator[Remark]:
+    """Find labels that give another one away."""
+    if summary.labels and (implied := summary.labels.implied):
+        (first, second), more = implied[0], f" ({len(implied) - 1} more such pairs)"
+        yield Remark(
+            f"Every image with {first!r} has {second!r}, too{more * (len(implied) > 1)}.",
+            "Expected of kinds within kinds; if one was derived from the other, use "
+            "`exclude_class`.",
+        )
+
+
+@issue("note")
+def images_without_label(summary: Summary) -> Iterator[Remark]:
+    """Find images without any label, where an image may have several."""
+    if summary.labels and summary.labels.n_without:
+        yield Remark(
+            f"Images without any label: {summary.labels.n_without:,}.",
+            "They count as images that have none of the labels; if nobody looked for these, skip "
+            "them with `skip_unlabelled`.",
+        )
+
+
+@issue("note")
+def rare_labels(summary: Summary) -> Iterator[Remark]:
+    """Find labels that few groups have, where an image may have several."""
+    few = [c for c in summary.classes if c.n_clusters < FEW_GROUPS] if summary.labels else []
+    few.sort(key=lambda of_class: of_class.n_clusters)
+    if few:
+        listed = _listed([f"{c.name} ({c.n_clusters})" for c in few[:_SHOWN]])
+        yield Remark(
+            f"Labels with fewer than {FEW_GROUPS} groups of images: {len(few):,} ({listed}"
+            f"{', ...' * (len(few) > _SHOWN)}).",
+            "Their intervals are wide, and their thresholds uncertain; `merge` or "
+            "`drop_small_classes` does without them.",
         )
 
 
@@ -272,9 +322,10 @@ def leaking_random_split(summary: Summary) -> Iterator[Remark]:
 def mixed_groups(summary: Summary) -> Iterator[Remark]:
     """Find groups with images of several classes."""
     if mixed := summary.groups.mixed_classes:
+        what = "whose images differ in labels" if summary.labels else "with several classes"
         yield Remark(
-            f"Groups with several classes: {len(mixed):,} (first: {mixed[0].group}: "
-            f"{', '.join(mixed[0].classes)}).",
+            f"Groups {what}: {len(mixed):,} (first: {mixed[0].group}: "
+            f"{', '.join(name or 'no label' for name in mixed[0].classes)}).",
             "Expected of patients with several findings, wrong for photographs of one thing.",
         )
 
@@ -284,13 +335,15 @@ def imbalanced_classes(summary: Summary) -> Iterator[Remark]:
     """Find a class that is far smaller than another."""
     imbalance = summary.imbalance
     largest, smallest = repr(imbalance.largest), repr(imbalance.smallest)
+    kind = "Label" if summary.labels else "Class"
     if imbalance.ratio is None:
-        what = f"Class {smallest} has no image, class {largest} has some."
+        what = f"{kind} {smallest} has no image, {kind.lower()} {largest} has some."
     elif imbalance.ratio >= UNBALANCED:
-        what = f"Class {largest} has {imbalance.ratio:,.0f} times as many images as {smallest}."
+        what = f"{kind} {largest} has {imbalance.ratio:,.0f} times as many images as {smallest}."
     else:
         return
-    yield Remark(what, "Evaluate by balanced accuracy, as hubretrain fit does here.")
+    metric = "mean average precision" if summary.labels else "balanced accuracy"
+    yield Remark(what, f"Evaluate by {metric}, as hubretrain fit does here.")
 
 
 @issue("note")
@@ -340,6 +393,10 @@ def similar_names(class_names: Iterable[str]) -> list[list[str]]:
 def likely_bits(highest: int) -> int:
     """Return the bits that levels up to the highest use, as cameras have them: 8, 10, ..., 16."""
     return max(8, 2 * -(-highest.bit_length() // 2))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names))
 
 
 def _verb(images: Sequence[object]) -> str:

@@ -7,12 +7,14 @@ looks cut, or blank, and `highest`: the highest level of channels of 16 bits, or
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array, csr_array
 
 from hubretrain.arrays import FloatArray
+from hubretrain.data.classes import labels_of, one_row_per_label
 from hubretrain.data.groups import folders_below_classes
 from hubretrain.data.images import SUFFIXES_OF
 from hubretrain.data.splitting import leak_chances
@@ -28,20 +30,26 @@ from hubretrain.data.summary import (
     GroupSummary,
     ImageSize,
     ImbalanceSummary,
+    LabelPair,
+    LabelSummary,
     MixedGroup,
     SizeSummary,
     Spread,
 )
 
 N_LARGEST = 5  # groups and image sizes that are listed
+N_PAIRS = 10  # of labels
+CHANCE = 0.001  # of labels that go together by chance: not told where it is higher
 
 
-def summarize_classes(table: pd.DataFrame, class_names: Iterable[str]) -> tuple[ClassSummary, ...]:
+def summarize_classes(
+    table: pd.DataFrame, class_names: Iterable[str], multi_label: bool = False
+) -> tuple[ClassSummary, ...]:
     """Return images, bytes, groups and leak of each class, in class order."""
     usable = _usable(table)
     chances = pd.Series(_leak_chances(usable["cluster"]), index=usable.index)
-    of_class = dict(list(table.groupby("label")))
-    usable_of_class = dict(list(usable.groupby("label")))
+    of_class = dict(list(one_row_per_label(table, multi_label).groupby("label")))
+    usable_of_class = dict(list(one_row_per_label(usable, multi_label).groupby("label")))
     classes = []
     for name in class_names:
         rows, usable_rows = of_class[name], usable_of_class.get(name, usable[:0])
@@ -61,16 +69,54 @@ def summarize_classes(table: pd.DataFrame, class_names: Iterable[str]) -> tuple[
     return tuple(classes)
 
 
-def summarize_imbalance(table: pd.DataFrame, class_names: Iterable[str]) -> ImbalanceSummary:
+def summarize_imbalance(
+    table: pd.DataFrame, class_names: Iterable[str], multi_label: bool = False
+) -> ImbalanceSummary:
     """Return the largest and the smallest class."""
     usable = _usable(table)
-    counts = usable["label"].value_counts().reindex(list(class_names), fill_value=0)
+    labels = one_row_per_label(usable, multi_label)["label"]
+    counts = labels.value_counts().reindex(list(class_names), fill_value=0)
     most, fewest = int(counts.max()), int(counts.min())
     return ImbalanceSummary(
         largest=str(counts.idxmax()),
         smallest=str(counts.idxmin()),
         ratio=round(most / fewest, 3) if fewest else None,
         majority_share=round(most / max(len(usable), 1), 6),
+    )
+
+
+def summarize_labels(table: pd.DataFrame, class_names: Sequence[str]) -> LabelSummary:
+    """Return how labels go together, where an image may have several."""
+    usable = _usable(table)
+    of_image = labels_of(usable["label"], multi_label=True)
+    order = {name: index for index, name in enumerate(class_names)}
+    indices = [order[name] for names in of_image for name in names]
+    ends = np.cumsum([0, *map(len, of_image)])
+    flags = csr_array((np.ones(len(indices), np.int64), indices, ends), (len(usable), len(order)))
+    both = coo_array(flags.T @ flags)
+    counts, n_both = both.diagonal(), both.data
+    a, b = both.coords
+    is_pair = (a < b).nonzero()[0]
+    largest = is_pair[np.lexsort([b[is_pair], a[is_pair], -n_both[is_pair]])][:N_PAIRS]
+    # By chance every image with a has b with probability (N_b / N)^N_a, were they independent.
+    chances = (counts / max(len(usable), 1))[b] ** counts[a]
+    implies = (a != b) & (n_both == counts[a]) & (chances < CHANCE)
+    implied = set(zip(a[implies].tolist(), b[implies].tolist(), strict=True))
+    first_of: dict[int, int] = {}  # of labels that imply each other
+    for c, d in sorted(implied):
+        if c < d and (d, c) in implied:
+            first_of.setdefault(d, first_of.get(c, c))
+    equal = {c: [c] for c in sorted(first_of.values())}
+    for d, c in sorted(first_of.items()):
+        equal[c].append(d)
+    names = list(class_names)
+    return LabelSummary(
+        n_without=sum(not labels for labels in of_image),
+        per_image=_spread(pd.Series([len(labels) for labels in of_image])),
+        n_sets=len(set(of_image)),
+        pairs=tuple(LabelPair((names[a[i]], names[b[i]]), int(n_both[i])) for i in largest),
+        equal=tuple(tuple(names[c] for c in labels) for labels in equal.values()),
+        implied=tuple((names[c], names[d]) for c, d in sorted(implied) if (d, c) not in implied),
     )
 
 
@@ -214,15 +260,17 @@ def _near_duplicates(usable: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Duplica
 
 
 def summarize_given_split(
-    table: pd.DataFrame, class_names: Iterable[str]
+    table: pd.DataFrame, class_names: Iterable[str], multi_label: bool = False
 ) -> GivenSplitSummary | None:
     """Return classes and leaks of a given split; None where none was given."""
     usable = _usable(table)
     usable = usable[usable["split"] != ""]
     if usable.empty:
         return None
-    counts = pd.crosstab(usable["split"], usable["label"])
-    names = [name for name in ("train", "validation", "test") if name in counts.index]
+    labelled = one_row_per_label(usable, multi_label)
+    counts = pd.crosstab(labelled["split"], labelled["label"])
+    present = set(usable["split"])
+    names = [name for name in ("train", "validation", "test") if name in present]
     counts = counts.reindex(index=names, columns=list(class_names), fill_value=0)
     held_out = usable["split"] != "train"
 

@@ -55,6 +55,35 @@ class ImbalanceSummary:
 
 
 @dataclass(frozen=True)
+class LabelPair:
+    """Two labels and how many images have both."""
+
+    labels: tuple[str, str]
+    n_images: int
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """How labels go together where an image may have several, of the decodable images.
+
+    Attributes:
+        n_without: Images without any label.
+        per_image: Labels of an image; None without images.
+        n_sets: Number of different sets of labels.
+        pairs: The pairs that the most images have, ten at most.
+        equal: Labels that are on the same images.
+        implied: (a, b) where every image with `a` has `b`, too, and that is hardly chance.
+    """
+
+    n_without: int
+    per_image: Spread | None
+    n_sets: int
+    pairs: tuple[LabelPair, ...]
+    equal: tuple[tuple[str, ...], ...]
+    implied: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Spread:
     """Range and median of a whole number, such as a width in pixels."""
 
@@ -160,7 +189,7 @@ class GroupSize:
 
 @dataclass(frozen=True)
 class MixedGroup:
-    """A group with images of several classes, and how many of each."""
+    """A group with images of several classes, or sets of labels, and how many of each."""
 
     group: str
     classes: dict[str, int]
@@ -201,7 +230,8 @@ class DuplicateSet:
     Attributes:
         kind: `exact`: all files with the same bytes; `near`: one pair.
         paths: The image files.
-        labels: Class of each; of a near duplicate with several labels joined by ` / `.
+        labels: Class of each, or its labels joined by a bar; of a near duplicate whose exact
+            duplicates have other labels joined by ` / `.
         one_group: Whether all are of one group.
         similarity: Correlation of their details, up to 1.
     """
@@ -296,6 +326,7 @@ class Summary:
         random_split_leak: Share of validation images, [0, 1], that a random 80/20 split would
             leak; None without decodable images.
         folds: Whether a test split and folds can be cut.
+        labels: How labels go together; None where each image has one.
     """
 
     name: str
@@ -315,9 +346,12 @@ class Summary:
     given_splits: GivenSplitSummary | None
     random_split_leak: float | None
     folds: FoldsSummary
+    labels: LabelSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as `data_check.json` holds it."""
         values = asdict(self)
         values["folds"] = {k: v for k, v in values["folds"].items() if v is not None}
+        if self.labels is None:
+            del values["labels"]
         return values

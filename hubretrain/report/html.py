@@ -119,7 +119,7 @@ def write_check_page(path: Path, check: DataCheck, root: Path) -> None:
         ],
         "examples": {
             of_class.name: thumbnails.of_rows(
-                usable[usable["label"] == of_class.name].drop_duplicates("cluster"), N_EXAMPLES
+                check.images_of(of_class.name).drop_duplicates("cluster"), N_EXAMPLES
             )
             for of_class in summary.classes[:MAX_CLASSES_SHOWN]
         },
