@@ -2,6 +2,7 @@ from .check import DataCheck as DataCheck
 from .check import check_dataset as check_dataset
 from .check import refuse_small_classes as refuse_small_classes
 from .classes import join_labels as join_labels
+from .classes import labels_of as labels_of
 from .classes import split_labels as split_labels
 from .classes import targets as targets
 from .dataset import ImageDataset as ImageDataset

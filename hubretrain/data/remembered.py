@@ -57,6 +57,8 @@ def open_as_before(
     file = cache / (root.resolve().name or "data") / FILE_NAME
     earlier = remembered_options(root, cache)
     given = _given(labels, table)
+    if given.get("multi_label") is False:  # nothing separates several labels any more
+        earlier.pop("label_separator", None)
     for name in given.keys() & earlier.keys():
         if given[name] != earlier[name]:
             logger.info(

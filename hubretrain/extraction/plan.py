@@ -14,7 +14,7 @@ import pandas as pd
 
 from hubretrain.arrays import Pixels
 from hubretrain.bottlenecks import Attribute, Bottlenecks, RowIndex, Segment, layer_segments
-from hubretrain.data import ImageDataset, Quarantine
+from hubretrain.data import ImageDataset, Quarantine, labels_of
 from hubretrain.data.images import (
     MAX_BITS,
     RESIZER,
@@ -218,19 +218,22 @@ def wanted_rows(
         digests: The sha256 of each image.
         quarantine: What cannot be decoded; brought up to date with the data set and saved.
         n_views: Views per image of the largest class.
-        minority_views: Views per image of the rarest class, at most; by default `n_views`.
+        minority_views: Views per image of the rarest class, at most; by default `n_views`. An image
+            with several labels gets those of its rarest label.
         part: The part to which the contents must belong; by default all of them.
 
     Raises:
         CacheError: See `views_by_class`.
     """
-    views_of_class = views_by_class(dataset.images["label"], n_views, minority_views or n_views)
+    of_image = labels_of(dataset.images["label"], dataset.multi_label)
+    labels = pd.Series([label for names in of_image for label in names])
+    views_of_class = views_by_class(labels, n_views, minority_views or n_views)
     path_of: dict[str, str] = {}
     views_of: dict[str, int] = {}
-    images = dataset.images
-    for path, label, sha256 in zip(images["path"], images["label"], digests, strict=True):
+    for path, names, sha256 in zip(dataset.images["path"], of_image, digests, strict=True):
         path_of.setdefault(sha256, path)
-        views_of[sha256] = max(views_of.get(sha256, 0), views_of_class[label])
+        views = max((views_of_class[label] for label in names), default=n_views)
+        views_of[sha256] = max(views_of.get(sha256, 0), views)
     quarantine.keep(path_of, dataset.reading.max_pixels)
     quarantine.save()
     kept = [sha256 for sha256 in path_of if part is None or part.holds(sha256)]

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hubretrain import CacheOptions, FineTuneOptions, ScreenOptions, SplitOptions
+from hubretrain import CacheOptions, FineTuneOptions, ScreenOptions, SplitOptions, TableOptions
 from hubretrain.cli.cache import LayersType
 from hubretrain.cli.command import Command
 from hubretrain.cli.fit import ClassWeight
@@ -101,6 +101,9 @@ def test_options_out_of_bounds_name_the_parameter() -> None:
             split=SplitOptions(3, 0.1, keep_duplicates_together=False),
         ),
         FineTuneOptions(unfreeze_last=0, learning_rate=1e-5, mixed_precision=True),
+        TableOptions(label_column="dx", multi_label=False),
+        TableOptions(label_column=("dx", "sex"), multi_label=True, label_separator="|"),
+        TableOptions(exclude_class=("a b", "c")),
     ],
 )
 def test_the_flags_of_options_give_these_options_again(options: object) -> None:

@@ -103,3 +103,27 @@ def test_levels_of_12_bits_in_16_are_noticed_told_and_remembered(
     assert dark.level == "wrong"
     assert "levels are 15 of 255 at most" in dark.what
     assert "`bits=12`" in dark.advice
+
+
+def test_a_data_set_stays_multi_label_until_another_answer_is_given(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, cache, labels = place / "d", place / "cache", place / "l.csv"
+    labels.write_text("path,kind,site\na/1.png,p|q,x\nb/2.png,q,\nc/3.png,,x\n")
+    table = TableOptions(label_column="kind", label_separator="|")
+    first = open_as_before(root, cache, labels=labels, table=table)
+    assert first.multi_label
+    assert read_record(cache / "d" / "dataset.json")["label_separator"] == "|"
+    again = open_as_before(root, cache)
+    assert again.multi_label
+    assert again.images.equals(first.images)
+    columns = open_as_before(root, cache, table=TableOptions(label_column=("kind", "site")))
+    assert columns.images["label"].tolist() == ["kind:p|kind:q|site:x", "kind:q", "site:x"]
+    assert read_record(cache / "d" / "dataset.json")["label_column"] == ["kind", "site"]
+    answers = TableOptions(label_column="kind", multi_label=False, skip_unlabelled=True)
+    single = open_as_before(root, cache, table=answers)
+    assert single.class_names == ("p|q", "q")
+    assert "label_separator" not in remembered_options(root, cache)
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        assert not open_as_before(root, cache).multi_label
+    assert "`multi_label=False`" in caplog.text

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubretrain.bottlenecks import Bottlenecks
+from hubretrain.data import Quarantine, TableOptions
 from hubretrain.data.dataset import open_dataset
 from hubretrain.errors import CacheError
 from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
-from hubretrain.extraction.plan import Part, views_by_class
+from hubretrain.extraction.plan import Part, views_by_class, wanted_rows
 from hubretrain.modules import resolve
-from tests.samples import write_unbalanced
+from tests.samples import write_pixels, write_unbalanced
 
 HAM10000 = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}
 
@@ -111,3 +112,19 @@ def test_two_modules_of_one_name_are_refused(small_module, tmp_path):
 @given(n_parts=st.integers(1, 40), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
 def test_every_content_is_in_exactly_one_part(n_parts, sha256):
     assert sum(Part(i, n_parts).holds(sha256) for i in range(1, n_parts + 1)) == 1
+
+
+def test_an_image_with_several_labels_gets_the_views_of_its_rarest(tmp_path):
+    cells = ["many"] * 12 + ["many|few", "few", "", "some"] + ["some"] * 3
+    paths = [f"{i:02d}.png" for i in range(len(cells))]
+    pd.DataFrame({"path": paths, "label": cells}).to_csv(tmp_path / "l.csv", index=False)
+    data = open_dataset(
+        write_pixels(tmp_path / "d", *paths),
+        labels=tmp_path / "l.csv",
+        table=TableOptions(multi_label=True),
+    )
+    views = views_by_class(labels_of({"many": 13, "few": 2, "some": 4}), 1, 5)
+    rows = wanted_rows(data, paths, Quarantine(tmp_path), 1, 5)
+    some = views["some"]
+    assert (views["many"], views["few"]) == (1, 5)
+    assert rows.n_views.tolist() == [1] * 12 + [5, 5, 1, some] + [some] * 3
