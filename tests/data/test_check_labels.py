@@ -131,5 +131,5 @@ def test_split_counts_each_label_in_each_part(dataset: ImageDataset) -> None:
 
 def test_small_labels_are_refused_before_anything_is_cached(dataset: ImageDataset) -> None:
     refuse_small_classes(dataset, 2, dataset.root.parent / "cache")
-    with pytest.raises(SplitError, match=r"Class 'rare' has 4 groups of images, too few for 5"):
+    with pytest.raises(SplitError, match=r"Label 'rare' has 4 groups of images, too few for 5"):
         refuse_small_classes(dataset, 5, dataset.root.parent / "cache")

@@ -261,11 +261,13 @@ def _too_small(
     counts = {name: f"{n} group{'s' * (n != 1)}" for name, n in small.items()}
     if len(small) == 1:
         (name, n_groups), *_ = counts.items()
-        what, which, another = f"Class {name!r} has {n_groups} of images, too few", "it", "another"
+        what = f"{'Label' if least else 'Class'} {name!r} has {n_groups} of images, too few"
+        which, another = "it", "another"
     else:
         listed = ", ".join(f"{name!r} has {n}" for name, n in list(counts.items())[:_SHOWN])
         listed += f" and {len(counts) - _SHOWN} more" * (len(counts) > _SHOWN)
-        what, which, another = f"Classes are too small: {listed}, too few", "them", "others"
+        what = f"{'Labels' if least else 'Classes'} are too small: {listed}, too few"
+        which, another = "them", "others"
     advice = [f"ask for at most {at_most} folds"] * (at_most >= 2)
     advice.append(f"merge {which} with {another} by `merge`")
     if can_leave_out:

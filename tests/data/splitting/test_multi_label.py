@@ -199,14 +199,14 @@ def test_a_given_split_is_honoured_and_folds_csv_keeps_the_labels(tmp_path: Path
         (
             [["a"], ["b"], ["a|b"], [""]] * 9 + [["c"]] * 2,
             (
-                "Class 'c' has 2 groups of images, too few for 5 folds and a test split: merge it "
+                "Label 'c' has 2 groups of images, too few for 5 folds and a test split: merge it "
                 "with another by `merge` or leave it out by `exclude_class=c`."
             ),
         ),
         (
             [["a"], ["b"], ["a|b"], [""]] * 9 + [["a|c"]] + [["d"]] * 3,
             (
-                "Classes are too small: 'c' has 1 group, 'd' has 3 groups, too few for 5 folds and "
+                "Labels are too small: 'c' has 1 group, 'd' has 3 groups, too few for 5 folds and "
                 "a test split: merge them with others by `merge` or leave them out by "
                 "`drop_small_classes=6`."
             ),
