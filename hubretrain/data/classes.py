@@ -19,6 +19,7 @@ from hubretrain.errors import DataError
 
 logger = logging.getLogger(__name__)
 _JOINER = "|"
+_SHOWN = 20  # names in a sentence
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
@@ -167,7 +168,8 @@ def _small_classes(
             groups_of.setdefault(name, set()).add(group)
     small = [name for name in sorted(groups_of) if len(groups_of[name]) < least]
     if small:
-        listed = ", ".join(f"{name} ({len(groups_of[name])})" for name in small)
+        listed = ", ".join(f"{name} ({len(groups_of[name])})" for name in small[:_SHOWN])
+        listed += f" and {len(small) - _SHOWN:,} more" * (len(small) > _SHOWN)
         logger.info("Classes with fewer than %d groups are left out: %s.", least, listed)
     return small
 
@@ -187,5 +189,5 @@ def _merged_names(item: str, labels: Collection[str]) -> list[str]:
 
 def _check_class(option: str, name: str, labels: Collection[str]) -> None:
     if name not in labels:
-        listed = ", ".join(sorted(labels)[:20]) + ", ..." * (len(labels) > 20)
+        listed = ", ".join(sorted(labels)[:_SHOWN]) + ", ..." * (len(labels) > _SHOWN)
         raise DataError(f"`{option}` names {name!r}, which is no class; the classes are: {listed}.")

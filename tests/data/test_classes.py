@@ -88,3 +88,13 @@ def test_a_class_with_a_comma_in_its_name_can_be_renamed(tmp_path: Path) -> None
     root = folders(tmp_path / "d", **{"a, b": 1, "c": 1})
     data = open_dataset(root, table=TableOptions(merge=("a, b=ab",)))
     assert data.class_names == ("ab", "c")
+
+
+def test_of_many_small_classes_some_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folders(tmp_path / "d", **{f"c{i}": 1 for i in range(30)}, many=3, more=3)
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        open_dataset(root, table=TableOptions(drop_small_classes=2))
+    assert "c0 (1), c1 (1), c10 (1)," in caplog.text
+    assert " and 10 more." in caplog.text

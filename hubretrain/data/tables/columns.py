@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _PROBED = 100  # cells of a column that tell whether it names images
 _FLAGS = {"": 0, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 _SHOWN = 8  # usual names in a message
+_SHOWN_FLAGS = 20
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ def _by_elimination(
         return others[:1]
     if flags := one_hot_columns(rows, others):
         what = "labels are those" if options.is_multi_label else "class is the one"
-        logger.info("%s: the %s of these that is 1: %s.", file, what, ", ".join(flags))
+        listed = ", ".join(flags[:_SHOWN_FLAGS]) + ", ..." * (len(flags) > _SHOWN_FLAGS)
+        logger.info("%s: the %s of these that is 1: %s.", file, what, listed)
         return flags
     texts = [
         name
