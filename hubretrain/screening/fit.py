@@ -104,7 +104,7 @@ def screen_modules(
     files = _bottleneck_files(dataset, cache, modules, run)
     images = dataset.usable_images(cache, near_duplicates=options.split.keep_duplicates_together)
     changes = _changes(images, run)
-    development, test = _split(images, run, options.split)
+    development, test = _split(images, run, options.split, dataset.multi_label)
     labels = targets(development["label"], dataset.class_names, dataset.multi_label)
     sweep = Sweep.of(options, dataset.class_names, labels)
     stages = Stages(development, sweep, run, options.split.seed, test["sha256"].tolist())
@@ -205,12 +205,12 @@ def _changes(images: pd.DataFrame, run: Run) -> tuple[str, ...]:
 
 
 def _split(
-    images: pd.DataFrame, run: Run, split: SplitOptions
+    images: pd.DataFrame, run: Run, split: SplitOptions, multi_label: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut the folds; return the images outside and inside of the test split."""
     if not run.folds_file.exists():
         run.refuse_new_split()
-    images["fold"] = cut_parts(images, run.folds_file, split)
+    images["fold"] = cut_parts(images, run.folds_file, split, multi_label=multi_label)
     is_test = images["fold"] == TEST
     return images[~is_test].reset_index(drop=True), images[is_test].reset_index(drop=True)
 

@@ -194,12 +194,12 @@ def baseline_rows(
     ]
     return [
         {
-            "module": name,
+            "module": module,
             "kind": REFERENCE,
             "head": "none",
-            **columns({metric: evaluator.of(metric, predictions) for metric in shown}),
+            **columns({name: evaluator.of_one_model.of(name, of_row) for name in shown}),
         }
-        for name, predictions in predictions_of.items()
+        for module, of_row in predictions_of.items()
     ]
 
 
