@@ -27,10 +27,11 @@ from hubretrain.cli.options import (
 )
 @click.option(
     "--class",
+    "--label",
     "of_class",
     metavar="NAME",
     shell_complete=complete_classes,
-    help="Class to explain; by default the top-1 class.",
+    help="Class or label to explain; by default the most probable.",
 )
 @click.option(
     "--head",
@@ -56,6 +57,8 @@ def explain(
     seed: int,
 ) -> None:
     """Draw over each IMAGE the pixels that its top-1 class rests on, by default of the latest run.
+
+    Of a model of several labels per image, those that the most probable label rests on.
 
     Grad-CAM where the model has a feature map, squared SmoothGrad, and integrated gradients. Of a
     run, the exported model is explained, or the head of the first module in the shortlist. An

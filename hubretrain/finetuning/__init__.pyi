@@ -9,3 +9,4 @@ from .plan import best_modules as best_modules
 from .plan import duration as duration
 from .plan import latest_finetuning as latest_finetuning
 from .result import FineTuneResult as FineTuneResult
+from .result import recorded_rule as recorded_rule

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hubretrain.arrays import FloatArray, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.evaluation import N_BINS, reliability_bins, top_k
 
 N_STEPS = 200  # thresholds 0, 1/200, ..., 1
@@ -24,12 +24,12 @@ def thresholds() -> FloatArray:
     return np.arange(N_STEPS + 1) / N_STEPS
 
 
-def counts_at_thresholds(probabilities: FloatArray, labels: IntArray) -> tuple[IntArray, IntArray]:
+def counts_at_thresholds(probabilities: FloatArray, labels: AnyArray) -> tuple[IntArray, IntArray]:
     """Count the true and the false positives of each class at each threshold.
 
     Args:
         probabilities: float64 (n_images, n_classes).
-        labels: int64 (n_images,).
+        labels: int64 (n_images,); or of several labels bool (n_images, n_classes).
 
     Returns:
         True positives and false positives of `probability >= threshold`: int64
@@ -39,10 +39,16 @@ def counts_at_thresholds(probabilities: FloatArray, labels: IntArray) -> tuple[I
     n_classes = probabilities.shape[1]
     true_positives, false_positives = np.zeros((2, n_classes, len(steps)), np.int64)
     for c in range(n_classes):
-        for counts, rows in ((true_positives, labels == c), (false_positives, labels != c)):
+        is_class = of_class(labels, c)
+        for counts, rows in ((true_positives, is_class), (false_positives, ~is_class)):
             ascending = np.sort(probabilities[rows, c])
             counts[c] = len(ascending) - np.searchsorted(ascending, steps, side="left")
     return true_positives, false_positives
+
+
+def of_class(labels: AnyArray, c: int) -> BoolArray:
+    """Return which images are of a class, or have a label: bool (n_images,)."""
+    return np.asarray(labels[:, c] if labels.ndim > 1 else labels == c)
 
 
 def confusion(labels: IntArray, decisions: IntArray, n_classes: int) -> IntArray:
@@ -52,7 +58,7 @@ def confusion(labels: IntArray, decisions: IntArray, n_classes: int) -> IntArray
 
 
 def class_curves(
-    probabilities: FloatArray, labels: IntArray
+    probabilities: FloatArray, labels: AnyArray
 ) -> list[dict[str, list[float]] | None]:
     """Return the precision-recall and ROC curve of each class against the rest, thinned.
 
@@ -64,7 +70,7 @@ def class_curves(
     step = 0.004 if n_classes <= FEW_CLASSES else 0.02
     curves: list[dict[str, list[float]] | None] = []
     for c in range(n_classes):
-        is_class = labels == c
+        is_class = of_class(labels, c)
         if is_class.all() or not is_class.any():
             curves.append(None)
             continue
@@ -83,16 +89,19 @@ def class_curves(
     return curves
 
 
-def calibration(probabilities: FloatArray, labels: IntArray) -> list[dict[str, float]]:
+def calibration(probabilities: FloatArray, labels: AnyArray) -> list[dict[str, float]]:
     """Return the reliability diagram: bins of the top-1 probability, closed on the right.
 
-    Guo et al. (2017), https://arxiv.org/abs/1706.04599, figure 1.
+    Guo et al. (2017), https://arxiv.org/abs/1706.04599, figure 1. Of several labels per image it is
+    that of the probabilities of all labels; `accuracy` is the share of these that images have.
 
     Returns:
         `low`, `high`, `n`, `confidence` (mean) and `accuracy` per bin with images.
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    if labels.ndim > 1:
+        confidence, right = probabilities.ravel(), labels.ravel()
+    else:
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bin_of_image = reliability_bins(confidence)
     bins = []
     for b in np.unique(bin_of_image).tolist():
@@ -109,8 +118,10 @@ def calibration(probabilities: FloatArray, labels: IntArray) -> list[dict[str, f
     return bins
 
 
-def top_k_accuracies(probabilities: FloatArray, labels: IntArray) -> list[float]:
-    """Return the top-k accuracy for k = 1, 2, ..., at most `MAX_K`."""
+def top_k_accuracies(probabilities: FloatArray, labels: AnyArray) -> list[float]:
+    """Return the top-k accuracy for k = 1, 2, ..., at most `MAX_K`; [] of several labels."""
+    if labels.ndim > 1:
+        return []
     max_k = min(MAX_K, probabilities.shape[1])
     return [round(float(top_k(probabilities, labels, k=k)), 6) for k in range(1, max_k + 1)]
 

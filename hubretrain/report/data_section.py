@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.data import Quarantine, reading_as
+from hubretrain.data import Quarantine, labels_of, reading_as
 from hubretrain.data.images import draw_contact_sheet
 from hubretrain.data.splitting import leaked_images, part_table
 from hubretrain.errors import DataError
@@ -32,7 +32,10 @@ def data_section(run_data: RunData, thumbnails: Thumbnails, root: Path) -> dict[
         root: The folder that image paths are relative to.
     """
     images = run_data.images
-    parts = part_table(images["fold"], images["label"])
+    of_image = labels_of(images["label"], run_data.multi_label)
+    repeats = [len(labels) for labels in of_image]
+    labels = pd.Series([name for labels in of_image for name in labels], dtype=object)
+    parts = part_table(images["fold"].repeat(repeats).reset_index(drop=True), labels)
     no_images = [0] * len(parts)
     quarantine = Quarantine(run_data.fit.cache_folder)
     sheet, note = _contact_sheet(run_data, root)
@@ -42,7 +45,7 @@ def data_section(run_data: RunData, thumbnails: Thumbnails, root: Path) -> dict[
             (
                 name,
                 parts[name].astype(int).tolist() if name in parts else no_images,
-                int((images["label"] == name).sum()),
+                int((labels == name).sum()),
             )
             for name in run_data.class_names
         ],

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.arrays import AnyArray, Float32Array, IntArray
+from hubretrain.arrays import AnyArray, Float32Array
 from hubretrain.bottlenecks import Bottlenecks, check_made_as
 from hubretrain.errors import HubretrainError
 from hubretrain.evaluation import Difference, Evaluator, Predictions, at_temperature, metric_named
@@ -74,8 +74,8 @@ def layer_effects(
 
     def predictions(sums: AnyArray) -> Predictions:
         logits = sums if is_linear else np.maximum(sums, 0) @ head.weight + head.bias
-        probs = probabilities(logits, head.kind)
-        calibrated = at_temperature(probs, head.calibration.temperature)
+        probs = probabilities(logits, head.kind, head.multi_label)
+        calibrated = at_temperature(probs, head.calibration.temperature, head.multi_label)
         return Predictions(calibrated, head.rule.adjust(probs))
 
     whole = predictions(total).of(metric)
@@ -143,7 +143,7 @@ def _effects(run_data: RunData, module: str, head: Head) -> tuple[list[LayerEffe
     if len(rows) > MAX_IMAGES:
         chosen = np.random.default_rng(run_data.fit.seed).choice(len(rows), MAX_IMAGES, False)
         rows = rows[np.sort(chosen)]
-    labels: IntArray = images["class_index"].to_numpy()[rows]
+    labels = run_data.labels[rows]
     evaluator = Evaluator.if_grouped(labels, images["group"].to_numpy()[rows], run_data.fit.seed)
     if evaluator is None:
         return [], len(rows)

@@ -61,8 +61,9 @@ def write_figures(
     figures |= {name: _chart(chart) for name, chart in fixed_charts.items()}
     if run_data.models:
         model = run_data.models[0]
-        labels = run_data.images["class_index"].to_numpy()[model.rows]
-        figures["confusion"] = _confusion(model, labels, run_data.class_names)
+        labels = run_data.labels[model.rows]
+        if not run_data.multi_label:
+            figures["confusion"] = _confusion(model, labels, run_data.class_names)
         figures["precision_recall"] = _curves(model, labels, run_data.class_names, "recall")
         figures["roc"] = _curves(model, labels, run_data.class_names, "fpr")
         figures["calibration"] = _calibration(model, labels)
@@ -151,9 +152,12 @@ def _curves(model: EvaluatedModel, labels: Any, names: tuple[str, ...], x: str) 
     """Draw the precision-recall curves (`x` is `recall`) or the ROC curves (`x` is `fpr`)."""
     figure, axes = _figure(5.6, 5.6)
     y = {"recall": "precision", "fpr": "tpr"}[x]
-    for name, curve in zip(names, curves.class_curves(model.probabilities, labels), strict=True):
+    for c, curve in enumerate(curves.class_curves(model.probabilities, labels)):
+        name = names[c]
         if curve is not None:
-            axes.plot(curve[x], curve[y], label=_literal(name), linewidth=1.2)
+            (line,) = axes.plot(curve[x], curve[y], label=_literal(name), linewidth=1.2)
+            if model.thresholds:
+                axes.plot(*_at_threshold(model, labels, c, x), "o", color=line.get_color())
     axis_names = {"recall": "recall", "precision": "precision", "fpr": "false positive rate",
                   "tpr": "true positive rate"}  # fmt: skip
     title = _literal(model.title)
@@ -162,6 +166,15 @@ def _curves(model: EvaluatedModel, labels: Any, names: tuple[str, ...], x: str) 
     if len(names) <= MAX_NAMED:
         axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _at_threshold(model: EvaluatedModel, labels: Any, c: int, x: str) -> tuple[float, float]:
+    """Return where the threshold of a label lies on its curve; see `_curves`."""
+    has, decided = labels[:, c], model.decisions[:, c]
+    recall = float((has & decided).sum() / max(has.sum(), 1))
+    if x == "recall":
+        return recall, float((has & decided).sum() / decided.sum() if decided.any() else np.nan)
+    return float((~has & decided).sum() / max((~has).sum(), 1)), recall
 
 
 def _calibration(model: EvaluatedModel, labels: Any) -> Any:
@@ -173,7 +186,10 @@ def _calibration(model: EvaluatedModel, labels: Any) -> Any:
     )
     axes.bar(low, accuracy, width=1 / N_BINS, align="edge", color=BLUE, alpha=0.35)
     axes.plot(confidence, accuracy, "o", color=BLUE)
-    axes.set(xlabel="confidence (top-1 probability)", ylabel="accuracy",
+    names = "confidence (top-1 probability)", "accuracy"
+    if labels.ndim > 1:
+        names = "probability of a label", "share of images with the label"
+    axes.set(xlabel=names[0], ylabel=names[1],
              title=_literal(model.title), xlim=(0, 1), ylim=(0, 1.01))  # fmt: skip
     return figure
 
@@ -181,10 +197,11 @@ def _calibration(model: EvaluatedModel, labels: Any) -> Any:
 def _map(run_data: RunData, points: dict[str, list[Any]]) -> Any:
     figure, axes = _figure(8, 6)
     x, y = np.array(points["x"]), 1 - np.array(points["y"])  # the page's y points down
-    labels = run_data.images["class_index"].to_numpy()[points["rows"]]
+    labels = run_data.labels[points["rows"]]
     size = min(20.0, max(2.0, 12_000 / len(x)))
     for c, name in enumerate(run_data.class_names):
-        axes.scatter(x[labels == c], y[labels == c], s=size, label=_literal(name), linewidths=0)
+        has = curves.of_class(labels, c)
+        axes.scatter(x[has], y[has], s=size, label=_literal(name), linewidths=0)
     axes.set_axis_off()
     if len(run_data.class_names) <= MAX_NAMED:
         axes.legend(frameon=False, fontsize=8, markerscale=2, loc="center left",

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hubretrain.report.run_data import EvaluatedModel, RunData, near_pairs
 
 MAX_HINTS = 3  # per image
@@ -67,6 +68,9 @@ def confident_errors(
 def label_errors(run_data: RunData, model: EvaluatedModel, hints: dict[int, str]) -> pd.DataFrame:
     """Return the labels to review, the most doubtful first: columns `COLUMNS` and `row`.
 
+    Of several labels per image each is a decision of its own, with or without it, and has a row of
+    its own where it is in doubt; what is suggested is to add it or to remove it.
+
     They are ordered by self-confidence, the probability that the model gives to the label.
 
     Args:
@@ -74,19 +78,27 @@ def label_errors(run_data: RunData, model: EvaluatedModel, hints: dict[int, str]
         model: The model whose out-of-fold probabilities decide.
         hints: What is known of an image's duplicates and group, by row.
     """
-    labels = run_data.images["class_index"].to_numpy()[model.rows]
-    other = confident_errors(model.probabilities, labels)
-    doubtful = np.flatnonzero(other >= 0)
+    labels, names = run_data.labels[model.rows], np.array(run_data.class_names, dtype=object)
+    if run_data.multi_label:
+        doubtful, label, suggested = _doubtful_labels(model.probabilities, labels, names)
+        probs = model.probabilities[doubtful, label]
+        confidence = np.where(labels[doubtful, label], probs, 1 - probs)
+        of_suggested = 1 - confidence
+    else:
+        other = confident_errors(model.probabilities, labels)
+        doubtful = np.flatnonzero(other >= 0)
+        suggested = names[other[doubtful]].tolist()
+        confidence = model.probabilities[doubtful, labels[doubtful]]
+        of_suggested = model.probabilities[doubtful, other[doubtful]]
     rows = model.rows[doubtful]
     images = run_data.images.iloc[rows]
-    names = np.array(run_data.class_names, dtype=object)
     table = pd.DataFrame(
         {
             "path": images["path"].to_numpy(),
             "label": images["label"].to_numpy(),
-            "suggested": names[other[doubtful]],
-            "self_confidence": model.probabilities[doubtful, labels[doubtful]].round(6),
-            "suggested_probability": model.probabilities[doubtful, other[doubtful]].round(6),
+            "suggested": suggested,
+            "self_confidence": confidence.round(6),
+            "suggested_probability": of_suggested.round(6),
             "fold": images["fold"].to_numpy(),
             "group": images["group"].to_numpy(),
             "sha256": images["sha256"].to_numpy(),
@@ -100,6 +112,19 @@ def label_errors(run_data: RunData, model: EvaluatedModel, hints: dict[int, str]
         kind="stable",
         ignore_index=True,
     )
+
+
+def _doubtful_labels(
+    probs: FloatArray, labels: BoolArray, names: AnyArray
+) -> tuple[IntArray, IntArray, list[str]]:
+    """Return image, label and suggestion of each label that an image has, or lacks, in doubt."""
+    doubtful = np.zeros(labels.shape, bool)
+    for k in range(labels.shape[1]):
+        pair = np.column_stack([1 - probs[:, k], probs[:, k]])
+        doubtful[:, k] = confident_errors(pair, labels[:, k].astype(np.int64)) >= 0
+    image, label = np.nonzero(doubtful)
+    verbs = np.where(labels[image, label], "remove", "add")
+    return image, label, [f"{verb} {names[k]}" for verb, k in zip(verbs, label, strict=True)]
 
 
 def hints_of(run_data: RunData) -> dict[int, str]:
@@ -136,7 +161,8 @@ def _groups(run_data: RunData) -> Iterator[tuple[int, str]]:
         if len(rows) < 2:
             continue
         n_labels = labels.iloc[rows].nunique()
-        more = f" with {n_labels} classes" if n_labels > 1 else ""
+        different = "different labels" if run_data.multi_label else f"{n_labels} classes"
+        more = f" with {different}" if n_labels > 1 else ""
         for row in map(int, rows):
             yield row, f"group of {len(rows)} images{more}"
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.evaluation import METRICS, at_temperature, roc_auc_per_class
+from hubretrain.arrays import AnyArray
+from hubretrain.evaluation import at_temperature, metric_named, roc_auc_per_class
 from hubretrain.report import curves
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import (
@@ -17,6 +18,7 @@ from hubretrain.report.run_data import (
     VALIDATION,
     EvaluatedModel,
     PredictedImages,
+    indicators,
 )
 from hubretrain.report.thumbnails import Thumbnails
 
@@ -27,12 +29,18 @@ METRIC_TILES = {
     "macro_f1": "macro F1",
     "top_3": "top-3 accuracy",
     "mean_average_precision": "mean average precision",
+    "micro_average_precision": "average precision, micro",
+    "micro_f1": "micro F1",
+    "subset_accuracy": "subset accuracy",
+    "hamming_loss": "Hamming loss",
     "roc_auc": "ROC AUC, macro",
     "log_loss": "log loss, nats",
     "calibration_error": "calibration error",
 }
 CLASS_COLUMNS = ("recall_low", "recall_high", "average_precision", "average_precision_low",
                  "average_precision_high")  # fmt: skip
+LABEL_COLUMNS = ("precision_low", "precision_high", "f1_low", "f1_high")
+MAX_LABELS = 30  # whose probabilities the page has of each image
 
 
 def page_payload(
@@ -62,7 +70,7 @@ def page_payload(
         "n_steps": curves.N_STEPS,
         "images": {
             "path": images["path"].tolist(),
-            "label": images["class_index"].tolist(),
+            "label": _numbers(predicted.labels),
             "thumbnail": thumbnails.index.tolist(),
             "large": [index_of.get(row, -1) for row in range(len(images))],
             "hints": {str(row): hint for row, hint in hints.items()},
@@ -72,6 +80,7 @@ def page_payload(
         "models": [model_payload(model, predicted) for model in predicted.models],
         "map": feature_map,
         "charts": charts,
+        **({"multi_label": True} if predicted.multi_label else {}),
     }
 
 
@@ -87,11 +96,14 @@ def _layout(thumbnails: Thumbnails) -> dict[str, int]:
 
 def model_payload(model: EvaluatedModel, predicted: PredictedImages) -> dict[str, Any]:
     """Return the predictions, metrics and curves of one model."""
-    labels = predicted.images["class_index"].to_numpy()[model.rows]
+    labels = predicted.labels[model.rows]
     true_positives, false_positives = curves.counts_at_thresholds(model.probabilities, labels)
-    before = at_temperature(model.probabilities, 1 / model.temperature)
-    log_loss_before = float(METRICS["log_loss"].function(before, labels, None))
-    top_classes, top_thousandths = curves.top_classes(model.probabilities)
+    multi_label = predicted.multi_label
+    before = at_temperature(model.probabilities, 1 / model.temperature, multi_label)
+    log_loss_before = float(metric_named("log_loss").function(before, labels, None))
+    n_top = MAX_LABELS if multi_label else 3
+    top_classes, top_thousandths = curves.top_classes(model.probabilities, n_top)
+    of_labels = {"thresholds": [round(t, 6) for t in model.thresholds]} if multi_label else {}
     return {
         "title": model.title,
         "about": [
@@ -100,18 +112,26 @@ def model_payload(model: EvaluatedModel, predicted: PredictedImages) -> dict[str
         ],
         "adjust": model.adjust,
         "rows": model.rows.tolist(),
-        "decisions": model.decisions.tolist(),
+        "decisions": _numbers(model.decisions),
         "top_classes": top_classes.tolist(),
         "top_thousandths": top_thousandths.tolist(),
         "metrics": _metrics(model),
         "classes": _classes(model, labels, predicted.class_names),
         "true_positives": true_positives.tolist(),
         "false_positives": false_positives.tolist(),
-        "n_per_class": np.bincount(labels, minlength=len(predicted.class_names)).tolist(),
+        "n_per_class": indicators(labels, len(predicted.class_names)).sum(axis=0).tolist(),
         "curves": curves.class_curves(model.probabilities, labels),
         "bins": curves.calibration(model.probabilities, labels),
         "top_k": curves.top_k_accuracies(model.probabilities, labels),
+        **of_labels,
     }
+
+
+def _numbers(labels: AnyArray) -> list[Any]:
+    """Return the class of each image; of several labels per image a list of each."""
+    if labels.ndim == 1:
+        return list(labels.tolist())
+    return [np.flatnonzero(row).tolist() for row in labels]
 
 
 def about(model: EvaluatedModel, log_loss_before: float) -> str:
@@ -128,6 +148,11 @@ def about(model: EvaluatedModel, log_loss_before: float) -> str:
         if model.adjust
         else "Decisions are the top-1 class, not adjusted."
     )
+    if model.thresholds:
+        rule = (
+            "A label is decided on where its probability is above its threshold, which was chosen "
+            "by F1, each label by itself, on images that the model was not trained on."
+        )
     calibration = (
         f"Probabilities are those that predict gives, at temperature {model.temperature:.2f}; "
         f"without it the log loss is {log_loss_before:.3f}."
@@ -141,7 +166,7 @@ def _metrics(model: EvaluatedModel) -> list[list[Any]]:
         [
             name,
             *(curves.finite(number) for number in model.figures[metric]),
-            "%" if METRICS[metric.removeprefix("unadjusted_")].is_share else "",
+            "%" if metric_named(metric.removeprefix("unadjusted_")).is_share else "",
             metric,
         ]
         for metric, name in METRIC_TILES.items()
@@ -164,5 +189,7 @@ def _classes(model: EvaluatedModel, labels: Any, names: tuple[str, ...]) -> list
         row |= {
             key: curves.finite(of_class[key]) if key in of_class else None for key in CLASS_COLUMNS
         }
+        if model.thresholds:
+            row |= {key: curves.finite(of_class.get(key, np.nan)) for key in LABEL_COLUMNS}
         rows.append(row)
     return rows

@@ -37,6 +37,7 @@ from hubretrain.report.thumbnails import Thumbnails, make_thumbnails
 from hubretrain.runs import ENSEMBLE, Run
 
 SCRIPTS = ("charts.js", "report.js", "map.js")
+LABEL_SCRIPT = "labels.js"  # of pages on images that may have several labels
 MAX_LARGE = 160  # images with a larger thumbnail
 MAX_LARGE_PIXELS, LARGE_SIDE = 3_000_000, 144  # of all; the longer side of one
 N_SALIENCY = 8
@@ -124,12 +125,13 @@ def write_report(
         "sheets": {"sheet": thumbnails.sheets, "large": large.sheets},
         "missing": missing,
         "n_models": len(run_data.models),
+        "multi_label": run_data.multi_label,
         **sections.summary(run_data, board),
         **sections.leaderboard(run_data, board, cost_charts),
         **depth,
         **map_section,
         **saliency_section(run_data, root, n_saliency),
-        **sections.label_errors(doubtful, csv),
+        **sections.label_errors(doubtful, csv, multi_label=run_data.multi_label),
         **sections.training(run_data, training_charts),
         **data_section(run_data, thumbnails, root),
         **provenance.section(run_data),
@@ -144,7 +146,8 @@ def write_report(
         ),
     }
     page = Path(output or run.folder / "report.html")
-    write_page(page, "report.html", values, SCRIPTS)
+    scripts = (*SCRIPTS[:1], LABEL_SCRIPT, *SCRIPTS[1:]) if run_data.multi_label else SCRIPTS
+    write_page(page, "report.html", values, scripts)
     pictures: tuple[Path, ...] = ()
     if png is not None:
         pictures = figures.write_figures(run_data, fixed_charts, points, Path(png))
@@ -175,8 +178,9 @@ def write_evaluation(evaluated: EvaluatedExport, root: Path, page: Path) -> None
         evaluated.temperature,
         evaluated.figures,
         evaluated.per_class,
+        evaluated.thresholds,
     )
-    predicted = PredictedImages(names, images, (model,))
+    predicted = PredictedImages(names, images, (model,), evaluated.multi_label)
     large_rows = _most_confident_errors(predicted, [])
     thumbnails, large = _thumbnails(images, root, large_rows)
     n_failed = len(evaluated.failed)
@@ -184,6 +188,7 @@ def write_evaluation(evaluated: EvaluatedExport, root: Path, page: Path) -> None
         "name": evaluated.name,
         "data_folder": str(root),
         "version": __version__,
+        "multi_label": predicted.multi_label,
         "sheets": {"sheet": thumbnails.sheets, "large": large.sheets},
         "missing": sections.missing_thumbnails(thumbnails, root),
         "summary": [
@@ -194,7 +199,8 @@ def write_evaluation(evaluated: EvaluatedExport, root: Path, page: Path) -> None
         ],
         "data": payload.page_payload(predicted, thumbnails, large, large_rows, {}, None, {}),
     }
-    write_page(page, "evaluation.html", values, SCRIPTS[:2])
+    scripts = (SCRIPTS[0], LABEL_SCRIPT, SCRIPTS[1]) if predicted.multi_label else SCRIPTS[:2]
+    write_page(page, "evaluation.html", values, scripts)
 
 
 def _doubtful_labels(run_data: RunData, hints: dict[int, str]) -> pd.DataFrame:
@@ -226,10 +232,13 @@ def _thumbnails(
 
 def _misclassified_rows(run_data: RunData) -> set[int]:
     """Return the rows that some model misclassifies, adjusted or not."""
-    labels = run_data.images["class_index"].to_numpy()
+    labels = run_data.labels
     rows: set[int] = set()
     for model in run_data.models:
         truth, top_1 = labels[model.rows], model.probabilities.argmax(axis=1)
+        if run_data.multi_label:
+            rows |= set(model.rows[(model.decisions != truth).any(axis=1)].tolist())
+            continue
         rows |= set(model.rows[(model.decisions != truth) | (top_1 != truth)].tolist())
     return rows
 
@@ -241,11 +250,17 @@ def _most_confident_errors(predicted: PredictedImages, others: list[int]) -> lis
         predicted: The images and the models.
         others: Rows that take turns with those of the models.
     """
-    labels = predicted.images["class_index"].to_numpy()
+    labels = predicted.labels
     lists = []
     for model in predicted.models:
-        wrong = np.flatnonzero(model.decisions != labels[model.rows])
-        confidence = model.probabilities[wrong, model.decisions[wrong]]
+        if predicted.multi_label:
+            is_wrong = model.decisions != labels[model.rows]
+            wrong = np.flatnonzero(is_wrong.any(axis=1))
+            of_decision = np.where(model.decisions, model.probabilities, 1 - model.probabilities)
+            confidence = np.where(is_wrong, of_decision, 0.0).max(axis=1)[wrong]
+        else:
+            wrong = np.flatnonzero(model.decisions != labels[model.rows])
+            confidence = model.probabilities[wrong, model.decisions[wrong]]
         lists.append(model.rows[wrong[np.argsort(-confidence, kind="stable")]].tolist())
     lists.append(others)
     chosen: dict[int, None] = {}

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import FloatArray, IntArray
+from hubretrain.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from hubretrain.data import labels_of, targets
 from hubretrain.data.near_duplicates import read_near_duplicates
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import RunError
-from hubretrain.evaluation import METRICS, TOP_1, DecisionRule, Evaluator, Interval, Predictions
-from hubretrain.heads import ENSEMBLE_NAME
+from hubretrain.evaluation import (
+    TOP_1,
+    DecisionRule,
+    Evaluator,
+    Interval,
+    LabelThresholds,
+    Predictions,
+    Rule,
+    metrics_of,
+)
+from hubretrain.finetuning import recorded_rule
+from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.runs import (
     ENSEMBLE,
     MODULE,
@@ -46,12 +59,14 @@ class EvaluatedModel:
         rows: int64 (n_images,), rows of the image table.
         probabilities: float64 (n_images, n_classes), at the temperature: as the exported model
             gives them.
-        decisions: int64 (n_images,), the class that the decision rule decides on.
+        decisions: int64 (n_images,), the class that the decision rule decides on; of several labels
+            per image bool (n_images, n_classes).
         adjust: Strength of the rule's logit adjustment of these probabilities; 0 is top-1.
         temperature: Their temperature.
         figures: Name of a metric to its estimate and interval; the ends of the interval are NaN
             where there is none.
         classes: One row per class, as in `per_class.csv`.
+        thresholds: Of several labels per image the threshold of each; else ().
     """
 
     module: str
@@ -59,11 +74,12 @@ class EvaluatedModel:
     part: str
     rows: IntArray
     probabilities: FloatArray
-    decisions: IntArray
+    decisions: AnyArray
     adjust: float
     temperature: float
     figures: Mapping[str, Interval]
     classes: pd.DataFrame
+    thresholds: tuple[float, ...] = ()
 
     @property
     def title(self) -> str:
@@ -78,14 +94,21 @@ class PredictedImages:
 
     Attributes:
         class_names: Class names in class order.
-        images: One row per image: path, sha256, label, class_index; of a run also group (its
-            cluster) and fold.
+        images: One row per image: path, sha256, label, and class_index where each is of one class;
+            of a run also group (its cluster) and fold.
         models: The evaluated models; the page opens on the first.
+        multi_label: Whether an image may have several labels.
     """
 
     class_names: tuple[str, ...]
     images: pd.DataFrame
     models: tuple[EvaluatedModel, ...]
+    multi_label: bool = False
+
+    @cached_property
+    def labels(self) -> AnyArray:
+        """Class of each image, int64 (n_images,); of several labels bool (n_images, n_classes)."""
+        return targets(self.images["label"], self.class_names, self.multi_label)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,13 +143,14 @@ def gather(run: Run) -> RunData:
     fit, finetune = run.fit, run.finetune
     names = fit.class_names
     images = read_folds(run.checked(run.folds_file))
-    images["class_index"] = images["label"].map({name: c for c, name in enumerate(names)})
-    if images["class_index"].isna().any():
+    present = set(chain.from_iterable(labels_of(images["label"], fit.multi_label)))
+    if not present <= set(names):
         raise RunError(
             f"{run.folds_file} names classes that the fit does not have; run `hubretrain fit` "
             "again."
         )
-    images["class_index"] = images["class_index"].astype(np.int64)
+    if not fit.multi_label:
+        images["class_index"] = targets(images["label"], names, False)
     board, effects = run_tables.LEADERBOARD.read(run.folder), run_tables.EFFECTS.read(run.folder)
     reader = _Reader(run, fit, finetune, images, board)
     models = [*reader.fine_tuned(), *reader.out_of_fold(), *reader.heads_on_test()]
@@ -151,6 +175,7 @@ def gather(run: Run) -> RunData:
         names,
         images,
         tuple(models),
+        fit.multi_label,
         run=run,
         fit=fit,
         finetune=finetune,
@@ -176,7 +201,7 @@ class _Reader:
         self.images, self.board = images, board
         self.missing: list[str] = []
         self._row_of = {path: row for row, path in enumerate(images["path"])}
-        self._index_of = {name: c for c, name in enumerate(fit.class_names)}
+        self._labels = targets(images["label"], fit.class_names, fit.multi_label)
 
     def out_of_fold(self) -> Iterator[EvaluatedModel]:
         """Yield the heads of the shortlist, the best module and the ensemble, out of fold."""
@@ -191,7 +216,7 @@ class _Reader:
             row = self._board_row(name)
             metrics = {
                 metric: _interval(row, metric)
-                for metric in (*METRICS, *TOP_1)
+                for metric in (*metrics_of(self.fit.multi_label), *TOP_1)
                 if metric in row and pd.notna(row[metric])
             }
             rows, probs, decisions = self._decided(table, run_tables.OUT_OF_FOLD)
@@ -209,6 +234,7 @@ class _Reader:
                 temperature,
                 metrics,
                 of_module.reset_index(drop=True),
+                self._thresholds(name),
             )
 
     def heads_on_test(self) -> Iterator[EvaluatedModel]:
@@ -222,8 +248,9 @@ class _Reader:
             rows, probs, decisions = self._decided(table, run_tables.TEST_PREDICTIONS)
             temperature = float(row["temperature"])
             adjust = self._adjust(row) / temperature
+            thresholds = self._thresholds(name)
             yield self._evaluated(
-                name, HEAD, TEST_SPLIT, rows, probs, decisions, adjust, temperature
+                name, HEAD, TEST_SPLIT, rows, probs, decisions, adjust, temperature, thresholds
             )
 
     def fine_tuned(self) -> Iterator[EvaluatedModel]:
@@ -231,7 +258,7 @@ class _Reader:
         tables = {TEST_SPLIT: run_tables.PREDICTIONS, VALIDATION: run_tables.VALIDATION_PREDICTIONS}
         for folder in _fine_tuned_folders(self.run):
             present = {part: t for part, t in tables.items() if t.path(folder).exists()}
-            rule, temperature = self._rule(folder.name) if present else (DecisionRule(0.0, ()), 1.0)
+            rule, temperature = self._rule(folder.name) if present else (self._plain_rule, 1.0)
             for part, table_of in present.items():
                 file = table_of.path(folder)
                 if (record := self.finetune.modules.get(folder.name)) is not None:
@@ -248,8 +275,9 @@ class _Reader:
                     rows,
                     probs,
                     decisions,
-                    rule.strength,
+                    rule.strength if isinstance(rule, DecisionRule) else 0.0,
                     temperature,
+                    _thresholds_of(rule),
                 )
 
     def _still_in_run(self, table: pd.DataFrame, module: str, part: str) -> pd.DataFrame:
@@ -273,27 +301,44 @@ class _Reader:
         part: str,
         rows: IntArray,
         probs: FloatArray,
-        decisions: IntArray,
+        decisions: AnyArray,
         adjust: float,
         temperature: float,
+        thresholds: tuple[float, ...] = (),
     ) -> EvaluatedModel:
         names = self.fit.class_names
-        labels = self.images["class_index"].to_numpy()[rows]
-        groups = self.images["group"].to_numpy()[rows]
+        labels, groups = self._labels[rows], self.images["group"].to_numpy()[rows]
         metrics: dict[str, Interval] = {}
-        n_images = np.bincount(labels, minlength=len(names))
+        n_images = indicators(labels, len(names)).sum(axis=0)
         classes = pd.DataFrame({"class": names, "n_images": n_images})
         evaluator = Evaluator.if_grouped(labels, groups, self.fit.seed)
         if evaluator is not None:
-            # Metrics of decisions depend on the class that is the largest alone.
-            predictions = Predictions(probs, np.eye(len(names))[decisions])
+            # Metrics of decisions depend on the class that is the largest alone, and of labels on
+            # which are above 1/2.
+            predictions = Predictions(probs, 1.0 * indicators(decisions, len(names)))
             metrics = evaluator.metrics(predictions)
             classes = evaluator.per_class(names, name, predictions)
-        return EvaluatedModel(
-            name, kind, part, rows, probs, decisions, adjust, temperature, metrics, classes
-        )
+        evaluated = (rows, probs, decisions, adjust, temperature, metrics, classes, thresholds)
+        return EvaluatedModel(name, kind, part, *evaluated)
 
-    def _rule(self, module: str) -> tuple[DecisionRule, float]:
+    @property
+    def _plain_rule(self) -> Rule:
+        """The rule of a module whose own is unknown: top-1, or thresholds of 1/2."""
+        if self.fit.multi_label:
+            return LabelThresholds((0.5,) * len(self.fit.class_names))
+        return DecisionRule(0.0, ())
+
+    def _thresholds(self, name: str) -> tuple[float, ...]:
+        """Return the thresholds of a head or the ensemble at its temperature; () of classes."""
+        if not self.fit.multi_label:
+            return ()
+        if name == ENSEMBLE_NAME:
+            model: Ensemble | Head = Ensemble.load(self.run.checked_ensemble())
+        else:
+            model = ModuleHeads.load(self.run.checked_heads(name)).deployed
+        return _thresholds_of(model.rule.at_temperature(model.calibration.temperature))
+
+    def _rule(self, module: str) -> tuple[Rule, float]:
         """Return the decision rule of a fine-tuned module, and the temperature it is for."""
         record = self.finetune.modules.get(module)
         if record is None:
@@ -301,9 +346,8 @@ class _Reader:
                 f"The decision rule of {module} is not recorded, so its decisions are top-1; "
                 "run `hubretrain finetune` again to finish it."
             )
-            return DecisionRule(0.0, ()), 1.0
-        rule = DecisionRule(record.adjust, record.priors)
-        return rule.at_temperature(record.temperature), record.temperature
+            return self._plain_rule, 1.0
+        return recorded_rule(record), record.temperature
 
     def _board_row(self, name: str) -> pd.Series[Any]:
         """Return a row of the leaderboard; an ensemble of one member has its module's name."""
@@ -313,14 +357,14 @@ class _Reader:
         return self.board[(self.board["module"] == name) & ~is_ensemble].iloc[0]
 
     def _adjust(self, row: Any) -> float:
-        return float(row["adjust"]) if pd.notna(row["adjust"]) else 0.0
+        return float(row["adjust"]) if pd.notna(row.get("adjust")) else 0.0
 
     def _decided(
         self, table: pd.DataFrame, table_of: RunTable
-    ) -> tuple[IntArray, FloatArray, IntArray]:
+    ) -> tuple[IntArray, FloatArray, AnyArray]:
         """Return image rows, probabilities and decisions of a table of `fit`."""
         file = table_of.path(self.run.folder)
-        decisions = np.array([self._index_of[name] for name in table["decision"]], np.int64)
+        decisions = targets(table["decision"], self.fit.class_names, self.fit.multi_label)
         return self._rows(table, file), self._probs(table, file), decisions
 
     def _rows(self, table: pd.DataFrame, file: Path) -> IntArray:
@@ -339,6 +383,20 @@ class _Reader:
             raise RunError(
                 f"{file} cannot be read ({error}); run the command that wrote it again."
             ) from error
+
+
+def _thresholds_of(rule: Rule) -> tuple[float, ...]:
+    return rule.values if isinstance(rule, LabelThresholds) else ()  # noqa: PD011 - no table
+
+
+def indicators(labels: AnyArray, n_classes: int) -> BoolArray:
+    """Return whether each image is of each class, or has each label: bool (n_images, n_classes).
+
+    Args:
+        labels: Class of each image, int64 (n_images,); or bool (n_images, n_classes) already.
+        n_classes: Number of classes.
+    """
+    return np.asarray(labels if labels.ndim > 1 else np.eye(n_classes, dtype=bool)[labels])
 
 
 def near_pairs(run_data: RunData) -> pd.DataFrame | None:

@@ -33,7 +33,7 @@ def summary(run_data: RunData, board: list[dict[str, Any]]) -> dict[str, Any]:
     name = formatting.metric_name(metric)
     tiles = [
         ("images", f"{len(run_data.images):,}", ""),
-        ("classes", f"{len(run_data.class_names):,}", ""),
+        ("labels" if run_data.multi_label else "classes", f"{len(run_data.class_names):,}", ""),
         ("modules", f"{len(run_data.fit.modules):,}", ""),
     ]
     for row in board:
@@ -110,12 +110,15 @@ def features(run_data: RunData, method: str) -> tuple[dict[str, Any], dict[str, 
     return {"map_note": note, "map_missing": ""}, {"rows": mapped, "x": x, "y": y}
 
 
-def label_errors(doubtful: pd.DataFrame, csv: Path) -> dict[str, Any]:
+def label_errors(doubtful: pd.DataFrame, csv: Path, *, multi_label: bool = False) -> dict[str, Any]:
     """Return the labels to review."""
     n = len(doubtful)
+    what = "images confidently belong to another class than their label"
+    if multi_label:
+        what = "labels that images have, or lack, are confidently wrong, each label by itself"
     more = f" The first {MAX_DOUBTFUL} are shown." if n > MAX_DOUBTFUL else ""
     note = (
-        f"{n:,} images confidently belong to another class than their label, according to heads "
+        f"{n:,} {what}, according to heads "
         "that were not fitted on them (confident learning, Northcutt et al. 2021); all are in "
         f"{csv.name}.{more}"
     )

@@ -48,6 +48,7 @@ AVERAGED = "averaged_"  # begins the columns of predictions that are averaged ov
 SHOWN_METRICS = ("balanced_accuracy", "accuracy", "top_3")
 SHOWN_OF_LABELS = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy")
 _METRIC_NAMES = {
+    "f1": "F1",
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
     "hamming_loss": "Hamming loss",

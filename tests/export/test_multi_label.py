@@ -10,12 +10,15 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn import metrics
 
 from hubretrain.cli import main
+from hubretrain.data import TableOptions, open_dataset
 from hubretrain.data.images.decoding import to_unit
-from hubretrain.errors import RunError
+from hubretrain.errors import DataError, RunError
 from hubretrain.evaluation.label_thresholds import LabelThresholds
 from hubretrain.evaluation.temperature import at_temperature
+from hubretrain.export.evaluate import evaluate_export
 from hubretrain.export.manifest import Export
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import FORMATS, open_runtime
@@ -180,3 +183,96 @@ def test_thresholds_that_do_not_fit_the_labels_are_refused(
         Export.open(copy)
     assert sentence in str(caught.value)
     assert str(caught.value).endswith("run `hubretrain export` again.")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Photographs with a table of labels: of most several or none."""
+    folder, random = tmp_path_factory.mktemp("labelled") / "images", np.random.default_rng(0)
+    folder.mkdir()
+    rows = ["path,labels,group"]
+    for i, pixels in enumerate(photo_crops(60)):
+        (folder / f"{i:02d}.png").write_bytes(encoded(pixels))
+        labels = [name for name in NAMES if random.random() < 0.4]
+        rows.append(f"{i:02d}.png,{'|'.join(labels)},{i // 2}")
+    (folder.parent / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(label_export, labelled, tmp_path_factory):
+    table = TableOptions(label_column="labels", group_column="group", multi_label=True)
+    dataset = open_dataset(labelled, labels=labelled.parent / "labels.csv", table=table)
+    return evaluate_export(label_export, dataset, cache=tmp_path_factory.mktemp("cache"))
+
+
+def test_the_metrics_of_labels_are_those_of_scikit_learn(evaluated):
+    table = evaluated.predictions
+    probs = table[[f"p({name})" for name in NAMES]].to_numpy(np.float64)
+    truth = np.array([[name in row.split("|") for name in NAMES] for row in table["label"]])
+    decided = np.array([[name in row.split("|") for name in NAMES] for row in table["decision"]])
+    expected = {
+        "mean_average_precision": metrics.average_precision_score(truth, probs),
+        "micro_average_precision": metrics.average_precision_score(truth, probs, average="micro"),
+        "macro_f1": metrics.f1_score(truth, decided, average="macro"),
+        "micro_f1": metrics.f1_score(truth, decided, average="micro"),
+        "subset_accuracy": metrics.accuracy_score(truth, decided),
+        "hamming_loss": metrics.hamming_loss(truth, decided),
+        "roc_auc": metrics.roc_auc_score(truth, probs),
+    }
+    values = {name: evaluated.figures[name].estimate for name in expected}
+    assert values == pytest.approx(expected, abs=1e-6)
+    assert "accuracy" not in evaluated.figures
+    counts = evaluated.label_counts.set_index("label")
+    for name, matrix in zip(
+        NAMES, metrics.multilabel_confusion_matrix(truth, decided), strict=True
+    ):
+        columns = ["true_negatives", "false_positives", "false_negatives", "true_positives"]
+        assert counts.loc[name, columns].tolist() == matrix.ravel().tolist()
+    assert evaluated.per_class["threshold"].tolist() == list(evaluated.thresholds)
+
+
+def test_the_tables_of_labels_are_written_and_the_command_prints_each_label(
+    evaluated, label_export, labelled, tmp_path, monkeypatch
+):
+    evaluated.save(tmp_path / "saved")
+    written = sorted(path.name for path in (tmp_path / "saved").iterdir())
+    assert written == ["label_counts.csv", "metrics.csv", "per_class.csv", "predictions.csv"]
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", str(label_export), str(labelled), "--multi-label", "--cache", "cache"]
+    command += ["--labels", str(labelled.parent / "labels.csv"), "--label-column", "labels"]
+    ran = CliRunner().invoke(main, [*command, "--group-column", "group"])
+    assert ran.exit_code == 0, ran.output
+    lines = ran.stdout.splitlines()
+    (head,) = [line for line in lines if line.lstrip().startswith("label ")]
+    assert head.split() == [
+        "label",
+        "images",
+        "threshold",
+        "precision",
+        "recall",
+        "F1",
+        *head.split()[6:],
+    ]
+    for name, threshold in zip(NAMES, evaluated.thresholds, strict=True):
+        assert any(line.strip().startswith(name) and f"{threshold:.3f}" in line for line in lines)
+
+
+def test_one_class_per_image_and_several_labels_are_not_mixed_up(
+    label_export, small_export, labelled, tmp_path
+):
+    table = TableOptions(label_column="labels", multi_label=True)
+    several = open_dataset(labelled, labels=labelled.parent / "labels.csv", table=table)
+    with pytest.raises(DataError) as caught:
+        evaluate_export(small_export, several, cache=tmp_path)
+    assert str(caught.value) == (
+        f"{small_export} chooses one class per image, but images of {labelled} may have several "
+        "labels; expected one class per image."
+    )
+    for i, name in enumerate(["a", "<b>"]):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        shutil.copy(labelled / f"{i:02d}.png", tmp_path / "classes" / name)
+    with pytest.raises(
+        DataError, match=r"gives an image any number of labels, but .* has one class"
+    ):
+        evaluate_export(label_export, open_dataset(tmp_path / "classes"), cache=tmp_path)

@@ -55,7 +55,7 @@ def explain_images(
             the others are explained.
         folder: The folder of the PNG files.
         methods: Names of `METHODS`; by default all that the model allows.
-        of_class: The class to explain; by default the top-1 of each image.
+        of_class: The class, or label, to explain; by default the most probable of each image.
         head: The module of a run whose head is explained, instead of the run's export.
         seed: Random seed of SmoothGrad's noise.
 

@@ -1,7 +1,8 @@
 """Saliency: which pixels a prediction rests on.
 
 Every method explains the score of one class: the log of its probability above the mean log, which
-for a softmax is its logit above the mean logit.
+for a softmax is its logit above the mean logit. Of several labels per image it is the log-odds of
+one label, which for a sigmoid is its logit.
 
 - Grad-CAM: Selvaraju et al. (2017), https://arxiv.org/abs/1610.02391, equations 1 and 2, on the
   last feature map of the graph.
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, first_line
+from hubretrain.evaluation import SMALLEST_COMPLEMENT
 from hubretrain.tensorflow import frozen, tf
 
 METHODS = ("gradcam", "smoothgrad", "integrated")
@@ -49,6 +51,7 @@ class Differentiable:
         name: Name of the model in errors.
         with_map: Whether to look for a feature map. That of one member would not explain an
             ensemble.
+        multi_label: Whether an image may have several labels, each with a probability of its own.
 
     Attributes:
         size: Height and width of its input, pixels.
@@ -65,6 +68,7 @@ class Differentiable:
         name: str,
         *,
         with_map: bool = True,
+        multi_label: bool = False,
     ) -> None:
         self.size, self.name = size, name
         spec = tf.TensorSpec((None, size, size, 3), tf.float32)
@@ -87,7 +91,12 @@ class Differentiable:
                 definition, input_map={pixels.name: images}, return_elements=names, name="frozen"
             )
             logs = tf.math.log(tf.maximum(probs, _SMALLEST_PROBABILITY))
-            score = tf.gather(logs, classes, batch_dims=1) - tf.reduce_mean(logs, axis=1)
+            score = tf.gather(logs, classes, batch_dims=1)
+            if multi_label:
+                against = tf.gather(1 - probs, classes, batch_dims=1)
+                score -= tf.math.log(tf.maximum(against, SMALLEST_COMPLEMENT))
+            else:
+                score -= tf.reduce_mean(logs, axis=1)
             gradients = tf.gradients(score, [images, *maps])
             results = {"probabilities": probs, "score": score, "pixels": gradients[0]}
             if maps:

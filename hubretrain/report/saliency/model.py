@@ -28,6 +28,7 @@ class ExplainedModel:
         class_names: Class names in class order.
         temperature: Temperature that `model` lacks. It scales scores, and leaves maps as they are.
         reading: How image files are read.
+        multi_label: Whether an image may have several labels.
     """
 
     title: str
@@ -35,10 +36,12 @@ class ExplainedModel:
     class_names: tuple[str, ...]
     temperature: float = 1.0
     reading: Reading = Reading()
+    multi_label: bool = False
 
     def probabilities(self, images: Float32Array) -> Float32Array:
         """Return probabilities as an export gives them, float32 (n_images, n_classes)."""
-        return at_temperature(self.model.probabilities(images), self.temperature)
+        probs = self.model.probabilities(images)
+        return at_temperature(probs, self.temperature, self.multi_label)
 
 
 def open_explained(folder: Path, module: str | None = None) -> ExplainedModel:
@@ -84,9 +87,20 @@ def _open_export(folder: Path) -> ExplainedModel:
 
     # A feature map of one member, or of one view, would not explain the mean.
     is_mean = export.manifest.get("module") == ENSEMBLE_NAME or export.n_views > 1
-    model = Differentiable(probabilities, largest, str(folder), with_map=not is_mean)
-    title = f"{export.manifest.get('module', 'the model')} as exported"
-    return ExplainedModel(title, model, tuple(export.class_names), reading=export.reading)
+    model = Differentiable(
+        probabilities,
+        largest,
+        str(folder),
+        with_map=not is_mean,
+        multi_label=export.multi_label,
+    )
+    return ExplainedModel(
+        f"{export.manifest.get('module', 'the model')} as exported",
+        model,
+        tuple(export.class_names),
+        reading=export.reading,
+        multi_label=export.multi_label,
+    )
 
 
 def _open_head(run: Run, module: str | None) -> ExplainedModel:
@@ -96,8 +110,13 @@ def _open_head(run: Run, module: str | None) -> ExplainedModel:
     head = ModuleHeads.load(run.checked_heads(name)).deployed
     backbone = Backbone(restore_module(name, record), head.layers)
     arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
-    classifier = Classifier(backbone, head.kind, *arrays)
-    model = Differentiable(classifier.probabilities, backbone.stored.image_size, name)
-    temperature = head.calibration.temperature
-    reading = reading_as(fit.data_options)
-    return ExplainedModel(f"the head of {name}", model, fit.class_names, temperature, reading)
+    classifier = Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)
+    size, multi_label = backbone.stored.image_size, head.multi_label
+    return ExplainedModel(
+        f"the head of {name}",
+        Differentiable(classifier.probabilities, size, name, multi_label=multi_label),
+        fit.class_names,
+        head.calibration.temperature,
+        reading_as(fit.data_options),
+        multi_label,
+    )

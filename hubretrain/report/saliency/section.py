@@ -161,8 +161,11 @@ def _chosen_rows(model: EvaluatedModel, run_data: RunData, n_images: int) -> lis
 
     Two thirds are errors, where there are as many.
     """
-    labels = run_data.images["class_index"].to_numpy()[model.rows]
+    labels = run_data.labels[model.rows]
     confidence, top_1 = model.probabilities.max(axis=1), model.probabilities.argmax(axis=1)
+    if run_data.multi_label:  # what is explained is the most probable label
+        has_label = labels[np.arange(len(labels)), top_1]
+        labels = np.where(has_label, top_1, -1)
     wrong = np.flatnonzero(top_1 != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: (2 * n_images + 2) // 3]
     correct = np.flatnonzero(top_1 == labels)

@@ -9,12 +9,15 @@ function initMap() {
   const isByError = () => byId('map-colour').value === 'error';
   const position = i => [view.x + view.scale * map.x[i] * canvas.clientWidth, view.y + view.scale * map.y[i] * canvas.clientHeight];
 
+  // What the colour and the legend go by: the outcome, the class, or whether it has the label that is chosen.
+  const keyOf = (row, ofRow) => isByError() ? ofRow.get(row) || 0 : HAS_LABELS ? Number(isOf(row, Number(byId('map-colour').value))) : IMAGES.label[row];
+
   // Outcomes of the selected model, by row: 1 correct, 2 wrong; absent rows are not evaluated.
   function outcomes() {
     const ofRow = new Map();
     if (!DATA.models.length) return ofRow;
     const model = currentModel(), decisions = decisionsOf(model);
-    model.rows.forEach((row, i) => ofRow.set(row, decisions[i] === IMAGES.label[row] ? 1 : 2));
+    model.rows.forEach((row, i) => ofRow.set(row, isRight(decisions, i, row) ? 1 : 2));
     return ofRow;
   }
 
@@ -26,16 +29,17 @@ function initMap() {
     const style = getComputedStyle(document.body);
     const radius = Math.max(1.6, Math.min(5, 3.2 * Math.sqrt(1500 / map.rows.length) * Math.sqrt(view.scale)));
     const byError = isByError(), ofRow = outcomes(), order = map.rows.map((_, i) => i);
-    const outcome = i => ofRow.get(map.rows[i]) || 0;
-    if (byError) order.sort((a, b) => outcome(a) - outcome(b) || a - b);  // errors on top
+    const keyOfPoint = i => keyOf(map.rows[i], ofRow);
+    if (byError || HAS_LABELS) order.sort((a, b) => keyOfPoint(a) - keyOfPoint(b) || a - b);  // errors, or the label, on top
     for (const i of order) {
-      const c = IMAGES.label[map.rows[i]];
-      if (hidden.has(byError ? outcome(i) : c)) continue;
+      const key = keyOfPoint(i);
+      if (hidden.has(key)) continue;
       const [x, y] = position(i);
       if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
-      context.fillStyle = byError ? style.getPropertyValue(['--rest', '--good', '--error'][outcome(i)]) : classColour(c, N_CLASSES);
+      context.fillStyle = byError ? style.getPropertyValue(['--rest', '--good', '--error'][key])
+        : HAS_LABELS ? style.getPropertyValue(['--rest', '--good'][key]) : classColour(key, N_CLASSES);
       context.globalAlpha = 0.8;
-      context.beginPath(); context.arc(x, y, byError && outcome(i) === 2 ? radius * 1.25 : radius, 0, 7); context.fill();
+      context.beginPath(); context.arc(x, y, byError && key === 2 ? radius * 1.25 : radius, 0, 7); context.fill();
     }
     context.globalAlpha = 1;
     drawLegend(byError);
@@ -43,6 +47,7 @@ function initMap() {
 
   function drawLegend(byError) {
     const items = byError ? [['not evaluated', 'var(--rest)', 0], ['correct', 'var(--good)', 1], ['wrong', 'var(--error)', 2]]
+      : HAS_LABELS ? [['without it', 'var(--rest)', 0], [`with ${DATA.classes[Number(byId('map-colour').value)]}`, 'var(--good)', 1]]
       : DATA.classes.map((name, c) => [name, classColour(c, N_CLASSES), c]);
     legend.replaceChildren(...items.map(([name, colour, key]) => {
       const item = element('button', {type: 'button', class: 'key', 'aria-pressed': String(!hidden.has(key)), onclick: () => {
@@ -56,9 +61,9 @@ function initMap() {
 
   function nearest(x, y) {
     let best = -1, least = 14 ** 2;  // square of the largest distance, pixels
-    const byError = isByError(), ofRow = byError ? outcomes() : null;
+    const ofRow = isByError() ? outcomes() : null;
     map.rows.forEach((row, i) => {
-      if (hidden.has(byError ? ofRow.get(row) || 0 : IMAGES.label[row])) return;
+      if (hidden.has(keyOf(row, ofRow))) return;
       const [pointX, pointY] = position(i), distance = (pointX - x) ** 2 + (pointY - y) ** 2;
       if (distance < least) { least = distance; best = i; }
     });

@@ -2,10 +2,15 @@
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const N_CLASSES = DATA.classes.length, IMAGES = DATA.images;
+const HAS_LABELS = DATA.multi_label === true;  // of which an image may have several, or none
 const state = {model: 0, other: null, threshold: 100, from: 100, focus: 'macro', isAdjusted: true, cell: null};
 const byId = id => document.getElementById(id);
 const currentModel = () => DATA.models[state.model];
 const isAdjusted = model => state.isAdjusted || !model.adjust;
+const isOf = (row, c) => HAS_LABELS ? IMAGES.label[row].includes(c) : IMAGES.label[row] === c;
+const isDecided = (decisions, i, c) => HAS_LABELS ? decisions[i].includes(c) : decisions[i] === c;
+const isRight = (decisions, i, row) => String(decisions[i]) === String(IMAGES.label[row]);  // labels are in class order
+const namesOf = labels => [labels].flat().map(c => DATA.classes[c]).join(', ') || 'no label';
 const decisionsOf = model => isAdjusted(model) ? model.decisions : model.top_classes.map(top => top[0]);
 const ratio = (a, b) => b > 0 ? a / b : null;
 const mean = values => {
@@ -19,8 +24,9 @@ function card(row, model, i, isLarge) {
   const large = IMAGES.large[row];
   const picture = isLarge && large >= 0 ? tile(large, DATA.large, 'large', 1)
     : tile(IMAGES.thumbnail[row], DATA.thumbnails, 'sheet', isLarge ? DATA.large.width / DATA.thumbnails.width : 1);
-  const caption = [element('b', {}, DATA.classes[IMAGES.label[row]])];
-  if (model) {
+  const caption = [element('b', {}, namesOf(IMAGES.label[row]))];
+  if (model && HAS_LABELS) caption.push(' → ', namesOf(model.decisions[i]));
+  else if (model) {
     const decision = decisionsOf(model)[i], k = model.top_classes[i].indexOf(decision);
     caption.push(' → ', DATA.classes[decision], k >= 0 ? ` ${(model.top_thousandths[i][k] / 10).toFixed(1)} %` : '');
   }
@@ -33,8 +39,10 @@ function card(row, model, i, isLarge) {
 function countsPerClass(model) {
   const decisions = decisionsOf(model), counts = model.n_per_class.map(n => ({n, nDecided: 0, nCorrect: 0}));
   model.rows.forEach((row, i) => {
-    counts[decisions[i]].nDecided++;
-    if (decisions[i] === IMAGES.label[row]) counts[decisions[i]].nCorrect++;
+    for (const c of [decisions[i]].flat()) {
+      counts[c].nDecided++;
+      if (isOf(row, c)) counts[c].nCorrect++;
+    }
   });
   return counts.map(c => ({...c, recall: ratio(c.nCorrect, c.n), precision: ratio(c.nCorrect, c.nDecided),
     f1: c.n ? 2 * c.nCorrect / (c.n + c.nDecided) : null}));
@@ -55,6 +63,7 @@ function drawMetrics() {
 }
 
 function drawConfusion() {
+  if (HAS_LABELS) { drawLabelCounts(); return; }
   const model = currentModel(), decisions = decisionsOf(model);
   const counts = Array.from({length: N_CLASSES}, () => new Array(N_CLASSES).fill(0));
   model.rows.forEach((row, i) => counts[IMAGES.label[row]][decisions[i]]++);
@@ -128,6 +137,7 @@ function drawThreshold() {
     pr.push(...prOfOther);
     roc.push(...rocOfOther);
   }
+  if (HAS_LABELS) markThresholds(model, state.focus, pr, roc);
   if (now.precision != null && now.recall != null) pr.push({kind: 'points', class: 'now', x: [now.recall], y: [now.precision], r: 6});
   if (now.fpr != null && now.recall != null) roc.push({kind: 'points', class: 'now', x: [now.fpr], y: [now.recall], r: 6});
   drawChart(byId('pr'), {title: 'Precision against recall', x: shareAxis('recall'), y: shareAxis('precision'), series: pr, square: true});
@@ -141,9 +151,9 @@ function drawThreshold() {
 // What the threshold makes of the images of a class: those nearest to it first, which change side next.
 function drawByThreshold() {
   const model = currentModel(), c = state.focus, box = byId('by-threshold'), nMax = 8;
-  if (typeof c !== 'number') { box.replaceChildren(element('p', {class: 'more'}, 'Select a class to see its images.')); return; }
+  if (typeof c !== 'number') { box.replaceChildren(element('p', {class: 'more'}, `Select a ${HAS_LABELS ? 'label' : 'class'} to see its images.`)); return; }
   const at = 1000 * state.threshold / DATA.n_steps, from = 1000 * state.from / DATA.n_steps;
-  const images = model.rows.map((row, i) => ({row, i, p: confidence(model, i, c), isOfClass: IMAGES.label[row] === c}));
+  const images = model.rows.map((row, i) => ({row, i, p: confidence(model, i, c), isOfClass: isOf(row, c)}));
   images.sort((a, b) => Math.abs(a.p - at) - Math.abs(b.p - at) || a.row - b.row);
   const changed = images.filter(({p}) => (p >= at) !== (p >= from));
   const group = (name, chosen, n) => element('div', {class: 'pair', 'data-group': name},
@@ -205,15 +215,16 @@ const legendItem = (name, colour) => {
 
 // -- calibration, classes, top-k ----------------------------------------------------------------
 function drawCalibration() {
-  const bins = currentModel().bins, xAxis = shareAxis('confidence (top-1 probability)');
-  const tooltips = bins.map(b => `${formatCount(b.n)} images: mean confidence ${formatPercent(b.confidence)}, accuracy ${formatPercent(b.accuracy)}`);
+  const words = HAS_LABELS ? ['probability of a label', 'share with the label', 'labels'] : ['confidence (top-1 probability)', 'accuracy', 'images'];
+  const bins = currentModel().bins, xAxis = shareAxis(words[0]);
+  const tooltips = bins.map(b => `${formatCount(b.n)} ${words[2]}: mean ${HAS_LABELS ? 'probability' : 'confidence'} ${formatPercent(b.confidence)}, ${words[1]} ${formatPercent(b.accuracy)}`);
   const bars = {kind: 'bars', x: bins.map(b => b.low), to: bins.map(b => b.high)};
-  drawChart(byId('reliability'), {title: 'Reliability diagram', square: true, diagonal: true, x: xAxis, y: shareAxis('accuracy'), series: [
+  drawChart(byId('reliability'), {title: 'Reliability diagram', square: true, diagonal: true, x: xAxis, y: shareAxis(words[1]), series: [
     {...bars, y: bins.map(b => b.accuracy), class: 'pale', names: tooltips},
     {kind: 'points', x: bins.map(b => b.confidence), y: bins.map(b => b.accuracy), r: 4, names: tooltips}]});
-  drawChart(byId('confidence'), {title: 'Images per confidence', height: 150, x: xAxis,
-    y: {label: 'images', low: 0, high: Math.max(...bins.map(b => b.n))},
-    series: [{...bars, y: bins.map(b => b.n), names: bins.map(b => `${formatCount(b.n)} images`)}]});
+  drawChart(byId('confidence'), {title: HAS_LABELS ? 'Labels per probability' : 'Images per confidence', height: 150, x: xAxis,
+    y: {label: words[2], low: 0, high: Math.max(...bins.map(b => b.n))},
+    series: [{...bars, y: bins.map(b => b.n), names: bins.map(b => `${formatCount(b.n)} ${words[2]}`)}]});
 }
 
 function intervalCell(value, low, high) {
@@ -223,23 +234,24 @@ function intervalCell(value, low, high) {
 
 function drawClasses() {
   const model = currentModel(), classes = countsPerClass(model), hasIntervals = isAdjusted(model);
-  const head = ['class', 'images', 'groups', 'recall', 'precision', 'F1', 'average precision', 'ROC AUC'];
+  const head = [HAS_LABELS ? 'label' : 'class', 'images', 'groups', 'recall', 'precision', 'F1', 'average precision', 'ROC AUC'];
   byId('classes').replaceChildren(element('table', {}, element('thead', {}, element('tr', {}, head.map(name => element('th', {}, name)))),
     element('tbody', {}, model.classes.map((row, c) => element('tr', {}, element('td', {}, row.class), element('td', {}, formatCount(classes[c].n)),
       element('td', {}, row.n_groups == null ? '–' : formatCount(row.n_groups)),
       intervalCell(classes[c].recall, hasIntervals ? row.recall_low : null, row.recall_high),
-      element('td', {}, formatPoints(classes[c].precision)), element('td', {}, formatPoints(classes[c].f1)),
+      intervalCell(classes[c].precision, row.precision_low, row.precision_high), intervalCell(classes[c].f1, row.f1_low, row.f1_high),
       intervalCell(row.average_precision, row.average_precision_low, row.average_precision_high),
       element('td', {}, formatPoints(row.roc_auc)))))));
   const never = DATA.classes.filter((_, c) => classes[c].n && classes[c].nDecided === 0);
   byId('never').textContent = never.length ? `Never predicted by this model: ${never.join(', ')}.` : '';
-  byId('topk').replaceChildren(element('table', {class: 'narrow'},
+  if (byId('topk')) byId('topk').replaceChildren(element('table', {class: 'narrow'},
     element('thead', {}, element('tr', {}, model.top_k.map((_, k) => element('th', {}, `top-${k + 1}`)))),
     element('tbody', {}, element('tr', {}, model.top_k.map(share => element('td', {}, formatPoints(share)))))));
 }
 
 // -- errors --------------------------------------------------------------------------------------
 function drawErrors() {
+  if (HAS_LABELS) { drawLabelErrors(); return; }
   const model = currentModel(), decisions = decisionsOf(model), imagesOfPair = new Map();
   model.rows.forEach((row, i) => {
     const r = IMAGES.label[row], c = decisions[i];
@@ -275,7 +287,7 @@ function initModel(select) {
   select.append(...DATA.models.map((model, i) => element('option', {value: i}, model.title)));
   select.addEventListener('change', () => { state.model = Number(select.value); state.cell = null; drawModel(); });
   byId('rule').addEventListener('change', event => { state.isAdjusted = event.target.checked; drawModel(); });
-  byId('confusion-percent').addEventListener('change', drawConfusion);
+  byId('confusion-percent')?.addEventListener('change', drawConfusion);
   const slider = byId('threshold');
   slider.max = DATA.n_steps;
   slider.value = state.threshold;
@@ -288,9 +300,10 @@ function initModel(select) {
   other.append(...DATA.models.map((model, i) => element('option', {value: i}, model.title)));
   other.addEventListener('change', () => { state.other = other.value === '' ? null : Number(other.value); drawThreshold(); });
   const focus = byId('focus');
-  focus.append(element('option', {value: 'macro'}, 'all classes, macro average'), element('option', {value: 'micro'}, 'all classes, micro average'),
+  const all = HAS_LABELS ? 'all labels' : 'all classes';
+  focus.append(element('option', {value: 'macro'}, `${all}, macro average`), element('option', {value: 'micro'}, `${all}, micro average`),
     ...DATA.classes.map((name, c) => element('option', {value: c}, name)));
-  focus.addEventListener('change', () => { state.focus = /^\d+$/.test(focus.value) ? Number(focus.value) : focus.value; byId('suggested').textContent = ''; drawThreshold(); });
+  focus.addEventListener('change', () => { state.focus = /^\d+$/.test(focus.value) ? Number(focus.value) : focus.value; byId('suggested').textContent = ''; if (HAS_LABELS) toThreshold(state.focus); drawThreshold(); });
   drawModel();
 }
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from hubretrain.cli import main
 from hubretrain.data.images.decoding import to_unit
+from hubretrain.export.predict import predict_images
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import Backbone, resolve
 from hubretrain.report.saliency.explain import explain_images
@@ -109,3 +110,18 @@ def test_no_two_images_write_the_same_file(run: Run, tmp_path: Path) -> None:
         "a_2_smoothgrad.png",
         "a_2_2_smoothgrad.png",
     ]
+
+
+def test_a_label_of_an_export_is_explained_with_its_own_probability(
+    label_export: Path, tmp_path: Path
+) -> None:
+    image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
+    out = tmp_path / "out"
+    command = ["explain", str(label_export), str(image), "--label", "<b>", "--out", str(out)]
+    ran = CliRunner().invoke(main, [*command, "--method", "smoothgrad"])
+    assert ran.exit_code == 0, ran.stderr
+    (prediction,) = predict_images(label_export, [image], format="savedmodel")
+    probs = dict(prediction.classes)
+    assert ran.stdout.startswith(f"{image}: <b> {probs['<b>']:.1%}, ")
+    (explanation,) = explain_images(label_export, [image], out, methods=["smoothgrad"])
+    assert explanation.of_class == max(probs, key=lambda name: probs[name])

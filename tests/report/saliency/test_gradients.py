@@ -177,3 +177,19 @@ def test_grad_cam_of_a_model_without_a_feature_map_is_refused_and_the_rest_goes_
     np.testing.assert_allclose(
         integrated_gradients(model, image, 0), image * centred, rtol=1e-3, atol=1e-5
     )
+
+
+def test_the_score_of_a_label_is_its_own_logit_whatever_the_other_labels() -> None:
+    dense = tf.constant([[3.0, -2.0], [-1.0, 4.0], [0.5, 0.5]])
+
+    def probabilities(images):
+        return tf.nn.sigmoid(tf.reduce_mean(images, (1, 2)) @ dense)
+
+    model = Differentiable(probabilities, SIZE, "labels", multi_label=True)
+    images = np.random.default_rng(0).random((3, SIZE, SIZE, 3)).astype(np.float32)
+    for label in (0, 1):
+        results = model.derive(images, np.full(3, label))
+        logits = images.mean(axis=(1, 2)) @ dense.numpy()[:, label]
+        np.testing.assert_allclose(results["score"], logits, atol=1e-4)
+        expected = np.broadcast_to(dense.numpy()[:, label] / SIZE**2, images.shape)
+        np.testing.assert_allclose(results["pixels"], expected, rtol=1e-3, atol=1e-7)
