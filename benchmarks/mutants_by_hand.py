@@ -139,8 +139,8 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "folds ignore the clusters",
         "screening/fit",
-        'images["fold"] = cut_parts(images, run.folds_file, split)',
-        'images["fold"] = cut_parts(images.assign(cluster=images["sha256"]), run.folds_file, split)',
+        "cut_parts(images, run.folds_file",
+        'cut_parts(images.assign(cluster=images["sha256"]), run.folds_file',
         FIT,
     ),
     (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
@@ -106,6 +107,25 @@ def in_class_order(cells: pd.Series) -> tuple[list[str], tuple[str, ...]]:
     class_names = sorted_classes(chain.from_iterable(of_image))
     order = {name: index for index, name in enumerate(class_names)}
     return [join_labels(sorted(names, key=order.__getitem__)) for names in of_image], class_names
+
+
+def refuse_constant_labels(root: Path, labels: pd.Series, class_names: Sequence[str]) -> None:
+    """Refuse labels of which images tell nothing: one or none, or the same on every image.
+
+    Raises:
+        DataError: They are such labels.
+    """
+    if len(class_names) < 2:
+        what = f"{class_names[0]!r} is the only label" if class_names else "no image has a label"
+        raise DataError(
+            f"{root}: {what}; expected at least two labels where images may have several (to tell "
+            "images with a label from those without, give both a class: `multi_label=False`)."
+        )
+    if (labels == labels.iloc[0]).all():
+        raise DataError(
+            f"{root}: all {len(labels)} images have the same {len(class_names)} labels, such as "
+            f"{class_names[0]!r}; expected labels that some images have and others do not."
+        )
 
 
 def one_row_per_label(images: pd.DataFrame, multi_label: bool) -> pd.DataFrame:

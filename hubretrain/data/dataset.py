@@ -13,7 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from hubretrain.data.classes import chosen_classes, in_class_order, join_labels, sorted_classes
+from hubretrain.data.classes import (
+    chosen_classes,
+    in_class_order,
+    join_labels,
+    refuse_constant_labels,
+    sorted_classes,
+)
 from hubretrain.data.groups import groups_from_paths, propose_groups
 from hubretrain.data.image_table import (
     cluster_names,
@@ -84,7 +90,13 @@ class ImageDataset:
 
     @property
     def labels(self) -> pd.Series:
-        """Class index of each image, int64 in [0, n_classes), where each image has one label."""
+        """Class index of each image, int64 in [0, n_classes).
+
+        Raises:
+            DataError: Images may have several labels.
+        """
+        if self.multi_label:
+            raise DataError("Images may have several labels; expected `targets` to be used.")
         order = {name: index for index, name in enumerate(self.class_names)}
         return self.images["label"].map(order).astype("int64")
 
@@ -359,7 +371,7 @@ def _checked(
     if multi_label:
         joined, class_names = in_class_order(images["label"])
         images = images.assign(label=joined)
-        _refuse_constant_labels(root, images["label"], class_names)
+        refuse_constant_labels(root, images["label"], class_names)
     else:
         class_names = sorted_classes(images["label"])
     if len(class_names) < 2:
@@ -382,21 +394,6 @@ def _checked(
         opened_with=record,
         multi_label=multi_label,
     )
-
-
-def _refuse_constant_labels(root: Path, labels: pd.Series, class_names: Sequence[str]) -> None:
-    """Refuse labels of which images tell nothing: one or none, or the same on every image."""
-    if len(class_names) < 2:
-        what = f"{class_names[0]!r} is the only label" if class_names else "no image has a label"
-        raise DataError(
-            f"{root}: {what}; expected at least two labels where images may have several (to tell "
-            "images with a label from those without, give both a class: `multi_label=False`)."
-        )
-    if (labels == labels.iloc[0]).all():
-        raise DataError(
-            f"{root}: all {len(labels)} images have the same {len(class_names)} labels, such as "
-            f"{class_names[0]!r}; expected labels that some images have and others do not."
-        )
 
 
 def _left_out_words(roots: Sequence[Path]) -> str:

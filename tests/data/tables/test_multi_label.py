@@ -239,6 +239,8 @@ def test_class_folders_may_be_a_multi_label_data_set_with_one_label_each(tmp_pat
     data = open_dataset(root, table=TableOptions(multi_label=True))
     assert data.multi_label
     assert label_sets(data) == [{"a"}, {"b"}]
+    with pytest.raises(DataError, match=r"Images may have several labels; expected `targets`"):
+        assert len(data.labels)
     write_pixels(root, "a|b/2.png")
     with pytest.raises(DataError, match=r"The label 'a\|b' holds '\|'"):
         open_dataset(root, table=TableOptions(multi_label=True))
