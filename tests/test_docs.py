@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import hubretrain
-from hubretrain.evaluation import METRICS
+from hubretrain.evaluation import LABEL_METRICS, METRICS
 from hubretrain.runs import run_tables
 from tests.samples import REPOSITORY, write_digits, write_module
 
@@ -75,7 +75,7 @@ def test_file_formats_describe_every_column_of_a_run():
     for table in tables:
         assert table.file_name in page
         assert set(table.columns) <= named, table.file_name
-    assert set(METRICS) <= named
+    assert set(METRICS) | set(LABEL_METRICS) <= named
 
 
 def test_file_formats_describe_every_column_that_a_fit_writes(workspace):

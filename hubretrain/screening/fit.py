@@ -411,7 +411,7 @@ def _notes(
 
 
 def _chance(images: pd.DataFrame, sweep: Sweep) -> str:
-    """Return the end of a sentence: what is to be had without looking at any image."""
+    """Return the end of a sentence: what chance gives, without a look at any image."""
     labels = sweep.targets(images)
     if sweep.multi_label:
         return (

@@ -19,13 +19,15 @@ class ScreenOptions:
     """What heads are compared, and by what.
 
     Attributes:
-        metric: A name of `METRICS` to choose by. By default balanced accuracy where the classes
-            are unbalanced, else accuracy.
+        metric: A name of `METRICS` to choose by, or of `LABEL_METRICS` where images may have
+            several labels. By default balanced accuracy where the classes are unbalanced, else
+            accuracy; with several labels mean average precision.
         class_weights: Class weights to compare: None, `balanced`, weights by class name (1 for
             the others).
         adjust: Strengths of logit adjustment to choose from; (0,) for none. By default up to 1.5
             for decisions whose metric is a mean over classes, else none: the top-1 class is the
-            rule of the best accuracy.
+            rule of the best accuracy. It does not apply to several labels per image, which have
+            a threshold each.
         l2: Penalties to compare, 1 / C of scikit-learn; the default ones continue where the best is
             at an end of them.
         views: Whether to train on all cached views too, besides view 0 only.
@@ -33,6 +35,7 @@ class ScreenOptions:
             default both are compared where they are cached.
         heads: Kinds of heads to compare, of `softmax`, `logistic` and `mlp`. By default the two
             linear ones on every module, then `mlp` on the modules that tie with the best.
+            `softmax` does not apply to several labels per image.
         split: How the images are split; a run that has folds keeps them.
         top: Largest number of modules in the shortlist.
 
@@ -47,7 +50,9 @@ class ScreenOptions:
         None,
         "Metric to choose by: accuracy, balanced_accuracy, top_3, macro_f1, roc_auc, "
         "mean_average_precision, log_loss or calibration_error. By default balanced_accuracy if "
-        "the classes are unbalanced, else accuracy.",
+        "the classes are unbalanced, else accuracy. Where images may have several labels: "
+        "mean_average_precision (the default), micro_average_precision, macro_f1, micro_f1, "
+        "subset_accuracy, hamming_loss, roc_auc, log_loss or calibration_error.",
         metavar="NAME",
     )
     class_weights: tuple[ClassWeightByName, ...] = option(

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from hubretrain.errors import HeadError
+from hubretrain.evaluation.label_thresholds import best_thresholds
 from hubretrain.evaluation.metrics import accuracy, balanced_accuracy, log_loss
 from hubretrain.evaluation.selection import choice_parts
+from hubretrain.files import read_record, write_record
 from hubretrain.heads.ensemble import Ensemble, crossfitted_ensemble, greedy_ensemble
 from hubretrain.heads.heads import probabilities
 
@@ -104,3 +106,52 @@ def test_an_ensemble_comes_back_from_its_file_and_a_missing_one_is_said(tmp_path
     np.testing.assert_array_equal(back.adjusted(probs), found.adjusted(probs))
     with pytest.raises(HeadError, match=r"none.json is missing; run `hubretrain fit` again, on"):
         Ensemble.load(tmp_path / "none.json")
+
+
+def several_labels(noises=(1.0, 1.0, 5.0), n_images=400, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n_images, 3)) < (0.5, 0.2, 0.1)
+    logits = 3.0 * labels - 2
+    probs = {
+        f"m{i}": probabilities(logits + noise * rng.normal(size=logits.shape), "logistic", True)
+        for i, noise in enumerate(noises)
+    }
+    return probs, labels
+
+
+def test_an_ensemble_of_several_labels_has_a_lower_log_loss_and_a_threshold_for_each(tmp_path):
+    probs, labels = several_labels()
+    found = greedy_ensemble(probs, labels, "mean_average_precision", (0.0,))
+    alone = [float(log_loss(one, labels)) for one in probs.values()]
+    assert float(log_loss(found.mean(probs), labels)) < min(alone)
+    assert set(found.weights) == {"m0", "m1"}
+    assert found.rule == best_thresholds(found.mean(probs), labels)
+    found.save(tmp_path / "ensemble.json", ("a", "b", "c"))
+    back = Ensemble.load(tmp_path / "ensemble.json")
+    assert (back.weights, back.rule) == (found.weights, found.rule)
+
+
+def test_each_half_is_decided_by_the_thresholds_of_an_ensemble_of_the_other():
+    probs, labels = several_labels()
+    parts = choice_parts(labels, np.arange(len(labels)))
+    options = (labels, parts, "mean_average_precision", (0.0,))
+    mean, adjusted = crossfitted_ensemble(probs, probs, *options)
+    for part in (0, 1):
+        outside, inside = parts != part, parts == part
+        others = {name: of[outside] for name, of in probs.items()}
+        of_others = greedy_ensemble(others, labels[outside], "mean_average_precision", (0.0,))
+        here = {name: of[inside] for name, of in probs.items()}
+        np.testing.assert_allclose(mean[inside], of_others.mean(here))
+        decided = of_others.rule.decide(of_others.mean(here))
+        np.testing.assert_array_equal(adjusted[inside] > 0.5, decided)
+
+
+def test_an_ensemble_file_without_a_decision_rule_is_one_sentence(tmp_path):
+    probs, labels = members()
+    found = greedy_ensemble(probs, labels, "accuracy", (0.0,))
+    found.save(tmp_path / "ensemble.json", ("a", "b", "c"))
+    record = read_record(tmp_path / "ensemble.json")
+    del record["adjust"]
+    write_record(tmp_path / "ensemble.json", record)
+    with pytest.raises(HeadError, match="has no decision rule; run"):
+        Ensemble.load(tmp_path / "ensemble.json")

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hubretrain.heads.features import FeatureBlocks
 from hubretrain.screening import baselines
-from hubretrain.screening.baselines import majority_class, nearest_neighbour
+from hubretrain.screening.baselines import majority_class, nearest_neighbour, prevalences
 
 
 def blobs(n_images=240):
@@ -54,3 +54,20 @@ def test_the_majority_is_that_of_the_other_folds():
     np.testing.assert_allclose(said[0], [0, 4 / 5, 1 / 5])
     np.testing.assert_allclose(said[3], [3 / 4, 1 / 4, 0])
     np.testing.assert_array_equal(said[5], 0)
+
+
+def test_the_nearest_neighbour_of_several_labels_is_that_of_scikit_learn():
+    raw, labels, folds = blobs()
+    several = np.stack([labels == 0, labels > 0, raw[:, 5] > 0], axis=1)
+    found = nearest_neighbour(rows_of(raw), several, folds, 3)
+    scaled = StandardScaler().fit_transform(raw)
+    for fold in range(4):
+        model = KNeighborsClassifier(1, metric="cosine").fit(
+            scaled[folds != fold], several[folds != fold]
+        )
+        np.testing.assert_array_equal(found[folds == fold], model.predict(scaled[folds == fold]))
+
+
+def test_prevalences_are_the_share_of_each_label_for_every_image():
+    labels = np.array([[True, False], [True, True], [False, False], [True, False]])
+    np.testing.assert_array_equal(prevalences(labels), np.tile([0.75, 0.25], (4, 1)))

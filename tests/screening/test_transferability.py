@@ -59,3 +59,9 @@ def test_more_features_than_images_and_one_class_end():
     alone = scores(raw, np.zeros(10, dtype=int))
     assert np.isnan(alone["log_me"])
     assert alone["h_score"] == pytest.approx(0, abs=1e-9)
+
+
+def test_indicators_of_classes_have_the_evidence_of_the_classes_and_no_h_score():
+    raw, labels = features()
+    of_classes, of_labels = scores(raw, labels), scores(raw, np.eye(3, dtype=bool)[labels])
+    assert of_labels == pytest.approx({"log_me": of_classes["log_me"]})
