@@ -13,6 +13,7 @@ from hubretrain._version import __version__
 from hubretrain.cli.command import Group, echo, messages_shown
 
 COMMANDS = {  # command: its file, in the order of the work
+    "auto": "auto",
     "data": "data",
     "screen": "screen",
     "cache": "cache",

@@ -106,20 +106,31 @@ def screen(
 
 def _entrants(names: tuple[str, ...]) -> list[str | StoredModule]:
     """Return the modules that are named, the cheapest first, as far as that is known."""
-    from hubretrain.modules import find_stored, read_catalogue, stored_modules
+    from hubretrain.modules import (
+        find_stored,
+        installed_modules,
+        read_catalogue,
+        stored_modules,
+    )
 
     catalogue = [entry.name for entry in read_catalogue()]
     entrants: list[str | StoredModule] = [
         *dict.fromkeys(name for of in names for name in (catalogue if of == ALL else [of]))
     ]
-    if not names and not (entrants := [*stored_modules()]):
+    if not names:
+        stored = {module.name: module for module in stored_modules()}
+        installed = [of.name for of in installed_modules() if of.name not in stored]
+        entrants = [*stored.values(), *installed]
+    if not entrants:
         raise click.UsageError(
             "There is no module on this machine; name some with --module, or all."
         )
+    known = {of.name: of.gflops for of in read_catalogue() if of.gflops is not None}
 
     def cost(entrant: str | StoredModule) -> float:
-        stored = find_stored(entrant) if isinstance(entrant, str) else entrant
-        return math.inf if stored is None or stored.gflops is None else stored.gflops
+        of = find_stored(entrant) if isinstance(entrant, str) else entrant
+        gflops = known.get(str(entrant)) if of is None else of.gflops
+        return math.inf if gflops is None else gflops
 
     return sorted(entrants, key=cost)
 

@@ -19,6 +19,7 @@ from .sources import UntrustedModuleError as UntrustedModuleError
 from .store import StoredModule as StoredModule
 from .store import current_digest as current_digest
 from .store import find_stored as find_stored
+from .store import installed_modules as installed_modules
 from .store import resolve as resolve
 from .store import restore_module as restore_module
 from .store import store_folder as store_folder

@@ -367,15 +367,20 @@ def _download(entry: HubModule, trust: sources.Trust) -> StoredModule:
     )
 
 
-def _names_here() -> str:
-    """Return the modules that need no network, to be continued with an alternative."""
-    stored = sorted(path.parent.name for path in store_folder().glob(f"*/{METADATA_FILE}"))
-    installed = [
-        module.name
+def installed_modules() -> list[HubModule]:
+    """Return the modules of the catalogue whose weights are in a package that is installed."""
+    return [
+        module
         for module in read_catalogue()
         if module.source == "lite"
         and importlib.util.find_spec(lite_package(module.own_handle.partition(":")[2]))
     ]
+
+
+def _names_here() -> str:
+    """Return the modules that need no network, to be continued with an alternative."""
+    stored = sorted(path.parent.name for path in store_folder().glob(f"*/{METADATA_FILE}"))
+    installed = [module.name for module in installed_modules()]
     names = list(dict.fromkeys([*stored, *installed]))[:_NAMES_SHOWN]
     return f"{', '.join(names)} (on this machine), " if names else ""
 

@@ -3,7 +3,7 @@
 `race` is the stage with the options of `options`: `slices` says which images come next, `pace` how
 many of them the budget allows, `entrants` computes a module's features of a slice and how well
 quick heads do on them, `elimination` decides who is left out, and `record` keeps what is known, to
-resume from.
+resume from. `hour` divides the time of `hubretrain auto`.
 """
 
 import lazy_loader as lazy

@@ -1,5 +1,11 @@
+from .hour import QUICK_HEADS as QUICK_HEADS
+from .hour import SHARES as SHARES
+from .hour import Portion as Portion
+from .hour import portion_of as portion_of
 from .options import RaceOptions as RaceOptions
+from .pace import Lap as Lap
 from .race import race_modules as race_modules
 from .record import Race as Race
 from .record import Rung as Rung
 from .record import Standing as Standing
+from .record import read_race as read_race

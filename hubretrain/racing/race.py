@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import IntArray
-from hubretrain.data import ImageDataset, Quarantine
+from hubretrain.data import ImageDataset, Quarantine, targets
 from hubretrain.data.splitting import write_folds
 from hubretrain.errors import CacheError, EngineError, HeadError, ModuleError
 from hubretrain.evaluation import Evaluator, Predictions, Resampled, choice_parts, intervals
@@ -32,7 +32,6 @@ from hubretrain.runs import Run
 from hubretrain.screening import Probe
 
 _log = logging.getLogger(__name__)
-FOLDER = "slices"  # in the data set's folder of the cache
 SMALLEST_SHARE, SMALLEST_SLICE = 1 / 16, 200
 OUT_OF_TIME, ONE_LEFT, ALL_IMAGES = (
     "the time is over",
@@ -65,7 +64,8 @@ def race_modules(
         on_rung: Called after each slice.
 
     Raises:
-        CacheError: No module can be used, or what is kept is damaged.
+        CacheError: No module can be used.
+        RunError: What the run keeps of an earlier call is damaged.
         HeadError: The heads cannot be fitted, or the time is not enough for two modules.
         SplitError: A class is too small for the folds.
         WriteError: The cache folder cannot be written.
@@ -91,6 +91,7 @@ class _Racing:
     """A race that is running."""
 
     dataset: ImageDataset
+    run: Run
     images: pd.DataFrame
     order: IntArray
     probe: Probe
@@ -115,18 +116,18 @@ class _Racing:
     ) -> _Racing:
         """Return the race where it was left, or at its start."""
         images = _development(dataset, run, options, cache)
-        labels = images["class_index"].to_numpy()
+        labels = targets(images["label"], dataset.class_names, dataset.multi_label)
         probe = Probe.of(options.metric, options.layers, dataset.class_names, labels)
         order = slice_order(images, options.split.seed)
         identity = _identity(images, names, probe, options)
-        folder = dataset.cache_folder(cache) / FOLDER
-        race = read_race(folder, identity) or Race(
+        race = read_race(run, identity) or Race(
             identity, probe.metric, names, len(images), top=options.top
         )
         if len(race.rungs) == 1 and set(names) - set(race.failed) - set(race.rungs[0].estimates):
             race = replace(race, rungs=())  # the time was over before all were compared
         race = replace(race, top=options.top, end="")
-        racing = cls(dataset, images, order, probe, options, cache, trust, race, Pace(race.laps))
+        pace = Pace(race.laps)
+        racing = cls(dataset, run, images, order, probe, options, cache, trust, race, pace)
         racing.spent = race.seconds
         return racing
 
@@ -147,17 +148,14 @@ class _Racing:
                 continue
             rungs = (*self.race.rungs, rung)
             self.race = replace(self.race, rungs=rungs, laps=dict(self.pace.laps))
-            self._save()
+            self.race.save(self.run)
             if on_rung is not None:
                 on_rung(self.race)
         self.race = replace(self.race, end=end)
-        self._save()
+        self.race.save(self.run)
         if not self.race.rungs:
             raise self._too_short()
         return self.race
-
-    def _save(self) -> None:
-        self.race.save(self.dataset.cache_folder(self.cache) / FOLDER)
 
     def _end(self) -> str:
         race = self.race
@@ -196,7 +194,7 @@ class _Racing:
         for name in names:  # an image that cannot be decoded was found after it
             if len(predictions[name].unadjusted) != len(slice_):
                 predictions[name], _ = self._lap(name, slice_)
-        rows = _resampled(slice_, {name: predictions[name] for name in names}, self.probe.metric)
+        rows = _resampled(slice_, {name: predictions[name] for name in names}, self.probe)
         n_doublings = max(0.0, math.log2(len(self.images) / len(slice_)))
         rung = _rung_of(len(slice_), rows, names, self.seconds, self._n_passes(len(slice_)))
         drift = drift_of([_log_of(each) for each in (*rungs, rung)])
@@ -270,16 +268,16 @@ def _identity(
     """Return the digest of all that rungs depend on."""
     chosen = (options.confidence, options.first, options.growth, options.engine, options.precision)
     digest = hashlib.sha256(json.dumps([names, repr(probe), *chosen, options.split.seed]).encode())
-    table = images[["sha256", "class_index", "fold", "cluster"]]
+    table = images[["sha256", "label", "fold", "cluster"]]
     digest.update(table.to_csv(index=False).encode())
     return digest.hexdigest()
 
 
 def _resampled(
-    images: pd.DataFrame, predictions: Mapping[str, Predictions], metric: str
+    images: pd.DataFrame, predictions: Mapping[str, Predictions], probe: Probe
 ) -> dict[str, Resampled]:
     """Return the metric of choice of each module, on the same resamples."""
-    labels, groups = images["class_index"].to_numpy(), images["cluster"].to_numpy()
+    labels, groups, metric = probe.targets(images), images["cluster"].to_numpy(), probe.metric
     evaluator = Evaluator(labels, groups, parts=choice_parts(labels, groups))
     return {name: evaluator.resample(metric, of.of(metric)) for name, of in predictions.items()}
 

@@ -1,18 +1,17 @@
-"""What a race knows: its rungs, kept in `race.json` beside the slices, and where modules stand."""
+"""What a race knows: its rungs, kept in the run's `race.json`, and where modules stand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
-from hubretrain.errors import CacheError
+from hubretrain.errors import RunError
 from hubretrain.files import read_json, write_record
 from hubretrain.racing.pace import Lap
+from hubretrain.runs import Run
 
-FILE_NAME = "race.json"
 ALIVE, LEFT_OUT, FAILED, NOT_REACHED = "alive", "left out", "failed", "not reached"
 
 
@@ -134,23 +133,28 @@ class Race:
         """Return `standings` as a table: one row per module."""
         return pd.DataFrame([asdict(standing) for standing in self.standings()])
 
-    def save(self, folder: Path) -> None:
-        """Write `race.json`.
+    def save(self, run: Run) -> None:
+        """Write `race.json` of a run.
 
         Raises:
             WriteError: It cannot be written.
         """
-        write_record(folder / FILE_NAME, asdict(self))
+        write_record(run.race_file, asdict(self))
 
 
-def read_race(folder: Path, identity: str) -> Race | None:
-    """Return the race that is kept in a folder; None where there is none of this identity.
+def read_race(run: Run, identity: str | None = None) -> Race | None:
+    """Return the race that a run keeps; None where there is none of this identity.
+
+    Args:
+        run: The run.
+        identity: Its identity; by default any.
 
     Raises:
-        CacheError: Its file is damaged.
+        RunError: Its file is damaged.
     """
+    remedy = "remove it and run `hubretrain screen` again"
     try:
-        race = read_json(folder / FILE_NAME, Race, CacheError, "remove it and screen again")
+        race = read_json(run.race_file, Race, RunError, remedy)
     except FileNotFoundError:
         return None
-    return race if race.identity == identity else None
+    return race if identity in (None, race.identity) else None

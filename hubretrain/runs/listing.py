@@ -16,7 +16,7 @@ from hubretrain.runs.run import FITTED_FOLDER, Run
 _FOLDERS = ("heads", "screened", "finetune", "export", "exports", "report", FITTED_FOLDER)
 _FILES = (
     *("folds.csv", "folds.json", "ensemble.json", "data_check.html", "data_check.json"),
-    *("report.html", "label_errors.csv"),
+    *("report.html", "label_errors.csv", "race.json", "auto.json"),
     *(t.file_name for t in vars(run_tables).values() if isinstance(t, run_tables.RunTable)),
 )
 

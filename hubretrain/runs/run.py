@@ -67,6 +67,11 @@ class Run:
         return self.folder / "folds.csv"
 
     @property
+    def race_file(self) -> Path:
+        """`race.json`: what `hubretrain screen` knows of many modules."""
+        return self.folder / "race.json"
+
+    @property
     def screened_folder(self) -> Path:
         """`screened/`: sweeps to resume from; `in_use` by each fit that runs."""
         return self.folder / "screened"

@@ -121,6 +121,7 @@ def screen_modules(
         *_notes(images, dataset, sweep, options.split.keep_duplicates_together),
         *_on_labels(labels, sweep),
         *comparison.notes(board),
+        *_on_race(run),
         *changes,
     )
     shortlist = tuple(listed["module"])
@@ -408,6 +409,17 @@ def _notes(
             "lists them."
         )
     return notes
+
+
+def _on_race(run: Run) -> tuple[str, ...]:
+    """Return a sentence on modules that were chosen by these images before."""
+    if not run.race_file.exists():
+        return ()
+    sentence = (
+        "These modules were chosen by `hubretrain screen` on images of these folds, so the best of "
+        "them look a little better than they are; the test split took no part in that."
+    )
+    return (sentence,)
 
 
 def _chance(images: pd.DataFrame, sweep: Sweep) -> str:

@@ -84,8 +84,8 @@ def identity_of(file: Path, images: pd.DataFrame, sweep: Sweep) -> str:
 class Probe:
     """Few heads that are fitted in seconds, to tell which modules a fit is worth.
 
-    They are softmax heads on view 0, of all layers where these are cached, with every strength of
-    logit adjustment where the metric of choice asks for it.
+    They are softmax heads (logistic ones where an image may have several labels) on view 0, of all
+    layers where these are cached, with the decision rules that the metric of choice asks for.
 
     Attributes:
         sweep: What is fitted.
@@ -103,7 +103,8 @@ class Probe:
             metric: Metric of choice; None for that of a fit.
             layers: `last` or `all`.
             class_names: Class names in class order.
-            labels: int (n_images,), of the images outside of the test split.
+            labels: int (n_images,), of the images outside of the test split; bool (n_images,
+                n_classes) where an image may have several.
 
         Raises:
             HeadError: There is no such metric.
@@ -114,7 +115,7 @@ class Probe:
             l2=PROBE_L2,
             views=False,
             layers=ALL_LAYERS if layers == "all" else LAST_LAYER,
-            heads=("softmax",),
+            heads=("softmax",) if labels.ndim == 1 else ("logistic",),
         )
         return cls(Sweep.of(options, class_names, labels))
 
@@ -122,6 +123,10 @@ class Probe:
     def metric(self) -> str:
         """Name of the metric of choice."""
         return self.sweep.metric
+
+    def targets(self, images: pd.DataFrame) -> AnyArray:
+        """Return what images are labelled as: see `Sweep.targets`."""
+        return self.sweep.targets(images)
 
     def predictions(self, file: Path, images: pd.DataFrame) -> Predictions:
         """Return the cross-fitted predictions of a module, as those of a row of the leaderboard.

@@ -168,7 +168,7 @@ def test_modules_that_the_time_did_not_reach_are_compared_once_there_is_more(
     rung = replace(first, estimates=estimates, errors=errors, alive=(good,))
     short = replace(whole, rungs=(rung,), end="the time is over")
     assert [standing.status for standing in short.standings()] == [ALIVE, NOT_REACHED]
-    short.save(tmp_path / "work" / "cache" / "digits" / "slices")
+    short.save(Run(tmp_path / "work" / "run"))
     longer = race(folder, tmp_path / "work")
     assert poor in longer.rungs[0].estimates
     assert [rung.alive for rung in longer.rungs] == [rung.alive for rung in whole.rungs]
