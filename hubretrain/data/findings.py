@@ -201,7 +201,9 @@ def class_missing_in_split(summary: Summary) -> Iterator[Remark]:
         more = f", and {n_more} more" if n_more else ""
         yield Remark(
             f"The given {split} split has no image of class {name!r}{more}.",
-            "Its metrics say nothing about that class.",
+            "No head can learn it; give it images there, or use `exclude_class`."
+            if split == "train"
+            else "Its metrics say nothing about that class.",
         )
 
 

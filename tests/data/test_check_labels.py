@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from hubretrain.cli import main
 from hubretrain.data import SplitOptions
 from hubretrain.data.check import DataCheck, check_dataset, refuse_small_classes
 from hubretrain.data.dataset import ImageDataset, open_dataset
+from hubretrain.data.findings import findings_of
 from hubretrain.data.options import TableOptions
 from hubretrain.data.summarizing import summarize_labels
 from hubretrain.data.summary import LabelPair, Spread
@@ -95,6 +97,16 @@ def test_the_findings_name_what_is_wrong_with_labels(checked: DataCheck) -> None
     assert "Every image with 'part' has 'a', too." in notes
     assert "Images without any label: 1" in notes
     assert "Labels with fewer than 20 groups of images: 5 (rare (4), part (10), a (" in notes
+
+
+def test_a_label_that_is_never_trained_on_is_told(checked: DataCheck) -> None:
+    given = checked.summary.given_splits
+    assert given is not None
+    given = replace(given, missing=(("train", "rare"), ("test", "a")))
+    findings = findings_of(replace(checked.summary, given_splits=given))
+    (finding,) = (f for f in findings if "has no image of class" in f.what)
+    assert finding.what == "The given train split has no image of class 'rare', and 1 more."
+    assert finding.advice == "No head can learn it; give it images there, or use `exclude_class`."
 
 
 def test_the_record_and_the_page_show_the_labels(checked: DataCheck, dataset: ImageDataset) -> None:
