@@ -19,10 +19,9 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "the temperature of what is fine-tuned is fitted on the test split",
         "finetuning/module",
-        "        temperature = self.calibration.temperature\n        calibrated = at_temp",
-        "        from hubretrain.evaluation import calibrate\n"
-        '        self.calibration = calibrate(probs["test"], self._labels("test"), may_sharpen=False)\n'
-        "        temperature = self.calibration.temperature\n        calibrated = at_temp",
+        'self.criterion.calibration_of(probs["validation"], kept)',
+        '__import__("hubretrain.evaluation").evaluation.calibrate('
+        'probs["test"], self._labels(self.parts["test"]), may_sharpen=False)',
         MODULE,
     ),
     (
@@ -48,7 +47,7 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "class weights are left out of fine-tuning",
         "finetuning/module",
-        "equal if options.balanced_sampling else of_class)",
+        "equal if options.balanced_sampling else weights)",
         "equal)",
         TRAINER,
     ),
@@ -97,8 +96,8 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "ties at 60 %",
         "evaluation/intervals",
-        "def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.95)",
-        "def tied_with_best(rows: Sequence[Resampled], confidence: float = 0.6)",
+        "confidence: float = 0.95, later: float = 0.0",
+        "confidence: float = 0.6, later: float = 0.0",
         INTERVALS,
     ),
     (
@@ -118,8 +117,8 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "test figures of what is fine-tuned are of its head",
         "finetuning/module",
-        "metrics = self._metrics(probs, self.rule, temperature)",
-        "metrics = self._metrics(of_head, self.rule, temperature)",
+        "return self._results(history, self._metrics(predictions), head, uncalibrated)",
+        "return self._results(history, self._metrics(before), head, uncalibrated)",
         "tests/finetuning/test_layers.py " + TRAINER,
     ),
     (

@@ -10,6 +10,7 @@ import pytest
 
 from hubretrain.data.splitting import read_folds
 from hubretrain.evaluation import calibrate
+from hubretrain.export import Export
 from hubretrain.modules import resolve
 from hubretrain.runs import PREDICTIONS, TEST_PREDICTIONS, VALIDATION_PREDICTIONS
 from tests.finetuning.heads import give_head, pixels_of, weaken
@@ -58,6 +59,7 @@ def test_the_export_is_chosen_on_the_validation_fold_where_the_test_split_says_t
     exported, values = run.finetune.exported, run.finetune.exported.on_validation
     assert exported.name == "small, head" == max(values, key=values.get)
     assert values["small, head"] > values["small, fine-tuned"] + 0.2
+    assert Export.open(run.export_folder).manifest["fine_tuned"] is False
     of_head = TEST_PREDICTIONS.read(run.folder)
     other = (of_head["label"].astype(int) + 1) % 3
     assert result.test["accuracy"][0] > (of_head["decision"].astype(int) == other).mean() + 0.1
