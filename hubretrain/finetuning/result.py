@@ -141,7 +141,7 @@ def thresholds_on(probs: AnyArray, labels: BoolArray, otherwise: LabelThresholds
 def scores_of(probs: AnyArray, labels: AnyArray, groups: AnyArray, rule: Rule) -> AnyArray:
     """Return the scores that decide about the images of the validation fold after training.
 
-    That fold chooses the thresholds of labels. So that they are not judged on the images that they
+    That fold chooses the thresholds of labels. So that they are not evaluated on the images that they
     were chosen on, each half of the groups is decided by the thresholds of the other.
 
     Args:
