@@ -141,8 +141,8 @@ def thresholds_on(probs: AnyArray, labels: BoolArray, otherwise: LabelThresholds
 def scores_of(probs: AnyArray, labels: AnyArray, groups: AnyArray, rule: Rule) -> AnyArray:
     """Return the scores that decide about the images of the validation fold after training.
 
-    That fold chooses the thresholds of labels. So that they are not evaluated on the images that they
-    were chosen on, each half of the groups is decided by the thresholds of the other.
+    That fold chooses the thresholds of labels. So that they are not evaluated on the images that
+    they were chosen on, each half of the groups is decided by the thresholds of the other.
 
     Args:
         probs: float (n_images, n_classes), of the validation fold.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from hubretrain.data import reading_as
+from hubretrain.data import reading_as, split_labels
 from hubretrain.data.images import read_image, to_unit, view
 from hubretrain.errors import DataError, HubretrainError
 from hubretrain.export import export_of, identity_of, read_manifest
@@ -80,15 +80,16 @@ def saliency_section(run_data: RunData, root: Path, n_images: int) -> dict[str, 
     except HubretrainError as error:
         return {"saliency": [], "saliency_note": f"No saliency maps: {error}"}
     is_of_other_head = module is not None and model.part == OUT_OF_FOLD
-    note = " ".join([*notes, *_note(maps, is_of_other_head)])
+    note = " ".join([*notes, *_note(maps, is_of_other_head, run_data.multi_label)])
     return {"saliency": _template_rows(run_data, rows, images, maps), "saliency_note": note}
 
 
-def _note(maps: _Maps, is_of_other_head: bool) -> Iterator[str]:
+def _note(maps: _Maps, is_of_other_head: bool, multi_label: bool) -> Iterator[str]:
+    what = "most probable label" if multi_label else "top-1 prediction"
     methods = " and ".join(METHODS[name] for name in maps.methods)
     yield (
-        f"What {maps.title} looks at: its input, then {methods}, bright where the top-1 "
-        "prediction rests on the pixel. First the most confident errors, then correct "
+        f"What {maps.title} looks at: its input, then {methods}, bright where the "
+        f"{what} rests on the pixel. First the most confident errors, then correct "
         "predictions. A map shows where, not why; hubretrain explain draws it for any image."
     )
     if is_of_other_head:
@@ -109,13 +110,19 @@ def _template_rows(
         template_rows.append(
             {
                 "path": str(run_data.images["path"].iloc[row]),
-                "label": str(run_data.images["label"].iloc[row]),
+                "label": _given(run_data, row),
                 "prediction": f"{class_name} {100 * maps.probabilities[i]:.1f} %",
                 "image": _uri(Image.fromarray(pixels)),
                 "maps": [_uri(overlay) for overlay in overlays],
             }
         )
     return template_rows
+
+
+def _given(run_data: RunData, row: int) -> str:
+    """Return the class of an image, or its labels."""
+    label = str(run_data.images["label"].iloc[row])
+    return (", ".join(split_labels(label)) or "no label") if run_data.multi_label else label
 
 
 def _explained(run_data: RunData) -> tuple[str | None, EvaluatedModel, list[str]]:
