@@ -218,7 +218,7 @@ def _legend(board: pd.DataFrame, metrics: list[str]) -> str:
             "Averaged: the same head on several views of each image, one forward pass per view."
         )
     if formatting.has_several_labels(board):
-        parts.append("F1 and accuracies are of the labels whose probability is above a threshold.")
+        parts.append("F1 and subset accuracy are of the labels above their thresholds.")
     if board["adjust"].gt(0).any():
         of_probs = ", top-3 accuracy is of the probabilities" if "top_3" in metrics else ""
         parts.append(

@@ -36,7 +36,8 @@ RANDOM_SUFFIX = "_random"
 OF_PROBABILITIES = ("log_loss", "calibration_error")  # what a temperature changes
 AVERAGED = ("balanced_accuracy", "accuracy", "top_3", "log_loss")
 AVERAGED_OF_LABELS = (
-    *("mean_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "log_loss"),
+    *("mean_average_precision", "micro_average_precision", "macro_f1", "micro_f1"),
+    *("subset_accuracy", "log_loss"),
 )
 COSTS = ("gflops", "ms_per_image", "n_parameters")
 Row = dict[str, Any]

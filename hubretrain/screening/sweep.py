@@ -125,10 +125,10 @@ class Sweep:
         if metric is None:
             metric = _default_metric(labels, len(class_names))
         if metric not in metrics_of(multi_label):
+            of_classes = multi_label and metric in METRICS
+            what = f"{metric}, which does not apply {SEVERAL}" if of_classes else repr(metric)
             names = ", ".join(metrics_of(multi_label))
-            if multi_label and metric in METRICS:
-                raise HeadError(f"`metric` is {metric}, which is not one {SEVERAL}: {names}.")
-            raise HeadError(f"`metric` is {metric!r}; expected one of {names}.")
+            raise HeadError(f"`metric` is {what}; expected one of {names}.")
         if metric == "top_3" and len(class_names) <= 3:
             raise HeadError(
                 f"`metric` is top_3, which is 1 for any head of {len(class_names)} classes; choose "

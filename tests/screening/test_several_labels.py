@@ -392,7 +392,7 @@ def test_a_run_of_labels_takes_no_classes(place, screening):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "top_3"}, "is top_3, which is not one where images may .*: mean_average_prec"),
+        ({"metric": "top_3"}, "is top_3, which does not apply .*; expected one of mean_av"),
         ({"metric": "accurate"}, "is 'accurate'; expected one of mean_average_precision"),
         ({"adjust": (0.0, 1.0)}, "`adjust` does not apply where images may have several labels"),
         ({"heads": ("softmax", "mlp")}, "softmax, which does not apply .* some of logistic, mlp"),
