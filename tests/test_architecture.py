@@ -54,7 +54,11 @@ DOORS = {
     "pillow_heif": {"data.images.formats"},
     "platformdirs": {"modules.store"},
     "prometheus_client": {"serving.prometheus"},
-    "pyarrow": {"data.preparing.archives"},
+    "pyarrow": {
+        "data.preparing.archives",
+        "extraction.exchange.exporting",
+        "extraction.exchange.vectors",
+    },
     "ray": {"extraction.ray"},
     "starlette": {"serving.app"},
     "tensorflow": {"tensorflow"},

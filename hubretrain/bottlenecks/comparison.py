@@ -18,7 +18,7 @@ from hubretrain.errors import CacheError
 # The digest says which module it is, the segments which layers; these say only what it is called,
 # what it costs, how layers were requested, and how all of it is laid out.
 _DESCRIPTIVE = {"about", "written_by", "module", "handle", "n_parameters", "gflops", "layers"}
-_DESCRIPTIVE |= {"format", "format_version"}
+_DESCRIPTIVE |= {"format", "format_version", "imported_from"}
 
 
 @dataclass(frozen=True)

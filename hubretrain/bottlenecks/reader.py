@@ -195,7 +195,7 @@ class Bottlenecks:
         except KeyError as error:
             raise CacheError(
                 f"{self.path} has no row for an image with sha256 {error.args[0][:12]}; "
-                f"run `hubretrain cache` again for module {self.attributes['module']}."
+                f"{self._how_to_fill()}."
             ) from None
         n_without = int((self.n_views_of[index] <= view).sum())
         if n_without:
@@ -300,6 +300,15 @@ class Bottlenecks:
         seal = self._file["seal"][()] if "seal" in self._file else b""
         if seal and seal.decode() != seal_of(self._file):
             raise ValueError("its digests are not those that were written")
+
+    def _how_to_fill(self) -> str:
+        """Return what to do about images that the file lacks, a clause."""
+        if source := self.attributes.get("imported_from"):
+            return (
+                f"it was imported from {source}: run `hubretrain cache import` with vectors of all "
+                "images and `overwrite`"
+            )
+        return f"run `hubretrain cache` again for module {self.attributes['module']}"
 
     def _columns(self, layers: Layers) -> list[tuple[int, int]]:
         """Return the runs of columns of `/layers_NNN` that hold some inner layers, ascending."""

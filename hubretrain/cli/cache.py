@@ -11,6 +11,7 @@ from click_default_group import DefaultGroup
 from rich.filesize import decimal
 
 from hubretrain.cli.command import Command, Group, echo, in_flags, next_command
+from hubretrain.cli.exchange import export_vectors, import_features
 from hubretrain.cli.options import (
     DataSource,
     cache_option,
@@ -319,3 +320,7 @@ def merge(parts: tuple[Path, ...], output: Path | None) -> None:
             f"Parts {numbers} are missing; hubretrain cache computes what they would hold.",
             err=True,
         )
+
+
+cache.add_command(import_features)
+cache.add_command(export_vectors)

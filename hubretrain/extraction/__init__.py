@@ -3,7 +3,8 @@
 `cache` is the stage with the options of `options`; `plan` says what is computed and how,
 `pipeline` decodes ahead and runs the modules, `ray` does so in several processes; `maintenance`
 shows, verifies, merges and cleans up.
-`engines` is a room of its own: TensorFlow and OpenVINO.
+`engines` and `exchange` are rooms of their own: TensorFlow and OpenVINO; and what other tools
+computed or are given.
 """
 
 import lazy_loader as lazy

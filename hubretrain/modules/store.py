@@ -460,8 +460,14 @@ def restore_module(name: str, record: ModuleRecord) -> StoredModule:
 
     Raises:
         RunError: It is another module by now.
-        ModuleError: It cannot be found any more.
+        ModuleError: It cannot be found any more, or never was one: its features were imported.
     """
+    if source := record.attributes.get("imported_from"):
+        raise ModuleError(
+            f"{name} is features that were imported from {source}, without a network that computes "
+            "them: they are ranked, but cannot be exported, fine-tuned or explained; name another "
+            "module."
+        )
     size, value_range, sha256 = record.image_size, record.value_range, record.module_sha256
     module = find_stored(name, image_size=size, value_range=value_range)
     if module is None or not module.sha256 == sha256 == tree_sha256(module.folder):
