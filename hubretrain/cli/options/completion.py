@@ -31,9 +31,9 @@ def complete_modules(context: click.Context, _parameter: click.Parameter, text: 
 
 def complete_metrics(_context: click.Context, _parameter: click.Parameter, text: str) -> list[Any]:
     """Return the names of metrics."""
-    from hubretrain.evaluation import METRICS
+    from hubretrain.evaluation import LABEL_METRICS, METRICS
 
-    return _beginning(METRICS, text)
+    return _beginning(dict.fromkeys([*METRICS, *LABEL_METRICS]), text)
 
 
 def complete_classes(context: click.Context, _parameter: click.Parameter, text: str) -> list[Any]:
