@@ -53,10 +53,11 @@ from hubretrain.runs import (
     Run,
 )
 from hubretrain.screening.comparison import ModuleComparison
-from hubretrain.screening.fitted import Screening
+from hubretrain.screening.fitted import Screening, learning_curve
 from hubretrain.screening.leaderboard import columns
 from hubretrain.screening.options import ScreenOptions
 from hubretrain.screening.result import ScreenResult
+from hubretrain.screening.screen import Probe
 from hubretrain.screening.stages import Stages
 from hubretrain.screening.sweep import Sweep
 
@@ -122,6 +123,7 @@ def screen_modules(
         *_on_labels(labels, sweep),
         *comparison.notes(board),
         *_on_race(run),
+        *_on_more_images(run, files, development, sweep, listed["module"].tolist(), options),
         *changes,
     )
     shortlist = tuple(listed["module"])
@@ -409,6 +411,25 @@ def _notes(
             "lists them."
         )
     return notes
+
+
+def _on_more_images(
+    run: Run,
+    files: Sequence[Path],
+    images: pd.DataFrame,
+    sweep: Sweep,
+    shortlist: Sequence[str],
+    options: ScreenOptions,
+) -> tuple[str, ...]:
+    """Return a sentence on what more images would bring the first of the shortlist."""
+    if not options.learning_curve:
+        return ()
+    (file,) = (file for file in files if file.stem == shortlist[0])
+    probe = Probe.of(
+        sweep.metric, options.layers or "all", sweep.class_names, sweep.targets(images)
+    )
+    curve = learning_curve(file, images, probe, run.screened_folder, options.split.seed)
+    return () if curve is None else (curve.sentence(),)
 
 
 def _on_race(run: Run) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class ScreenOptions:
         heads: Kinds of heads to compare, of `softmax`, `logistic` and `mlp`. By default the two
             linear ones on every module, then `mlp` on the modules that tie with the best.
             `softmax` does not apply to several labels per image.
+        learning_curve: Whether to say what more images would bring.
         split: How the images are split; a run that has folds keeps them.
         top: Largest number of modules in the shortlist.
 
@@ -87,6 +88,9 @@ class ScreenOptions:
         "Kinds of heads to compare, such as softmax,logistic,mlp. By default softmax and logistic "
         "on every module, and mlp on the modules that tie with the best.",
         metavar="KINDS",
+    )
+    learning_curve: bool = option(
+        True, "Say what twice the images would bring, by heads on fewer of them."
     )
     split: SplitOptions = SplitOptions()
     top: int = option(3, "Largest number of modules in the shortlist.", minimum=1)
