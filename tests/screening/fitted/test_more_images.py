@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from hubretrain.errors import CacheError
 from hubretrain.evaluation import METRICS
@@ -67,9 +68,7 @@ def test_what_twice_the_images_bring_is_within_the_interval(tmp_path, seed):
     reached = []
     for n in (240, 480):  # what was trained on, and twice that; scored on all others
         chosen = np.flatnonzero(train)[:: max(1, train.sum() // n)][:n]
-        from sklearn.linear_model import LogisticRegressionCV
-
-        head = LogisticRegressionCV(Cs=5, cv=4, max_iter=500, scoring="accuracy")
+        head = LogisticRegression(C=0.1, max_iter=500)
         head.fit(features[chosen], images["class_index"].to_numpy()[chosen])
         reached.append(head.score(features[rest], images["class_index"].to_numpy()[rest]))
     gain, low, high = curve.gain
