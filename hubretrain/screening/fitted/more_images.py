@@ -19,7 +19,6 @@ from hubretrain.screening.screen import Probe, identity_of
 
 _log = logging.getLogger(__name__)
 FILE_NAME = "learning_curve.json"
-N_STEPS = 4  # folds of the largest training set, of 4 parts; a half and a quarter of it are fitted
 EXPONENT, EXPONENTS = 0.5, (0.25, 1.0)
 LITTLE = 0.01  # of a share: what is not worth labelling as many images again
 
@@ -30,16 +29,17 @@ class LearningCurve:
 
     The error of a classifier falls with the number n of its training images about as n^-c (Cortes
     et al. 1993, Learning curves: asymptotic values and rate of convergence, NIPS 6; Hestness et al.
-    2017, https://arxiv.org/abs/1712.00409), so a doubling brings 2^-c times what the one before
-    brought. The estimate has c = 1/2, its interval all of c from 1/4 to 1.
+    2017, https://arxiv.org/abs/1712.00409). If r times the images brought a gain, twice as many
+    again bring (1 - 2^-c) / (r^c - 1) of it. The estimate has c = 1/2, its interval all of c from
+    1/4 to 1.
 
     Attributes:
         identity: Digest of all that it depends on.
         module: Name of the module.
         metric: Name of the metric.
-        n_images: Numbers of training images, ascending, each about twice the one before.
+        n_images: Numbers of training images: about half of them, and all.
         values: The metric with each of them.
-        gain: What twice the largest number would bring: estimate and ends of its interval; in the
+        gain: What twice as many would bring: estimate and ends of its interval; in the
             direction of better.
         of_class: Class name to the gain of its recall, as `gain`.
     """
@@ -77,8 +77,8 @@ def learning_curve(
 ) -> LearningCurve | None:
     """Return the learning curve of a module; None where the folds do not allow one.
 
-    Each fold is scored by heads that were fitted on 1, 2 and 4 of the others (of eight and more,
-    on twice as many). It is kept in a folder, so that a fit that is repeated does not repeat it.
+    Each fold is scored by heads on all others, and by heads on half of the others. It is kept in a
+    folder, so that a fit that is repeated does not repeat it.
 
     Args:
         file: Bottleneck file of the module.
@@ -91,7 +91,7 @@ def learning_curve(
         WriteError: The folder cannot be written.
     """
     n_folds = images["fold"].nunique()
-    if (images["fold"] < 0).any() or n_folds <= N_STEPS:
+    if (images["fold"] < 0).any() or n_folds < 3:
         return None
     identity = f"{identity_of(file, images, probe.sweep)} {seed}"
     path = folder / FILE_NAME
@@ -101,15 +101,17 @@ def learning_curve(
             return kept
     except (CacheError, FileNotFoundError):  # it is computed again
         pass
-    unit = (n_folds - 1) // N_STEPS
-    steps = (unit, 2 * unit, N_STEPS * unit)
+    half = (n_folds - 1) // 2
     try:
-        with Bar(f"learning curve of {file.stem}", len(steps) * n_folds, "fits") as bar:
-            scored = [_scored(file, images, probe, step, bar) for step in steps]
-    except HeadError as error:  # such as a class that a quarter of the images lacks
+        with Bar(f"learning curve of {file.stem}", n_folds + 1, "fits") as bar:
+            of_half = _scored(file, images, probe, half, bar)
+            with bar.part(1 / bar.total):
+                of_all = probe.predictions(file, images)
+    except HeadError as error:  # such as a class that half of the images lack
         _log.info("There is no learning curve: %s", error)
         return None
-    curve = _curve(identity, file.stem, images, probe, scored, steps, seed)
+    steps = (half, n_folds - 1)
+    curve = _curve(identity, file.stem, images, probe, [of_half, of_all], steps, seed)
     write_record(path, asdict(curve))
     return curve
 
@@ -137,32 +139,32 @@ def _curve(
     images: pd.DataFrame,
     probe: Probe,
     scored: list[Predictions],
-    steps: tuple[int, ...],
+    steps: tuple[int, int],
     seed: int,
 ) -> LearningCurve:
     metric, labels = probe.metric, probe.targets(images)
     evaluator = Evaluator(labels, images["cluster"].to_numpy(), seed)
     rows = [evaluator.resample(metric, of.of(metric)) for of in scored]
-    last = intervals.difference(rows[-1], rows[-2])
+    last = intervals.difference(rows[1], rows[0])
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     ends = sorted((sign * last.low, sign * last.high))
-    per_fold = len(images) / images["fold"].nunique()
+    per_fold, ratio = len(images) / images["fold"].nunique(), steps[1] / steps[0]
     of_class = {}
     if labels.ndim == 1 and METRICS[metric].is_of_decision:
-        of_class = _by_class(scored[-2:], evaluator, probe.sweep.class_names)
+        of_class = _by_class(scored, evaluator, probe.sweep.class_names, ratio)
     return LearningCurve(
         identity,
         module,
         metric,
         tuple(round(step * per_fold) for step in steps),
         tuple(round(row.estimate, 6) for row in rows),
-        _next(sign * last.estimate, ends[0], ends[1]),
+        _next(sign * last.estimate, ends[0], ends[1], ratio),
         of_class,
     )
 
 
 def _by_class(
-    scored: list[Predictions], evaluator: Evaluator, class_names: tuple[str, ...]
+    scored: list[Predictions], evaluator: Evaluator, class_names: tuple[str, ...], ratio: float
 ) -> dict[str, tuple[float, float, float]]:
     before, after = (
         recall_per_class(of.adjusted, evaluator.labels, evaluator.weights) for of in scored
@@ -172,13 +174,13 @@ def _by_class(
     estimate = estimate - recall_per_class(scored[0].adjusted, evaluator.labels, None)
     low, high = np.nanquantile(change, [0.025, 0.975], axis=0)
     return {
-        name: _next(float(estimate[c]), float(low[c]), float(high[c]))
+        name: _next(float(estimate[c]), float(low[c]), float(high[c]), ratio)
         for c, name in enumerate(class_names)
     }
 
 
-def _next(estimate: float, low: float, high: float) -> tuple[float, float, float]:
-    """Return what the next doubling brings, where the last brought this."""
-    slow, fast = (2.0**-c for c in EXPONENTS)
-    ends = (low * (fast if low > 0 else slow), high * (slow if high > 0 else fast))
-    return round(estimate * 2.0**-EXPONENT, 6), round(ends[0], 6), round(ends[1], 6)
+def _next(estimate: float, low: float, high: float, ratio: float) -> tuple[float, float, float]:
+    """Return what twice the images bring, where `ratio` times as many brought this."""
+    middle, most, least = ((1 - 2.0**-c) / (ratio**c - 1) for c in (EXPONENT, *EXPONENTS))
+    ends = (low * (least if low > 0 else most), high * (most if high > 0 else least))
+    return round(estimate * middle, 6), round(ends[0], 6), round(ends[1], 6)
