@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from hubretrain.evaluation import METRICS, Resampled, intervals
+from hubretrain.evaluation import Resampled, intervals, metric_named
 
 PRIOR_DRIFT = 0.01  # of a share, for each doubling of the images; and of a log loss
 PRIOR_WEIGHT = 4.0  # in observed changes
@@ -35,7 +35,7 @@ def alive_after(
     names = list(rows)
     later = drift * math.sqrt(n_doublings)
     tied = intervals.tied_with_best([rows[name] for name in names], confidence, later)
-    sign = -1.0 if METRICS[rows[names[0]].metric].higher_is_better else 1.0
+    sign = -1.0 if metric_named(rows[names[0]].metric).higher_is_better else 1.0
     kept = [name for name, is_tied in zip(names, tied, strict=True) if is_tied]
     return sorted(kept, key=lambda name: (sign * rows[name].estimate, name))
 

@@ -12,7 +12,13 @@ import pandas as pd
 
 from hubretrain.arrays import AnyArray
 from hubretrain.errors import CacheError, HeadError
-from hubretrain.evaluation import METRICS, Evaluator, Predictions, intervals, recall_per_class
+from hubretrain.evaluation import (
+    Evaluator,
+    Predictions,
+    intervals,
+    metric_named,
+    recall_per_class,
+)
 from hubretrain.files import read_json, write_record
 from hubretrain.progress import Bar
 from hubretrain.screening.screen import Probe, identity_of
@@ -54,7 +60,7 @@ class LearningCurve:
 
     def sentence(self) -> str:
         """Say what twice the images would bring."""
-        is_share = METRICS[self.metric].is_share
+        is_share = metric_named(self.metric).is_share
         scale, digits, unit = (100, 1, "points") if is_share else (1, 3, "nats")
         gain, low, high = (f"{round(scale * v, digits) + 0.0:+.{digits}f}" for v in self.gain)
         steps = " to ".join(f"{n:,}" for n in self.n_images)
@@ -146,11 +152,11 @@ def _curve(
     evaluator = Evaluator(labels, images["cluster"].to_numpy(), seed)
     rows = [evaluator.resample(metric, of.of(metric)) for of in scored]
     last = intervals.difference(rows[1], rows[0])
-    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    sign = 1.0 if metric_named(metric).higher_is_better else -1.0
     ends = sorted((sign * last.low, sign * last.high))
     per_fold, ratio = len(images) / images["fold"].nunique(), steps[1] / steps[0]
     of_class = {}
-    if labels.ndim == 1 and METRICS[metric].is_of_decision:
+    if labels.ndim == 1 and metric_named(metric).is_of_decision:
         of_class = _by_class(scored, evaluator, probe.sweep.class_names, ratio)
     return LearningCurve(
         identity,
