@@ -17,7 +17,7 @@ from hubretrain.cli.fit import print_leaderboard
 from hubretrain.data import TableOptions, open_dataset
 from hubretrain.data.options import SplitOptions
 from hubretrain.errors import HeadError, RunError
-from hubretrain.evaluation import choice_parts
+from hubretrain.evaluation import Evaluator, choice_parts
 from hubretrain.evaluation.metrics import LABEL_METRICS
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
@@ -164,49 +164,55 @@ def alike_in_every_fold(seed, shares=(0.5, 0.3, 0.2)):
     return images.drop(columns="class_index"), labels
 
 
+@pytest.mark.slow
 def test_labels_without_signal_show_chance_of_module_best_module_and_ensemble(tmp_path):
     """The fits are real; only what is not corrected is above chance."""
     sweep = replace(SWEEP, class_names=NAMES[:3], l2=(1.0, 10.0, 100.0, 1000.0))
     figures = []
-    for seed in range(5):
+    for seed in range(10):
         images, labels = alike_in_every_fold(seed)
         results = []
-        for m in range(2):
+        for m in range(3):
             features = np.random.default_rng([seed, m]).normal(size=(60, 20)).astype(np.float32)
             file = write_features(tmp_path / f"m{m}.h5", images, [features])
             results.append(screen(file, images, sweep)[0])
             file.unlink()
         comparison = ModuleComparison(images, results, sweep, seed)
-        predictions = comparison.predictions()
-        of_models = [*predictions.values(), comparison.best()]
-        values = [
+        *of_modules, ensemble, best = (
             comparison.evaluator.resample(SWEEP.metric, of.of(SWEEP.metric)).estimate
-            for of in of_models
-        ]
+            for of in [*comparison.predictions().values(), comparison.best()]
+        )
         uncorrected = max(result.about["uncorrected"] for result in results)
         expected = chance(labels, choice_parts(labels, images["cluster"].to_numpy()))
-        figures.append(np.array([*values, uncorrected]) - expected)
+        values = [np.mean(of_modules), best, ensemble, uncorrected]
+        figures.append(np.array(values) - expected)
     *honest, uncorrected = np.transpose(figures)
     for above in honest:
         assert abs(above.mean()) < 2.5 * above.std(ddof=1) / np.sqrt(len(above))
     assert uncorrected.mean() > np.mean(honest)
 
 
-def test_thresholds_without_signal_are_worth_no_more_than_deciding_on_every_label(tmp_path):
+def test_without_signal_rankings_are_chance_and_thresholds_no_better_than_every_label(tmp_path):
     """F1 of deciding on all is 2 p / (1 + p); where images choose for themselves, it is more."""
-    gains, uncorrected = [], []
-    for seed in range(5):
-        images, labels, _ = several_labels(80, shares=(0.5, 0.3, 0.2), seed=seed)
-        features = np.random.default_rng(seed).normal(size=(80, 8)).astype(np.float32)
+    figures = []
+    for seed in range(6):
+        images, labels = alike_in_every_fold(seed)
+        features = np.random.default_rng(seed).normal(size=(60, 8)).astype(np.float32)
         file = write_features(tmp_path / f"m{seed}.h5", images, [features])
         result, _ = screen(file, images, replace(SWEEP, class_names=NAMES[:3], metric="macro_f1"))
+        groups = images["cluster"].to_numpy()
+        evaluator = Evaluator(labels, groups, parts=choice_parts(labels, groups))
+        ranked = evaluator.resample(SWEEP.metric, result.chosen.unadjusted).estimate
+        ranked -= chance(labels, evaluator.parts)
         p = labels.mean(axis=0)
+        decided = f1_score(labels, result.predictions["adjusted"] > 0.5, average="macro")
         trivial = (2 * p / (1 + p)).mean()
-        gains.append(f1_score(labels, result.predictions["adjusted"] > 0.5, average="macro"))
-        gains[-1] -= trivial
-        uncorrected.append(result.about["uncorrected"] - trivial)
-    assert np.mean(gains) < 2.5 * np.std(gains, ddof=1) / np.sqrt(len(gains))
-    assert min(uncorrected) > 0
+        figures.append((ranked, decided - trivial, result.about["uncorrected"] - trivial))
+    ranked, decided, uncorrected = np.transpose(figures)
+    error = np.std(figures, axis=0, ddof=1) / np.sqrt(len(figures))
+    assert abs(ranked.mean()) < 2.5 * error[0]
+    assert decided.mean() < 2.5 * error[1]
+    assert uncorrected.min() > 0
 
 
 def test_labels_that_cannot_be_learned_are_constant_and_left_out_of_the_mean(tmp_path):
