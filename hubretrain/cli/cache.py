@@ -15,6 +15,7 @@ from hubretrain.cli.exchange import export_vectors, import_features
 from hubretrain.cli.options import (
     DataSource,
     cache_option,
+    cluster_options,
     data_options,
     input_options,
     json_option,
@@ -26,6 +27,7 @@ from hubretrain.cli.options import (
 from hubretrain.extraction import CacheOptions
 
 if TYPE_CHECKING:
+    from hubretrain.extraction import CacheEstimate, Cluster
     from hubretrain.modules import Trust
 
 
@@ -85,19 +87,7 @@ def cache() -> None:
     metavar="I/N",
     help="Compute only the I-th of N shares of the images, into a file for hubretrain cache merge.",
 )
-@click.option(
-    "--workers",
-    "n_workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Compute with N processes on Ray (hubretrain[ray]); by default in this process.",
-)
-@click.option(
-    "--ray-address",
-    metavar="ADDRESS",
-    help="Address of a Ray cluster: auto, host:port or ray://host:port; by default Ray runs on "
-    "this machine.",
-)
+@cluster_options
 @click.option(
     "--preview",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -113,6 +103,12 @@ def cache() -> None:
     help="Folds that fit will use: a class too small for them and a test split is an error before "
     "anything is computed. 0 does not check.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Time a few forward passes, show how long all would take and how large the files would "
+    "be, and stop.",
+)
 def fill(
     source: DataSource,
     modules: tuple[str, ...],
@@ -122,10 +118,10 @@ def fill(
     value_range: tuple[float, float] | None,
     trust: Trust,
     part: str | None,
-    n_workers: int | None,
-    ray_address: str | None,
+    cluster: Cluster | None,
     preview: Path | None,
     n_folds: int,
+    dry_run: bool,
 ) -> None:
     """Run each module once over the images of DATA and keep the bottlenecks.
 
@@ -133,7 +129,7 @@ def fill(
     one data set in it. Rerunning the command computes only what is missing.
     """
     from hubretrain.data import Quarantine, left_out_sentences, refuse_small_classes
-    from hubretrain.extraction import Cluster, Part, cache_bottlenecks
+    from hubretrain.extraction import Part, cache_bottlenecks, estimate_cache
     from hubretrain.modules import resolve
 
     if not modules and preview is None:
@@ -160,16 +156,20 @@ def fill(
         return
     if n_folds:
         refuse_small_classes(dataset, n_folds, cache)
+    stored = [
+        resolve(name, image_size=image_size, value_range=value_range, trust=trust)
+        for name in modules
+    ]
+    if dry_run:
+        print_estimate(estimate_cache(dataset, stored, options, cache=cache))
+        return
     results = cache_bottlenecks(
         dataset,
-        [
-            resolve(name, image_size=image_size, value_range=value_range, trust=trust)
-            for name in modules
-        ],
+        stored,
         options,
         cache=cache,
         part=Part.parse(part) if part else None,
-        cluster=Cluster(n_workers or 2, ray_address) if n_workers or ray_address else None,
+        cluster=cluster,
     )
     for result in results:
         echo(
@@ -192,6 +192,18 @@ def fill(
     if not part:
         elsewhere = () if cache == Path("cache") else ("--cache", cache)
         echo(f"Next: {next_command('fit', *source.folders, *elsewhere)}")
+
+
+def print_estimate(estimate: CacheEstimate) -> None:
+    """Print the passes and bytes of each module, and the time of all."""
+    for name, n, size in zip(estimate.modules, estimate.n_forward, estimate.n_bytes, strict=True):
+        echo(f"{name}: {n:,} forward passes, {decimal(size)} in the end")
+    if not estimate.seconds:
+        echo("Nothing is missing.")
+        return
+    seconds = estimate.seconds
+    words = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+    echo(f"About {words} in all, at {estimate.images_per_second:,.0f} images/s.")
 
 
 def _features(n_features: int, layers: Sequence[str]) -> str:

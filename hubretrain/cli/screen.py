@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.filesize import decimal
 
 from hubretrain.cli.command import Command, echo, next_command, print_table
 from hubretrain.cli.options import (
     RUNS,
     DataSource,
     cache_option,
+    cluster_options,
     data_options,
     json_option,
     named_modules,
@@ -28,6 +30,8 @@ from hubretrain.cli.options import (
 from hubretrain.racing import RaceOptions
 
 if TYPE_CHECKING:
+    from hubretrain.data import ImageDataset
+    from hubretrain.extraction import Cluster
     from hubretrain.modules import StoredModule, Trust
     from hubretrain.racing import Race, Standing
 
@@ -65,6 +69,13 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 @options_from(RaceOptions, param_types={"minutes": Duration()})
 @offline_option
 @trust_option
+@cluster_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Time a few forward passes of each module, show what the first slice and all images would "
+    "take, and stop.",
+)
 @json_option
 def screen(
     source: DataSource,
@@ -73,6 +84,8 @@ def screen(
     run: Path | None,
     options: RaceOptions,
     trust: Trust,
+    cluster: Cluster | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Compare many modules of DATA on growing slices of the images, within a time.
@@ -88,6 +101,9 @@ def screen(
     chosen = Run(run or RUNS / dataset.name)
     options = replace(options, split=split_as_cut(chosen, options.split))
     entrants = _entrants(modules)
+    if dry_run:
+        _print_estimates(dataset, entrants, options, cache, trust)
+        return
     race = race_modules(
         dataset,
         entrants,
@@ -95,6 +111,7 @@ def screen(
         options,
         cache=cache,
         trust=trust,
+        cluster=cluster,
         on_rung=None if as_json else lambda race: _print_rung(race, options.minutes),
     )
     if as_json:
@@ -133,6 +150,42 @@ def _entrants(names: tuple[str, ...]) -> list[str | StoredModule]:
         return math.inf if gflops is None else gflops
 
     return sorted(entrants, key=cost)
+
+
+def _print_estimates(
+    dataset: ImageDataset,
+    entrants: list[str | StoredModule],
+    options: RaceOptions,
+    cache: Path,
+    trust: Trust,
+) -> None:
+    """Print what forward passes of each module would take; those that fail say why."""
+    from hubretrain.errors import HubretrainError
+    from hubretrain.extraction import CacheOptions, estimate_cache
+    from hubretrain.modules import resolve
+    from hubretrain.racing import first_size
+
+    n_images = len(dataset.images)
+    first = first_size(round(n_images * (1 - options.split.test_fraction)), options.first)
+    how = CacheOptions(
+        n_views=1, engine=options.engine, precision=options.precision, layers=options.layers
+    )
+    rows, total = [], 0.0
+    for entrant in entrants:
+        name = entrant if isinstance(entrant, str) else entrant.name
+        try:
+            module = resolve(entrant, trust=trust) if isinstance(entrant, str) else entrant
+            of = estimate_cache(dataset, [module], how, cache=cache)
+        except HubretrainError as error:
+            rows.append((name, str(error), "", ""))
+            continue
+        seconds = n_images / of.images_per_second if of.images_per_second else 0.0
+        total += seconds * first / n_images
+        cells = (f"{seconds * first / n_images:,.1f}", f"{seconds:,.0f}", decimal(of.n_bytes[0]))
+        rows.append((name, *cells))
+    titles = ("module", f"s for {first:,} images", "s for all", "bytes of all")
+    print_table(titles, rows, numbers=titles[1:])
+    echo(f"Forward passes for the first slice: about {total:,.0f} s; heads come on top of that.")
 
 
 def _print_rung(race: Race, minutes: float) -> None:

@@ -1,8 +1,8 @@
 """The cache stage: images to bottlenecks, for several modules at once.
 
 `cache` is the stage with the options of `options`; `plan` says what is computed and how,
-`pipeline` decodes ahead and runs the modules, `ray` does so in several processes; `maintenance`
-shows, verifies, merges and cleans up.
+`pipeline` decodes ahead and runs the modules, `ray` does so in several processes; `estimate` says
+how long it would take; `maintenance` shows, verifies, merges and cleans up.
 `engines` and `exchange` are rooms of their own: TensorFlow and OpenVINO; and what other tools
 computed or are given.
 """

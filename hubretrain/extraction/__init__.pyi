@@ -1,4 +1,6 @@
 from .cache import cache_bottlenecks as cache_bottlenecks
+from .estimate import CacheEstimate as CacheEstimate
+from .estimate import estimate_cache as estimate_cache
 from .maintenance import cache_status as cache_status
 from .maintenance import collect_garbage as collect_garbage
 from .maintenance import merge_parts as merge_parts

@@ -4,6 +4,7 @@ from .hour import Portion as Portion
 from .hour import portion_of as portion_of
 from .options import RaceOptions as RaceOptions
 from .pace import Lap as Lap
+from .race import first_size as first_size
 from .race import race_modules as race_modules
 from .record import Race as Race
 from .record import Rung as Rung

@@ -11,7 +11,7 @@ from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog
 from hubretrain.data import ImageDataset, Quarantine
 from hubretrain.errors import CacheError
 from hubretrain.evaluation import Predictions
-from hubretrain.extraction import CacheOptions, Slice, cache_bottlenecks, slice_file
+from hubretrain.extraction import CacheOptions, Cluster, Slice, cache_bottlenecks, slice_file
 from hubretrain.modules import StoredModule
 from hubretrain.progress import PERCENT, Bar
 from hubretrain.racing.options import RaceOptions
@@ -28,6 +28,7 @@ def run_lap(
     probe: Probe,
     options: RaceOptions,
     cache: Path,
+    cluster: Cluster | None = None,
 ) -> tuple[Predictions, Lap]:
     """Return the predictions of quick heads of a module on a slice, and what they took.
 
@@ -40,6 +41,7 @@ def run_lap(
         probe: The heads that are fitted.
         options: How features are computed.
         cache: The cache folder.
+        cluster: Worker processes on Ray; by default features are computed in this process.
 
     Raises:
         CacheError: The features cannot be computed or kept.
@@ -49,7 +51,9 @@ def run_lap(
     """
     with Bar(module.name, 100, PERCENT) as bar:
         with bar.part(SHARE_OF_FEATURES):
-            file, images, passes, loading = _features(dataset, images, module, options, cache)
+            file, images, passes, loading = _features(
+                dataset, images, module, options, cache, cluster
+            )
         started = time.monotonic()
         with bar.part(1 - SHARE_OF_FEATURES):
             predictions = probe.predictions(file, images)
@@ -62,6 +66,7 @@ def _features(
     module: StoredModule,
     options: RaceOptions,
     cache: Path,
+    cluster: Cluster | None,
 ) -> tuple[Path, pd.DataFrame, float, float]:
     """Return the file that holds a slice's features, and the images of it that can be decoded.
 
@@ -78,7 +83,9 @@ def _features(
         )
         file = slice_file(folder, module.name)
         part = Slice(frozenset(sha256s) | _contents(file))
-        (result,) = cache_bottlenecks(dataset, [module], how, cache=cache, part=part)
+        (result,) = cache_bottlenecks(
+            dataset, [module], how, cache=cache, part=part, cluster=cluster
+        )
         if result.n_computed:
             rate = ForwardPassLog(folder).images_per_second(module.name)
             passes = 1 / rate if rate else result.seconds / result.n_computed

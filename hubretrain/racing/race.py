@@ -19,6 +19,7 @@ from hubretrain.data import ImageDataset, Quarantine, targets
 from hubretrain.data.splitting import write_folds
 from hubretrain.errors import CacheError, EngineError, HeadError, ModuleError
 from hubretrain.evaluation import Evaluator, Predictions, Resampled, choice_parts, intervals
+from hubretrain.extraction import Cluster
 from hubretrain.files import StrPath
 from hubretrain.modules import StoredModule, Trust, resolve
 from hubretrain.progress import Bar
@@ -48,6 +49,7 @@ def race_modules(
     *,
     cache: StrPath = "cache",
     trust: Trust = True,
+    cluster: Cluster | None = None,
     on_rung: Callable[[Race], None] | None = None,
 ) -> Race:
     """Compare modules on growing slices of the images, and leave out those that will not win.
@@ -61,6 +63,7 @@ def race_modules(
         options: How to screen.
         cache: The cache folder.
         trust: Whether to take modules from outside the catalogue; see `resolve`.
+        cluster: Worker processes on Ray that compute the features; by default this process does.
         on_rung: Called after each slice.
 
     Raises:
@@ -81,7 +84,7 @@ def race_modules(
     started = time.monotonic()
     names = tuple(of if isinstance(of, str) else of.name for of in modules)
     racing = _Racing.prepared(dataset, names, Run.of(run), options, Path(cache), trust)
-    racing.started = started
+    racing.started, racing.cluster = started, cluster
     racing.stored |= {of.name: of for of in modules if not isinstance(of, str)}
     return racing.race_to_end(on_rung)
 
@@ -101,6 +104,7 @@ class _Racing:
     race: Race
     pace: Pace
     stored: dict[str, StoredModule] = field(default_factory=dict)
+    cluster: Cluster | None = None
     started: float = field(default_factory=time.monotonic)
     spent: float = 0.0
 
@@ -172,8 +176,7 @@ class _Racing:
         """Return the size of the next slice, None where the time is not enough for one."""
         n_all, rungs = len(self.images), self.race.rungs
         if not rungs:
-            first = self.options.first or max(SMALLEST_SLICE, round(n_all * SMALLEST_SHARE))
-            return min(n_all, first)
+            return first_size(n_all, self.options.first)
         before = rungs[-1].n_images
         wanted = min(n_all, round(before * self.options.growth))
         granted = 60 * self.options.minutes - self.seconds
@@ -226,7 +229,13 @@ class _Racing:
         if name not in self.stored:
             self.stored[name] = resolve(name, trust=self.trust)
         return run_lap(
-            self.dataset, slice_, self.stored[name], self.probe, self.options, self.cache
+            self.dataset,
+            slice_,
+            self.stored[name],
+            self.probe,
+            self.options,
+            self.cache,
+            self.cluster,
         )
 
     def _decodable(self, slice_: pd.DataFrame) -> pd.DataFrame:
@@ -244,6 +253,16 @@ class _Racing:
             f"{self._next_size():,} images; grant more, or fewer images with `first`: what was "
             "computed is kept."
         )
+
+
+def first_size(n_images: int, first: int | None) -> int:
+    """Return the size of the first slice.
+
+    Args:
+        n_images: Images outside of the test split.
+        first: The option; None for a share of them.
+    """
+    return min(n_images, first or max(SMALLEST_SLICE, round(n_images * SMALLEST_SHARE)))
 
 
 def _development(

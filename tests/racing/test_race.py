@@ -13,7 +13,7 @@ from hubretrain.cli import main
 from hubretrain.data import open_dataset
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError
-from hubretrain.extraction import CacheOptions, cache_bottlenecks, slice_file
+from hubretrain.extraction import CacheOptions, Cluster, cache_bottlenecks, slice_file
 from hubretrain.modules import resolve
 from hubretrain.racing import RaceOptions, race_modules
 from hubretrain.racing.record import ALIVE, FAILED, NOT_REACHED
@@ -217,3 +217,14 @@ def test_a_budget_that_is_no_time_is_a_usage_error():
     ran = CliRunner().invoke(main, ["screen", "--budget", "soon"])
     assert ran.exit_code == 2
     assert "'soon' is no time such as 10m" in ran.output
+
+
+@pytest.mark.slow
+def test_workers_on_ray_give_the_race_of_one_process(folder, raced, tmp_path):
+    pytest.importorskip("ray")
+    _, alone, _ = raced
+    names = [str(folder / "good"), str(folder / "poor")]
+    dataset = open_dataset(folder / "digits")
+    words = {"cache": tmp_path / "cache", "cluster": Cluster(2, None)}
+    together = race_modules(dataset, names, tmp_path / "run", OPTIONS, **words)
+    assert [rung.estimates for rung in together.rungs] == [rung.estimates for rung in alone.rungs]

@@ -1,3 +1,4 @@
+from .backbones import cluster_options as cluster_options
 from .backbones import input_options as input_options
 from .backbones import modules_option as modules_option
 from .backbones import named_modules as named_modules

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -76,3 +78,31 @@ def input_options(command: F) -> F:
 def _go_offline(value: bool) -> None:
     if value:
         os.environ["HUBRETRAIN_OFFLINE"] = "1"  # for processes that this one starts, too
+
+
+def cluster_options(command: F) -> F:
+    """Add the options that say where forward passes are computed; the command gets a `cluster`."""
+
+    @functools.wraps(command)
+    def with_cluster(
+        *args: Any, n_workers: int | None, ray_address: str | None, **rest: Any
+    ) -> Any:
+        from hubretrain.extraction import Cluster
+
+        cluster = Cluster(n_workers or 2, ray_address) if n_workers or ray_address else None
+        return command(*args, cluster=cluster, **rest)
+
+    workers = click.option(
+        "--workers",
+        "n_workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Compute with N processes on Ray (hubretrain[ray]); by default in this process.",
+    )
+    address = click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Address of a Ray cluster: auto, host:port or ray://host:port; by default Ray runs "
+        "on this machine.",
+    )
+    return typing.cast(F, workers(address(with_cluster)))
