@@ -81,13 +81,13 @@ def _print(result: EvaluatedExport) -> None:
         if words := formatting.estimate_words(row, name):
             metrics.add_row(formatting.metric_name(name), words[0], f"{words[1]} to {words[2]}")
     word = "label" if result.multi_label else "class"
-    shown = ("precision", "recall", "f1") if result.multi_label else ("recall",)
-    names = [formatting.metric_name(name) for name in (*shown, "average_precision")]
-    limits = ["threshold"] if result.multi_label else []
-    classes = Table(word, "images", *limits, *names, box=None)
-    for _, row_of_class in result.per_class.iterrows():
-        texts = [f"{row_of_class[name]:.3f}" for name in limits]
-        texts += [_percent(row_of_class, name) for name in (*shown, "average_precision")]
+    plain = ("threshold", "precision", "recall") if result.multi_label else ()
+    shown = ("f1" if result.multi_label else "recall", "average_precision")
+    names = [formatting.metric_name(name) for name in (*plain, *shown)]
+    classes = Table(word, "images", *names, box=None)
+    for _, row_of_class in result.per_class.iterrows():  # all intervals would need 100 columns
+        texts = [_percent(row_of_class, name, with_interval=False) for name in plain]
+        texts += [_percent(row_of_class, name) for name in shown]
         classes.add_row(row_of_class["class"], f"{row_of_class['n_images']:,}", *texts)
     console = terminal()
     console.print(metrics)
@@ -95,9 +95,11 @@ def _print(result: EvaluatedExport) -> None:
     console.print(classes)
 
 
-def _percent(row: Any, name: str) -> str:
+def _percent(row: Any, name: str, *, with_interval: bool = True) -> str:
     """Return a share and its interval, in percent; '' where it is undefined."""
     if row["n_images"] == 0 or row[name] != row[name]:
         return ""
+    if not with_interval:
+        return f"{100 * row[name]:.1f}"
     estimate, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{estimate:.1f} ({low:.1f}-{high:.1f})"

@@ -218,9 +218,13 @@ def rule_of(manifest: Mapping[str, Any]) -> Rule:
 
 
 def rule_entries(rule: Rule) -> dict[str, Any]:
-    """Return the entries of a manifest that name a decision rule."""
+    """Return the entries of a manifest that name a decision rule.
+
+    A threshold next to 0 or 1 may be rounded to it by the temperature; it is kept off both ends.
+    """
     if isinstance(rule, LabelThresholds):
-        return {"multi_label": True, "thresholds": list(rule.values)}
+        ends = np.finfo(np.float64).tiny, np.nextafter(1.0, 0.0)
+        return {"multi_label": True, "thresholds": np.clip(rule.values, *ends).tolist()}
     return {"adjust": rule.strength, "priors": list(rule.priors)}
 
 

@@ -6,6 +6,7 @@ computes at it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,37 @@ def class_curves(
             }
         )
     return curves
+
+
+def at_thresholds(
+    probabilities: FloatArray, labels: BoolArray, thresholds: Sequence[float]
+) -> list[dict[str, float | None]]:
+    """Return where the threshold of each label lies on its curves.
+
+    Args:
+        probabilities: float64 (n_images, n_labels).
+        labels: bool (n_images, n_labels).
+        thresholds: Threshold of each label.
+
+    Returns:
+        `recall`, `precision`, `fpr` and `tpr` per label; None where there is none.
+    """
+    decided = probabilities > np.array(thresholds)
+    hits, n_decided, n_with = (x.sum(axis=0) for x in (labels & decided, decided, labels))
+    n_without = len(labels) - n_with
+    return [
+        {
+            "recall": _share(hits[c], n_with[c]),
+            "precision": _share(hits[c], n_decided[c]),
+            "fpr": _share(n_decided[c] - hits[c], n_without[c]),
+            "tpr": _share(hits[c], n_with[c]),
+        }
+        for c in range(labels.shape[1])
+    ]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(float(part / whole), 4) if whole else None
 
 
 def calibration(probabilities: FloatArray, labels: AnyArray) -> list[dict[str, float]]:

@@ -152,12 +152,15 @@ def _curves(model: EvaluatedModel, labels: Any, names: tuple[str, ...], x: str) 
     """Draw the precision-recall curves (`x` is `recall`) or the ROC curves (`x` is `fpr`)."""
     figure, axes = _figure(5.6, 5.6)
     y = {"recall": "precision", "fpr": "tpr"}[x]
+    marks: list[Any] = []
+    if model.thresholds:
+        marks = curves.at_thresholds(model.probabilities, labels, model.thresholds)
     for c, curve in enumerate(curves.class_curves(model.probabilities, labels)):
         name = names[c]
         if curve is not None:
             (line,) = axes.plot(curve[x], curve[y], label=_literal(name), linewidth=1.2)
-            if model.thresholds:
-                axes.plot(*_at_threshold(model, labels, c, x), "o", color=line.get_color())
+            if marks and None not in (mark := (marks[c][x], marks[c][y])):
+                axes.plot(*mark, "o", color=line.get_color())
     axis_names = {"recall": "recall", "precision": "precision", "fpr": "false positive rate",
                   "tpr": "true positive rate"}  # fmt: skip
     title = _literal(model.title)
@@ -166,15 +169,6 @@ def _curves(model: EvaluatedModel, labels: Any, names: tuple[str, ...], x: str) 
     if len(names) <= MAX_NAMED:
         axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def _at_threshold(model: EvaluatedModel, labels: Any, c: int, x: str) -> tuple[float, float]:
-    """Return where the threshold of a label lies on its curve; see `_curves`."""
-    has, decided = labels[:, c], model.decisions[:, c]
-    recall = float((has & decided).sum() / max(has.sum(), 1))
-    if x == "recall":
-        return recall, float((has & decided).sum() / decided.sum() if decided.any() else np.nan)
-    return float((~has & decided).sum() / max((~has).sum(), 1)), recall
 
 
 def _calibration(model: EvaluatedModel, labels: Any) -> Any:

@@ -103,7 +103,12 @@ def model_payload(model: EvaluatedModel, predicted: PredictedImages) -> dict[str
     log_loss_before = float(metric_named("log_loss").function(before, labels, None))
     n_top = MAX_LABELS if multi_label else 3
     top_classes, top_thousandths = curves.top_classes(model.probabilities, n_top)
-    of_labels = {"thresholds": [round(t, 6) for t in model.thresholds]} if multi_label else {}
+    of_labels: dict[str, Any] = {}
+    if multi_label:
+        of_labels = {
+            "thresholds": [round(threshold, 6) for threshold in model.thresholds],
+            "marks": curves.at_thresholds(model.probabilities, labels, model.thresholds),
+        }
     return {
         "title": model.title,
         "about": [

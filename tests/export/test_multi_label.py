@@ -19,7 +19,7 @@ from hubretrain.errors import DataError, RunError
 from hubretrain.evaluation.label_thresholds import LabelThresholds
 from hubretrain.evaluation.temperature import at_temperature
 from hubretrain.export.evaluate import evaluate_export
-from hubretrain.export.manifest import Export
+from hubretrain.export.manifest import Export, rule_entries
 from hubretrain.export.predict import predict_images
 from hubretrain.export.runtimes import FORMATS, open_runtime
 from hubretrain.export.views import AveragedView
@@ -67,6 +67,13 @@ def test_the_thresholds_decide_the_same_at_the_temperature(label_export, pooled_
     assert set(decided.sum(axis=1)) > {0, 1}
     assert export.multi_label
     assert not {"adjust", "priors"} & export.manifest.keys()
+
+
+def test_a_threshold_next_to_an_end_stays_off_it_at_a_low_temperature():
+    rule = LabelThresholds((1e-30, 0.25, 1 - 1e-7)).at_temperature(0.1)
+    thresholds = rule_entries(rule)["thresholds"]
+    assert all(0 < threshold < 1 for threshold in thresholds)
+    assert thresholds[1] == pytest.approx(1 / (1 + 3**10))
 
 
 @pytest.mark.parametrize("form", ["savedmodel", "onnx"])
@@ -243,19 +250,14 @@ def test_the_tables_of_labels_are_written_and_the_command_prints_each_label(
     command += ["--labels", str(labelled.parent / "labels.csv"), "--label-column", "labels"]
     ran = CliRunner().invoke(main, [*command, "--group-column", "group"])
     assert ran.exit_code == 0, ran.output
-    lines = ran.stdout.splitlines()
-    (head,) = [line for line in lines if line.lstrip().startswith("label ")]
-    assert head.split() == [
-        "label",
-        "images",
-        "threshold",
-        "precision",
-        "recall",
-        "F1",
-        *head.split()[6:],
-    ]
-    for name, threshold in zip(NAMES, evaluated.thresholds, strict=True):
-        assert any(line.strip().startswith(name) and f"{threshold:.3f}" in line for line in lines)
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    (head,) = [line for line in lines if line[:1] == ["label"]]
+    assert head[:6] == ["label", "images", "threshold", "precision", "recall", "F1"]
+    rows = {name: next(line for line in lines if line[:1] == [name]) for name in ("a", "<b>")}
+    for _, row in evaluated.per_class.iterrows():
+        if row["class"] in rows:
+            shown = [100 * row[name] for name in ("threshold", "precision", "recall", "f1")]
+            assert rows[row["class"]][2:6] == [f"{value:.1f}" for value in shown]
 
 
 def test_one_class_per_image_and_several_labels_are_not_mixed_up(

@@ -8,6 +8,7 @@ from dataclasses import fields
 import numpy as np
 
 from hubretrain.data.dataset import open_dataset
+from hubretrain.data.images.decoding import decode
 from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.finetuning.finetune import Resumption, finetune_module
@@ -16,6 +17,7 @@ from hubretrain.modules import resolve
 from hubretrain.runs import Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
+from tests.samples import write_digits
 
 
 def write_run(folder, *modules):
@@ -25,6 +27,17 @@ def write_run(folder, *modules):
     cache_bottlenecks(dataset, stored, CacheOptions(n_views=1), cache=folder / "cache")
     options = ScreenOptions(heads=("softmax", "logistic"))
     screen_modules(dataset, Run(folder / "run"), options, cache=folder / "cache")
+
+
+def write_labelled(folder):
+    """Digits that also are bright or not, one in 15 without any label: `digits` and a table."""
+    write_digits(folder / "digits", 150)
+    rows = ["path,labels"]
+    for i, path in enumerate(sorted((folder / "digits").rglob("*.png"))):
+        is_bright = np.asarray(decode(path.read_bytes())).mean() > 85
+        labels = [path.parent.name, *["bright"] * bool(is_bright)] if i % 15 else []
+        rows.append(f"{path.relative_to(folder / 'digits').as_posix()},{'|'.join(labels)}")
+    (folder / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
 
 
 def copied(fitted, tmp_path, name="run"):

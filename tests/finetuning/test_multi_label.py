@@ -28,8 +28,8 @@ from hubretrain.runs import VALIDATION_PREDICTIONS, Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from tests.finetuning.heads import pixels_of
-from tests.finetuning.runs import copied, weights_of
-from tests.samples import record_files, write_digits, write_module
+from tests.finetuning.runs import copied, weights_of, write_labelled
+from tests.samples import record_files, write_module
 
 NAMES = ("0", "1", "2", "bright")
 
@@ -105,17 +105,9 @@ def test_another_label_of_one_image_is_another_training(tmp_path):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """Digits that also are bright or not, some without any label, and a run of one module."""
-    from hubretrain.data.images.decoding import decode
-
+    """Digits with labels and a run of one module; no test writes there."""
     folder = tmp_path_factory.mktemp("labelled")
-    write_digits(folder / "digits", 150)
-    rows = ["path,labels"]
-    for i, path in enumerate(sorted((folder / "digits").rglob("*.png"))):
-        is_bright = np.asarray(decode(path.read_bytes())).mean() > 85
-        labels = [path.parent.name, *["bright"] * bool(is_bright)] if i % 15 else []
-        rows.append(f"{path.relative_to(folder / 'digits').as_posix()},{'|'.join(labels)}")
-    (folder / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    write_labelled(folder)
     stored = resolve(str(write_module(folder / "small", n_features=12, seed=5)))
     dataset = dataset_of(folder)
     assert dataset.class_names == NAMES

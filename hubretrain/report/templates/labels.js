@@ -72,13 +72,12 @@ function drawChosenImages() {
 // Where the threshold of each label that is shown lies on its curves.
 function markThresholds(model, focus, pr, roc) {
   const shown = typeof focus === 'number' ? [focus] : N_CLASSES <= 12 ? DATA.classes.map((_, c) => c) : [];
-  countsPerClass(model).forEach(({n, nDecided, precision, recall}, c) => {
+  model.marks.forEach(({recall, precision, fpr}, c) => {
     if (!shown.includes(c) || recall == null) return;
     const mark = {kind: 'points', r: 4, colour: typeof focus === 'number' ? undefined : classColour(c, N_CLASSES),
       names: [`${DATA.classes[c]}, threshold ${formatPercent(model.thresholds[c], 2)}: precision ${formatPercent(precision)}, recall ${formatPercent(recall)}`]};
     if (precision != null) pr.push({...mark, x: [recall], y: [precision]});
-    const nOthers = model.rows.length - n, nFalse = nDecided - recall * n;
-    if (nOthers) roc.push({...mark, x: [nFalse / nOthers], y: [recall]});
+    if (fpr != null) roc.push({...mark, x: [fpr], y: [recall]});
   });
 }
 
