@@ -12,6 +12,7 @@ import numpy as np
 
 from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, first_line
+from hubretrain.modules.adapting import Network, class_output
 from hubretrain.modules.complexity import complexity
 from hubretrain.modules.graph import ModuleGraph, spatial_statistics
 from hubretrain.modules.layers import LayerPoint
@@ -52,7 +53,8 @@ class Backbone:
     def __init__(self, stored: StoredModule, layers: Sequence[str] = ()) -> None:
         self.stored, self.layer_names = stored, tuple(layers)
         self._loaded: Any = _load(stored)
-        self._function, self._takes_training = _callable(self._loaded, stored)
+        self._network = Network(self._loaded, stored.handle)
+        self._takes_training = self._network.takes_training
         self.variables: list[tf.Variable] = list(getattr(self._loaded, "variables", ()))
         self.trainable_variables: list[tf.Variable] = list(
             getattr(self._loaded, "trainable_variables", ())
@@ -87,10 +89,7 @@ class Backbone:
 
     def own_output(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the module's own output; arguments as of a call."""
-        low, high = self.stored.value_range
-        if (low, high) != (0.0, 1.0):
-            images = low + (high - low) * images
-        return self._function(images, training) if self._takes_training else self._function(images)
+        return self._network(images, training, self.stored.value_range)
 
     def with_maps(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Return its own output, and the feature map of each of `layer_names`.
@@ -223,13 +222,11 @@ class Backbone:
     def _probe(self) -> StoredModule:
         """Return the module with the image size and features of a pass over two images."""
         handle = self.stored.handle
-        if inputs := _non_image_inputs(self._loaded):
-            raise ModuleError(f"{handle} takes {inputs}; expected a module of images.")
-        size = self.stored.image_size or _fixed_size(self._loaded)
+        size = self.stored.image_size or self._network.image_size
         if not size:
             raise ModuleError(f"{handle} takes images of any size; set `image_size`, such as 224.")
         features = self._probe_features(size)
-        if output := _class_output(self._loaded, self.stored.name, features.shape[-1]):
+        if output := class_output(self._loaded, self.stored.name, features.shape[-1]):
             raise ModuleError(
                 f"{handle} is a classifier ({features.shape[-1]:,} {output}); expected a feature "
                 "vector module, which TF-Hub has beside most classifiers."
@@ -265,10 +262,9 @@ class Backbone:
         handle = self.stored.handle
         noise = np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32)
         try:
-            outputs = self(tf.constant(noise))
-            if isinstance(outputs, dict):
-                raise TypeError(f"it gives several outputs: {', '.join(sorted(outputs))}")
-            features = np.asarray(outputs)
+            features: Float32Array = self(tf.constant(noise)).numpy()
+        except ModuleError:
+            raise
         except Exception as error:
             raise ModuleError(
                 f"{handle} refuses float32 images of shape (2, {size}, {size}, 3) "
@@ -276,27 +272,12 @@ class Backbone:
             ) from error
         if features.ndim != 2 or features.shape[0] != 2 or features.shape[1] < 1:
             raise ModuleError(
-                f"{handle} gives shape {features.shape} for 2 images; expected a feature vector, "
-                "(2, n_features). Modules of feature maps cannot be used."
+                f"{handle} gives shape {features.shape} for 2 images; expected feature vectors, "
+                "(2, n_features), or maps, (2, height, width, n_features)."
             )
+        if notes := self._network.form.notes():
+            _log.info("%s: %s.", self.stored.name, ", ".join(notes))
         return features
-
-
-def _callable(loaded: Any, stored: StoredModule) -> tuple[Callable[..., tf.Tensor], bool]:
-    """Return what to call, and whether it takes `training`."""
-    if callable(loaded):
-        concrete = getattr(loaded.__call__, "concrete_functions", ())
-        names = {n for f in concrete for n in f.structured_input_signature[1]}
-        names |= {a for f in concrete for a in getattr(f.function_type, "parameters", ())}
-        return loaded, "training" in names
-    signatures = getattr(loaded, "signatures", {})
-    for key in ("image_feature_vector", "default", "serving_default"):
-        if key in signatures and len(signatures[key].structured_input_signature[1]) == 1:
-            return _signature(signatures[key]), False
-    raise ModuleError(
-        f"{stored.handle} cannot be called and has no serving signature of one input "
-        f"(its signatures: {', '.join(signatures) or 'none'}); expected a feature vector module."
-    )
 
 
 def _load(stored: StoredModule) -> Any:
@@ -318,59 +299,3 @@ def _load(stored: StoredModule) -> Any:
         f"{stored.folder} cannot be loaded as a SavedModel ({reason}); "
         "expected TF-Hub's feature vector format."
     ) from cause
-
-
-def _functions(loaded: Any) -> list[Any]:
-    """Return every concrete function that the module offers."""
-    functions = list(getattr(loaded.__call__, "concrete_functions", ()) if callable(loaded) else ())
-    return functions + list(getattr(loaded, "signatures", {}).values())
-
-
-def _non_image_inputs(loaded: Any) -> str:
-    """Return what the module takes, in words; empty where that may be a batch of images."""
-    specs = [
-        spec
-        for function in _functions(loaded)
-        for spec in tf.nest.flatten(function.structured_input_signature)
-        if isinstance(spec, tf.TensorSpec)
-    ]
-    if not specs or any(s.dtype.is_floating and s.shape.rank in (None, 4) for s in specs):
-        return ""
-    if any(spec.dtype == tf.string for spec in specs):
-        return "strings, so it is a text module"
-    return f"{specs[0].dtype.name} of shape {specs[0].shape}"
-
-
-def _class_output(loaded: Any, module: str, n_outputs: int) -> str:
-    """Return what a classifier's output is called; empty where the module is no classifier.
-
-    Many feature vectors have about 1,000 numbers, so their length alone decides nothing.
-    """
-    names = {
-        name
-        for function in _functions(loaded)
-        if isinstance(function.structured_outputs, dict)
-        for name in function.structured_outputs
-    }
-    for name in ("logits", "probabilities", "predictions", "classes", "scores"):
-        if name in names and "feature_vector" not in names:
-            return name
-    return "classes" if n_outputs in (1000, 1001) and "classif" in module else ""
-
-
-def _signature(function: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function of the signature's one input that gives its feature vector."""
-    (argument,) = function.structured_input_signature[1]
-    outputs = function.structured_outputs
-    key = next((k for k in ("default", "feature_vector") if k in outputs), next(iter(outputs)))
-    return lambda images: function(**{argument: images})[key]
-
-
-def _fixed_size(loaded: Any) -> int:
-    """Return height and width that the module's own signatures fix, or 0."""
-    for function in _functions(loaded):
-        for spec in tf.nest.flatten(function.structured_input_signature):
-            shape = getattr(spec, "shape", None)
-            if shape is not None and shape.rank == 4 and shape[1] and shape[1] == shape[2]:
-                return int(shape[1])
-    return 0

@@ -13,6 +13,42 @@ _NAMES = ("saved_model.pb", "saved_model.pbtxt")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
 
 
+_IMPORT = "compute its features with its own library and take them in by `hubretrain cache import`"
+_EXPORT = (
+    "write its network, without the classifier, by `keras.models.load_model(FILE).export(FOLDER)` "
+    "and name the folder, or name keras:NAME?weights=FILE for weights of Keras Applications"
+)
+_FILES = {  # ending of a file that is no module: what it is, and what to do
+    (".keras", ".h5", ".hdf5"): ("a Keras file", _EXPORT),
+    (".onnx",): (
+        "an ONNX file, which cannot be run as a module",
+        f"convert it by `onnx2tf -i FILE -o FOLDER` and name the folder, or {_IMPORT}",
+    ),
+    (".tflite",): (
+        "a LiteRT file, made for inference alone",
+        f"name the folder of the SavedModel that it was made from, or {_IMPORT}",
+    ),
+    (".safetensors", ".pth", ".pt", ".ckpt", ".bin"): (
+        "a file of weights without a network",
+        f"{_IMPORT}, or export its network to a SavedModel and name the folder",
+    ),
+    (".pb", ".pbtxt"): ("one file of a module", "name the folder of its SavedModel"),
+}
+
+
+def not_a_module(name: str) -> str:
+    """Return why a file of another format is no module and what to do; empty where it may be one.
+
+    Args:
+        name: A path or URL.
+    """
+    path = name.split("?")[0].lower()
+    for endings, (what, remedy) in _FILES.items():
+        if path.endswith(endings) and not Path(name).is_dir():
+            return f"{name} is {what}; {remedy}."
+    return ""
+
+
 def missing(folder: Path) -> str:
     """Return what a SavedModel's folder lacks, in words; empty where it is complete.
 

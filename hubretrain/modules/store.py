@@ -44,7 +44,7 @@ from hubretrain.modules.catalogue import (
 )
 from hubretrain.modules.layers import LayerPoint
 from hubretrain.modules.network import is_offline
-from hubretrain.modules.saved_model import METADATA_FILE, missing, sizes, tree_sha256
+from hubretrain.modules.saved_model import METADATA_FILE, missing, not_a_module, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
 _SECONDS_PER_DAY = 86_400.0
@@ -160,6 +160,8 @@ def resolve(
         ('small', 64)
     """
     name = str(name)
+    if why := not_a_module(name):
+        raise ModuleError(why)
     entry = find(name) if _is_folder(name) else described(name)
     if entry is not None and entry.source == "keras" and image_size is not None:
         keras = keras_handles.parse(entry.own_handle)  # these are built for one size

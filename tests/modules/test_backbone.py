@@ -111,7 +111,7 @@ def test_a_module_of_several_outputs_is_refused(tmp_path):
         lambda images: {"scores": tf.reduce_mean(images, (1, 2)), "boxes": images[:, 0, :, 0]},
         images_of(),
     )
-    with pytest.raises(ModuleError, match=r"it gives several outputs: boxes, scores\)"):
+    with pytest.raises(ModuleError, match=r"several outputs: boxes \(2, 8\), scores \(2, 3\); exp"):
         Backbone(resolve(detector))
 
 
@@ -121,7 +121,7 @@ def test_a_text_module_is_refused(tmp_path):
         lambda lines: tf.zeros((tf.shape(lines)[0], 4)),
         tf.TensorSpec((None,), tf.string),
     )
-    with pytest.raises(ModuleError, match=r"nnlm takes strings, so it is a text module; expected"):
+    with pytest.raises(ModuleError, match=r"nnlm takes strings, so it is a text module or decod"):
         Backbone(resolve(text))
 
 

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
+from hubretrain.errors import ModuleError
+from hubretrain.modules import resolve
 from hubretrain.modules.saved_model import tree_sha256
 from tests.samples import write_module
 
@@ -16,3 +20,38 @@ def test_a_moved_folder_is_the_same_module_and_a_changed_one_is_not(tmp_path):
     data[5] ^= 1
     variables.write_bytes(data)
     assert tree_sha256(tmp_path / "b") != before
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "net.onnx",
+            r"is an ONNX file, .*convert it by `onnx2tf -i FILE -o FOLDER` and name",
+        ),
+        ("net.tflite", "is a LiteRT file, made for inference alone; name the folder of the SavedM"),
+        (
+            "net.keras",
+            r"is a Keras file; write its network, .*\.export\(FOLDER\)` and name",
+        ),
+        ("net.h5", r"is a Keras file; .*or name keras:NAME\?weights=FILE"),
+        ("model.safetensors", "is a file of weights without a network; compute its features with"),
+        ("net.pth", "is a file of weights without a network; .*`hubretrain cache import`"),
+        ("net.pt", "is a file of weights without a network"),
+        ("saved_model.pb", "is one file of a module; name the folder of its SavedModel"),
+    ],
+)
+@pytest.mark.parametrize("where", ["", "here/", "https://example.org/"])
+def test_a_file_of_another_format_is_refused_with_what_to_do(
+    tmp_path, monkeypatch, where, name, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / name).write_bytes(b"")
+    with pytest.raises(ModuleError, match=f"^{where}{name} {sentence}"):
+        resolve(where + name)
+
+
+def test_a_folder_may_be_called_as_a_file_of_another_format(tmp_path):
+    folder = write_module(tmp_path / "net.h5")
+    assert resolve(folder).name == "net.h5"
