@@ -168,7 +168,7 @@ def refuse_small_classes(dataset: ImageDataset, n_folds: int, cache: Path) -> No
     labelled = one_row_per_label(images, multi_label)
     if labelled.groupby("label")["group"].nunique().min() < _MANY * n_folds:
         images = dataset.usable_images(cache)
-        near = dataset.near_duplicates(images["sha256"].tolist(), cache)
+        near = dataset.near_duplicates(dataset.digests(cache), cache)
         images = images[~images["sha256"].isin(list(near.unreadable))]
         check("cluster")
 

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from hubretrain.data import SplitOptions
-from hubretrain.data.check import DataCheck, check_dataset
+from hubretrain.data.check import DataCheck, check_dataset, refuse_small_classes
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.findings import Finding
+from hubretrain.data.quarantine import Quarantine
 from hubretrain.data.summary import Spread
+from hubretrain.errors import SplitError
 from tests.messy import SCRIPT, photograph, recompressed, sentences
-from tests.samples import web_server
+from tests.samples import web_server, write_digits
 
 
 def test_counts_are_what_pandas_counts(messy: tuple[DataCheck, Path]) -> None:
@@ -162,3 +164,17 @@ def test_images_at_urls_that_a_table_names_are_checked_too(
     assert [image.path for image in checked.summary.unreadable] == [f"{url}/15.jpg"]
     near = [set(pair.paths) for pair in checked.summary.duplicates.near]
     assert {f"{url}/0.jpg", f"{url}/again.jpg"} in near
+
+
+def test_classes_are_counted_again_after_an_image_was_quarantined(tmp_path: Path) -> None:
+    """As a second `hubretrain cache` of a small data set does."""
+    write_digits(tmp_path / "digits", 60)
+    (tmp_path / "digits" / "0" / "broken.png").write_bytes(b"no image")
+    dataset, cache = open_dataset(tmp_path / "digits"), tmp_path / "cache"
+    quarantine = Quarantine(dataset.cache_folder(cache))
+    (broken,) = dataset.images.index[dataset.images["path"] == "0/broken.png"]
+    quarantine.add(dataset.digests(cache)[broken], "0/broken.png", "no image")
+    quarantine.save()
+    refuse_small_classes(dataset, 5, cache)
+    with pytest.raises(SplitError, match="20"):
+        refuse_small_classes(dataset, 20, cache)
