@@ -1,3 +1,4 @@
+from . import notes as notes
 from .features import Features as Features
 from .features import load_features as load_features
 from .more_images import LearningCurve as LearningCurve
