@@ -1,9 +1,9 @@
 """The export stage and prediction: a trained model as a folder that takes images.
 
 `export` is the stage: it joins a run's heads with their modules. `writer` writes the folder,
-`manifest` documents, reads and checks it; `graph` is the exported graph, and
-`views` the views that it averages over; `litert` and `onnx`
-convert and run; `runtimes` runs every format behind one interface; `predict` is the other stage,
+`manifest` documents, reads and checks it, `card` is its model card; `graph` is the exported graph,
+and `views` the views that it averages over; `litert` and `onnx` convert and run; `runtimes` runs
+every format behind one interface; `predict` is the other stage,
 `evaluate` compares what it gives with the labels of another data set, and `fitted_run` is a run
 that predicts.
 """

@@ -1,3 +1,4 @@
+from .card import run_entries as run_entries
 from .evaluate import EvaluatedExport as EvaluatedExport
 from .evaluate import evaluate_export as evaluate_export
 from .export import export_run as export_run

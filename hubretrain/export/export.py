@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubretrain.data.images import Augmentation
 from hubretrain.evaluation import Calibration, Rule
+from hubretrain.export.card import run_entries
 from hubretrain.export.manifest import (
     MANIFEST,
     Export,
@@ -125,6 +126,7 @@ def _export_head(
     head = ModuleHeads.load(run.checked_heads(module)).deployed
     manifest = {
         **_manifest(run, fit, module, head.rule, head.calibration),
+        **run_entries(run, module),
         "heads_sha256": heads_sha256(run, module),
     }
     _write(fit, [(module, head, 1.0)], folder, manifest, head.calibration, formats, tta)
@@ -136,6 +138,7 @@ def _export_ensemble(
     ensemble = Ensemble.load(run.checked_ensemble())
     manifest = {
         **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule, ensemble.calibration),
+        **run_entries(run, ENSEMBLE_NAME),
         "module": ENSEMBLE_NAME,  # also of an ensemble with a single member
         "heads_sha256": heads_sha256(run, ENSEMBLE_NAME),
     }

@@ -1,7 +1,8 @@
 """The manifest of an exported model, `export.json`, read and checked without TensorFlow.
 
 An export folder holds the SavedModel (`saved_model.pb`, `variables/`), what was converted from
-it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `export.json`:
+it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, a model card (`README.md`),
+and `export.json`:
 
 - `class_names`: in the order of the probabilities; `labels.txt` has one per line.
 - `image_sizes`: heights and widths of the inputs: `pixels`, or `pixels_<size>` of several.
@@ -22,6 +23,9 @@ it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, and `expor
 - `heads_sha256`: sha256 of the head file of a fitted head, or of the ensemble's file; absent for a
   fine-tuned model.
 - `validation_sha256`: sha256 of a fine-tuned model's predictions of the validation fold.
+- `cross_validation`, `test`: metrics of the leaderboard or of the fine-tuned model: estimate, low
+  and high end of the 95 % interval; absent where the run has none.
+- `data`, `folds_sha256`: name of the data set, and the digest of the run's `folds.csv`.
 - `files`: sha256 of each model file.
 - `sha256`: digest of all of the above.
 """
@@ -292,7 +296,8 @@ def identity_of(path: Path, module: str | None) -> str:
     """
     folder = export_of(path)
     if folder is not None and module is None:
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "fingerprint.pb")
+        left_out = ("fingerprint.pb", "README.md")  # the model card may be edited
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out)
         return "\n".join(f"{p.name} {file_sha256(p)}" for p in files)
     name = module or Run(path).fit.shortlist[0]
     return f"{name} {heads_sha256(Run(path), name)}"

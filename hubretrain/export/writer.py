@@ -16,6 +16,7 @@ from typing import Any
 
 from hubretrain.errors import EngineError, RunError, WriteError
 from hubretrain.export import litert, onnx
+from hubretrain.export.card import CARD, model_card
 from hubretrain.export.graph import MeanOfMembers, Member, ServingGraph
 from hubretrain.export.manifest import (
     LABELS,
@@ -152,6 +153,7 @@ def _write(
             "files": files,
         }
         write_record(new / MANIFEST, completed)
+        (new / CARD).write_bytes(model_card(completed).encode("utf-8", "replace"))
         replace_folder(new, folder)
 
 

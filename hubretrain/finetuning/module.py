@@ -27,7 +27,7 @@ from hubretrain.evaluation import (
     at_temperature,
     metric_named,
 )
-from hubretrain.export import Member, rule_entries, write_export
+from hubretrain.export import Member, rule_entries, run_entries, write_export
 from hubretrain.files import file_sha256
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages
@@ -389,6 +389,7 @@ class ModuleFineTuning:
         manifest = {
             "run": self.run.name,
             "fine_tuned": True,
+            **run_entries(self.run),
             "test": result.test,
             **rule_entries(self.rule),
             "calibration": {

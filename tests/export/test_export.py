@@ -97,6 +97,21 @@ def test_the_temperature_is_of_the_kept_heads_own_out_of_fold_probabilities(plac
     )
 
 
+def test_the_model_card_of_a_head_has_its_row_of_the_leaderboard(place):
+    invoke("export", "runs/digits", "--head", "m1")
+    run = Run(place / "runs/digits")
+    manifest = Export.open(run.folder / "exports/m1").manifest
+    row = LEADERBOARD.read(run.folder).set_index("module").loc["m1"]
+    expected = [row["accuracy"], row["accuracy_low"], row["accuracy_high"]]
+    assert manifest["cross_validation"]["accuracy"] == pytest.approx(expected)
+    assert manifest["folds_sha256"] == run.fit.files["folds.csv"]
+    assert ("test" in manifest) == (row["test_accuracy"] == row["test_accuracy"])
+    card = (run.folder / "exports/m1/README.md").read_text()
+    assert "| accuracy |" in card
+    assert "{:.3f} ({:.3f} to {:.3f})".format(*expected) in card
+    assert "on features of m1." in card
+
+
 def test_tables_report_and_explanations_have_the_probabilities_that_predict_gives(place, tmp_path):
     run = Run(place / "runs" / "digits")
     invoke("export", "runs/digits")

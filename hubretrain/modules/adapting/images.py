@@ -86,15 +86,16 @@ class ImageForm:
 
     def notes(self) -> list[str]:
         """Return what is done to images, clauses; none where they are taken as they are."""
-        notes = []
+        changes = []
         if self.grey:
-            notes.append("images are made grey")
+            changes.append("made grey")
         if self.dtype.is_integer:
-            notes.append(f"they are rounded to {self.dtype.name}")
+            changes.append(f"rounded to {self.dtype.name}")
         elif self.dtype != tf.float32:
-            notes.append(f"they are cast to {self.dtype.name}")
+            changes.append(f"cast to {self.dtype.name}")
         if self.channels_first:
-            notes.append("channels are put first (NCHW)")
+            changes.append("put into NCHW")
+        notes = [f"images are {', '.join(changes)}"] if changes else []
         if self.one_by_one:
             notes.append("it is run image by image, which is slow")
         return notes
