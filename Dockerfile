@@ -1,0 +1,10 @@
+# A server of one export:
+#   docker build -t hubretrain .
+#   docker run --rm -p 8501:8501 -v "$PWD/runs/ham10000/export:/model:ro" hubretrain
+FROM python:3.12-slim
+COPY . /src
+RUN pip install --no-cache-dir '/src[serve]' && rm -rf /src && useradd --create-home server
+USER server
+EXPOSE 8501
+HEALTHCHECK CMD python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8501/healthz')"
+CMD ["hubretrain", "serve", "/model", "--host", "0.0.0.0"]
