@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "auto.json"
 LEAST_TRAINING = 120.0  # seconds; less is not worth loading the network for
+QUICK_HEADS = ("--layers", "all", "--heads", "softmax", "--class-weight", "none")
 MARGIN = 0.9  # of the time that is left, for estimates that were too short
 
 
@@ -217,8 +218,6 @@ class _Auto:
         return ["cache", *self._data, *flags, *views, "--cache", str(self.cache)]
 
     def _fit(self) -> list[str]:
-        from hubretrain.racing import QUICK_HEADS
-
         portion = self._portion()
         quick = list(QUICK_HEADS) if portion.is_quick else []
         return ["fit", *self._data, *self._where, *quick]

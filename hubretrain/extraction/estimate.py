@@ -78,7 +78,7 @@ def estimate_cache(
 
 
 def _missing(plan: CachePlan, m: int, *, overwrite: bool) -> IntArray:
-    """Return how many views of each row a module lacks, int64 (n_images,)."""
+    """Return the number of views that a module lacks of each row, int64 (n_images,)."""
     wanted = plan.rows.n_views.astype(np.int64)
     file, spec = plan.files[m], plan.recipe.extractors[m]
     if overwrite or not file.exists():

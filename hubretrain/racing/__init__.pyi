@@ -1,4 +1,3 @@
-from .hour import QUICK_HEADS as QUICK_HEADS
 from .hour import SHARES as SHARES
 from .hour import Portion as Portion
 from .hour import portion_of as portion_of
