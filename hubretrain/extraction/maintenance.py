@@ -169,7 +169,9 @@ def _status_of(
         why.append("features of inner layers are to be added")
         to_compute = int(n_views.sum())
     module = str(bottlenecks.attributes["module"])
-    digest = current_digest(module, str(bottlenecks.attributes["handle"]))
+    digest = None
+    if "imported_from" not in bottlenecks.attributes:  # else one of that name has nothing to do
+        digest = current_digest(module, str(bottlenecks.attributes["handle"]))
     if digest is not None and digest != bottlenecks.attributes["module_sha256"]:
         why.append(f"{module} is another module now: all of it has to be overwritten")
         to_compute = int(n_views.sum())

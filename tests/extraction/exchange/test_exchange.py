@@ -11,7 +11,7 @@ from hubretrain.bottlenecks import Bottlenecks
 from hubretrain.data import open_dataset
 from hubretrain.errors import CacheError, DataError, ModuleError
 from hubretrain.export import export_run
-from hubretrain.extraction import CacheOptions, cache_bottlenecks
+from hubretrain.extraction import CacheOptions, cache_bottlenecks, cache_status
 from hubretrain.extraction.exchange import export_bottlenecks, import_vectors
 from hubretrain.modules import resolve, restore_module
 from hubretrain.runs import Run
@@ -280,3 +280,16 @@ def test_imported_features_are_ranked_but_neither_exported_nor_fine_tuned(
         export_run(run, head="dino")
     with pytest.raises(ModuleError, match=sentence):
         restore_module("dino", run.fit.module("dino"))
+
+
+def test_a_module_of_the_same_name_neither_takes_the_place_of_imported_features_nor_is_it_said_to(
+    cached, vectors, tmp_path, small_module
+):
+    dataset, _ = cached
+    imported(cached, tmp_path, *vectors, name="small")
+    (row,) = cache_status(dataset, tmp_path / "cache").to_dict("records")
+    assert (row["why"], row["to_compute"]) == ([], 0)
+    for engine in ("tensorflow", "auto"):
+        options = CacheOptions(n_views=1, engine=engine)
+        with pytest.raises(CacheError, match=r"small\.h5 was made with .* is required now; "):
+            cache_bottlenecks(dataset, [resolve(small_module)], options, cache=tmp_path / "cache")
