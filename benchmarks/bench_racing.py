@@ -40,6 +40,7 @@ from hubretrain.screening import Probe
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 N_RESAMPLES, TOP, CONFIDENCE = 300, 3, 0.95
+SLACK = 1.05  # of a budget: whole clusters make slices a little larger than they are asked for
 
 
 def record(options):
@@ -98,7 +99,7 @@ def raced(curves, seed, budget):
     alive, passes, before, history = list(curves.modules), 0, 0, []
     for n in curves.sizes(seed):
         cost = len(alive) * (n - before)
-        if passes + cost > budget or len(alive) == 1:
+        if passes + cost > SLACK * budget or len(alive) == 1:
             break
         passes, before = passes + cost, n
         rows = {module: curves.at(module, seed, n) for module in alive}
@@ -116,7 +117,7 @@ def halved(curves, seed, budget):
     alive, n_rounds = list(curves.modules), math.ceil(math.log2(len(curves.modules)))
     passes, before = 0, 0
     for _ in range(n_rounds):
-        affordable = before + budget / n_rounds / len(alive)
+        affordable = before + SLACK * budget / n_rounds / len(alive)
         n = max((n for n in curves.sizes(seed) if n <= affordable), default=curves.sizes(seed)[0])
         passes += len(alive) * max(0, n - before)
         before = max(before, n)
@@ -128,7 +129,7 @@ def halved(curves, seed, budget):
 
 def at_once(curves, seed, budget):
     """Return all modules, ranked on one slice of the same cost, and the passes."""
-    affordable = budget / len(curves.modules)
+    affordable = SLACK * budget / len(curves.modules)
     n = max((n for n in curves.sizes(seed) if n <= affordable), default=curves.sizes(seed)[0])
     order = sorted(curves.modules, key=lambda m: -curves.at(m, seed, n).estimate)
     return order, n * len(curves.modules)

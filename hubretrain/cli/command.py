@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import logging
 import re
 import shlex
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # Control characters but tabs and ends of lines, and those that turn the direction of what follows.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# What a machine is short of, wherever that shows: no defect of the program.
+_OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_OF_THE_MACHINE |= {errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 
 
@@ -134,6 +138,14 @@ class _Spoken(click.Command):
         except HubretrainError as error:
             with context.scope(cleanup=False):
                 echo(f"hubretrain: {in_flags(str(error))}", err=True)
+            raise click.exceptions.Exit(1) from None
+        except OSError as error:
+            if error.errno not in _OF_THE_MACHINE:
+                raise
+            where = error.filename or "A file"
+            reason = error.strerror or error
+            advice = "fix permissions, or free disk space or memory"
+            echo(f"hubretrain: {where} cannot be used ({reason}); {advice}.", err=True)
             raise click.exceptions.Exit(1) from None
 
 

@@ -143,7 +143,10 @@ def warn_once(store: Path, path: Path | str, sha256: str, *, remember: bool = Tr
 
 
 def _is_trusted(store: Path, sha256: str) -> bool:
-    return (store / "trusted" / f"{sha256}.json").is_file()
+    try:
+        return (store / "trusted" / f"{sha256}.json").is_file()
+    except OSError:  # a store that may not be read is another sentence, where it is needed
+        return False
 
 
 def _remember_trust(store: Path, sha256: str, handle: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import click
@@ -93,3 +95,24 @@ def test_commands_print_their_own_flags(
     ran = CliRunner().invoke(cli.main, [str(word) for word in arguments])
     assert ran.exit_code == 1, ran.output
     assert sentence in ran.stderr
+
+
+@main.command()
+@click.argument("number", type=int)
+def touch(number: int) -> None:
+    """Fail as the operating system does."""
+    raise OSError(number, os.strerror(number), "there/it")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_what_the_machine_lacks_is_one_sentence_wherever_it_shows(number):
+    ran = CliRunner().invoke(main, ["touch", str(number)])
+    assert ran.exit_code == 1
+    sentence = f"hubretrain: there/it cannot be used ({os.strerror(number)}); fix permissions"
+    assert ran.stderr.startswith(sentence)
+    assert ran.stderr.count("\n") == 1
+
+
+def test_what_is_no_fault_of_the_machine_is_not_hidden():
+    ran = CliRunner().invoke(main, ["touch", str(errno.ENOENT)])
+    assert isinstance(ran.exception, FileNotFoundError)

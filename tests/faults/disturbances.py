@@ -66,7 +66,7 @@ def _kill_at_a_line(trial: Trial) -> tuple[Ended, str]:
 
 
 def _limited_files(trial: Trial) -> tuple[Ended, str]:
-    n = int(2 ** trial.random.uniform(0, 18))
+    n = int(2 ** trial.random.uniform(12, 20))  # what it prints goes into files, too
     return run(COMMANDS[trial.command], processes.files_end_at(n)), f"files end at {n} bytes"
 
 

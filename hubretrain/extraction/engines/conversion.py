@@ -22,7 +22,7 @@ import numpy as np
 
 from hubretrain.arrays import Float32Array
 from hubretrain.data.images import to_unit
-from hubretrain.errors import EngineError
+from hubretrain.errors import EngineError, first_line
 from hubretrain.extraction.engines.openvino_library import ov, read, reason, storing
 from hubretrain.extraction.engines.pooling import OUTPUT, layer_output, pooled, with_direct_maps
 from hubretrain.modules import StoredModule, store_folder
@@ -71,7 +71,13 @@ def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> Non
     whole = tf.Module()
     whole.module, whole.forward = backbone.saved_object, forward
     with tempfile.TemporaryDirectory() as saved_model:
-        tf.saved_model.save(whole, saved_model, signatures={"serving_default": forward})
+        try:
+            tf.saved_model.save(whole, saved_model, signatures={"serving_default": forward})
+        except tf.errors.OpError as error:
+            raise EngineError(
+                f"{saved_model} cannot be written ({first_line(error)}); free disk space, or set "
+                "TMPDIR to another folder."
+            ) from error
         try:
             model = with_direct_maps(ov.Core().read_model(saved_model))
             _check_conversion(model, backbone, tf)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hubretrain.errors import ModuleError
+from hubretrain.errors import ModuleError, first_line
 from hubretrain.tensorflow import tf
 
 import tf_keras  # isort: skip  (behind the door: it imports TensorFlow)
@@ -65,8 +65,11 @@ def export_keras(
             written = Path(aside, folder.name)
             tf.saved_model.save(module, str(written), signatures=signatures)
             written.replace(folder)
-    except OSError as error:
-        raise ModuleError(f"{folder} cannot be written: {error}.") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise ModuleError(
+            f"{folder} cannot be written ({first_line(error)}); free disk space, or fix "
+            "permissions."
+        ) from error
 
 
 def _check_backbone(model: tf_keras.Model) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from tests.extraction.engines.samples import (
     relative_error,
     run_python,
 )
-from tests.samples import write_pooled
+from tests.samples import REPOSITORY, write_pooled
 from tests.tolerances import assert_same_features
 
 
@@ -176,3 +178,27 @@ def test_a_conversion_is_kept_with_the_permissions_that_the_umask_leaves(
         os.umask(before)
     (folder,) = (tmp_path / "store" / "openvino").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o750
+
+
+@needs_openvino
+def test_a_conversion_without_room_for_the_saved_model_is_one_sentence(tmp_path):
+    """No file of the process may be larger than 16 KiB."""
+    module = write_pooled(tmp_path / "pooled")
+    script = (
+        "import resource, sys\n"
+        "from hubretrain.errors import EngineError\n"
+        "from hubretrain.extraction.engines.conversion import converted\n"
+        "from hubretrain.modules import resolve\n"
+        "module = resolve(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14))\n"
+        "try:\n"
+        "    converted(module)\n"
+        "except EngineError as error:\n"
+        "    print('said:', error)\n"
+    )
+    environment = {**os.environ, "HUBRETRAIN_STORE": str(tmp_path / "store")}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    command = [sys.executable, "-c", script, str(module)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "said: " in ran.stdout, ran.stderr
+    assert "cannot be written" in ran.stdout
