@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 from hubretrain.csv_tables import INTEGER, NAME, NUMBER, read_table, write_table
+from hubretrain.errors import first_line
 
+_log = logging.getLogger(__name__)
 _DTYPES = {
     "finished_at": NAME,
     "module": NAME,
@@ -37,8 +39,15 @@ class ForwardPassLog:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "passes.csv"
         self.table = pd.DataFrame(columns=_COLUMNS)
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        try:
             self.table = read_table(self.file, _DTYPES)[_COLUMNS]
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError) as error:
+            _log.warning(
+                "%s cannot be read (%s): what earlier forward passes took is not known",
+                *(self.file, first_line(error)),
+            )
 
     def add(self, module: str, engine: str, precision: str, n_forward: int, seconds: float) -> None:
         """Append one run of one module and write the file.
@@ -57,7 +66,7 @@ class ForwardPassLog:
         row = [now, module, engine, precision, n_forward, round(seconds, 3)]
         line = pd.DataFrame([row], columns=_COLUMNS)
         self.table = pd.concat([self.table, line], ignore_index=True) if len(self.table) else line
-        write_table(self.file, self.table)
+        write_table(self.file, self.table, digested=True)
 
     def images_per_second(self, module: str) -> float | None:
         """Return the speed of a module's latest run, or None if the log has none."""

@@ -20,8 +20,19 @@ def test_a_module_keeps_its_speed_whatever_it_is_called(tmp_path, name):
     assert log.images_per_second("other") is None
 
 
-def test_a_damaged_log_is_begun_anew(tmp_path):
-    (tmp_path / "passes.csv").write_text("module,seconds\na,many\n")
+@pytest.mark.parametrize("damage", [("100", "900"), ("2.0", "two"), ("module", "mod")])
+def test_a_damaged_log_is_said_and_begun_anew(tmp_path, damage, caplog):
+    ForwardPassLog(tmp_path).add("a", "tensorflow", "f32", 100, 2.0)
+    file = tmp_path / "passes.csv"
+    assert damage[0] in file.read_text()
+    file.write_text(file.read_text().replace(*damage))
     log = ForwardPassLog(tmp_path)
+    assert "passes.csv cannot be read" in caplog.text
+    assert log.images_per_second("a") is None
     log.add("a", "tensorflow", "f32", 10, 1.0)
     assert ForwardPassLog(tmp_path).images_per_second("a") == 10
+
+
+def test_no_log_is_no_damage(tmp_path, caplog):
+    ForwardPassLog(tmp_path / "nothing")
+    assert not caplog.text
