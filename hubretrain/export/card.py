@@ -40,6 +40,9 @@ def run_entries(run: Run, module: str | None = None) -> dict[str, Any]:
         run: A fitted run.
         module: The head's module, or `ensemble`; None for a model with metrics of its own.
 
+    Returns:
+        Without metrics where the run has no leaderboard: a model is worth having without.
+
     Raises:
         RunError: The run is damaged.
     """
@@ -48,7 +51,7 @@ def run_entries(run: Run, module: str | None = None) -> dict[str, Any]:
         "data": fit.data.name,
         "folds_sha256": fit.files.get(run.folds_file.name, ""),
     }
-    if module is None:
+    if module is None or not LEADERBOARD.path(run.folder).exists():
         return entries
     board = LEADERBOARD.read(run.folder)
     is_ensemble = module == ENSEMBLE_NAME
