@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -63,7 +63,10 @@ def terminal(**options: Any) -> Console:
 
 
 def print_table(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str] = ()
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Collection[str] = (),
+    spare: Collection[str] = (),
 ) -> None:
     """Print a table that fits the terminal; where there is none, lines separated by tabs.
 
@@ -71,6 +74,7 @@ def print_table(
         titles: Titles of the columns.
         rows: The cells of each row.
         numbers: Titles of the columns of numbers.
+        spare: Titles of columns that a terminal too narrow for all goes without.
     """
     console = terminal()
     if not console.is_terminal:  # for another program, which has no width to fit
@@ -80,15 +84,40 @@ def print_table(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None)
-    for title in titles:
-        if title in numbers:
-            table.add_column(escape(title), justify="right", no_wrap=True)
-        else:
-            table.add_column(escape(title), overflow="fold", no_wrap=title == titles[0])
-    for row in rows:
+    columns = list(zip(titles, *rows, strict=True))
+    widths = _widths(columns, console.width)
+    if widths[0] < _longest(columns[0]):
+        columns = [column for column in columns if column[0] not in spare]
+        widths = _widths(columns, console.width)
+    table = Table(box=None, pad_edge=False)
+    for (title, *_), width in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if title in numbers else "left"
+        table.add_column(escape(title), justify=justify, overflow="fold", width=width)
+    for row in list(zip(*columns, strict=True))[1:]:
         table.add_row(*map(escape, row))
     console.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Return widths that fit: cells wrap between words, and only then are long words cut."""
+    widths = [_longest(column) for column in columns]
+    excess = sum(widths) + 2 * (len(widths) - 1) - room
+    for i in sorted(range(1, len(widths)), key=lambda i: -widths[i]):
+        words = [word for cell in columns[i] for word in cell.split()]
+        less = max(0, min(excess, widths[i] - _longest(words)))
+        widths[i] -= less
+        excess -= less
+    while excess > 0 and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+        excess -= 1
+    return widths
+
+
+def _longest(texts: Sequence[str]) -> int:
+    """Return the width of the longest text in a terminal, at least 1."""
+    from rich.cells import cell_len
+
+    return max([1, *(cell_len(printable(text)) for text in texts)])
 
 
 def in_flags(sentence: str, of_command: click.Command | None = None) -> str:

@@ -70,8 +70,23 @@ def check(
     else:
         _print_check(result)
         echo(f"\nWith images: {page}")
+        if result.worst != "error":
+            echo(f"Next: {_after_check(source, cache, run)}")
     if result.worst == "error" or (strict and result.worst == "wrong"):
         raise click.exceptions.Exit(1)
+
+
+def _after_check(source: DataSource, cache: Path, run: Path | None) -> str:
+    """Return the command that compares the modules of this machine, or caches the only one."""
+    from hubretrain.modules import installed_modules, stored_modules
+
+    here = sorted({of.name for of in stored_modules()} | {of.name for of in installed_modules()})
+    elsewhere = () if cache == Path("cache") else ("--cache", cache)
+    if len(here) > 1:
+        chosen = () if run is None else ("--run", run)
+        return next_command("screen", *source.folders, "--budget", "5m", *elsewhere, *chosen)
+    module = here[0] if here else "mobilenet_v2"
+    return next_command("cache", *source.folders, "--module", module, *elsewhere)
 
 
 def _print_check(check: DataCheck) -> None:

@@ -223,10 +223,8 @@ def _estimate(standing: Standing) -> str:
 def _print_end(race: Race, handles: dict[str, str], source: DataSource, cache: Path) -> None:
     n_passes = race.rungs[-1].n_passes
     full = (len(race.modules) - len(race.failed)) * race.n_images
-    echo(
-        f"Ended after {race.seconds:,.0f} s, as {race.end}: {n_passes:,} forward passes instead of "
-        f"{full:,}, {full / max(1, n_passes):.1f} times as few."
-    )
+    saved = f" instead of {full:,}" if n_passes < full else ""
+    echo(f"Ended after {race.seconds:,.0f} s, as {race.end}: {n_passes:,} forward passes{saved}.")
     rest = [s for s in race.standings() if s.status in ("failed", "not reached")]
     if rest:
         _print_standings(rest)

@@ -141,7 +141,8 @@ def resolve(
 
     Args:
         name: A name or alias of the catalogue; a handle (`https://tfhub.dev/...`,
-            `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one.
+            `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one; the name
+            that the store has a module under.
         image_size: Height and width of its input, pixels, where the module does not fix them.
         value_range: Least and largest value of its input, where that is not [0, 1].
         trust: Whether to take what is downloaded from outside the catalogue, or a function that is
@@ -172,6 +173,13 @@ def resolve(
         module = _stored_as(entry) or _download(entry, trust)
     elif _is_folder(name):
         module = _from_folder(Path(name))
+    elif stored := _from_store(name):
+        if tree_sha256(stored.folder) != stored.sha256:
+            raise ModuleError(
+                f"{stored.folder} is damaged: its files are not those that were stored; continue "
+                f"with its source, {stored.handle}."
+            )
+        module = stored
     else:
         raise unknown(name)
     return _with_input(module, image_size, value_range)
@@ -243,7 +251,10 @@ def _stored_as(entry: HubModule) -> StoredModule | None:
     archive) also has to be of that file as it is now, unless the file is gone.
     """
     module = _from_store(entry.name)
-    if module is None or tree_sha256(module.folder) != module.sha256:
+    try:
+        if module is None or tree_sha256(module.folder) != module.sha256:
+            return None
+    except FileNotFoundError:  # another process replaces it
         return None
     if entry.file is not None and entry.file.is_file():
         made_from = _read_metadata(module.folder / METADATA_FILE).get("file_sha256")
@@ -418,6 +429,9 @@ def _fetch_into(
     if file_digest is not None:
         values["file_sha256"] = file_digest
     write_record(new / METADATA_FILE, values, OWN_DIGEST)
+    there = _stored_as(entry)
+    if there is not None and (there.handle, there.sha256) == (handle, module.sha256):
+        return there  # another process was faster, and may be reading it
     shutil.rmtree(module.folder, ignore_errors=True)
     os.replace(new, module.folder)
     return module

@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from hubretrain import cli
+from hubretrain.cli import command
 from hubretrain.cli.command import Group, in_flags, messages_shown
 from hubretrain.errors import DataError
 from tests.samples import write_digits, write_module
@@ -116,3 +118,40 @@ def test_what_the_machine_lacks_is_one_sentence_wherever_it_shows(number):
 def test_what_is_no_fault_of_the_machine_is_not_hidden():
     ran = CliRunner().invoke(main, ["touch", str(errno.ENOENT)])
     assert isinstance(ran.exception, FileNotFoundError)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns."""
+    console = Console(width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(command, "terminal", lambda **_: console)
+
+
+def test_a_table_too_wide_wraps_between_words_and_keeps_numbers_and_titles_whole(
+    narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "MobileNetV2_alpha0.35-mobilenet_v2_035_224_notop"
+    rows = [(name, "left out", "193", "80.8 (74.5-85.9)"), ("b", "alive", "1", "9.0 (8.0-9.9)")]
+    command.print_table(("module", "", "images", "estimate"), rows, numbers=("images",))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == [name, "left", "out", "193", "80.8"]
+    assert lines[2].split() == ["(74.5-85.9)"]
+    titles = ("module", "s for 192 images", "s for all", "bytes of all")
+    command.print_table(titles, [(name, "2.2", "3", "15.7 MB")], numbers=titles[1:])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert {"images", "bytes", name} <= set(printed.split())
+
+
+def test_a_table_goes_without_spare_columns_before_its_first_one_is_cut(
+    narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    titles, row = ("module", "also", "here"), ("m" * 60, "a" * 30, "yes")
+    command.print_table(titles, [row], spare=("also",))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [["module", "here"], ["m" * 60, "yes"]]
+    command.print_table(titles, [row])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert (printed.count("m"), printed.count("a")) == (61, 31)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hubretrain.cli import main
+from hubretrain.modules import resolve
 from tests.messy import write_messy
 from tests.samples import encoded, write_digits
 
@@ -41,6 +43,31 @@ def test_check_prints_what_it_writes_and_exits_with_0(place: Path) -> None:
     assert facts["n_images"] == 180
     assert facts == json.loads(invoke("data", "check", "--json").stdout)
     assert "<h1>digits</h1>" in (place / "runs/digits/data_check.html").read_text(encoding="utf-8")
+
+
+def test_check_names_the_command_that_follows_for_the_modules_of_this_machine(
+    place: Path, small_module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubretrain.modules.store.installed_modules", list)
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(place / "store"))
+    last = invoke("data", "check", "data/digits", "--cache", "mine").stdout.splitlines()[-1]
+    assert last == "Next: hubretrain cache data/digits --module mobilenet_v2 --cache mine"
+    store_as(place / "one.tar.gz", small_module)
+    last = invoke("data", "check").stdout.splitlines()[-1]
+    assert last == "Next: hubretrain cache --module one"
+    assert "one: 720 forward passes" in invoke(*last.split()[2:], "--dry-run").stdout
+    store_as(place / "two.tar.gz", small_module)
+    last = invoke("data", "check", "--run", "runs/mine").stdout.splitlines()[-1]
+    assert last == "Next: hubretrain screen --budget 5m --run runs/mine"
+    assert "two" in invoke(*last.split()[2:], "--dry-run").stdout
+
+
+def store_as(archive: Path, module: Path) -> None:
+    """Put a module into the store by an archive that is gone afterwards."""
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(module, arcname=".")
+    resolve(archive)
+    archive.unlink()
 
 
 def test_check_exits_with_1_where_something_is_wrong_only_if_strict(place: Path) -> None:

@@ -53,6 +53,22 @@ def test_a_run_finds_modules_that_the_catalogue_does_not_know_from_any_folder(
         assert restore_module(name, fit.module(name)).name == name
 
 
+def test_a_module_is_named_as_the_store_holds_it_if_it_is_undamaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path / "store"))
+    archive = tmp_path / "tiny.tar.gz"
+    archive.write_bytes(archived(write_module(tmp_path / "made")))
+    kept = resolve(archive)
+    archive.unlink()
+    monkeypatch.chdir(tmp_path / "store")
+    assert resolve("tiny").sha256 == kept.sha256
+    monkeypatch.chdir("/")
+    assert resolve("tiny") == kept
+    graph = kept.folder / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[::-1])
+    with pytest.raises(ModuleError, match=r"tiny is damaged: .* continue with its source, .*gz\."):
+        resolve("tiny")
+
+
 def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(project):
     fit = Run(project / "runs" / "digits").fit
     archive = project / "packed.tar.gz"

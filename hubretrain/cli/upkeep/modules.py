@@ -196,7 +196,7 @@ def _rows(search: str) -> list[dict[str, Any]]:
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     numbers = ("size", "features", "parameters", "GFLOPs")
-    titles = ("module", "also", *numbers, "source", "downloaded")
+    titles = ("module", "also", *numbers, "source", "here")
     lines = [
         (
             row["name"],
@@ -210,7 +210,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         )
         for row in rows
     ]
-    print_table(titles, lines, numbers)
+    print_table(titles, lines, numbers, spare=("also", "source"))
 
 
 def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
