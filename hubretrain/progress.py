@@ -17,9 +17,11 @@ from rich.progress import (
     Task,
     TextColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDTH_OF_NUMBERS = 44  # of a bar: what is done, speed, time left, and some of the bar itself
 PERCENT = "%"
 _is_shown: ContextVar[bool] = ContextVar("progress_is_shown", default=True)
 # The bar that those made here fill instead of being shown, and how much of it they fill.
@@ -50,7 +52,7 @@ class _Speed(ProgressColumn):
 
     def __init__(self, unit: str, already: int) -> None:
         self.unit, self.already = unit, already
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         """Return the speed of one task."""
@@ -63,7 +65,7 @@ class _Left(ProgressColumn):
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         """Return the time that is left, such as 1:05."""
@@ -112,13 +114,15 @@ class Bar:
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 _Speed(unit, already),
                 _Left(self),
                 console=self._console,
                 expand=True,
             )
-            self._task = self._live.add_task(what, total=total, completed=already)
+            room = max(20, self._console.width - _WIDTH_OF_NUMBERS)
+            shown = what if len(what) <= room else f"{what[: room - 1]}…"
+            self._task = self._live.add_task(shown, total=total, completed=already)
 
     def __enter__(self) -> Bar:
         if self._live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Console
 
 from hubretrain.parallel import ahead
 from hubretrain.progress import PERCENT, Bar, is_progress_shown, progress_shown, rate_words
@@ -94,3 +95,23 @@ def test_the_time_that_is_left_is_by_the_speed_since_the_start(monkeypatch) -> N
     now = 11.0
     bar.advance(10)  # a quick step does not promise an early end
     assert bar.seconds_left == pytest.approx(44)
+
+
+def test_a_bar_of_a_long_name_stays_on_one_line_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with Bar("MobileNet_alpha0.25-mobilenet_v1_025_224_notop", 12_000) as bar:
+        assert bar._live is not None
+        task = bar._live.tasks[0]
+        assert task.start_time is not None
+        task.start_time -= 10
+        bar.advance(6_000)
+        console = Console(width=80, color_system=None)
+        with console.capture() as drawn:
+            console.print(bar._live.get_renderable())
+    (line,) = drawn.get().splitlines()
+    assert line.startswith("MobileNet_alpha0.25")
+    assert " 6000/12000 " in line
+    assert " images/s " in line

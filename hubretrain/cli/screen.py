@@ -117,8 +117,7 @@ def screen(
     if as_json:
         echo(_as_json(race))
         return
-    handles = {of.name: of.handle for of in entrants if not isinstance(of, str)}
-    _print_end(race, handles, source, cache)
+    _print_end(race, source, cache)
 
 
 def _entrants(names: tuple[str, ...]) -> list[str | StoredModule]:
@@ -220,7 +219,7 @@ def _estimate(standing: Standing) -> str:
     return f"{value} ({low}-{high})"
 
 
-def _print_end(race: Race, handles: dict[str, str], source: DataSource, cache: Path) -> None:
+def _print_end(race: Race, source: DataSource, cache: Path) -> None:
     n_passes = race.rungs[-1].n_passes
     full = (len(race.modules) - len(race.failed)) * race.n_images
     saved = f" instead of {full:,}" if n_passes < full else ""
@@ -228,7 +227,7 @@ def _print_end(race: Race, handles: dict[str, str], source: DataSource, cache: P
     rest = [s for s in race.standings() if s.status in ("failed", "not reached")]
     if rest:
         _print_standings(rest)
-    flags = [word for name in race.shortlist for word in ("--module", handles.get(name, name))]
+    flags = [word for name in race.shortlist for word in ("--module", name)]
     elsewhere = () if cache == Path("cache") else ("--cache", cache)
     echo(f"Shortlist: {', '.join(race.shortlist)}.")
     echo(f"Next: {next_command('cache', *source.folders, *flags, *elsewhere)}")

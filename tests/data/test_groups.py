@@ -129,7 +129,13 @@ BESIDE = {  # table; options; groups; what is logged
         "image,label\n1.png,a\n2.png,b\n3.png,b\n",
         {},
         None,
-        "to take its classes, name it: `labels`",
+        ".csv`.",  # the table, to be named
+    ),
+    "labels only, groups declined": (
+        "image,label\n1.png,a\n2.png,b\n3.png,b\n",
+        {"group_column": "none"},
+        None,
+        "is not used: if it holds the classes, name it: `labels=",
     ),
     "no images": (
         "file,patient_id\nx.png,3\ny.png,4\n",

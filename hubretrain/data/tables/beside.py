@@ -13,7 +13,6 @@ from hubretrain.data.tables.columns import (
     given_column,
     given_columns,
     one_hot_columns,
-    usual_column,
 )
 from hubretrain.data.tables.labelling import label_images, split_names
 from hubretrain.data.tables.matching import ImageIndex
@@ -127,11 +126,13 @@ def _columns_beside(
         del names["split"]
     names = {role: name for role, name in names.items() if name is not None}
     if not names:
-        label = usual_column(rows, "label")
-        advice = "; to take its classes, name it: `labels`" if label else ""
+        without = options.columns_of("group") == (NO_COLUMN,)
+        groups = (
+            "it has no column with a usual name for groups, such as patient_id; name one: "
+            f"`group_column`, or `group_column={NO_COLUMN}`; "
+        )
         raise DataError(
-            f"{file} it has no column with a usual name for groups, such as patient_id; name one: "
-            f"`group_column`, or `group_column={NO_COLUMN}`{advice}."
+            f"{file} {'' if without else groups}if it holds the classes, name it: `labels={file}`."
         )
     paths = index.match(rows[image])
     table = pd.DataFrame({role: rows[name] for role, name in names.items()}, dtype=object)
