@@ -37,6 +37,7 @@ def test_options_that_contradict_each_other_are_usage_errors(
     assert sentence in " ".join(ran.output.split())
 
 
+@pytest.mark.slow
 def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_digits(tmp_path / "data" / "digits", 120)

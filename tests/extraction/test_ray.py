@@ -140,6 +140,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         list(map_on_ray(squares, [1], Cluster(1)))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_leaves_the_cache_bit_equal_to_the_serial_one(
     small_module, tmp_path
 ):

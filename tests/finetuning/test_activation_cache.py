@@ -67,6 +67,7 @@ def test_what_is_left_of_a_view_is_computed_and_nothing_twice(fitted, tmp_path):
     assert np.array_equal(again[50], whole[50] + 1)
 
 
+@pytest.mark.slow
 def test_damaged_activations_are_computed_again(fitted, tmp_path, caplog):
     run = copied(fitted, tmp_path)
     tune(fitted, run, epochs=1, module="residual", unfreeze_last=2, trunk_views=1)

@@ -681,6 +681,7 @@ def test_the_modules_that_tie_get_networks_which_are_kept(place, monkeypatch):
     pd.testing.assert_frame_equal(found.leaderboard, fit(place, heads=None).leaderboard)
 
 
+@pytest.mark.slow
 def test_the_order_in_which_modules_join_changes_nothing(place):
     one_by_one = Run(place / "one_by_one")
     write_cache(place / "digits", place / "cache", "column", columns=slice(3, 4))
