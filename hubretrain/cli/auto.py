@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FILE_NAME = "auto.json"
 LEAST_TRAINING = 120.0  # seconds; less is not worth loading the network for
 QUICK_HEADS = ("--layers", "all", "--heads", "softmax", "--class-weight", "none")
+LEAST = 300.0
 MARGIN = 0.9  # of the time that is left, for estimates that were too short
 
 
@@ -163,6 +164,8 @@ class _Auto:
         echo(f"Plan for {_minutes(self.granted)} (minutes:seconds) with {of_images}:")
         for stage, share in SHARES.items():
             echo(f"  hubretrain {stage}: about {_minutes(share * self.granted)}")
+        if self.granted < LEAST:
+            echo("That is less than starting the commands takes: expect some minutes all the same.")
         echo("What a stage leaves is for the later ones; what is cached and trained depends on how")
         echo("the modules do.")
 

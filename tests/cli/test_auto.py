@@ -88,3 +88,9 @@ def test_a_stage_that_fails_ends_with_its_sentence(folder, tmp_path):
     assert code == 1
     assert "none of the modules can be used: nothing: nothing holds no" in out, out
     assert "Traceback" not in out
+
+
+def test_a_time_that_no_data_set_keeps_is_said_before_it_begins(folder):
+    out, code = output_of(auto(folder, "--dry-run", "--hours", "0.01"))
+    assert code == 0, out
+    assert "less than starting the commands takes" in out
