@@ -67,8 +67,7 @@ def export_keras(
             written.replace(folder)
     except (OSError, tf.errors.OpError) as error:
         raise ModuleError(
-            f"{folder} cannot be written ({first_line(error)}); free disk space, or fix "
-            "permissions."
+            f"{folder} cannot be written: {first_line(error)}; free disk space or fix permissions."
         ) from error
 
 
