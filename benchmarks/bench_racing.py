@@ -135,13 +135,20 @@ def at_once(curves, seed, budget):
     return order, n * len(curves.modules)
 
 
+def shown(curves, module):
+    """Return a module with its truth and the 95 % interval of that, in points."""
+    row = curves.at(module, 0, curves.n_images)
+    low, high = 100 * np.quantile(row.per_resample, (0.025, 0.975))
+    return f"{module} {100 * row.estimate:.1f} ({low:.1f}-{high:.1f})"
+
+
 def replay(options):
     """Print regret, passes and how often the shortlist has the best, by data set and way."""
     rows = []
     for path in options.curves:
         curves = Curves(path)
         ranked = sorted(curves.truth.items(), key=lambda item: -item[1])
-        print(path.stem, *(f"{name} {100 * value:.1f}" for name, value in ranked), sep="; ")
+        print(path.stem, *(shown(curves, name) for name, _ in ranked), sep="; ")
         budget = options.share * curves.all_passes
         ways = {
             "race": lambda s, c=curves, b=budget: raced(c, s, b),

@@ -20,8 +20,8 @@ SHARES: Mapping[str, float] = {
     "report": 0.05,
 }
 """Stage, in order, to its share of the time."""
-# Of a default fit against the quick heads of a race on as many images of one view: measured on
-# flowers and HAM10000, 2,000 and 8,000 images, as 15 to 60.
+# A default fit against the quick heads of a race on as many images of one view: a guess from a few
+# fits on a busy machine, which no benchmark measures.
 FIT_ONE_VIEW, FIT_MORE_VIEWS = 15.0, 12.0
 QUICK_SHARE = 0.15  # of the time of a default fit
 CHOICES = ((3, 4), (2, 4), (3, 2), (2, 2), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
