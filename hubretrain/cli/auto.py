@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FILE_NAME = "auto.json"
 LEAST_TRAINING = 120.0  # seconds; less is not worth loading the network for
 QUICK_HEADS = ("--layers", "all", "--heads", "softmax", "--class-weight", "none")
-LEAST = 300.0
+LEAST = 300.0  # seconds; starting the commands takes as much
 MARGIN = 0.9  # of the time that is left, for estimates that were too short
 
 
@@ -216,7 +216,7 @@ class _Auto:
 
     def _cache(self) -> list[str]:
         portion = self._portion()
-        flags = [word for name in portion.modules for word in ("--module", self._handle(name))]
+        flags = [word for name in portion.modules for word in ("--module", name)]
         views = ["--views", str(portion.n_views)]
         return ["cache", *self._data, *flags, *views, "--cache", str(self.cache)]
 
@@ -251,13 +251,6 @@ class _Auto:
             raise RunError(f"{self.run.race_file} is missing; run `hubretrain screen` again.")
         n_images, to_cache = len(self.dataset.images), self._share_of("cache")
         return portion_of(race, n_images, to_cache, self._share_of("fit"))
-
-    def _handle(self, name: str) -> str:
-        """Return what `--module` takes for a module of the race."""
-        from hubretrain.modules import find_stored
-
-        stored = find_stored(name)
-        return name if stored is None else stored.handle
 
     def _print_end(self) -> None:
         times = ", ".join(f"{c.words[0]} {_minutes(c.seconds)}" for c in self.diary.commands)
