@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -72,14 +71,6 @@ def browser() -> str:
     if found is None:
         pytest.skip("no Chromium; install one, such as Debian's: apt-get install chromium")
     return found
-
-
-@pytest.fixture(autouse=True)
-def messages_are_heard() -> None:
-    """Whatever another library did to the root logger, `caplog` hears the package's warnings."""
-    logger = logging.getLogger("hubretrain")
-    logger.setLevel(logging.WARNING)
-    logger.propagate, logger.disabled = True, False
 
 
 @pytest.fixture(scope="session", autouse=True)

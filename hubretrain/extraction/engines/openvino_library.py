@@ -51,7 +51,8 @@ def import_nncf() -> Any:
     """Import NNCF, which only a calibration needs; it logs errors and nothing else."""
     with _no_telemetry():
         import nncf
-    nncf.set_log_level(logging.ERROR)
+    # Not nncf.set_log_level: it sets the level of all handlers of its logger, others' among them.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 
@@ -32,6 +33,19 @@ def test_the_sample_depends_on_contents_and_seed_only():
     assert sample(digests[::-1] + digests, 0) == first
     assert sample(digests, 1) != first
     assert list(sample(digests[:500], 0)) == [s for s in first if s in set(digests[:500])]
+
+
+@needs_openvino
+def test_nncf_is_silenced_by_its_own_logger_alone():
+    import_nncf = pytest.importorskip("hubretrain.extraction.engines.openvino_library").import_nncf
+    logger, other = logging.getLogger("nncf"), logging.NullHandler()
+    logger.addHandler(other)  # as pytest adds one that hears what does not propagate
+    try:
+        import_nncf()
+        assert other.level == logging.NOTSET
+        assert not logger.isEnabledFor(logging.WARNING)
+    finally:
+        logger.removeHandler(other)
 
 
 @needs_openvino
