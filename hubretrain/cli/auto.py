@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubretrain.cli.command import Command, echo, next_command
+from hubretrain.cli.command import Command, echo, next_command, this_command_without
 from hubretrain.cli.options import (
-    RUNS,
     DataSource,
     cache_option,
     data_options,
     named_modules,
     offline_option,
+    run_of_data,
     run_option,
 )
 from hubretrain.errors import RunError
@@ -109,13 +109,12 @@ def auto(
     Each stage is an ordinary command, which is shown, with its ordinary files: any can be repeated
     by hand. Rerun the command to resume.
     """
-    from hubretrain.runs import Run
-
     dataset = source.open(cache)
-    chosen = Run(run or RUNS / dataset.name)
+    chosen = run_of_data(dataset, run, cache)
     automatic = _Auto(dataset, chosen, source.folders, modules, cache, 3600 * hours)
     if dry_run:
         automatic.print_plan()
+        echo(f"Next: {this_command_without('--dry-run')}")
         return
     automatic.go()
 

@@ -10,7 +10,14 @@ import click
 from click_default_group import DefaultGroup
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command, Group, echo, in_flags, next_command
+from hubretrain.cli.command import (
+    Command,
+    Group,
+    echo,
+    in_flags,
+    next_command,
+    this_command_without,
+)
 from hubretrain.cli.exchange import export_vectors, import_features
 from hubretrain.cli.options import (
     DataSource,
@@ -52,8 +59,19 @@ class _CacheGroup(Group, DefaultGroup):  # type: ignore[misc]
     """`cache [DATA] --module NAME` is `cache fill`; a folder called `status` is `./status`."""
 
 
+class _FillContext(click.Context):
+    """Usage lines show the command as people type it, without `fill`."""
+
+    @property
+    def command_path(self) -> str:
+        """The words that lead here."""
+        return super().command_path.removesuffix(" fill")
+
+
 class _Fill(Command):
     """The default command; its help lists the others."""
+
+    context_class = _FillContext
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List the other commands of the group."""
@@ -162,6 +180,7 @@ def fill(
     ]
     if dry_run:
         print_estimate(estimate_cache(dataset, stored, options, cache=cache))
+        echo(f"Next: {this_command_without('--dry-run')}")
         return
     results = cache_bottlenecks(
         dataset,

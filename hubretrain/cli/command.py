@@ -28,6 +28,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206
 # What a machine is short of, wherever that shows: no defect of the program.
 _OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _OF_THE_MACHINE |= {errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_WORDS = "hubretrain.words"  # key of what was typed, in `Context.meta`
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 
 
@@ -47,6 +48,13 @@ def echo(message: str = "", *, nl: bool = True, err: bool = False) -> None:
 def next_command(*words: str | Path) -> str:
     """Return a command of this program that does what it says when it is pasted into a shell."""
     return shlex.join(["hubretrain", *map(str, words)])
+
+
+def this_command_without(flag: str) -> str:
+    """Return the command that runs, without a flag that it was given, as `next_command` does."""
+    context = click.get_current_context()
+    path = context.command_path.removeprefix(context.find_root().command_path).split()
+    return next_command(*path, *(word for word in context.meta[_WORDS] if word != flag))
 
 
 def terminal(**options: Any) -> Console:
@@ -188,6 +196,11 @@ class Command(_Spoken):
     def __init__(self, *args: Any, aliases: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.aliases = dict(aliases or {})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words of the command line, and keep them for `this_command_without`."""
+        ctx.meta[_WORDS] = [*args]
+        return super().parse_args(ctx, args)
 
 
 class Group(_Spoken, click.Group):

@@ -11,12 +11,12 @@ from rich.filesize import decimal
 
 from hubretrain.cli.command import Group, echo, in_flags, next_command, terminal
 from hubretrain.cli.options import (
-    RUNS,
     DataSource,
     cache_option,
     data_options,
     json_option,
     options_from,
+    run_of_data,
     run_option,
     split_as_cut,
 )
@@ -60,8 +60,8 @@ def check(
     from hubretrain.report import write_check_page
 
     dataset = source.open(cache)
+    folder = run_of_data(dataset, run, cache).folder
     result = check_dataset(dataset, split, cache=cache)
-    folder = run or RUNS / dataset.name
     result.write(folder / "data_check.json")
     page = folder / "data_check.html"
     write_check_page(page, result, dataset.root)
@@ -173,10 +173,9 @@ def split(
     Images that an earlier folds.csv holds keep their part, and new ones are added.
     """
     from hubretrain.data.splitting import kept_together, part_table, worst_deviation, write_folds
-    from hubretrain.runs import Run
 
     dataset = source.open(cache)
-    of_run = Run(run or RUNS / dataset.name)
+    of_run = run_of_data(dataset, run, cache)
     file = of_run.folds_file
     if overwrite or not file.exists():
         of_run.refuse_new_split()

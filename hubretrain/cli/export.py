@@ -9,7 +9,7 @@ import click
 from rich.filesize import decimal
 
 from hubretrain.cli.command import Command, echo, next_command
-from hubretrain.cli.options import chosen_run, complete_modules, run_argument
+from hubretrain.cli.options import Format, chosen_run, complete_modules, run_argument
 
 
 @click.command(cls=Command, short_help="Export a run as one model of module and head.")
@@ -18,7 +18,7 @@ from hubretrain.cli.options import chosen_run, complete_modules, run_argument
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["savedmodel", "litert", "onnx"]),
+    type=Format(["savedmodel", "litert", "onnx"]),
     help="Format to write; may be repeated. The SavedModel is always written, and LiteRT if the "
     "model can be converted.",
 )

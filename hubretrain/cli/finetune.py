@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hubretrain.cli.command import Command, echo, in_flags, next_command
+from hubretrain.cli.command import Command, echo, in_flags, next_command, this_command_without
 from hubretrain.cli.options import (
     chosen_run,
     images_option,
@@ -134,6 +134,7 @@ def finetune(
             echo(f"{plan.sentence()}.")
         if options.hours is not None and len(plans) > 1:
             echo(f"Of these {plans[0].module} would be trained.")
+        echo(f"Next: {this_command_without('--dry-run')}")
         return
     results = finetune_modules(
         dataset,

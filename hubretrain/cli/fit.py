@@ -12,13 +12,13 @@ import click
 
 from hubretrain.cli.command import Command, echo, in_flags, next_command, terminal
 from hubretrain.cli.options import (
-    RUNS,
     DataSource,
     cache_option,
     data_options,
     json_option,
     modules_option,
     options_from,
+    run_of_data,
     run_option,
     split_as_cut,
 )
@@ -96,11 +96,10 @@ def fit(
     A run keeps its folds and the results of its modules: rerun the command to resume, or to add
     modules.
     """
-    from hubretrain.runs import Run
     from hubretrain.screening import screen_modules
 
     dataset = source.open(cache)
-    chosen = Run(run or RUNS / dataset.name)
+    chosen = run_of_data(dataset, run, cache)
     options = replace(options, split=split_as_cut(chosen, options.split))
     screening = screen_modules(dataset, chosen, options, cache=cache, modules=modules)
     if as_json:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.filesize import decimal
 
-from hubretrain.cli.command import Command, echo, next_command, print_table
+from hubretrain.cli.command import Command, echo, next_command, print_table, this_command_without
 from hubretrain.cli.options import (
-    RUNS,
     DataSource,
     cache_option,
     cluster_options,
@@ -23,6 +22,7 @@ from hubretrain.cli.options import (
     named_modules,
     offline_option,
     options_from,
+    run_of_data,
     run_option,
     split_as_cut,
     trust_option,
@@ -95,14 +95,14 @@ def screen(
     part. Rerun the command to resume, or with a larger --budget to go on.
     """
     from hubretrain.racing import race_modules
-    from hubretrain.runs import Run
 
     dataset = source.open(cache)
-    chosen = Run(run or RUNS / dataset.name)
+    chosen = run_of_data(dataset, run, cache)
     options = replace(options, split=split_as_cut(chosen, options.split))
     entrants = _entrants(modules)
     if dry_run:
         _print_estimates(dataset, entrants, options, cache, trust)
+        echo(f"Next: {this_command_without('--dry-run')}")
         return
     race = race_modules(
         dataset,

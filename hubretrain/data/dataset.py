@@ -34,6 +34,7 @@ from hubretrain.data.layouts import (
     class_folders,
     default_folder,
     image_folders,
+    labels_file,
     without_unlabelled_splits,
 )
 from hubretrain.data.left_out import left_out, left_out_sentences
@@ -212,7 +213,8 @@ def open_dataset(
         data: A folder. None: `data/` itself, or the only data set in it.
         more_roots: More folders, to enrich the first; each is recognised by itself, and paths are
             relative to the first.
-        labels: A table with one row per image: CSV, or by its suffix TSV, JSON lines or parquet.
+        labels: A table with one row per image: CSV, or by its suffix TSV, JSON lines or parquet;
+            a relative path is sought in and beside the folder too.
             None: class folders, or a table that `layouts` recognises.
         table: Columns of the table; by default the usual ones.
 
@@ -233,9 +235,10 @@ def open_dataset(
     _check_options(table)
     record: Record = {}
     if labels is not None:
+        file = labels_file(labels, root)
         folders = image_folders(roots, tables=False)
-        record["labels"] = str(Path(labels).resolve())
-        images, grouped = label_images(Path(labels), folders, table)
+        record["labels"] = str(file.resolve())
+        images, grouped = label_images(file, folders, table)
     else:
         folders = image_folders(roots)
         images, grouped = _recognised_images(root, folders, table)

@@ -86,6 +86,15 @@ def forget_digests(folder: Path, paths: Sequence[str]) -> None:
         write_table(table_file, pd.DataFrame(rows, columns=list(COLUMNS)), digested=True)
 
 
+def known_sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of the image files, by path, when their digests were kept.
+
+    Args:
+        folder: The data set's folder in the cache.
+    """
+    return {path: size for path, size, *_ in _read(folder / FILE_NAME)}
+
+
 def _sha256(location: str) -> str:
     try:
         return sha256_of(location)

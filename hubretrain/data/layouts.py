@@ -260,6 +260,37 @@ def walk_files(root: Path, folders: list[str] | None = None) -> Iterator[str]:
         yield from (prefix + f for f in files if not f.startswith("."))
 
 
+def labels_file(labels: str | os.PathLike[str], root: Path) -> Path:
+    """Return a table of labels that is named: as a path from here, or from the images.
+
+    One that was found in or beside the folder of the images is logged.
+
+    Args:
+        labels: The table.
+        root: Folder of the images.
+
+    Raises:
+        DataError: A relative path leads to none, or to one in each place.
+    """
+    file = Path(labels)
+    if file.is_absolute() or os.path.lexists(file):
+        return file
+    near = [folder / file for folder in (root, root.resolve().parent)]
+    existing = [path for path in near if path.is_file()]
+    if len(existing) == 1:
+        logger.info("`labels` is %s: %s does not exist here.", existing[0], file)
+        return existing[0]
+    if existing:
+        raise DataError(
+            f"{file} does not exist here, but {existing[0]} and {existing[1]} do; name one of them."
+        )
+    existing_folder(root)
+    raise DataError(
+        f"{file} does not exist, neither here nor in {root} or beside it; expected a table of "
+        "labels."
+    )
+
+
 def existing_folder(root: Path) -> Path:
     """Return the folder, if it is one.
 

@@ -1,13 +1,16 @@
-"""`dataset.json`: the options that a data set was last opened with, beside its bottlenecks.
+"""`dataset.json`: whose bottlenecks lie beside it, and the options that it was last opened with.
 
 So that labels, columns, groups and exclusions are given once: the commands that share a cache use
 what this file holds where an option is not given. Library functions take their arguments only.
+Two data sets whose folders have the same name would share a folder of the cache: the second is
+refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -15,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from hubretrain.data.dataset import Folder, ImageDataset, Record, open_dataset
+from hubretrain.data.digests import known_sizes
 from hubretrain.data.findings import likely_bits
 from hubretrain.data.images import MAX_BITS, highest_level
-from hubretrain.data.layouts import default_folder, suffix_of
+from hubretrain.data.layouts import default_folder, labels_file, suffix_of
 from hubretrain.data.options import TableOptions
 from hubretrain.errors import DataError, unreadable
 from hubretrain.files import read_record, write_record
-from hubretrain.storage import is_remote
+from hubretrain.storage import is_remote, located, stamp_of
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "dataset.json"
@@ -40,7 +44,8 @@ def open_as_before(
 ) -> ImageDataset:
     """Open a data set with the options given, and else with those that it was opened with before.
 
-    What is used from before, and what is another value now, is logged; what is used is remembered.
+    What is used from before, and what is another value now, is logged; what is used is remembered,
+    with the folder.
 
     Args:
         data: See `open_dataset`, as all below.
@@ -50,13 +55,14 @@ def open_as_before(
         table: How it is read.
 
     Raises:
-        DataError: See `open_dataset` and `remembered_options`.
+        DataError: See `open_dataset` and `remembered_options`; or the cache holds another data set
+            of the same name.
         WriteError: The options cannot be written.
     """
     root = Path(data) if data is not None else default_folder(Path("data"))
     file = cache / (root.resolve().name or "data") / FILE_NAME
     earlier = remembered_options(root, cache)
-    given = _given(labels, table)
+    given = _given(labels and labels_file(labels, root), table)
     if given.get("multi_label") is False:  # nothing separates several labels any more
         earlier.pop("label_separator", None)
     for name in given.keys() & earlier.keys():
@@ -74,6 +80,12 @@ def open_as_before(
         labels=str(options["labels"]) if "labels" in options else None,
         table=TableOptions(**{n: _field(v) for n, v in options.items() if n != "labels"}),
     )
+    owner = _owner(file)
+    if owner not in (None, root.resolve()) and not _is_copy(dataset, file.parent):
+        raise DataError(
+            f"{file.parent}/ holds the data set of {owner}, and {root} is another one of the same "
+            "name; choose another `cache` for it, and another `run` folder for its results."
+        )
     if "bits" not in options and (bits := _bits_of_sample(dataset)) < MAX_BITS:
         logger.info(
             "Images with 16 bits per channel have levels of %d bits (in a sample): they are read "
@@ -82,9 +94,34 @@ def open_as_before(
         )
         options = {**options, "bits": bits}
         dataset = replace(dataset, opened_with={**dataset.opened_with, "bits": bits})
-    if options != earlier:
+    if options != earlier or owner is None:
         write_record(file, {"folder": str(root.resolve()), **options})
     return dataset
+
+
+def _owner(file: Path) -> Path | None:
+    """Return the folder of the data set whose `dataset.json` this is; None if it is no more."""
+    try:
+        folder = read_record(file).get("folder")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Path(folder) if isinstance(folder, str) and os.path.isdir(folder) else None
+
+
+def _is_copy(dataset: ImageDataset, folder: Path) -> bool:
+    """Return whether half of a sample of images were as large in the folder of a cache's owner."""
+    sizes = known_sizes(folder)
+    paths = dataset.images["path"].tolist()
+    sample = paths[:: max(1, len(paths) // _N_SAMPLED)]
+    same = [path in sizes and _size(dataset.root, path) == sizes[path] for path in sample]
+    return 2 * sum(same) > len(sample)
+
+
+def _size(root: Path, path: str) -> int | None:
+    try:
+        return stamp_of(located(root, path))[0]
+    except OSError:
+        return None
 
 
 def _bits_of_sample(dataset: ImageDataset) -> int:
@@ -122,9 +159,10 @@ def remembered_options(root: Path, cache: Path) -> Record:
 def forget_options(root: Path, cache: Path) -> bool:
     """Forget the options of a data set; return whether there were any."""
     file = cache / (root.resolve().name or "data") / FILE_NAME
-    existed = file.exists()
-    file.unlink(missing_ok=True)
-    return existed
+    options = remembered_options(root, cache)
+    if _owner(file) in (None, root.resolve()):
+        file.unlink(missing_ok=True)
+    return bool(options)
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:

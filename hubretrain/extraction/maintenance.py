@@ -126,7 +126,8 @@ def _rows_for(bottlenecks: Bottlenecks, rows: RowIndex, *, keep_views: bool) -> 
     """Return those of the rows that a file is to hold.
 
     Args:
-        bottlenecks: The file: of all rows, or a part or slice, which holds the rows that it has.
+        bottlenecks: The file: of all rows, or a part, which holds the rows that it has. A slice is
+            what a run for all rows continues.
         rows: The rows of the data set.
         keep_views: Whether each row is to have as many views as it has in the file, and a new one
             as many as the file has; else as many as `rows` says.
@@ -135,7 +136,7 @@ def _rows_for(bottlenecks: Bottlenecks, rows: RowIndex, *, keep_views: bool) -> 
     if keep_views:
         n = [views_of.get(sha256, bottlenecks.n_views) for sha256 in rows.sha256]
         rows = replace(rows, n_views=np.where(rows.n_views > 0, n, 0).astype(np.int16))
-    if bottlenecks.path.parent.name in (PARTS, SLICES):
+    if bottlenecks.path.parent.name == PARTS:
         rows = rows.select([sha256 in views_of for sha256 in rows.sha256])
     return rows
 
@@ -156,8 +157,10 @@ def _status_of(
     to_compute = int(np.maximum(n_views - comparison.for_rows(done.sum(axis=1), 0), 0).sum())
     # A row that the file lacks is new, which does not count as more views.
     cached_views = comparison.for_rows(bottlenecks.n_views_of, np.iinfo(np.int16).max)
+    is_slice = bottlenecks.path.parent.name == SLICES
+    new = "images outside of the slice" if is_slice else "new images"
     counts = {
-        "new images": comparison.n_new - comparison.n_edited,
+        new: comparison.n_new - comparison.n_edited,
         "edited images": comparison.n_edited,
         "images with more views": int((n_views > cached_views).sum()),
         "unfinished images": int(todo.any(axis=1).sum()),
@@ -187,7 +190,7 @@ def _status_of(
         "done_by_view": done.sum(axis=0).tolist(),
         "bytes": bottlenecks.path.stat().st_size,
         "images_per_second": images_per_second,
-        "new": counts["new images"],
+        "new": counts[new],
         "edited": counts["edited images"],
         "gone": comparison.n_gone,
         "to_compute": to_compute,

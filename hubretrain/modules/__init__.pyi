@@ -24,3 +24,4 @@ from .store import resolve as resolve
 from .store import restore_module as restore_module
 from .store import store_folder as store_folder
 from .store import stored_modules as stored_modules
+from .store import used_folders as used_folders

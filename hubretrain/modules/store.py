@@ -121,6 +121,21 @@ def stored_modules() -> list[StoredModule]:
     return [module for file in files if (module := _from_store(file.parent.name)) is not None]
 
 
+def used_folders() -> list[StoredModule]:
+    """Return the modules that were used from folders outside of the store and are there, by path.
+
+    As they were when they were last probed; nothing is read but whether a folder holds a module.
+    """
+    used = {}
+    for file in sorted((store_folder() / "probed").glob("*.json")):
+        values = _read_metadata(file)
+        folder = Path(values.get("handle", ""))
+        if values and (folder / "saved_model.pb").is_file():
+            module = StoredModule(values["name"], str(folder), folder, values["sha256"])
+            used[str(folder)] = replace(module, **_measured(values))
+    return [used[path] for path in sorted(used)]
+
+
 def current_digest(name: str, handle: str) -> str | None:
     """Return the SHA-256 that a module has now, None if it is not here; never download it."""
     folder = Path(handle)

@@ -50,6 +50,8 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(folder):
     assert code == 0, out
     assert "Plan for 120:00 (minutes:seconds) with 90 images" in out
     assert all(f"hubretrain {stage}: about" in out for stage in STAGES)
+    assert out.splitlines()[-1].startswith("Next: hubretrain auto ")
+    assert out.endswith(" --hours 2\n")
     assert not (folder / "runs").exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from hubretrain.cli import main
+from hubretrain.cli.options import Format
 from hubretrain.evaluation import METRICS
 from tests.samples import write_digits
 
@@ -109,6 +110,32 @@ def test_without_a_run_a_model_is_asked_for(place):
         assert "Missing argument 'RUN_OR_EXPORT': runs/ holds no run; run `hubretrain fit`" in told
 
 
+def test_a_run_that_is_not_there_gets_the_nearest_name_or_where_to_look(place):
+    for command in (["report", "digit"], ["predict", "runs/digit", "x.png"], ["serve", "nothing"]):
+        assert invoke(*command, code=1).stderr.endswith(": run `hubretrain fit` first.\n")
+    invoke("data", "split")
+    (place / "runs" / "digits" / "run.json").write_text("{}")
+    for command in (["report", "digit"], ["predict", "runs/digit", "x.png"], ["explain", "digit"]):
+        assert invoke(*command, code=1).stderr.endswith(": did you mean runs/digits?\n")
+    told = "the latest is runs/digits, and `hubretrain runs` lists all."
+    assert told in invoke("serve", "nothing", code=1).stderr
+
+
+def test_formats_are_known_by_the_names_of_their_files_too():
+    of_export = Format(["savedmodel", "litert", "onnx"])
+    names = ("tflite", ".TFLite", "saved_model", "onnx", "litert")
+    given = [of_export.convert(name, None, None) for name in names]
+    assert given == ["litert", "litert", "savedmodel", "onnx", "litert"]
+    assert "did you mean litert?" in invoke("export", "--format", "lite", code=2).stderr
+    assert "is not one of" in invoke("export", "--format", "keras", code=2).stderr
+
+
+def test_usage_shows_cache_as_it_is_typed():
+    assert invoke("cache", "--help").stdout.startswith("Usage: main cache [OPTIONS] [DATA]...\n")
+    assert "Try 'main cache --help' for help" in invoke("cache", "--nothing", code=2).stderr
+    assert "Usage: main cache gc" in invoke("cache", "gc", "--help").stdout
+
+
 def test_the_help_names_every_metric():
     text = " ".join(invoke("fit", "--help").stdout.split())
     metrics = re.search(r"Metric to choose by: (.*?)\. By default", text)[1]
@@ -141,8 +168,12 @@ def test_modules_lists_the_catalogue(place):
         (["cache", "-m", "data"], "holds no saved_model.pb"),
         (["fit"], "holds no bottlenecks; run `hubretrain cache` first."),
         (["finetune"], "runs/ holds no run; run `hubretrain fit` first"),
-        (["finetune", "runs/none"], "holds no finished fit; run `hubretrain fit` first"),
-        (["predict", "nowhere", "x.png"], "nowhere is no export"),
+        (
+            ["finetune", "runs/none"],
+            "runs/none does not exist; expected a run or what was exported",
+        ),
+        (["predict", "nowhere", "x.png"], "nowhere does not exist; expected a run or what was"),
+        (["predict", "nowhere"], "nowhere does not exist; expected a run"),
     ],
 )
 def test_foreseen_errors_are_one_sentence_and_exit_code_1(place, arguments, sentence):

@@ -245,3 +245,21 @@ def test_a_run_that_is_cut_refuses_another_split(
         before = Path("runs/digits/folds.csv").read_bytes()
         invoke(*command)
         assert Path("runs/digits/folds.csv").read_bytes() == before
+
+
+def test_the_run_of_another_data_set_of_the_same_name_is_refused_before_anything_is_written(
+    place: Path,
+) -> None:
+    invoke("data", "split", "data/digits")
+    write_digits(place / "other" / "digits", 120, (3, 4))
+    other = ("other/digits", "--cache", "mine")
+    before = {path: path.read_bytes() for path in (place / "runs").rglob("*.*")}
+    for command in (("data", "split"), ("data", "check"), ("fit",), ("screen",), ("auto",)):
+        refused = invoke(*command, *other, code=1).stderr.splitlines()[-1]
+        assert refused == (
+            "hubretrain: runs/digits/folds.csv holds none of these images, so the run belongs to "
+            "another data set; choose another folder with --run, or remove the file to cut a new "
+            "split."
+        )
+    assert {path: path.read_bytes() for path in (place / "runs").rglob("*.*")} == before
+    invoke("data", "split", *other, "--run", "other")

@@ -54,6 +54,7 @@ def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
     assert re.search(r"trunk\.h5 \([\d.]+ kB\) for further epochs", shown)
     dry = invoke("finetune", "--hours", 0.05, "--dry-run").stdout
     assert re.search(r"^small[56]: \d+ epochs? of about .*; .* in all\.$", dry, re.M)
+    assert dry.endswith("Next: hubretrain finetune --hours 0.05\n")
     more = invoke("finetune", "--module", "small5", "--epochs", "+2")
     assert "hubretrain: epoch 3: loss" in more.stderr
     assert "epoch 1: loss" not in more.stderr

@@ -32,6 +32,29 @@ def test_the_catalogue_is_searched_and_shown_as_a_table_and_as_json():
     assert "called anything like 'zebra'" in invoke("modules", "--search", "zebra").stdout
 
 
+def test_modules_that_the_catalogue_lacks_are_listed_by_what_the_option_takes(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    folder = write_module(tmp_path / "own" / "outsider")
+    gone = write_module(tmp_path / "gone" / "outsider", seed=1)
+    archive = shutil.make_archive(str(tmp_path / "packed_outsider"), "gztar", folder)
+    for module in (folder, gone, archive):
+        invoke("modules", "show", module)
+    shutil.rmtree(gone)
+    packed, used = json.loads(invoke("modules", "--search", "outsider", "--json").stdout)
+    assert (packed["name"], packed["handle"]) == ("packed_outsider", archive)
+    assert (used["name"], used["handle"], used["source"]) == (
+        *("own/outsider", str(folder), "folder"),
+    )
+    for row in (packed, used):
+        assert (row["image_size"], row["n_features"], row["n_parameters"]) == (8, 5, 376)
+        assert row["stored"]
+        assert invoke("modules", "show", row["name"]).exit_code == 0
+    assert "\t8\t5\t376\t" in invoke("modules", "--search", "outsider").stdout
+
+
 def test_a_module_is_shown_with_what_it_costs_and_its_layers(tmp_path):
     folder = write_module(tmp_path / "tiny")
     shown = invoke("modules", "show", folder, "--layers").stdout

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +13,10 @@ from hubretrain.data import SplitOptions
 from hubretrain.data.classes import sorted_classes
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.options import TableOptions
+from hubretrain.data.remembered import open_as_before
 from hubretrain.data.splitting.folds import write_folds
 from hubretrain.errors import DataError
-from tests.samples import PIXEL, encoded, write_digits
+from tests.samples import PIXEL, encoded, write_digits, write_pixels
 
 
 def write(root, *paths):
@@ -163,6 +167,25 @@ def bad(tmp_path, case):
             options["table"] = TableOptions(split_column="fold")
         options["labels"] = table(tmp_path / "l.csv", **columns)
     return root, options
+
+
+def test_a_table_of_labels_is_sought_beside_the_images_too(tmp_path, monkeypatch, caplog):
+    root = write_pixels(tmp_path / "far" / "photos", "1.png", "2.png")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match=r"^l.csv does not exist, neither here nor in .*far/photos"):
+        open_dataset(root, labels="l.csv")
+    beside = table(tmp_path / "far" / "l.csv", path=["1.png", "2.png"], label=["p", "q"])
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        opened = open_dataset(root, labels="l.csv")
+    assert opened.opened_with["labels"] == str(beside)
+    assert f"`labels` is {beside}: l.csv does not exist here." in caplog.text
+    assert open_as_before(root, tmp_path / "cache", labels=Path("l.csv")).class_names == ("p", "q")
+    shutil.copy(beside, root / "l.csv")
+    with pytest.raises(DataError, match=r"does not exist here, but .*photos/l.csv and .*far/l.csv"):
+        open_dataset(root, labels="l.csv")
+    shutil.copy(beside, tmp_path / "here")
+    assert open_dataset(root, labels="l.csv").opened_with["labels"].endswith("here/l.csv")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hubretrain.data.options import TableOptions
 from hubretrain.data.remembered import forget_options, open_as_before, remembered_options
 from hubretrain.errors import DataError
 from hubretrain.files import read_record
-from tests.samples import PIXEL, encoded
+from tests.samples import PIXEL, encoded, write_digits
 
 
 @pytest.fixture
@@ -54,12 +56,44 @@ def test_options_are_given_once_and_another_value_later_is_told(
     assert open_as_before(root, cache).class_names == ("a", "b", "c")
 
 
-def test_nothing_is_written_without_options_nor_where_a_data_set_is_refused(place: Path) -> None:
+def test_the_folder_alone_is_written_without_options_and_nothing_where_one_is_refused(
+    place: Path,
+) -> None:
     cache = place / "cache"
-    open_as_before(place / "d", cache)
     with pytest.raises(DataError):
         open_as_before(place / "d", cache, table=TableOptions(exclude_class=("x",)))
     assert not cache.exists()
+    open_as_before(place / "d", cache)
+    assert read_record(cache / "d" / "dataset.json") == {"folder": str(place / "d")}
+    assert not forget_options(place / "d", cache)
+
+
+def test_another_data_set_of_the_same_name_is_refused_and_a_moved_or_copied_one_is_not(
+    tmp_path: Path,
+) -> None:
+    cache, (first, second, copy) = tmp_path / "cache", (tmp_path / name / "d" for name in "abc")
+    write_digits(first, 12)
+    write_digits(second, 12, (3, 4))
+    for path in first.rglob("*.png"):
+        os.utime(path, (0, 0))
+    opened = open_as_before(first, cache, table=TableOptions(exclude_class=("2",)))
+    (cache / "d" / "digests.csv").write_text(
+        "path,size,mtime_ns,ctime_ns,sha256\n"
+        + "".join(f"{p},{(first / p).stat().st_size},0,0,x\n" for p in opened.images["path"])
+    )
+    with pytest.raises(DataError) as refused:
+        open_as_before(second, cache)
+    assert str(refused.value) == (
+        f"{cache / 'd'}/ holds the data set of {first}, and {second} is another one of the same "
+        "name; choose another `cache` for it, and another `run` folder for its results."
+    )
+    assert not forget_options(second, cache)
+    assert remembered_options(first, cache) == {"exclude_class": ["2"]}
+    shutil.copytree(first, copy)
+    assert open_as_before(copy, cache).class_names == ("0", "1", "2")
+    shutil.rmtree(first)
+    assert open_as_before(second, cache).class_names == ("3", "4")
+    assert read_record(cache / "d" / "dataset.json")["folder"] == str(second)
 
 
 def test_the_options_of_another_folder_are_not_used(place: Path) -> None:

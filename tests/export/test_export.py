@@ -333,7 +333,7 @@ def test_an_export_again_keeps_the_formats_that_are_there(place, run):
 
 def test_foreseen_errors_are_one_sentence(place):
     ran = invoke("export", "runs/none", code=1)
-    assert "holds no finished fit; run `hubretrain fit` first" in ran.stderr
+    assert "runs/none does not exist; expected a run" in ran.stderr
     ran = invoke("export", "runs/digits", "--head", "m7", code=1)
     assert "m7 was not fitted in this run (there are: m0, m1)" in ran.stderr
     assert ran.stderr.count("\n") == 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -52,10 +54,12 @@ def test_the_commands_print_estimates_and_stop(folder, tmp_path, monkeypatch):
     assert ran.exit_code == 0, ran.output
     assert "pooled: 240 forward passes, " in ran.output
     assert "images/s." in ran.output
+    assert ran.output.endswith(f"Next: {shlex.join(['hubretrain', 'cache', *words])}\n")
     ran = CliRunner().invoke(
         main, ["screen", *words, "-m", "nowhere", "--first", "20", "--dry-run"]
     )
     assert ran.exit_code == 0, ran.output
     assert "s for 20 images" in ran.output
     assert "'nowhere' is no module of the catalogue" in ran.output
+    assert ran.output.endswith(" -m nowhere --first 20\n")
     assert not list(tmp_path.rglob("*.h5"))

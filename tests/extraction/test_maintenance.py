@@ -17,7 +17,7 @@ from hubretrain.extraction.maintenance import (
     merge_parts,
     verify_files,
 )
-from hubretrain.extraction.plan import Part
+from hubretrain.extraction.plan import Part, Slice
 from hubretrain.modules import resolve
 from tests.bottlenecks.samples import edited
 from tests.samples import encoded, write_digits, write_module
@@ -153,6 +153,16 @@ def test_status_says_what_the_next_run_would_compute_and_why(digits, small_modul
     more = cache_status(open_dataset(digits), cache, n_views=3)
     assert more["to_compute"].tolist() == [2 * 3 + 58]
     assert run(digits, small_module, cache, n_views=3).n_computed == 2 * 3 + 58
+
+
+def test_status_of_a_slice_counts_the_images_that_the_next_run_adds(digits, small_module, tmp_path):
+    dataset, cache = open_dataset(digits), tmp_path / "cache"
+    taken = Slice(frozenset(dataset.digests(cache)[:40]))
+    run(digits, small_module, cache, part=taken)
+    (status,) = cache_status(dataset, cache).to_dict("records")
+    assert (status["done"], status["to_compute"]) == (80, 40)
+    assert status["why"] == ["20 images outside of the slice"]
+    assert run(digits, small_module, cache).n_computed == 40
 
 
 def test_status_knows_that_the_module_is_another_now(digits, tmp_path):

@@ -8,6 +8,7 @@ from .completion import RUNS as RUNS
 from .completion import complete_classes as complete_classes
 from .completion import complete_modules as complete_modules
 from .derived import options_from as options_from
+from .models import Format as Format
 from .models import chosen_run as chosen_run
 from .models import export_first as export_first
 from .models import format_option as format_option
@@ -16,6 +17,7 @@ from .models import model_and_images_argument as model_and_images_argument
 from .models import model_argument as model_argument
 from .models import named_run_argument as named_run_argument
 from .models import run_argument as run_argument
+from .models import run_of_data as run_of_data
 from .models import run_option as run_option
 from .models import tta_option as tta_option
 from .output import json_option as json_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,25 @@ from hubretrain.cli.command import echo
 from hubretrain.cli.options.completion import RUNS, complete_runs
 
 if TYPE_CHECKING:
+    from hubretrain.data import ImageDataset
     from hubretrain.runs import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Format(click.Choice[str]):
+    """The name of a format, or what its file is called: `.tflite` is `litert`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        name = str(value).lower().lstrip(".").replace("tflite", "litert")
+        name = name.replace("saved_model", "savedmodel")
+        near = difflib.get_close_matches(name, self.choices)
+        if name not in self.choices and near:
+            expected = ", ".join(self.choices)
+            self.fail(f"{value!r} is none of {expected}; did you mean {near[0]}?", param, ctx)
+        return super().convert(name if name in self.choices else value, param, ctx)
+
 
 run_option = click.option(
     "--run",
@@ -31,7 +48,7 @@ run_argument = click.argument(
     required=False,
     metavar="[RUN]",
     type=click.Path(path_type=Path),
-    callback=lambda _context, _parameter, value: value and _in_runs(value),
+    callback=lambda _context, _parameter, value: value and _existing(value),
     shell_complete=complete_runs,
 )
 
@@ -55,7 +72,7 @@ images_option = click.option(
 
 format_option = click.option(
     "--format",
-    type=click.Choice(["litert", "litert_int8", "onnx", "savedmodel"]),
+    type=Format(["litert", "litert_int8", "onnx", "savedmodel"]),
     help="Format of the model to run; by default LiteRT if the export holds it.",
 )
 
@@ -64,7 +81,7 @@ model_argument = click.argument(
     required=False,
     metavar="[RUN_OR_EXPORT]",
     type=click.Path(path_type=Path),
-    callback=lambda _context, _parameter, value: _in_runs(value) if value else _latest_model(),
+    callback=lambda _context, _parameter, value: _existing(value) if value else _latest_model(),
     shell_complete=complete_runs,
 )
 
@@ -91,24 +108,31 @@ def _model_and_images(first: str, *rest: str) -> tuple[Path, tuple[str, ...]]:
     if not rest:
         if _is_model(Path(first)):
             raise click.UsageError("Missing argument 'IMAGE...'.")
+        if first != "-" and "://" not in first and not Path(first).suffix:
+            _existing(Path(first))
         return _latest_model(), (first,)
     model = _in_runs(Path(first))
     if first == "-" or "://" in first or (os.path.exists(first) and not _is_model(model)):
         return _latest_model(), (first, *rest)
-    return model, rest
+    return _existing(model), rest
 
 
 def _latest_model() -> Path:
     """Return the folder of the latest run, and say which it is."""
     from hubretrain.errors import HubretrainError
-    from hubretrain.runs import latest_run
 
     try:
-        folder = latest_run(RUNS).folder
+        folder = _latest()
     except HubretrainError as error:
         raise click.UsageError(f"Missing argument 'RUN_OR_EXPORT': {error}") from error
     echo(f"hubretrain: with {folder}, the latest run", err=True)
     return folder
+
+
+def _latest() -> Path:
+    from hubretrain.runs import latest_run
+
+    return latest_run(RUNS).folder
 
 
 def _is_model(path: Path) -> bool:
@@ -127,6 +151,28 @@ def _in_runs(path: Path) -> Path:
     return path
 
 
+def _existing(path: Path) -> Path:
+    """Return what `_in_runs` does of a path that exists.
+
+    Raises:
+        RunError: It does not.
+    """
+    from hubretrain.errors import RunError
+
+    path = _in_runs(path)
+    if os.path.lexists(path):
+        return path
+    names = sorted(file.parent.name for file in RUNS.glob("*/run.json"))
+    near = difflib.get_close_matches(path.name, names, 1)
+    if near:
+        advice = f"did you mean {RUNS / near[0]}?"
+    elif names:
+        advice = f"the latest is {_latest()}, and `hubretrain runs` lists all."
+    else:
+        advice = "run `hubretrain fit` first."
+    raise RunError(f"{path} does not exist; expected a run or what was exported of one: {advice}")
+
+
 def chosen_run(run: Path | None) -> Run:
     """Return the run that is named, or the latest.
 
@@ -136,6 +182,30 @@ def chosen_run(run: Path | None) -> Run:
     from hubretrain.runs import Run, latest_run
 
     return Run(run) if run else latest_run(RUNS)
+
+
+def run_of_data(dataset: ImageDataset, run: Path | None, cache: Path) -> Run:
+    """Return the run that is named, or the one that is called as the data set.
+
+    Raises:
+        RunError: It is of another data set, of which this one has no image.
+    """
+    from hubretrain.data.splitting import read_folds
+    from hubretrain.errors import RunError
+    from hubretrain.runs import Run
+
+    chosen = Run(run or RUNS / dataset.name)
+    if not chosen.folds_file.exists():
+        return chosen
+    contents = set(read_folds(chosen.folds_file)["sha256"]) - {""}
+    if contents and contents.isdisjoint(dataset.digests(cache)):
+        if chosen.is_fitted and chosen.fit.data == dataset.root.resolve():
+            return chosen  # all of its images were edited
+        raise RunError(
+            f"{chosen.folds_file} holds none of these images, so the run belongs to another data "
+            "set; choose another folder with `run`, or remove the file to cut a new split."
+        )
+    return chosen
 
 
 def export_first(model: Path) -> None:

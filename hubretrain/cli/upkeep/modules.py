@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,11 +32,12 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def modules(context: click.Context, search: str, as_json: bool) -> None:
-    """List the catalogue of modules: sizes, costs, and which of them are downloaded.
+    """List the catalogue of modules, then others that were downloaded or used from a folder.
 
-    Beyond the catalogue, --module takes a TF-Hub or Kaggle handle, keras:NAME for every network
-    of Keras Applications, a folder with a SavedModel, or an archive of one. A module is a program:
-    it may read and write files of this machine, so use those that you trust.
+    Sizes, costs, and which of them are on this machine. Beyond the catalogue, --module takes a
+    TF-Hub or Kaggle handle, keras:NAME for every network of Keras Applications, a folder with a
+    SavedModel, or an archive of one. A module is a program: it may read and write files of this
+    machine, so use those that you trust.
     """
     if context.invoked_subcommand is not None:
         return
@@ -43,7 +46,7 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
         echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        echo(f"No module of the catalogue is called anything like {search!r}.")
+        echo(f"No module of the catalogue, or of this machine, is called anything like {search!r}.")
         return
     _print_table(rows)
 
@@ -167,11 +170,15 @@ def _inner_layers(module: StoredModule) -> list[dict[str, Any]]:
 
 
 def _rows(search: str) -> list[dict[str, Any]]:
-    """Return the catalogue; measurements of the store take precedence over the table."""
-    from hubretrain.modules import find_stored, read_catalogue
+    """Return the catalogue; measurements of the store take precedence over the table.
 
+    Modules of this machine that the catalogue lacks follow, each by what `--module` takes.
+    """
+    from hubretrain.modules import find_stored, read_catalogue, stored_modules, used_folders
+
+    catalogue = read_catalogue()
     rows = []
-    for m in read_catalogue():
+    for m in catalogue:
         if search.lower() not in " ".join((m.name, *m.aliases, *m.handles)).lower():
             continue
         here = find_stored(m.name)
@@ -191,7 +198,36 @@ def _rows(search: str) -> list[dict[str, Any]]:
                 "stored": here is not None,
             }
         )
-    return rows
+    names = {m.name for m in catalogue}
+    others = [(m.name, m) for m in stored_modules() if m.name not in names]
+    below = f"{os.getcwd()}{os.sep}"
+    others += [(str(m.folder).removeprefix(below), m) for m in used_folders()]
+    return rows + [
+        _row_of_stored(name, m)
+        for name, m in others
+        if search.lower() in f"{name} {m.handle}".lower()
+    ]
+
+
+def _row_of_stored(name: str, module: StoredModule) -> dict[str, Any]:
+    """Return the row of a module that the catalogue lacks."""
+    source = module.handle.partition(":")[0]
+    if os.path.isabs(module.handle):
+        source = "folder" if module.folder == Path(module.handle) else "archive"
+    return {
+        "name": name,
+        "aliases": [],
+        "image_size": module.image_size or None,
+        "n_features": module.n_features or None,
+        "value_range": list(module.value_range),
+        "n_parameters": module.n_parameters,
+        "gflops": module.gflops,
+        "source": source,
+        "handle": module.handle,
+        "handles": [module.handle],
+        "notes": "",
+        "stored": True,
+    }
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -201,7 +237,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         (
             row["name"],
             " ".join(row["aliases"]),
-            str(row["image_size"]),
+            str(row["image_size"] or "?"),
             f"{row['n_features']:,}" if row["n_features"] else "?",
             f"{row['n_parameters']:,}" if row["n_parameters"] else "?",
             f"{row['gflops']:.2f}" if row["gflops"] else "?",
