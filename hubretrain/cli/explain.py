@@ -31,7 +31,8 @@ from hubretrain.cli.options import (
     "of_class",
     metavar="NAME",
     shell_complete=complete_classes,
-    help="Class or label to explain; by default the most probable.",
+    help="Class or label to explain; by default the most probable, or the labels above their "
+    "thresholds.",
 )
 @click.option(
     "--head",
@@ -58,7 +59,8 @@ def explain(
 ) -> None:
     """Draw over each IMAGE the pixels that its top-1 class rests on, by default of the latest run.
 
-    Of a model of several labels per image, those that the most probable label rests on.
+    Of a model of several labels per image, one picture for each label above its threshold, at most
+    three, or for the most probable label.
 
     Grad-CAM where the model has a feature map, squared SmoothGrad, and integrated gradients. Of a
     run, the exported model is explained, or the head of the first module in the shortlist. An

@@ -120,7 +120,7 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_run(
     assert f"{page} (" in ran.stdout
     assert "labels to review: " in ran.stdout
     for folder, why in (
-        (tmp_path / "none", "holds no finished fit; run `hubretrain fit` first"),
+        (tmp_path / "none", "none does not exist; expected a run or what was exported of one"),
         (tmp_path / "half", "is missing; run `hubretrain fit` again"),
     ):
         if folder.name == "half":

@@ -20,7 +20,7 @@ from hubretrain.report.saliency.overlay import eight_bits, overlaid, side_by_sid
 
 @dataclass(frozen=True)
 class Explanation:
-    """The explanation of one image.
+    """The explanation of one class, or label, of an image.
 
     Attributes:
         path: The image.
@@ -55,9 +55,13 @@ def explain_images(
             the others are explained.
         folder: The folder of the PNG files.
         methods: Names of `METHODS`; by default all that the model allows.
-        of_class: The class, or label, to explain; by default the most probable of each image.
+        of_class: The class, or label, to explain; by default the most probable of each image, or
+            the labels that are decided on: see `ExplainedModel.shown`.
         head: The module of a run whose head is explained, instead of the run's export.
         seed: Random seed of SmoothGrad's noise.
+
+    Returns:
+        One explanation per image, in order; of several labels that are explained, one for each.
 
     Raises:
         RunError: `model` holds neither an export nor a fitted run.
@@ -85,7 +89,7 @@ def explain_images(
             explanations.append(Explanation(path, error=str(error)))
         else:
             stem = Path(folder) / stems[path]
-            explanations.append(_explain(explained, path, image, stem, methods, of_class, seed))
+            explanations += _explain(explained, path, image, stem, methods, of_class, seed)
     return explanations
 
 
@@ -97,23 +101,28 @@ def _explain(
     methods: Sequence[str],
     of_class: str | None,
     seed: int,
-) -> Explanation:
-    model = explained.model
+) -> list[Explanation]:
+    model, names = explained.model, explained.class_names
     pixels = view(image, model.size)
     unit = to_unit(pixels)
     probs = explained.probabilities(unit[np.newaxis])[0]
-    c = explained.class_names.index(of_class) if of_class else int(probs.argmax())
-    overlays = [
-        overlaid(pixels, eight_bits(saliency(model, unit, c, method, seed), method))
-        for method in methods
-    ]
-    files = [
-        _save(overlay, stem.with_name(f"{stem.name}_{method}.png"))
-        for overlay, method in zip(overlays, methods, strict=True)
-    ]
-    sheet = side_by_side([Image.fromarray(pixels), *overlays], ["image", *methods])
-    files.append(_save(sheet, stem.with_name(f"{stem.name}_saliency.png")))
-    return Explanation(path, explained.class_names[c], float(probs[c]), tuple(files))
+    shown = [names.index(of_class)] if of_class else explained.shown(probs)
+    explanations = []
+    for c in shown:
+        overlays = [
+            overlaid(pixels, eight_bits(saliency(model, unit, c, method, seed), method))
+            for method in methods
+        ]
+        sheet = side_by_side([Image.fromarray(pixels), *overlays], ["image", *methods])
+        ends = [*methods, "saliency"]
+        if len(shown) > 1:  # by number, for names may hold anything
+            ends = [f"{c}_{end}" for end in ends]
+        files = tuple(
+            _save(picture, stem.with_name(f"{stem.name}_{end}.png"))
+            for picture, end in zip([*overlays, sheet], ends, strict=True)
+        )
+        explanations.append(Explanation(path, names[c], float(probs[c]), files))
+    return explanations
 
 
 def _file_names(images: Sequence[Path]) -> dict[Path, str]:

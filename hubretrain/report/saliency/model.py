@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hubretrain.arrays import Float32Array
 from hubretrain.data import reading_as
 from hubretrain.data.images import Reading
 from hubretrain.errors import RunError
-from hubretrain.evaluation import at_temperature
+from hubretrain.evaluation import LabelThresholds, Rule, at_temperature
 from hubretrain.export import Export, export_of, pixels_name
 from hubretrain.heads import ENSEMBLE_NAME, ModuleHeads
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.report.saliency.gradients import Differentiable
 from hubretrain.runs import Run
 from hubretrain.tensorflow import tf
+
+MOST_LABELS = 3  # of an image, that are explained unless one is named
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class ExplainedModel:
         temperature: Temperature that `model` lacks. It scales scores, and leaves maps as they are.
         reading: How image files are read.
         multi_label: Whether an image may have several labels.
+        rule: How its probabilities become labels; None where an image has one class.
     """
 
     title: str
@@ -37,11 +42,27 @@ class ExplainedModel:
     temperature: float = 1.0
     reading: Reading = Reading()
     multi_label: bool = False
+    rule: LabelThresholds | None = None
 
     def probabilities(self, images: Float32Array) -> Float32Array:
         """Return probabilities as an export gives them, float32 (n_images, n_classes)."""
         probs = self.model.probabilities(images)
         return at_temperature(probs, self.temperature, self.multi_label)
+
+    def shown(self, probs: Float32Array) -> list[int]:
+        """Return the classes of an image that are explained by default, the most probable first.
+
+        That is the top-1 class; where an image may have several labels, those that are decided on,
+        at most `MOST_LABELS`, or the most probable where there are none.
+
+        Args:
+            probs: float32 (n_classes,).
+        """
+        order = np.argsort(-probs, kind="stable").tolist()
+        if self.rule is None:
+            return order[:1]
+        is_decided = self.rule.decide(probs[np.newaxis].astype(np.float64))[0]
+        return [c for c in order if is_decided[c]][:MOST_LABELS] or order[:1]
 
 
 def open_explained(folder: Path, module: str | None = None) -> ExplainedModel:
@@ -100,7 +121,12 @@ def _open_export(folder: Path) -> ExplainedModel:
         tuple(export.class_names),
         reading=export.reading,
         multi_label=export.multi_label,
+        rule=_rule_of_labels(export.rule),
     )
+
+
+def _rule_of_labels(rule: Rule) -> LabelThresholds | None:
+    return rule if isinstance(rule, LabelThresholds) else None
 
 
 def _open_head(run: Run, module: str | None) -> ExplainedModel:
@@ -119,4 +145,5 @@ def _open_head(run: Run, module: str | None) -> ExplainedModel:
         head.calibration.temperature,
         reading_as(fit.data_options),
         multi_label,
+        _rule_of_labels(head.rule.at_temperature(head.calibration.temperature)),
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from hubretrain.cli import main
 from hubretrain.data.images.decoding import to_unit
 from hubretrain.export.predict import predict_images
+from hubretrain.files import read_record, write_record
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import Backbone, resolve
 from hubretrain.report.saliency.explain import explain_images
@@ -70,7 +72,7 @@ def test_a_head_on_all_layers_of_a_module_that_lists_no_variables_is_explained(
 def test_what_cannot_be_explained_is_said(run: Run, tmp_path: Path) -> None:
     image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
     for place, options, why in (
-        (tmp_path / "none", [], "holds no finished fit; run `hubretrain fit` first"),
+        (tmp_path / "none", [], "none does not exist; expected a run or what was exported of one"),
         (run.folder, ["--class", "c"], "--class is 'c'; expected one of a, b."),
         (run.folder, ["--head", "other"], "other was not fitted in this run (there are: pooled)"),
     ):
@@ -123,5 +125,29 @@ def test_a_label_of_an_export_is_explained_with_its_own_probability(
     (prediction,) = predict_images(label_export, [image], format="savedmodel")
     probs = dict(prediction.classes)
     assert ran.stdout.startswith(f"{image}: <b> {probs['<b>']:.1%}, ")
-    (explanation,) = explain_images(label_export, [image], out, methods=["smoothgrad"])
-    assert explanation.of_class == max(probs, key=lambda name: probs[name])
+    assert {path.name for path in out.iterdir()} == {
+        f"{image.stem}_{end}.png" for end in ("smoothgrad", "saliency")
+    }
+
+
+def test_the_labels_that_are_decided_on_are_explained_or_the_most_probable(
+    label_export: Path, tmp_path: Path
+) -> None:
+    model = open_explained(label_export)
+    assert model.rule
+    above, below = (np.array(model.rule.values) + by for by in (0.01, -0.01))
+    first, _, last = above.tolist()
+    assert first > last
+    assert model.shown(np.array([first, 0.5, last], np.float32)) == [0, 2]
+    assert model.shown(below.astype(np.float32)) == [int(below.argmax())]
+    folder = shutil.copytree(label_export, tmp_path / "eager")
+    manifest = read_record(folder / "export.json") | {"thresholds": [1e-6] * 3}
+    write_record(folder / "export.json", manifest)
+    image = next(write_digits(tmp_path / "digits", 1).rglob("*.png"))
+    explanations = explain_images(folder, [image], tmp_path / "out", methods=["smoothgrad"])
+    (prediction,) = predict_images(folder, [image], 3, format="savedmodel")
+    assert [of.of_class for of in explanations] == [name for name, _ in prediction.classes]
+    assert prediction.labels is not None
+    assert set(prediction.labels) == {of.of_class for of in explanations}
+    pictures = [path.name for of in explanations for path in of.pictures]
+    assert sorted(pictures) == sorted(path.name for path in (tmp_path / "out").iterdir())
