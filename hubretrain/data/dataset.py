@@ -243,7 +243,8 @@ def open_dataset(
         folders = image_folders(roots)
         images, grouped = _recognised_images(root, folders, table)
     if table.group_from not in (None, NO_COLUMN):
-        images, grouped = images.assign(group=groups_from_paths(images, table.group_from)), True
+        groups = groups_from_paths(images, table.group_from, multi_label=bool(table.is_multi_label))
+        images, grouped = images.assign(group=groups), True
     elif not grouped and labels is None and table.group_column != NO_COLUMN:
         propose_groups(images, table.group_from)
     record |= {**table.columns(), "skip_unmatched": table.skip_unmatched, **_extras(table)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from itertools import chain
 
 import pandas as pd
 
+from hubretrain.data.classes import split_labels
 from hubretrain.data.layouts import SPLIT_NAMES
 from hubretrain.data.options import NO_COLUMN
 from hubretrain.errors import DataError
@@ -15,21 +17,25 @@ from hubretrain.storage import is_remote
 logger = logging.getLogger(__name__)
 
 
-def groups_from_paths(images: pd.DataFrame, rule: str) -> pd.Series:
+def groups_from_paths(images: pd.DataFrame, rule: str, *, multi_label: bool = False) -> pd.Series:
     """Return the group of each image by its path; its own path where the rule gives none.
 
     Args:
         images: Columns path and label.
         rule: `folder:N` or a regular expression, see `TableOptions.group_from`. A folder that is
-            named after the class of its images or a split is no group.
+            named after the class of its images or a split is no group; nor one that is named after
+            any label, where images may have several.
+        multi_label: Whether images may have several labels, joined by a bar.
 
     Raises:
         DataError: The rule is none, or gives no image a group.
     """
     if match := re.fullmatch(r"folder:([+-]?\d+)", rule):
         number = int(match[1])
+        names = set(chain(*map(split_labels, images["label"]))) if multi_label else set()
+        names |= {name.partition(":")[2] for name in names}  # of several columns: `column:value`
         groups = [
-            _folder(path, label, number)
+            _folder(path, names if multi_label else {label}, number)
             for path, label in zip(images["path"], images["label"], strict=True)
         ]
     else:
@@ -61,11 +67,11 @@ def groups_from_paths(images: pd.DataFrame, rule: str) -> pd.Series:
     )
 
 
-def _folder(path: str, label: str, number: int) -> str:
+def _folder(path: str, labels: set[str], number: int) -> str:
     folders = path.split("/")[:-1]
     index = number if number >= 0 else len(folders) + number
     name = folders[index] if 0 <= index < len(folders) else ""
-    return "" if name in (label, "..") or name.lower() in SPLIT_NAMES else name
+    return "" if name in labels or name == ".." or name.lower() in SPLIT_NAMES else name
 
 
 def _matched(pattern: re.Pattern[str], path: str) -> str:

@@ -18,8 +18,11 @@ from .inputs import weights_by_class as weights_by_class
 from .inputs import weights_by_label as weights_by_label
 from .losses import Kind as Kind
 from .mlp import DECAYS as DECAYS
+from .mlp import MOST_COMPONENTS as MOST_COMPONENTS
 from .mlp import MLPFitter as MLPFitter
 from .mlp import MLPOptions as MLPOptions
+from .mlp import n_steps as n_steps
+from .mlp import seconds_of_step as seconds_of_step
 from .path import Criterion as Criterion
 from .path import PathFitter as PathFitter
 from .projection import N_COMPONENTS as N_COMPONENTS

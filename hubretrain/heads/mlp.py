@@ -20,8 +20,9 @@ fitted. Those of another CPU differ by rounding, which training amplifies.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ from hubretrain.heads.validation import fold_scores, log_loss, temperature_witho
 from hubretrain.parallel import ahead, one_blas_thread
 
 DECAYS = (0.1, 3.0)
+TIMED_STEPS = 8  # by which it is told how long networks take
 MOST_COMPONENTS = 1024  # of a basis that networks take; time grows with their number
 MOMENTUM, SQUARES_MOMENTUM, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
@@ -249,7 +251,7 @@ def train(training: Training, decay: float, options: MLPOptions, seed: int) -> N
     weight = (training.weight / training.weight[images].mean()).astype(dtype)
     targets = training.targets(dtype)
     per_epoch = -(-len(images) // options.batch_size)
-    n_epochs = max(options.n_epochs, -(-options.n_steps // per_epoch))
+    n_epochs = n_steps(len(images), options) // per_epoch
     adam, n_done = Adam(network, decay), 0
     for _ in range(n_epochs):
         for batch in np.array_split(random.permutation(images), per_epoch):
@@ -265,6 +267,28 @@ def train(training: Training, decay: float, options: MLPOptions, seed: int) -> N
             adam.step(gradients, rate)
             n_done += 1
     return network
+
+
+def n_steps(n_images: int, options: MLPOptions = MLPOptions()) -> int:
+    """Return the steps of one network that is trained on some images."""
+    per_epoch = -(-n_images // options.batch_size)
+    return max(options.n_epochs, -(-options.n_steps // per_epoch)) * per_epoch
+
+
+def seconds_of_step(n_features: int, n_classes: int, options: MLPOptions = MLPOptions()) -> float:
+    """Return how long a step of one network takes here, by some steps on random numbers."""
+    n_timed = TIMED_STEPS * options.batch_size
+    random = np.random.default_rng(0)
+    values = random.standard_normal((n_timed, n_features), np.float32)
+    images = np.arange(n_timed)
+    rows = FeatureBlocks([values], images, standardize=False, memory=0, as_they_are=True)
+    labels = random.integers(0, n_classes, n_timed)
+    of_images = np.split(images, n_timed)
+    training = Training(rows, of_images, labels, np.ones(n_timed), n_classes)
+    with one_blas_thread:
+        started = time.perf_counter()
+        train(training, DECAYS[0], replace(options, n_epochs=1, n_steps=1), seed=0)
+        return (time.perf_counter() - started) / TIMED_STEPS
 
 
 def _start(

@@ -6,6 +6,8 @@ tied with the best in one fit and does not in the next need not be fitted again 
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +16,26 @@ import pandas as pd
 
 from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks, ForwardPassLog
-from hubretrain.evaluation import Evaluator, choice_parts, intervals
-from hubretrain.heads import Kind, ModuleHeads, Projection
+from hubretrain.evaluation import N_PARTS, Evaluator, choice_parts, intervals
+from hubretrain.heads import (
+    DECAYS,
+    MOST_COMPONENTS,
+    Kind,
+    MLPOptions,
+    ModuleHeads,
+    Projection,
+    n_steps,
+    seconds_of_step,
+)
 from hubretrain.runs import Run
+from hubretrain.screening.candidates import ALL_LAYERS
 from hubretrain.screening.leaderboard import choosable
 from hubretrain.screening.result import ScreenResult, merged, merged_heads
 from hubretrain.screening.screen import identity_of, screen
 from hubretrain.screening.sweep import LINEAR, MLP, Sweep
+
+_log = logging.getLogger(__name__)
+LONG_SECONDS = 60.0  # from which it is told how long networks take
 
 
 @dataclass(frozen=True)
@@ -53,12 +68,15 @@ class Stages:
         linear = tuple(kind for kind in self.sweep.kinds if kind in LINEAR)
         first = linear or self.sweep.kinds
         self._check({file: self._kept(file, first) is not None for file in files})
+        if first == (MLP,):
+            self._tell_time(files)
         alone = {file: self._part(file, first) for file in files}
         with_networks: set[str] = set()
         if linear and MLP in self.sweep.kinds:
             with_networks = {file.stem for file in files}
         elif self.sweep.mlp_where_tied:
             with_networks = self._tied([result for result, _ in alone.values()])
+        self._tell_time([file for file in files if file.stem in with_networks])
         results = []
         for file, (result, heads) in alone.items():
             if file.stem in with_networks:
@@ -107,6 +125,16 @@ class Stages:
             lambda: merged_heads(linear, networks, metric, (linear_heads(), heads())),
         )
 
+    def _tell_time(self, files: Sequence[Path]) -> None:
+        """Log how long the networks on these modules take, where that is over a minute."""
+        files = [file for file in files if self._kept(file, (MLP,)) is None]
+        seconds = sum(seconds_of_networks(file, self.images, self.sweep) for file in files)
+        if seconds > LONG_SECONDS:
+            _log.info(
+                "Networks on %s take about %.0f minutes; `heads=softmax` does without.",
+                *(", ".join(file.stem for file in files), max(1, seconds / 60)),
+            )
+
     def _labels_and_groups(self) -> tuple[AnyArray, AnyArray]:
         validated = self.images[self.images["fold"] >= 0]
         return self.sweep.targets(validated), validated["cluster"].to_numpy()
@@ -120,6 +148,29 @@ class Stages:
         resampled = [evaluator.resample(metric, of.chosen.of(metric)) for of in modules]
         tied = intervals.tied_with_best(resampled)
         return {of.module for of, is_tied in zip(modules, tied, strict=True) if is_tied}
+
+
+def seconds_of_networks(file: Path, images: pd.DataFrame, sweep: Sweep) -> float:
+    """Return about how long the networks on a module take, by some steps that are timed.
+
+    Args:
+        file: Bottleneck file of the module.
+        images: See `screen`.
+        sweep: What to compare.
+    """
+    with Bottlenecks(file) as bottlenecks:
+        n_features = bottlenecks.n_features_of("last")
+        if ALL_LAYERS in sweep.layers and bottlenecks.has_layers:
+            n_features = min(bottlenecks.n_features_of("all"), MOST_COMPONENTS, len(images))
+    n_weights = 1 if None in sweep.class_weights else len(sweep.class_weights)
+    n_folds = images.loc[images["fold"] >= 0, "fold"].nunique()
+    n_networks = n_folds * n_weights * len(DECAYS) * MLPOptions().n_seeds
+    of_fold = max(1, len(images) * (n_folds - 1) // n_folds)
+    n_all = n_steps(of_fold)
+    if n_folds > 1:  # and without each part, to choose by
+        n_all += N_PARTS * n_steps(max(1, of_fold * (N_PARTS - 1) // N_PARTS))
+    seconds = seconds_of_step(n_features, len(sweep.class_names))
+    return n_networks * n_all * seconds / (os.cpu_count() or 1)
 
 
 def _with_costs(file: Path, result: ScreenResult) -> ScreenResult:

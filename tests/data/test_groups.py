@@ -39,6 +39,27 @@ def test_groups_are_taken_from_paths(
     pd.testing.assert_frame_equal(again.images, data.images)
 
 
+def test_folders_named_after_a_label_are_no_groups_where_images_have_several(
+    tmp_path: Path,
+) -> None:
+    paths = ("cat/p1/1.png", "cat/2.png", "dog/p1/3.png", "dog/4.png", "cat/5.png")
+    root = write_pixels(tmp_path / "d", *paths)
+    rows = zip(paths, ("cat|dog", "dog", "dog", "", "cat"), strict=True)
+    text = "path,label\n" + "".join(f"{path},{label}\n" for path, label in rows)
+    (tmp_path / "l.csv").write_text(text)
+    table = TableOptions(group_from="folder:-1", label_separator="|")
+    data = open_dataset(root, labels=tmp_path / "l.csv", table=table)
+    assert data.images["path"].tolist() == sorted(paths)
+    assert data.images["group"].tolist() == ["cat/2.png", "cat/5.png", "p1", "dog/4.png", "p1"]
+    rows = zip(paths, ("cat,", "dog,", "dog,x", ",x", "cat,x"), strict=True)
+    text = "path,kind,site\n" + "".join(f"{path},{cells}\n" for path, cells in rows)
+    (tmp_path / "l.csv").write_text(text)
+    table = TableOptions(group_from="folder:-1", label_column=("kind", "site"))
+    columns = open_dataset(root, labels=tmp_path / "l.csv", table=table)
+    assert columns.class_names == ("kind:cat", "kind:dog", "site:x")
+    assert columns.images["group"].equals(data.images["group"])
+
+
 def test_groups_from_paths_go_with_a_table_of_labels_and_with_renamed_classes(
     tmp_path: Path,
 ) -> None:
