@@ -1,4 +1,4 @@
-"""Converts to ONNX with tf2onnx and runs it with ONNX Runtime; an extra: `hubretrain[onnx]`."""
+"""Converts to ONNX with tf2onnx, and runs ONNX models; an extra: `hubretrain[onnx]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from hubretrain.errors import EngineError, RunError, first_line
 from hubretrain.export.manifest import pixels_name
+from hubretrain.modules.onnx import INSTALL, open_session
 from hubretrain.quiet import silent_stderr
 
 OPSET = 17
-_INSTALL = "install it with: pip install 'hubretrain[onnx]'"
 
 
 class Onnx:
@@ -32,17 +32,11 @@ class Onnx:
     name = "ONNX Runtime"
 
     def __init__(self, model: bytes, sizes: Sequence[int], path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError(f"ONNX Runtime is not installed ({error}); {_INSTALL}") from None
         self._sizes = sizes
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(model)
+        except EngineError:
+            raise
         except Exception as error:  # it raises types of its own
             raise RunError(f"{path} cannot be run ({first_line(error)}); export again.") from error
 
@@ -65,7 +59,7 @@ def convert(saved_model: Path, path: Path) -> None:
     try:
         import tf2onnx
     except ImportError as error:
-        raise EngineError(f"tf2onnx is not installed ({error}); {_INSTALL}") from None
+        raise EngineError(f"tf2onnx is not installed ({error}); {INSTALL}") from None
     import logging
 
     from hubretrain.tensorflow import tf

@@ -8,7 +8,7 @@ from hubretrain.data.images import Augmentation
 from hubretrain.errors import CacheError
 from hubretrain.option_fields import check_options, option
 
-ENGINES = ("auto", "tensorflow", "openvino")
+ENGINES = ("auto", "tensorflow", "openvino", "onnxruntime")
 PRECISIONS = ("f32", "bf16", "int8")
 LAYERS = ("all", "last")
 MAX_VIEWS = 1000
@@ -24,7 +24,7 @@ class CacheOptions:
             `hubretrain.extraction.plan.wanted_rows`.
         augmentation: How the augmented views differ.
         seed: Random seed of the augmentation, in [-2^63, 2^63).
-        engine: `auto`, `tensorflow` or `openvino`; see
+        engine: `auto`, `tensorflow`, `openvino` or `onnxruntime`; see
             `hubretrain.extraction.engines.choose_engine`.
         precision: `f32`; `bf16` or `int8` with OpenVINO.
         augment_on: `cpu`, or `gpu`: in batches, by TensorFlow; by default `gpu` where one is in
@@ -66,7 +66,8 @@ class CacheOptions:
     seed: int = option(0, "Random seed of the augmentation.")
     engine: str = option(
         "auto",
-        "What runs the modules; auto: OpenVINO on a CPU if it is installed, else TensorFlow.",
+        "What runs the modules; auto: OpenVINO on a CPU if it is installed, else TensorFlow, or "
+        "ONNX Runtime for ONNX files.",
         choices=ENGINES,
     )
     precision: str = option(

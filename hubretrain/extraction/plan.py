@@ -34,6 +34,7 @@ from hubretrain.extraction.engines import (
 )
 from hubretrain.extraction.options import CacheOptions
 from hubretrain.modules import StoredModule, choose_layers
+from hubretrain.modules.onnx import probed
 from hubretrain.storage import located
 
 RESIZE = "bilinear, antialiased, 8-bit, aspect ratio not kept"
@@ -191,7 +192,7 @@ def plan_cache(
     rows = wanted_rows(dataset, digests, quarantine, options.n_views, options.minority_views, part)
     files = tuple(folder / file_name(name, part) for name in names)
     specs = tuple(
-        _extractor_spec(_probed(module), folder, file, options)
+        _extractor_spec(probed(module), folder, file, options)
         for module, file in zip(modules, files, strict=True)
     )
     calibrations = [_calibration(spec, dataset, digests, options) for spec in specs]
@@ -316,15 +317,6 @@ def attributes_of(
         **({"layers": spec.layers_requested} if spec.layers_requested != "last" else {}),
         **(calibration or {}),
     }
-
-
-def _probed(module: StoredModule) -> StoredModule:
-    """Return a module with what only loading it tells, such as its image size."""
-    if module.probed:
-        return module
-    from hubretrain.modules import Backbone
-
-    return Backbone(module).stored
 
 
 def _extractor_spec(

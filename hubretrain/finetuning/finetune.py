@@ -174,8 +174,8 @@ def finetune_modules(
         folder = run.finetune_folder(name)
         lock = only_writer(folder) if devices.is_chief else contextlib.nullcontext()
         with lock, progress_shown(devices.is_chief):
-            module = ModuleFineTuning(dataset, run, images, name, fit, devices)
             try:
+                module = ModuleFineTuning(dataset, run, images, name, fit, devices)
                 module.prepare(chosen, resumption.seconds_between_checkpoints)
             except NotTrainableError as error:
                 if not others:

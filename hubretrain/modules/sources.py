@@ -28,6 +28,7 @@ from hubretrain.modules.saved_model import missing
 Fetch = Callable[[Path], None]
 Trust = bool | Callable[[str], bool]
 _IS_PROGRAM = "a module is a program, which may read and write files of this machine"
+_IS_RUN_NATIVELY = "a file that was made to do harm may attack the library that runs it"
 _LOOPBACK = re.compile(r"https?://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?/")
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def of(module: HubModule) -> Iterator[tuple[str, Fetch]]:
     for handle in module.handles:
         if module.source == "archive":
             yield handle, functools.partial(unpack_module, Path(handle))
+        elif module.source == "onnx":
+            yield handle, functools.partial(_onnx, handle)
         elif handle == module.own_handle:
             yield handle, functools.partial(build_module, handle)
         elif handle.startswith(KAGGLE):
@@ -87,6 +90,13 @@ def _kaggle(handle: str, folder: Path) -> None:
     _copy_complete(fetch, folder)
 
 
+def _onnx(handle: str, folder: Path) -> None:
+    """Copy or download an ONNX file, and add what is to be done around it."""
+    from hubretrain.modules.onnx import fetch, parse_handle  # imports onnx
+
+    fetch(parse_handle(handle), folder)
+
+
 def _refuse_offline(handle: str) -> None:
     if is_offline() and no_cache_of(handle):
         raise ModuleError("the network is not used")
@@ -121,12 +131,16 @@ def check_trusted(store: Path, module: HubModule, handle: str, sha256: str, trus
     Raises:
         UntrustedModuleError: It is not trusted.
     """
+    is_onnx = module.source == "onnx"
+    if is_onnx and ("://" not in handle or _LOOPBACK.match(handle)):
+        return  # operators of ONNX read and write no files
     if module.source == "archive" or _LOOPBACK.match(handle):
         warn_once(store, handle, sha256, remember=False)  # once it is stored, nobody asks
         return
     if module in read_catalogue() or module.source == "keras" or _is_trusted(store, sha256):
         return
-    sentence = f"{handle} is not of the catalogue (sha256 {sha256[:12]}), and {_IS_PROGRAM}"
+    why = _IS_RUN_NATIVELY if is_onnx else _IS_PROGRAM
+    sentence = f"{handle} is not of the catalogue (sha256 {sha256[:12]}), and {why}"
     if not (trust(sentence) if callable(trust) else trust):
         raise UntrustedModuleError(
             f"{sentence}; if you trust it, run `hubretrain modules fetch` with `trust`."

@@ -1,6 +1,6 @@
-"""The module store: a folder of SavedModels with their metadata, and how a name gets into it.
+"""The module store: a folder of modules with their metadata, and how a name gets into it.
 
-    <store>/<name>/saved_model.pb, variables/, assets/
+    <store>/<name>/saved_model.pb, variables/, assets/; or model.onnx, input.json
     <store>/<name>/module.json      name, handle, source, SHA-256 of the tree, image size, range,
                                     features, costs, files with their sizes, versions
     <store>/probed/<sha256>.json    the same metadata of a module that stays in the user's folder
@@ -44,6 +44,7 @@ from hubretrain.modules.catalogue import (
 )
 from hubretrain.modules.layers import LayerPoint
 from hubretrain.modules.network import is_offline
+from hubretrain.modules.onnx import is_network, is_onnx, parse_handle, source_sha256
 from hubretrain.modules.saved_model import METADATA_FILE, missing, not_a_module, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
@@ -56,13 +57,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredModule:
-    """A module on this machine: a folder with a SavedModel, and its metadata.
+    """A module on this machine: a folder with a SavedModel or ONNX network, and its metadata.
 
     Attributes:
         name: Short name; also the name of its bottleneck file.
         handle: Where it came from: a handle, or the folder itself.
-        folder: Folder of the SavedModel.
-        sha256: SHA-256 of the SavedModel's files.
+        folder: Folder of its files.
+        sha256: SHA-256 of these files.
         image_size: Height and width of its input, pixels; 0 until it has been probed.
         n_features: Length of its bottleneck; 0 until it has been probed.
         value_range: Least and largest input value.
@@ -92,6 +93,11 @@ class StoredModule:
         """Whether it was loaded once and found to be a feature vector module."""
         measured = (self.n_parameters, self.layer_points)
         return self.n_features > 0 and None not in measured
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is an ONNX network, which TensorFlow does not run."""
+        return is_network(self.folder)
 
 
 def store_folder() -> Path:
@@ -156,8 +162,9 @@ def resolve(
 
     Args:
         name: A name or alias of the catalogue; a handle (`https://tfhub.dev/...`,
-            `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one; the name
-            that the store has a module under.
+            `kaggle:...`, `keras:...`); a folder with a SavedModel, or an archive of one; an ONNX
+            file or its URL, with options (`hubretrain.modules.onnx.handles`); the name that the
+            store has a module under.
         image_size: Height and width of its input, pixels, where the module does not fix them.
         value_range: Least and largest value of its input, where that is not [0, 1].
         trust: Whether to take what is downloaded from outside the catalogue, or a function that is
@@ -182,6 +189,10 @@ def resolve(
     if entry is not None and entry.source == "keras" and image_size is not None:
         keras = keras_handles.parse(entry.own_handle)  # these are built for one size
         entry = described(str(replace(keras, image_size=image_size)))
+    if entry is not None and entry.source == "onnx" and (image_size or value_range):
+        file = parse_handle(entry.own_handle)
+        size, values = image_size or file.image_size, value_range or file.value_range
+        entry = described(str(replace(file, image_size=size, value_range=values)))
     if entry is not None:
         _refuse_classifier(entry)
         _check_range(entry, value_range)
@@ -218,6 +229,8 @@ def _is_folder(name: str) -> bool:
     """Return whether a name means a folder, existing or not, not a handle, archive or module."""
     if Path(name).is_dir():
         return True
+    if is_onnx(name):
+        return False
     return os.sep in name and ":" not in name.split(os.sep)[0] and not name.endswith(SUFFIXES)
 
 
@@ -273,8 +286,25 @@ def _stored_as(entry: HubModule) -> StoredModule | None:
         return None
     if entry.file is not None and entry.file.is_file():
         made_from = _read_metadata(module.folder / METADATA_FILE).get("file_sha256")
-        return module if made_from == file_sha256(entry.file) else None
-    return module if module.handle in entry.handles else None
+        if made_from != _file_digest(entry):
+            return None
+        return module if entry.source != "onnx" or _same_options(entry, module) else None
+    return module if module.handle in entry.handles or _same_options(entry, module) else None
+
+
+def _same_options(entry: HubModule, module: StoredModule) -> bool:
+    """Return whether a stored module of an ONNX file is of the options given, or none are given."""
+    if entry.source != "onnx" or not is_onnx(module.handle):
+        return False
+    wanted, stored = parse_handle(entry.own_handle), parse_handle(module.handle)
+    return wanted == stored or (wanted.is_bare and wanted.source == stored.source)
+
+
+def _file_digest(entry: HubModule) -> str | None:
+    """Return the digest of the file that a module is made from, None where there is none."""
+    if entry.file is None or not entry.file.is_file():
+        return None
+    return source_sha256(entry.file) if entry.source == "onnx" else file_sha256(entry.file)
 
 
 def _refuse_classifier(entry: HubModule) -> None:
@@ -371,6 +401,8 @@ def _download(entry: HubModule, trust: sources.Trust) -> StoredModule:
             except sources.UntrustedModuleError:
                 raise
             except ModuleError as error:
+                if entry.source == "onnx":  # there is no other source
+                    raise
                 failures.append(f"{handle} ({str(error).removesuffix('.')})")
                 continue
             except OSError as error:
@@ -423,23 +455,25 @@ def _fetch_into(
 ) -> StoredModule:
     """Fetch a module into a folder aside, add its metadata, and move it into the store."""
     # Taken before the file is read, so that a file that changes meanwhile is not mistaken.
-    file_digest = file_sha256(entry.file) if entry.file and entry.file.is_file() else None
+    file_digest = _file_digest(entry)
     new = aside / "module"
     fetch(new)
+    size, value_range = entry.image_size, entry.value_range or (0.0, 1.0)
+    if entry.source == "onnx":
+        from hubretrain.modules.onnx import read_description  # imports onnx
+
+        image = read_description(new).image
+        size, value_range = image.image_size, image.value_range
     module = StoredModule(
-        entry.name,
-        handle,
-        store / entry.name,
-        tree_sha256(new),
-        entry.image_size,
-        value_range=entry.value_range or (0.0, 1.0),
+        *(entry.name, handle, store / entry.name, tree_sha256(new), size), value_range=value_range
     )
     sources.check_trusted(store, entry, handle, module.sha256, trust)
+    libraries = ("onnx", "onnxruntime") if entry.source == "onnx" else _LIBRARIES
     values = {
         **_metadata_of(module),
         "source": handle.partition(":")[0] if entry.file is None else entry.source,
         "files": sizes(new),
-        "versions": {"hubretrain": __version__} | {n: metadata.version(n) for n in _LIBRARIES},
+        "versions": {"hubretrain": __version__} | {n: metadata.version(n) for n in libraries},
     }
     if file_digest is not None:
         values["file_sha256"] = file_digest

@@ -25,10 +25,6 @@ def test_a_moved_folder_is_the_same_module_and_a_changed_one_is_not(tmp_path):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        (
-            "net.onnx",
-            r"is an ONNX file, .*convert it by `onnx2tf -i FILE -o FOLDER` and name",
-        ),
         ("net.tflite", "is a LiteRT file, made for inference alone; name the folder of the SavedM"),
         (
             "net.keras",

@@ -6,7 +6,8 @@ import functools
 import os
 import sys
 import typing
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -29,7 +30,9 @@ def named_modules(text: str) -> Callable[[F], F]:
     )
 
 
-modules_option = named_modules("Name of the catalogue, a handle, or a folder; may be repeated.")
+modules_option = named_modules(
+    "Name of the catalogue, a handle, a folder, or an ONNX file; may be repeated."
+)
 
 offline_option = click.option(
     "--offline",
@@ -58,8 +61,32 @@ def _trusting(value: bool) -> bool | Callable[[str], bool]:
     return value or ask
 
 
+_OF_ONNX = {
+    "mean": ("NUMBERS", "What an ONNX file's network subtracts, for each channel."),
+    "std": ("NUMBERS", "By what an ONNX file's network divides then, for each channel."),
+    "layout": ("NCHW|NHWC", "Axes of an ONNX file's input, where its shape does not tell."),
+    "channels": ("RGB|BGR", "Order of the channels that an ONNX file takes."),
+    "output": ("NAME", "Output of an ONNX file with the features, or a tensor inside it."),
+}
+
+
 def input_options(command: F) -> F:
-    """Add the options for a module that does not say what images it takes."""
+    """Add the options for a module that does not say what images it takes.
+
+    Those of ONNX files become a part of their handles.
+    """
+
+    @functools.wraps(command)
+    def with_handles(*args: Any, **values: Any) -> Any:
+        chosen = {name: value for name in _OF_ONNX if (value := values.pop(name)) is not None}
+        for key in ("modules", "names", "name"):
+            if chosen and key in values:
+                values[key] = _with_options(values[key], chosen)
+        return command(*args, **values)
+
+    decorated: Any = with_handles
+    for name, (metavar, text) in reversed(_OF_ONNX.items()):
+        decorated = click.option(f"--{name}", metavar=metavar, help=text)(decorated)
     value_range = click.option(
         "--value-range",
         nargs=2,
@@ -72,7 +99,22 @@ def input_options(command: F) -> F:
         type=click.IntRange(8, 4096),
         help="Height and width of the input, for a module that does not fix them.",
     )
-    return image_size(value_range(command))
+    return typing.cast(F, image_size(value_range(decorated)))
+
+
+def _with_options(names: Any, options: Mapping[str, str]) -> Any:
+    """Return names of modules, options added to those of ONNX files."""
+    from hubretrain.modules.onnx import is_onnx
+
+    if isinstance(names, str):
+        return _with_options((names,), options)[0]
+    if not any(map(is_onnx, names)):
+        flags = ", ".join(f"--{name}" for name in options)
+        raise click.UsageError(f"{flags}: only for ONNX files, and no module named ends in .onnx.")
+    query = urllib.parse.urlencode(options)
+    return tuple(
+        f"{name}{'&' if '?' in name else '?'}{query}" if is_onnx(name) else name for name in names
+    )
 
 
 def _go_offline(value: bool) -> None:

@@ -22,7 +22,7 @@ from hubretrain.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hubretrain.modules import StoredModule, Trust
+    from hubretrain.modules import Backbone, StoredModule, Trust
 
 
 @click.group(
@@ -36,8 +36,8 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
 
     Sizes, costs, and which of them are on this machine. Beyond the catalogue, --module takes a
     TF-Hub or Kaggle handle, keras:NAME for every network of Keras Applications, a folder with a
-    SavedModel, or an archive of one. A module is a program: it may read and write files of this
-    machine, so use those that you trust.
+    SavedModel, an archive of one, or an ONNX file. A module is a program: it may read and write
+    files of this machine, so use those that you trust.
     """
     if context.invoked_subcommand is not None:
         return
@@ -70,13 +70,14 @@ def fetch(
     catalogue are taken with --trust, or after a question.
     """
     from hubretrain.errors import ModuleError
-    from hubretrain.modules import Backbone, resolve
+    from hubretrain.modules import resolve
+    from hubretrain.modules.onnx import probed
 
     failed = []
     for name in names:
         try:
             module = resolve(name, image_size=image_size, value_range=value_range, trust=trust)
-            stored = Backbone(module).stored
+            stored = probed(module)
         except ModuleError as error:  # the others are downloaded all the same
             failed.append(str(error))
             continue
@@ -110,21 +111,22 @@ def show(
     trust: Trust,
 ) -> None:
     """Show a module and its cost, measured on this machine; it is downloaded if necessary."""
-    from hubretrain.modules import Backbone, milliseconds, resolve
+    from hubretrain.modules import resolve
 
     module = resolve(name, image_size=image_size, value_range=value_range, trust=trust)
-    backbone = Backbone(module)
-    stored = backbone.stored
-    all_layers = backbone.layers()
-    listed = [
-        {
-            "layer": layer,
-            "from_the_end": len(all_layers) - i,
-            "variables": [v.name.rpartition("/")[2].partition(":")[0] for v in variables],
-            "n_parameters": sum(v.shape.num_elements() for v in variables),
-        }
-        for i, (layer, variables) in enumerate(all_layers)
-    ]
+    if module.is_onnx:
+        from hubretrain.modules.onnx import milliseconds_of, notes_of, probed
+
+        stored, listed = probed(module), []
+        why_not_trainable = "is an ONNX module, which is run as it is"
+        speed, more = milliseconds_of(stored), {"adapted": notes_of(stored)}
+    else:
+        from hubretrain.modules import Backbone, milliseconds
+
+        backbone = Backbone(module)
+        stored, listed = backbone.stored, _trainable_layers(backbone)
+        why_not_trainable = backbone.why_not_trainable
+        speed, more = milliseconds(backbone, stored.image_size), {}
     details: dict[str, Any] = {
         "name": stored.name,
         "handle": stored.handle,
@@ -137,19 +139,34 @@ def show(
         "n_trainable_layers": len(listed),
         "n_trainable_parameters": sum(row["n_parameters"] for row in listed),
         "gflops": stored.gflops,
-        "ms_per_image": round(milliseconds(backbone, stored.image_size), 3),
+        "ms_per_image": round(speed, 3),
         "n_inner_layers": len(stored.layer_points or ()),
-        "trainable": not backbone.why_not_trainable,
+        "trainable": not why_not_trainable,
+        **more,
     }
     inner = _inner_layers(stored)
     if as_json:
-        more = {"layers": listed, "inner_layers": inner} if layers else {}
-        echo(json.dumps({**details, **more}, indent=2))
+        of_layers = {"layers": listed, "inner_layers": inner} if layers else {}
+        echo(json.dumps({**details, **of_layers}, indent=2))
         return
-    _print_details(details, backbone.why_not_trainable)
+    _print_details(details, why_not_trainable)
     if layers:
         _print_inner_layers(inner, stored.n_features)
         _print_layers(listed)
+
+
+def _trainable_layers(backbone: Backbone) -> list[dict[str, Any]]:
+    """Return the module's trainable layers, in network order."""
+    layers = backbone.layers()
+    return [
+        {
+            "layer": layer,
+            "from_the_end": len(layers) - i,
+            "variables": [v.name.rpartition("/")[2].partition(":")[0] for v in variables],
+            "n_parameters": sum(v.shape.num_elements() for v in variables),
+        }
+        for i, (layer, variables) in enumerate(layers)
+    ]
 
 
 def _inner_layers(module: StoredModule) -> list[dict[str, Any]]:
@@ -212,7 +229,9 @@ def _rows(search: str) -> list[dict[str, Any]]:
 def _row_of_stored(name: str, module: StoredModule) -> dict[str, Any]:
     """Return the row of a module that the catalogue lacks."""
     source = module.handle.partition(":")[0]
-    if os.path.isabs(module.handle):
+    if module.is_onnx:
+        source = "onnx"
+    elif os.path.isabs(module.handle):
         source = "folder" if module.folder == Path(module.handle) else "archive"
     return {
         "name": name,
@@ -267,6 +286,8 @@ def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
         "ms per image": f"{details['ms_per_image']:.1f}, one image at a time on this machine",
         "trainable": f"no: it {why_not_trainable}" if why_not_trainable else trainable,
     }
+    if "adapted" in details:
+        lines["adapted"] = "; ".join(details["adapted"]) or "nothing"
     for title, value in lines.items():
         echo(f"{title:17} {value}")
 

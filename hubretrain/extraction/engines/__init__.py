@@ -1,8 +1,9 @@
-"""What runs the frozen module over batches of pixels: TensorFlow, or OpenVINO on a CPU.
+"""What runs the frozen module over batches of pixels: TensorFlow, OpenVINO or ONNX Runtime.
 
 `choice` chooses, `engine` is what both have in common, `quantization` makes the int8 model.
-`tensorflow` and `openvino` are the engines. `conversion` makes OpenVINO's models, `pooling` the
-features of inner layers in them, and `openvino_library` is the one door to OpenVINO and NNCF.
+`tensorflow`, `openvino` and `onnxruntime` are the engines. `conversion` makes OpenVINO's models,
+`pooling` the features of inner layers in them, and `openvino_library` is the one door to OpenVINO
+and NNCF.
 """
 
 import lazy_loader as lazy

@@ -13,6 +13,8 @@ from hubretrain.extraction.engines.engine import OPENVINO_BATCH_SIZE, Engine
 from hubretrain.extraction.options import ENGINES, PRECISIONS
 from hubretrain.modules import StoredModule
 
+_NAMES = {"tensorflow": "TensorFlow", "onnxruntime": "ONNX Runtime"}
+
 
 def choose_engine(
     engine: str = "auto",
@@ -22,23 +24,23 @@ def choose_engine(
     layers: Sequence[str] = (),
     cached: str | None = None,
 ) -> str:
-    """Return the engine that runs a frozen module: `tensorflow` or `openvino`.
+    """Return the engine that runs a frozen module: `tensorflow`, `openvino` or `onnxruntime`.
 
     `auto` keeps the engine of the features that are cached. Without any, it takes OpenVINO where
     it is installed, no GPU is in sight and the module can be converted, or where the precision
-    requires it; else TensorFlow. Imports no TensorFlow unless a module has to be converted for
-    the first time.
+    requires it; else TensorFlow, or ONNX Runtime for an ONNX module. Imports no TensorFlow unless
+    a module has to be converted for the first time.
 
     Args:
-        engine: `auto`, `tensorflow` or `openvino`.
+        engine: `auto`, `tensorflow`, `openvino` or `onnxruntime`.
         precision: `f32`; `bf16` or `int8`, which OpenVINO alone can compute.
         module: The module, probed, if `auto` is to check that OpenVINO can run it.
         layers: Names of the inner layers whose features are computed too.
         cached: The engine of the bottleneck file, if there is one.
 
     Raises:
-        EngineError: The engine is not installed, or cannot compute in this precision on this
-            machine.
+        EngineError: The engine is not installed, cannot run the module, or cannot compute in this
+            precision on this machine.
     """
     for name, value, choices in (
         ("engine", engine, ENGINES),
@@ -48,15 +50,22 @@ def choose_engine(
             raise EngineError(f"`{name}` is {value!r}; expected one of {', '.join(choices)}.")
     if engine == "auto" and cached is not None:
         engine = cached
+    is_onnx = module is not None and module.is_onnx
+    other = "onnxruntime" if is_onnx else "tensorflow"
     if engine == "auto":
-        engine = (
-            "openvino" if precision != "f32" or _suits_openvino(module, layers) else "tensorflow"
-        )
+        takes_openvino = precision != "f32" or _suits_openvino(module, layers)
+        engine = "openvino" if takes_openvino else other
     if engine == "openvino":
         _check_openvino(precision)
+    elif module is not None and engine != other:
+        kind = "an ONNX module" if is_onnx else "a SavedModel"
+        raise EngineError(
+            f"{module.name} is {kind}, which {_NAMES[engine]} does not run; choose "
+            f"`engine=openvino` or `engine={other}`."
+        )
     elif precision != "f32":
         raise EngineError(
-            f"the TensorFlow engine computes f32 only, not {precision}; "
+            f"the {_NAMES[engine]} engine computes f32 only, not {precision}; "
             f"choose `engine=openvino`, which runs on a CPU."
         )
     return engine
@@ -76,7 +85,7 @@ def open_engine(
 
     Args:
         module: The module, probed.
-        engine: `tensorflow` or `openvino`.
+        engine: `tensorflow`, `openvino` or `onnxruntime`.
         precision: `f32`, `bf16` or `int8`, as chosen.
         batch_size: Images per forward pass; by default what the engine does best with. On a GPU
             that is measured.
@@ -85,7 +94,7 @@ def open_engine(
         layers: Names of the inner layers whose features are to follow the module's own output.
 
     Raises:
-        EngineError: OpenVINO cannot convert or run the module, or memory does not suffice.
+        EngineError: The engine cannot convert or run the module, or memory does not suffice.
         ModuleError: The module cannot be loaded.
     """
     if (precision == "int8") != (quantised is not None):
@@ -96,6 +105,10 @@ def open_engine(
         return openvino.OpenVINOEngine(
             module, precision, batch_size or OPENVINO_BATCH_SIZE, quantised, layers
         )
+    if engine == "onnxruntime":
+        from hubretrain.extraction.engines import onnxruntime
+
+        return onnxruntime.OnnxRuntimeEngine(module, batch_size or onnxruntime.BATCH_SIZE)
     from hubretrain.extraction.engines import tensorflow
     from hubretrain.modules import Backbone
     from hubretrain.tensorflow import tf

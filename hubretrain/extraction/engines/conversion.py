@@ -1,6 +1,6 @@
 """Modules in OpenVINO's own format.
 
-A module is converted once, by way of TensorFlow, and kept:
+A module is converted once, a SavedModel by way of TensorFlow, and kept:
 
     <store>/openvino/<name>-<key>/model.xml, model.bin, digests.json
 
@@ -27,6 +27,8 @@ from hubretrain.extraction.engines.openvino_library import ov, read, reason, sto
 from hubretrain.extraction.engines.pooling import OUTPUT, layer_output, pooled, with_direct_maps
 from hubretrain.modules import StoredModule, store_folder
 
+_F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
 
 def converted(module: StoredModule, layers: Sequence[str] = ()) -> Any:
     """Return a module as an OpenVINO model, converted now if that was never done.
@@ -42,7 +44,10 @@ def converted(module: StoredModule, layers: Sequence[str] = ()) -> Any:
     with contextlib.suppress(EngineError):
         return read(folder)
     shutil.rmtree(folder, ignore_errors=True)  # missing or damaged
-    _convert(module, tuple(layers), folder)
+    if module.is_onnx:
+        _convert_network(module, folder)
+    else:
+        _convert(module, tuple(layers), folder)
     return read(folder)
 
 
@@ -51,6 +56,31 @@ def _folder_of(module: StoredModule, layers: tuple[str, ...]) -> Path:
     described = repr((*identity, layers) if layers else identity)
     key = hashlib.sha256(described.encode()).hexdigest()[:16]
     return store_folder() / "openvino" / f"{module.name}-{key}"
+
+
+def _convert_network(module: StoredModule, folder: Path) -> None:
+    """Convert an ONNX network, and compare the result with ONNX Runtime's on noise."""
+    from hubretrain.modules.onnx import PIXELS, features_model, open_session  # imports onnx
+
+    network = features_model(module.folder, module.image_size, module.value_range)
+    content = network.SerializeToString()
+    shape = (2, module.image_size, module.image_size, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    try:
+        model = ov.Core().read_model(content)
+        compiled = ov.Core().compile_model(model, "CPU", _F32)
+        expected = open_session(content, quiet=True).run([OUTPUT], {PIXELS: noise})[0]
+        _check_close(compiled(noise)[0], expected, "its features", "ONNX Runtime")
+    except RuntimeError as error:
+        raise _not_converted(module, error, "onnxruntime") from error
+    with storing(model, folder):
+        pass
+
+
+def _not_converted(module: StoredModule, error: Exception, other: str) -> EngineError:
+    return EngineError(
+        f"OpenVINO cannot convert {module.handle} ({reason(error)}); choose `engine={other}`."
+    )
 
 
 def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> None:
@@ -82,10 +112,7 @@ def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> Non
             model = with_direct_maps(ov.Core().read_model(saved_model))
             _check_conversion(model, backbone, tf)
         except RuntimeError as error:
-            raise EngineError(
-                f"OpenVINO cannot convert {module.handle} ({reason(error)}); "
-                "choose `engine=tensorflow`."
-            ) from error
+            raise _not_converted(module, error, "tensorflow") from error
         with storing(model, folder):
             pass
 
@@ -106,8 +133,7 @@ def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
     size, layers = backbone.stored.image_size, backbone.layer_names
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     expected = backbone(tf.constant(to_unit(noise))).numpy()
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    outputs = ov.Core().compile_model(pooled(model, layers), "CPU", settings)(noise)
+    outputs = ov.Core().compile_model(pooled(model, layers), "CPU", _F32)(noise)
     *statistics, output = (outputs[i] for i in range(len(outputs)))
     features: Float32Array = np.concatenate([output, *statistics], axis=1)
     if features.shape != expected.shape:
@@ -116,8 +142,12 @@ def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
     ends = np.cumsum([output.shape[1], *(2 * width for width in widths)])
     names = ["its features", *(f"means and deviations of layer {name}" for name in layers)]
     for start, end, name in zip([0, *ends], ends, names, strict=False):
-        difference = features[:, start:end] - expected[:, start:end]
-        scale = max(float(np.linalg.norm(expected[:, start:end])), 1e-30)
-        error = float(np.linalg.norm(difference)) / scale
-        if not error <= 1e-4:
-            raise RuntimeError(f"{name} differ from TensorFlow's by {error:.1e}")
+        _check_close(features[:, start:end], expected[:, start:end], name, "TensorFlow")
+
+
+def _check_close(given: Float32Array, expected: Float32Array, name: str, library: str) -> None:
+    """Raise RuntimeError where numbers differ by over 1e-4 of their length."""
+    scale = max(float(np.linalg.norm(expected)), 1e-30)
+    error = float(np.linalg.norm(given - expected)) / scale
+    if not error <= 1e-4:
+        raise RuntimeError(f"{name} differ from {library}'s by {error:.1e}")

@@ -37,7 +37,7 @@ class Engine(abc.ABC, Generic[Slot]):
         slots: One slot for each batch that can be computed at a time.
 
     Attributes:
-        name: `tensorflow` or `openvino`.
+        name: `tensorflow`, `openvino` or `onnxruntime`.
         precision: `f32`, `bf16` or `int8`.
         batch_size: Images per forward pass.
         cuts_views: Whether it is given whole images with their draws instead of views.

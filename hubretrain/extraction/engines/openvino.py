@@ -47,6 +47,7 @@ class OpenVINOEngine(Engine[Any]):
         layers: Sequence[str] = (),
     ) -> None:
         self.precision, self._handle = precision, module.handle
+        self._other = "onnxruntime" if module.is_onnx else "tensorflow"
         model = read(quantised) if quantised else converted(module, layers)
         size = module.image_size
         hint = "bf16" if precision == "bf16" else "f32"  # f32 even where bf16 is the default
@@ -84,5 +85,5 @@ class OpenVINOEngine(Engine[Any]):
 
     def _failed(self, error: RuntimeError) -> EngineError:
         return EngineError(
-            f"OpenVINO cannot run {self._handle} ({reason(error)}); choose `engine=tensorflow`."
+            f"OpenVINO cannot run {self._handle} ({reason(error)}); choose `engine={self._other}`."
         )

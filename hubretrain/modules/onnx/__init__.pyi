@@ -1,0 +1,16 @@
+from .adapted import FEATURES as FEATURES
+from .adapted import PIXELS as PIXELS
+from .handles import OnnxHandle as OnnxHandle
+from .handles import is_network as is_network
+from .handles import is_onnx as is_onnx
+from .handles import parse_handle as parse_handle
+from .handles import source_sha256 as source_sha256
+from .measuring import milliseconds_of as milliseconds_of
+from .measuring import notes_of as notes_of
+from .network import features_model as features_model
+from .network import fetch as fetch
+from .network import read_description as read_description
+from .probing import probed as probed
+from .runtime import INSTALL as INSTALL
+from .runtime import open_session as open_session
+from .runtime import reason as reason
