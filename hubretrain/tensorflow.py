@@ -41,7 +41,7 @@ def frozen(function: Any, *, lower_control_flow: bool = True) -> Any:
     )
 
 
-def inlined(function: Any) -> Any:
+def inlined(function: Any, *, also_compiled: bool = False) -> Any:
     """Return the definition of the same graph with every call of a function inlined.
 
     What the function captured (variables, tables) stays a placeholder of the same name, so the
@@ -49,6 +49,8 @@ def inlined(function: Any) -> Any:
 
     Args:
         function: A concrete function.
+        also_compiled: Inline those too that XLA is to compile, such as Keras' grouped
+            convolutions. To look at, not to run: no kernel of the CPU may be able to.
 
     Returns:
         A GraphDef; conditions and loops stay single operations.
@@ -59,6 +61,12 @@ def inlined(function: Any) -> Any:
 
     whole = tf.compat.v1.MetaGraphDef()
     whole.graph_def.CopyFrom(disable_lower_using_switch_merge(function.graph.as_graph_def()))
+    if also_compiled:
+        functions = whole.graph_def.library.function
+        nodes = [node for body in functions for node in body.node_def]
+        for definition in (*functions, *nodes, *whole.graph_def.node):
+            definition.attr.pop("_XlaMustCompile", None)
+            definition.attr.pop("_noinline", None)
     kept = [tensor.name for tensor in (*function.inputs, *function.outputs)]
     whole.collection_def["train_op"].node_list.value.extend(kept)
     config = tf.compat.v1.ConfigProto()

@@ -46,6 +46,8 @@ DOORS = {
     "fsspec": {"storage"},
     "jinja2": {"report.html"},
     "kagglehub": {"modules.sources"},
+    "keras": {"modules.builders.keras_export", "modules.builders.keras_models"},
+    "keras_hub": {"modules.builders.keras_models"},
     "matplotlib": {"report.figures"},
     "msgspec": {"files"},
     "nncf": {"extraction.engines.openvino_library"},
@@ -62,7 +64,10 @@ DOORS = {
     },
     "ray": {"extraction.ray"},
     "starlette": {"serving.app"},
-    "tensorflow": {"tensorflow"},
+    "tensorflow": {
+        "modules.builders.keras_models",
+        "tensorflow",
+    },  # it runs without hubretrain, too
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
     "tf2onnx": {"export.onnx"},
     "tf_keras": {

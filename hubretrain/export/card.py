@@ -100,8 +100,11 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 def _metadata(manifest: Mapping[str, Any], title: str) -> list[str]:
     """Return the lines of the metadata, between the marks of YAML."""
     multi_label = bool(manifest.get("multi_label"))
+    licenses = _licenses(manifest)
+    of_all = licenses.pop() if len(licenses) == 1 else ""
     lines = [
         "---",
+        *([f"license: {of_all.lower()}"] if of_all else []),
         "library_name: hubretrain",
         "pipeline_tag: image-classification",
         "tags:",
@@ -201,9 +204,12 @@ def _limits(manifest: Mapping[str, Any]) -> str:
     limits = [of_images, of_shares]
     if not manifest.get("multi_label"):
         limits.append("An image of none of the classes gets one of them all the same.")
+    unknown = "of the images"
+    if "" in _licenses(manifest):
+        unknown += " and of the module's weights"
     limits.append(
-        "The licences of the images and of the module's weights are not recorded here: add "
-        "`license` to the metadata above before publishing the model."
+        f"The licences {unknown} are not recorded here: look whether they allow it, and correct "
+        "`license` of the metadata above, before publishing the model."
     )
     return "\n".join(["## Limits\n", *(f"- {limit}" for limit in limits)])
 
@@ -234,16 +240,25 @@ aspect ratio."""
 
 
 def _provenance(manifest: Mapping[str, Any]) -> str:
-    modules = manifest.get("members") or [manifest]
     lines = ["## Provenance\n"]
-    for of in modules:
+    for of in _modules(manifest):
         if of.get("module_sha256"):
-            lines.append(f"- module {_text(of['module'])}, sha256 `{of['module_sha256']}`")
+            licence = f", licence of its weights {_text(of.get('module_license') or 'unknown')}"
+            lines.append(f"- module {_text(of['module'])}, sha256 `{of['module_sha256']}`{licence}")
     if manifest.get("folds_sha256"):
         digest = manifest["folds_sha256"]
         lines.append(f"- images, labels and folds: `folds.csv` of the run, sha256 `{digest}`")
     lines.append("- files of this folder: their digests are in `export.json`")
     return "\n".join(lines)
+
+
+def _modules(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return manifest.get("members") or [manifest]
+
+
+def _licenses(manifest: Mapping[str, Any]) -> set[str]:
+    """Return the licences of the modules' weights, '' being an unknown one."""
+    return {of.get("module_license") or "" for of in _modules(manifest)}
 
 
 def _row(cells: Sequence[str]) -> str:

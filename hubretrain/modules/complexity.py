@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hubretrain.tensorflow import frozen, tf
+from hubretrain.tensorflow import frozen, inlined, tf
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Complexity:
             them. A multiplication and an addition are two operations, so this is twice the
             "multiply-adds" of papers on MobileNets. TensorFlow's profiler counts convolutions,
             matrix products, additions, products, pooling and means, but neither activations nor
-            BatchNorm that is not folded.
+            BatchNorm that is not folded; `Einsum`, as attention has it, is added to that.
     """
 
     n_parameters: int
@@ -43,17 +44,32 @@ def complexity(backbone: Callable[[tf.Tensor], tf.Tensor], image_size: int) -> C
     logger.setLevel("ERROR")  # the profiler calls a function that TensorFlow has deprecated
     try:
         options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+        definition = inlined(frozen(forward, lower_control_flow=False), also_compiled=True)
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(definition, name="")  # which infers every shape anew
         profile = tf.compat.v1.profiler.profile(
-            frozen(forward, lower_control_flow=False).graph,
-            run_meta=tf.compat.v1.RunMetadata(),
-            options={**options, "output": "none"},
+            graph, run_meta=tf.compat.v1.RunMetadata(), options={**options, "output": "none"}
         )
-        gflops = round(profile.total_float_ops / 1e9, 6)
+        n_operations = profile.total_float_ops + sum(map(_of_einsum, graph.get_operations()))
+        gflops = round(n_operations / 1e9, 6)
     except Exception:  # many types: graphs beyond 2 GB, operations that cannot be frozen
         gflops = None
     finally:
         logger.setLevel(level)
     return Complexity(int(n_parameters), gflops)
+
+
+def _of_einsum(operation: tf.Operation) -> int:
+    """Return the operations of a sum of products, which the profiler does not count; else 0."""
+    if operation.type != "Einsum" or len(operation.inputs) != 2:
+        return 0
+    subscripts = operation.get_attr("equation").decode().partition("->")[0].split(",")
+    sizes = {
+        label: size
+        for labels, factor in zip(subscripts, operation.inputs, strict=True)
+        for label, size in zip(labels, factor.shape, strict=True)
+    }
+    return 2 * math.prod(sizes.values())
 
 
 def milliseconds(

@@ -33,17 +33,20 @@ class Application:
         range: What its `preprocess_input` turns pixels in [0, 255] into. `tf`: [-1, 1]; `caffe`:
             BGR less ImageNet's mean; `torch`: [0, 1] less ImageNet's mean, divided by ImageNet's
             standard deviation; `none`: unchanged, as the network begins with its own scaling.
+        license: SPDX identifier of the licence of its ImageNet weights, as Keras' documentation
+            or that of their source states it; empty where neither does.
     """
 
     image_size: int
     range: str
+    license: str = ""
 
 
-def _family(names: str, sizes: str, value_range: str) -> dict[str, Application]:
+def _family(names: str, sizes: str, value_range: str, license_: str = "") -> dict[str, Application]:
     """Return applications of one range; `sizes` is one for all of them or one for each."""
     size_list = sizes.split() if " " in sizes else [sizes] * len(names.split())
     pairs = zip(names.split(), size_list, strict=True)
-    return {name: Application(int(size), value_range) for name, size in pairs}
+    return {name: Application(int(size), value_range, license_) for name, size in pairs}
 
 
 def _prefixed(prefix: str, members: str) -> str:
@@ -52,13 +55,18 @@ def _prefixed(prefix: str, members: str) -> str:
 
 _REGNETS = "002 004 006 008 016 032 040 064 080 120 160 320"
 
-#: Every image network of `tf_keras.applications`.
+#: Every image network of `tf_keras.applications`. Licences: "License" of each network in
+#: https://github.com/keras-team/keras, docs/templates/applications.md (2019), and for ConvNeXt,
+#: whose weights Keras took over, https://github.com/facebookresearch/ConvNeXt.
 APPLICATIONS: dict[str, Application] = {
-    **_family("VGG16 VGG19 ResNet50 ResNet101 ResNet152", "224", "caffe"),
-    **_family("DenseNet121 DenseNet169 DenseNet201", "224", "torch"),
-    **_family("MobileNet MobileNetV2 ResNet50V2 ResNet101V2 ResNet152V2", "224", "tf"),
-    **_family("InceptionV3 InceptionResNetV2 Xception", "299", "tf"),
-    **_family("NASNetMobile NASNetLarge", "224 331", "tf"),
+    **_family("VGG16 VGG19", "224", "caffe", "CC-BY-4.0"),
+    **_family("ResNet50 ResNet101 ResNet152", "224", "caffe", "MIT"),
+    **_family("DenseNet121 DenseNet169 DenseNet201", "224", "torch", "BSD-3-Clause"),
+    **_family("MobileNet MobileNetV2", "224", "tf", "Apache-2.0"),
+    **_family("ResNet50V2 ResNet101V2 ResNet152V2", "224", "tf"),
+    **_family("InceptionV3 InceptionResNetV2", "299", "tf", "Apache-2.0"),
+    **_family("Xception", "299", "tf", "MIT"),
+    **_family("NASNetMobile NASNetLarge", "224 331", "tf", "Apache-2.0"),
     **_family("MobileNetV3Small MobileNetV3Large", "224", "none"),
     **_family(
         _prefixed("EfficientNetB", "0 1 2 3 4 5 6 7"), "224 240 260 300 380 456 528 600", "none"
@@ -66,7 +74,7 @@ APPLICATIONS: dict[str, Application] = {
     **_family(
         _prefixed("EfficientNetV2", "B0 B1 B2 B3 S M L"), "224 240 260 300 384 480 480", "none"
     ),
-    **_family(_prefixed("ConvNeXt", "Tiny Small Base Large XLarge"), "224", "none"),
+    **_family(_prefixed("ConvNeXt", "Tiny Small Base Large XLarge"), "224", "none", "MIT"),
     **_family(_prefixed("RegNetX", _REGNETS), "224", "none"),
     **_family(_prefixed("RegNetY", _REGNETS), "224", "none"),
     **_family(_prefixed("ResNetRS", "50 101 152 200 270 350 420"), "224", "none"),
@@ -124,6 +132,11 @@ class KerasHandle:
             stem = self.weights_file.name.split(".weights")[0].split(".h5")[0]
             name += "-" + re.sub(r"[^A-Za-z0-9._]+", "_", stem)
         return name
+
+    @property
+    def license(self) -> str:
+        """SPDX identifier of its weights' licence; empty where it is not known."""
+        return APPLICATIONS[self.application].license if self.weights == IMAGENET else ""
 
     @property
     def weights_file(self) -> Path | None:

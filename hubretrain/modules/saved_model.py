@@ -16,11 +16,11 @@ _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
 
 _IMPORT = "compute its features with its own library and take them in by `hubretrain cache import`"
 _EXPORT = (
-    "write its network, without the classifier, by `keras.models.load_model(FILE).export(FOLDER)` "
-    "and name the folder, or name keras:NAME?weights=FILE for weights of Keras Applications"
+    "write its network by `keras.models.load_model(FILE).save(FILE.keras)` and name that file, or "
+    "name keras:NAME?weights=FILE for weights of Keras Applications"
 )
 _FILES = {  # ending of a file that is no module: what it is, and what to do
-    (".keras", ".h5", ".hdf5"): ("a Keras file", _EXPORT),
+    (".h5", ".hdf5"): ("a Keras file", _EXPORT),
     (".tflite",): (
         "a LiteRT file, made for inference alone",
         f"name the folder of the SavedModel that it was made from, or {_IMPORT}",

@@ -134,7 +134,7 @@ def check_trusted(store: Path, module: HubModule, handle: str, sha256: str, trus
     is_onnx = module.source == "onnx"
     if is_onnx and ("://" not in handle or _LOOPBACK.match(handle)):
         return  # operators of ONNX read and write no files
-    if module.source == "archive" or _LOOPBACK.match(handle):
+    if module.source in ("archive", "keras_file") or _LOOPBACK.match(handle):
         warn_once(store, handle, sha256, remember=False)  # once it is stored, nobody asks
         return
     if module in read_catalogue() or module.source == "keras" or _is_trusted(store, sha256):

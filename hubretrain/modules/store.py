@@ -33,11 +33,13 @@ from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import StrPath, conforming, file_sha256, read_record, write_record
 from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
+from hubretrain.modules.builders import KERAS_SUFFIX
 from hubretrain.modules.catalogue import (
     KAGGLE,
     HubModule,
     described,
     find,
+    license_of,
     lite_package,
     read_catalogue,
     unknown,
@@ -87,6 +89,11 @@ class StoredModule:
     gflops: float | None = None
     layer_points: tuple[LayerPoint, ...] | None = None
     to_remember: bool = True
+
+    @property
+    def license(self) -> str:
+        """SPDX identifier of its weights' licence; empty where the catalogue does not know it."""
+        return license_of(self.handle)
 
     @property
     def probed(self) -> bool:
@@ -231,7 +238,11 @@ def _is_folder(name: str) -> bool:
         return True
     if is_onnx(name):
         return False
-    return os.sep in name and ":" not in name.split(os.sep)[0] and not name.endswith(SUFFIXES)
+    return (
+        os.sep in name
+        and ":" not in name.split(os.sep)[0]
+        and not name.endswith((*SUFFIXES, KERAS_SUFFIX))
+    )
 
 
 def remember(module: StoredModule) -> None:

@@ -14,6 +14,7 @@ from hubretrain.export import Export
 from hubretrain.extraction import CacheOptions
 from hubretrain.files import file_sha256
 from hubretrain.finetuning import saved_options
+from hubretrain.modules import license_of
 from hubretrain.option_fields import flags_of
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import FitRecord, ModuleRecord, Run
@@ -144,10 +145,16 @@ def table(run_data: RunData) -> list[tuple[str, str]]:
 
 
 def modules(run_data: RunData) -> list[list[str]]:
-    """Return name, image size, engine, handle and sha256 of each module."""
-    names = ("module", "image_size", "engine", "handle", "module_sha256")
+    """Return name, image size, engine, licence, handle and sha256 of each module."""
     return [
-        [str(module.attributes.get(name, "")) for name in names]
+        [
+            module.module,
+            str(module.image_size),
+            str(module.attributes.get("engine", "")),
+            license_of(module.handle) or "unknown",
+            module.handle,
+            module.module_sha256,
+        ]
         for module in run_data.fit.modules.values()
     ]
 

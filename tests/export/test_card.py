@@ -43,10 +43,23 @@ def test_the_card_has_metrics_with_intervals_classes_digests_limits_and_how_to_r
     assert "| top-3 accuracy | 1.000 (0.970 to 1.000) |  |" in card
     assert "- cat\n- d&#124;o&#42;g\n- two lines &lt;b&gt;\n" in card
     assert f"sha256 `{'cd' * 32}`" in card
-    assert f"module small, sha256 `{'ab' * 32}`" in card
+    assert f"module small, sha256 `{'ab' * 32}`, licence of its weights unknown" in card
+    assert "The licences of the images and of the module's weights are not recorded" in card
     assert "hubretrain predict THIS_FOLDER image.jpg" in card
     assert "224 x 224 pixels" in card
     assert "An image of none of the classes gets one of them all the same." in card
+
+
+def test_the_card_has_the_licence_of_the_modules_weights_where_all_have_one():
+    one = {**MANIFEST, "module_license": "Apache-2.0"}
+    assert metadata_of(model_card(one))["license"] == "apache-2.0"
+    assert "licence of its weights Apache-2.0" in model_card(one)
+    assert "The licences of the images are not recorded" in model_card(one)
+    members = [{"module": "a", "module_sha256": "ef" * 32, "module_license": "MIT"}, one]
+    several = {**MANIFEST, "module": "ensemble", "members": members}
+    assert "license" not in metadata_of(model_card(several))
+    assert "module a, sha256 `" + "ef" * 32 + "`, licence of its weights MIT" in model_card(several)
+    assert "license" not in metadata_of(model_card(MANIFEST))
 
 
 def test_the_card_of_several_labels_has_their_thresholds():

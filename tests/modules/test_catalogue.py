@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hubretrain.errors import ModuleError
-from hubretrain.modules import read_catalogue, resolve
+from hubretrain.modules import license_of, read_catalogue, resolve
 from hubretrain.modules.catalogue import described
 
 
@@ -18,6 +20,26 @@ def test_names_and_aliases_of_the_catalogue_are_distinct_and_their_facts_plausib
         tfhub = module.tfhub_handle
         assert tfhub.startswith("https://tfhub.dev/") or module.source == "keras", module
         assert module.own_handle.startswith(f"{module.source}:") or module.source == "tfhub", module
+
+
+def test_a_module_has_the_licence_of_its_weights_where_it_is_documented_and_random_ones_have_none():
+    assert license_of("https://tfhub.dev/google/imagenet/inception_v3/feature_vector/5") == (
+        "Apache-2.0"
+    )
+    assert license_of("keras:VGG16?image_size=96") == "CC-BY-4.0"
+    for handle in ("keras:VGG16?weights=none", "keras:RegNetX004", "/home/me/module", "lite:9"):
+        assert license_of(handle) == "", handle
+    licenses = {module.license for module in read_catalogue()}
+    assert licenses == {"", "Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "MIT"}
+
+
+def test_what_networks_of_keras_cost_stands_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "modules.md").read_text(encoding="utf-8")
+    for m in read_catalogue():
+        if m.source == "keras" and m.gflops is not None:
+            numbers = f"{m.image_size} | {m.n_features:,} | {m.n_parameters:,} | {m.gflops:.2f}"
+            row = f"| `{m.name}` | `{m.own_handle}` | {numbers} | {m.license or 'unknown'} |\n"
+            assert row in page
 
 
 def test_an_unknown_name_is_told_the_nearest_ones():

@@ -30,6 +30,28 @@ def test_a_multiplication_and_an_addition_are_two_operations():
     assert counted.gflops == pytest.approx((convolution + product + sums) / 1e9, abs=1e-6)
 
 
+def test_a_dense_layer_of_a_map_and_grouped_convolutions_and_attention_are_counted():
+    inputs = tf_keras.Input((None, None, 6))
+    x = tf_keras.layers.Conv2D(12, 3, padding="same", groups=3)(inputs)  # which XLA is to compile
+    x = tf_keras.layers.Dense(20)(x)
+    model = tf_keras.Model(inputs, x)
+    kernel = tf.zeros((20, 4, 5))
+
+    def features(images):
+        tokens = tf.reshape(model(tf.concat([images, images], 3)), (-1, 64, 20))
+        heads = tf.einsum("ntc,chd->nhtd", tokens, kernel)
+        return tf.reduce_sum(heads @ tf.transpose(heads, (0, 1, 3, 2)), (1, 2))
+
+    convolution = 64 * 12 * (2 * 9 * 2 + 1)  # the bias is an addition
+    dense = 64 * 20 * (2 * 12 + 1)
+    products = 2 * 64 * 20 * 4 * 5 + 2 * 4 * 64 * 64 * 5
+    sums = 4 * 64 * 64
+    counted = complexity(features, 8)
+    assert counted.gflops == pytest.approx(
+        (convolution + dense + products + sums) / 1e9, abs=1.1e-6
+    )
+
+
 def test_parameters_are_those_that_keras_counts():
     model = tf_keras.applications.MobileNetV2(
         alpha=0.35, weights=None, include_top=False, pooling="avg", input_shape=(96, 96, 3)

@@ -27,10 +27,9 @@ def test_a_moved_folder_is_the_same_module_and_a_changed_one_is_not(tmp_path):
     [
         ("net.tflite", "is a LiteRT file, made for inference alone; name the folder of the SavedM"),
         (
-            "net.keras",
-            r"is a Keras file; write its network, .*\.export\(FOLDER\)` and name",
+            "net.h5",
+            r"is a Keras file; write .*\.save\(FILE\.keras\)` .*or name keras:NAME\?weights=",
         ),
-        ("net.h5", r"is a Keras file; .*or name keras:NAME\?weights=FILE"),
         ("model.safetensors", "is a file of weights without a network; compute its features with"),
         ("net.pth", "is a file of weights without a network; .*`hubretrain cache import`"),
         ("net.pt", "is a file of weights without a network"),

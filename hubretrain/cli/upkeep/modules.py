@@ -36,8 +36,8 @@ def modules(context: click.Context, search: str, as_json: bool) -> None:
 
     Sizes, costs, and which of them are on this machine. Beyond the catalogue, --module takes a
     TF-Hub or Kaggle handle, keras:NAME for every network of Keras Applications, a folder with a
-    SavedModel, an archive of one, or an ONNX file. A module is a program: it may read and write
-    files of this machine, so use those that you trust.
+    SavedModel, an archive of one, a .keras or an ONNX file. A module is a program: it may read and
+    write files of this machine, so use those that you trust.
     """
     if context.invoked_subcommand is not None:
         return
@@ -130,6 +130,7 @@ def show(
     details: dict[str, Any] = {
         "name": stored.name,
         "handle": stored.handle,
+        "license": stored.license or None,
         "folder": str(stored.folder),
         "sha256": stored.sha256,
         "image_size": stored.image_size,
@@ -211,6 +212,7 @@ def _rows(search: str) -> list[dict[str, Any]]:
                 "source": m.source,
                 "handle": m.handles[0],
                 "handles": list(m.handles),
+                "license": m.license or None,
                 "notes": m.notes,
                 "stored": here is not None,
             }
@@ -244,6 +246,7 @@ def _row_of_stored(name: str, module: StoredModule) -> dict[str, Any]:
         "source": source,
         "handle": module.handle,
         "handles": [module.handle],
+        "license": module.license or None,
         "notes": "",
         "stored": True,
     }
@@ -277,6 +280,7 @@ def _print_details(details: dict[str, Any], why_not_trainable: str) -> None:
     lines = {
         "module": details["name"],
         "source": details["handle"],
+        "licence": details["license"] or "unknown; ask where its weights come from",
         "folder": details["folder"],
         "sha256": details["sha256"],
         "images": f"{size} x {size} pixels in [{low:g}, {high:g}]",

@@ -1,7 +1,7 @@
 """Modules built from code and weights: `build` does it in a process of its own.
 
 `keras_applications` and `efficientnet_lite` define the networks, `torch_weights` reads PyTorch's
-weights, `keras_export` writes the SavedModel.
+weights, `keras_export` writes the SavedModel, `keras_models` that of a model of Keras 3.
 """
 
 import lazy_loader as lazy

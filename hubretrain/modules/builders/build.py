@@ -5,6 +5,7 @@ are part of the SavedModel. Only in a new process does the same module always ge
 
     python -m hubretrain.modules.builders.build lite:0 FOLDER
     python -m hubretrain.modules.builders.build 'keras:VGG16?weights=none' FOLDER
+    python -m hubretrain.modules.builders.build net.keras FOLDER
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from hubretrain.errors import HubretrainError, ModuleError
 from hubretrain.modules import keras_handles
+from hubretrain.modules.builders import keras_models
 from hubretrain.modules.network import network
 
 
@@ -22,7 +24,7 @@ def build_module(handle: str, folder: Path) -> None:
     """Build a module into a new folder.
 
     Args:
-        handle: `lite:0`, `lite:1` or `lite:2`, or a handle of `keras_handles`.
+        handle: `lite:0`, `lite:1` or `lite:2`, a handle of `keras_handles`, or a `.keras` file.
         folder: Folder to make, which does not exist yet.
 
     Raises:
@@ -43,6 +45,11 @@ def _build_here(handle: str, folder: Path) -> None:
         from hubretrain.modules.builders import keras_applications
 
         keras_applications.export(keras_handles.parse(handle), folder)
+        return
+    if handle.endswith(keras_models.KERAS_SUFFIX):
+        from hubretrain.modules.builders import keras_export
+
+        keras_export.export_file(Path(handle), folder)
         return
     from hubretrain.modules.builders import efficientnet_lite, keras_export
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hubretrain.errors import ModuleError, first_line
+from hubretrain.modules.builders import keras_models
 from hubretrain.tensorflow import tf
 
 import tf_keras  # isort: skip  (behind the door: it imports TensorFlow)
@@ -69,6 +70,29 @@ def export_keras(
         raise ModuleError(
             f"{folder} cannot be written: {first_line(error)}; free disk space or fix permissions."
         ) from error
+
+
+def export_file(path: Path, folder: Path) -> None:
+    """Write the model of a `.keras` file as a module of what it classifies.
+
+    Args:
+        path: File of Keras 3, or of `tf_keras`.
+        folder: Folder to write, which does not exist yet.
+
+    Raises:
+        ModuleError: It cannot be loaded, or gives no features of images.
+    """
+    try:
+        version, _ = keras_models.read_keras_file(path)
+        if version < 3:
+            export_keras(keras_models.load_file(path, tf_keras), folder)
+            return
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        import keras
+
+        keras_models.export_keras3(keras_models.load_file(path, keras), folder)
+    except ValueError as error:
+        raise ModuleError(str(error)) from error
 
 
 def _check_backbone(model: tf_keras.Model) -> None:

@@ -86,7 +86,10 @@ def check_module(handle: str) -> None:
     "handle",
     [
         "MobileNet?alpha=0.25&image_size=64",
-        pytest.param("VGG16?image_size=32", marks=pytest.mark.slow),
+        *(
+            pytest.param(f"{name}?image_size=32", marks=pytest.mark.slow)
+            for name in ("VGG16", "ConvNeXtTiny", "EfficientNetV2B0", "RegNetY008", "ResNetRS50")
+        ),
     ],
 )
 def test_a_small_network_gives_what_keras_gives_and_trains_a_step(handle):
