@@ -16,6 +16,8 @@ from hubretrain.cli.options import Format
 from hubretrain.evaluation import METRICS
 from tests.samples import write_digits
 
+LINEAR = ("--heads", "softmax,logistic")  # where small networks are not the subject
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
@@ -71,6 +73,7 @@ def test_the_three_commands_as_written_lead_from_images_to_predictions(place, sm
 def test_fit_as_json_holds_what_the_table_shows(place, small_module):
     invoke("cache", "--module", small_module, "--views", 2)
     options = ["--class-weight", "none", "--class-weight", "2=3", "--l2", "1,10", "--adjust", "0,1"]
+    options += LINEAR
     said = json.loads(invoke("fit", "--json", "--metric", "macro_f1", *options).stdout)
     assert said["metric"] == "macro_f1"
     assert said["shortlist"] == ["small"]
@@ -88,7 +91,7 @@ def test_fit_as_json_holds_what_the_table_shows(place, small_module):
 
 def test_a_broken_image_does_not_keep_predict_from_the_others(place, small_module):
     invoke("cache", "--module", small_module, "--views", 1)
-    invoke("fit")
+    invoke("fit", *LINEAR)
     invoke("finetune", "--unfreeze-last", 0, "--epochs", 1)
     (place / "broken.jpg").write_bytes(b"nothing")
     image = sorted((place / "data" / "digits" / "1").iterdir())[0]
@@ -240,7 +243,7 @@ def test_a_class_too_small_for_the_folds_is_named(place, small_module):
     assert not (place / "cache").exists()
     invoke("cache", "--module", small_module, "--views", 1, "--folds", 0)
     assert sentence in invoke("fit", code=1).stderr
-    invoke("fit", "--folds", 2)
+    invoke("fit", "--folds", 2, *LINEAR)
     out = invoke("cache", "--module", small_module, "--exclude-class", 2).stdout
     assert "0 computed now" in out
-    invoke("fit", "--exclude-class", 2, "--run", "two")
+    invoke("fit", "--exclude-class", 2, "--run", "two", *LINEAR)

@@ -17,6 +17,8 @@ from hubretrain.modules import resolve
 from tests.messy import write_messy
 from tests.samples import encoded, write_digits
 
+LINEAR = ("--heads", "softmax,logistic")  # where small networks are not the subject
+
 
 def invoke(*arguments: object, code: int = 0) -> Result:
     ran = CliRunner().invoke(main, [str(a) for a in arguments], env={"COLUMNS": "120"})
@@ -114,7 +116,7 @@ def test_split_keeps_folds_where_fit_finds_them(place: Path, small_module: Path)
     table = pd.crosstab(part, folds["label"]).to_dict(orient="index")
     assert counts == table
     invoke("cache", "--module", small_module, "--views", 1)
-    fitted = invoke("fit", "--folds", 3)
+    fitted = invoke("fit", "--folds", 3, *LINEAR)
     assert sentence in fitted.stdout
     again = pd.read_csv("runs/digits/folds.csv", dtype=str)
     pd.testing.assert_frame_equal(folds, again)
@@ -124,15 +126,15 @@ def test_fit_seeks_near_duplicates_once_and_only_if_they_are_to_be_kept_together
     place: Path, small_module: Path
 ) -> None:
     invoke("cache", "--module", small_module, "--views", 1)
-    apart = invoke("fit", "--run", "apart", "--no-keep-duplicates-together")
+    apart = invoke("fit", "--run", "apart", "--no-keep-duplicates-together", *LINEAR)
     assert "duplicates neither searched for nor kept together" in apart.stdout
     assert "looking at images" not in apart.stderr
     assert (
         json.loads(Path("runs/apart/run.json").read_text())["fit"]["duplicates_kept_together"]
         is False
     )
-    assert "looking at images: 180 of 180 images" in invoke("fit").stderr
-    assert "looking at images" not in invoke("fit").stderr
+    assert "looking at images: 180 of 180 images" in invoke("fit", *LINEAR).stderr
+    assert "looking at images" not in invoke("fit", *LINEAR).stderr
     assert "looking at images" not in invoke("data", "check").stderr
 
 
@@ -144,7 +146,7 @@ def test_fit_says_so_where_copies_stand_under_different_classes(
     invoke("cache", "--module", small_module, "--views", 1)
     assert (
         "2 images are exact duplicates with different labels; `hubretrain data"
-        in invoke("fit").stdout
+        in invoke("fit", *LINEAR).stdout
     )
 
 
@@ -173,7 +175,7 @@ def test_several_folders_are_checked_and_fitted_as_one(place: Path, small_module
     assert facts["n_images"] == 220
     assert facts["folders"] == [str(place / folder) for folder in both]
     invoke("cache", *both, "--module", small_module, "--views", 1)
-    assert "220 images" in invoke("fit", *both).stdout
+    assert "220 images" in invoke("fit", *both, *LINEAR).stdout
     invoke("finetune", "--unfreeze-last", 0, "--epochs", 1)
 
 

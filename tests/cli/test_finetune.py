@@ -44,7 +44,7 @@ def test_the_best_modules_are_tuned_in_turn_and_go_on(tmp_path, monkeypatch):
     for seed in (5, 6):
         write_module(tmp_path / f"small{seed}", n_features=12, seed=seed)
     invoke("cache", "--module", "small5", "--module", "small6", "--views", 1)
-    invoke("fit")
+    invoke("fit", "--heads", "softmax,logistic")
     tuned = invoke("finetune", "--top", 2, "--epochs", 1, "--unfreeze-last", 1)
     shown = " ".join(tuned.stdout.split())
     assert "on the validation fold the screening order" in shown

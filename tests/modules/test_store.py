@@ -34,7 +34,7 @@ def project(tmp_path_factory):
         handle = "keras:MobileNet?alpha=0.25&image_size=32&weights=none"
         modules = [x for one in (handle, "mine", "packed.tar.gz") for x in ("--module", one)]
         invoke("cache", *modules, "--views", 1)
-        invoke("fit")
+        invoke("fit", "--heads", "softmax,logistic")
     return project
 
 
