@@ -154,8 +154,6 @@ def write_record(path: Path, value: Mapping[str, object], key: str = OWN_DIGEST)
 def read_record(path: Path, key: str = OWN_DIGEST) -> dict[str, Any]:
     """Return a JSON object that `write_record` wrote, without its digest.
 
-    One without a digest is not compared with any.
-
     Args:
         path: The file.
         key: The key of the digest.
@@ -170,8 +168,7 @@ def read_record(path: Path, key: str = OWN_DIGEST) -> dict[str, Any]:
         value = conforming(msgspec.json.decode(read_regular(path)), dict[str, Any])
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    digest = value.pop(key, None)
-    if digest is not None and digest != _own_digest(value):
+    if value.pop(key, None) != _own_digest(value):
         raise ValueError(f"its content is not the one of its {key}")
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -24,6 +25,17 @@ else:
 
         # The first look for accelerators logs too.
         tf.config.list_physical_devices()
+
+
+def _is_of_more_than_a_fingerprint(record: logging.LogRecord) -> bool:
+    """Return whether a message of TensorFlow's is another than of a damaged `fingerprint.pb`.
+
+    It holds a random number that nothing here reads, and TensorFlow prints a traceback of it.
+    """
+    return not str(record.msg).startswith("Fingerprint was found, but there was an error")
+
+
+logging.getLogger("absl").addFilter(_is_of_more_than_a_fingerprint)
 
 
 def frozen(function: Any, *, lower_control_flow: bool = True) -> Any:

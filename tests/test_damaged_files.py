@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hubretrain.data.near_duplicates import table as copies
 from hubretrain.data.splitting.folds import read_folds
 from hubretrain.errors import HubretrainError
 from hubretrain.export.manifest import read_manifest
+from hubretrain.files import read_record, write_record
 from hubretrain.finetuning.options import FineTuneOptions, saved_options
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.modules.store import _measured, _read_metadata
@@ -176,9 +178,19 @@ def csv_samples():
     yield "passes.csv", passes, lambda path: ForwardPassLog(path.parent).table
 
 
-SAMPLES = {
-    name: (json.dumps(value, indent=2).encode(), read) for name, value, read in json_samples()
-} | {
+def signed(value, key):
+    """A JSON object as text, with its own digest under a key."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_record(Path(folder) / "record.json", value, key)
+        return (Path(folder) / "record.json").read_bytes()
+
+
+def key_of(name):
+    """The key of a record's own digest: in a module's, `sha256` is the module's."""
+    return "record_sha256" if name == "module.json" else "sha256"
+
+
+SAMPLES = {name: (signed(value, key_of(name)), read) for name, value, read in json_samples()} | {
     name: (pd.DataFrame(columns).to_csv(index=False).encode(), read)
     for name, columns, read in csv_samples()
 }
@@ -194,8 +206,12 @@ def places(value, path=()):
 
 
 @st.composite
-def damaged(draw, data: bytes):
-    """A file cut short, with bytes changed or zeroed, or with a value of another type, or gone."""
+def damaged(draw, name: str):
+    """A file cut short, with bytes changed or zeroed, or with a value of another type, or gone.
+
+    Records with other values have the digest of these, so that types are checked too.
+    """
+    data = SAMPLES[name][0]
     kind = draw(st.sampled_from(["cut", "flip", "zero", "insert", "swap", "drop"]))
     at = draw(st.integers(0, len(data) - 1))
     if kind == "cut":
@@ -209,6 +225,7 @@ def damaged(draw, data: bytes):
         return data[:at] + draw(st.binary(min_size=1, max_size=4)) + data[at:]
     if data.startswith(b"{"):
         value = json.loads(data)
+        del value[key_of(name)]
         path = draw(st.sampled_from(list(places(value))[1:]))
         owner = value
         for key in path[:-1]:
@@ -217,7 +234,7 @@ def damaged(draw, data: bytes):
             owner[path[-1]] = draw(st.sampled_from(ODD))
         else:
             del owner[path[-1]]
-        return json.dumps(value).encode()
+        return signed(value, key_of(name))
     rows = [line.split(b",") for line in data.split(b"\n")]
     row = draw(st.sampled_from(rows))
     field = draw(st.integers(0, len(row) - 1))
@@ -254,7 +271,7 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 @settings(max_examples=60, deadline=None, suppress_health_check=QUIET, derandomize=True)
 @given(data=st.data())
 def test_a_damaged_file_is_one_sentence_or_is_read(name, tmp_path, data):
-    check(name, data.draw(damaged(SAMPLES[name][0])), tmp_path)
+    check(name, data.draw(damaged(name)), tmp_path)
 
 
 @pytest.mark.slow
@@ -262,7 +279,7 @@ def test_a_damaged_file_is_one_sentence_or_is_read(name, tmp_path, data):
 @settings(max_examples=5_000, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_thousands_of_damaged_files_are_sentences_or_are_read(name, tmp_path, data):
-    check(name, data.draw(damaged(SAMPLES[name][0])), tmp_path)
+    check(name, data.draw(damaged(name)), tmp_path)
 
 
 def test_a_file_without_permission_is_not_to_be_removed(tmp_path, monkeypatch):
@@ -284,9 +301,9 @@ def test_options_of_a_fine_tuning_come_back_and_wrong_ones_are_one_sentence(tmp_
     options.save(tmp_path)
     assert saved_options(tmp_path) == options
     path = tmp_path / "options.json"
-    values = json.loads(path.read_text())
+    values = read_record(path)
     for name in values:
         for odd in ODD:
-            path.write_text(json.dumps({**values, name: odd}))
+            write_record(path, {**values, name: odd})
             with contextlib.suppress(HubretrainError):
                 saved_options(tmp_path)

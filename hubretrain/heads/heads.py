@@ -262,8 +262,13 @@ def digested_hdf5(path: Path) -> Iterator[h5py.File]:
         WriteError: The file cannot be written.
     """
     with whole_file(path) as aside:
-        with h5py.File(aside, "w", userblock_size=DIGEST_BLOCK) as file:
+        # In memory first: where a disk is full, HDF5 fails at close, and may crash afterwards.
+        in_memory = {"driver": "core", "backing_store": False}
+        with h5py.File(aside, "w", userblock_size=DIGEST_BLOCK, **in_memory) as file:
             yield file
+            file.flush()
+            content = file.id.get_file_image()  # without the bytes that are reserved for the digest
+        aside.write_bytes(bytes(DIGEST_BLOCK) + content)
         write_digest_block(aside, DIGEST_BLOCK)
 
 

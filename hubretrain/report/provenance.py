@@ -9,7 +9,6 @@ from typing import Any
 
 from hubretrain.data import SplitOptions, TableOptions
 from hubretrain.data.images import Augmentation
-from hubretrain.errors import RunError
 from hubretrain.export import Export
 from hubretrain.extraction import CacheOptions
 from hubretrain.files import file_sha256
@@ -106,11 +105,8 @@ def _cache_options(module: ModuleRecord) -> CacheOptions:
 
 
 def _finetune_words(run: Run, module: str) -> list[str]:
-    """Return the options of a fine-tuning that differ from the defaults; none if unknown."""
-    try:
-        options = saved_options(run.finetune_folder(module))
-    except RunError:
-        return []
+    """Return the options of a fine-tuning that differ from the defaults."""
+    options = saved_options(run.finetune_folder(module))
     epochs = ["--epochs", str(options.epochs)] if options.epochs else []
     return [*epochs, *flags_of(options)]
 

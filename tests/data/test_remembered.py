@@ -13,7 +13,7 @@ from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.options import TableOptions
 from hubretrain.data.remembered import forget_options, open_as_before, remembered_options
 from hubretrain.errors import DataError
-from hubretrain.files import read_record
+from hubretrain.files import read_record, write_record
 from tests.samples import PIXEL, encoded, write_digits
 
 
@@ -98,8 +98,8 @@ def test_another_data_set_of_the_same_name_is_refused_and_a_moved_or_copied_one_
 
 def test_the_options_of_another_folder_are_not_used(place: Path) -> None:
     (place / "cache" / "d").mkdir(parents=True)
-    text = '{"folder": "/elsewhere", "exclude_class": ["a"]}'
-    (place / "cache" / "d" / "dataset.json").write_text(text)
+    options = {"folder": "/elsewhere", "exclude_class": ["a"]}
+    write_record(place / "cache" / "d" / "dataset.json", options)
     assert open_as_before(place / "d", place / "cache").class_names == ("a", "b", "c")
 
 

@@ -55,6 +55,7 @@ READERS: dict[str, tuple[str, ...]] = {
 PRELOADED = (
     *("hubretrain.report.report", "hubretrain.screening.fit"),
     *("hubretrain.export.predict", "ai_edge_litert.interpreter", "tensorflow", "tf_keras"),
+    "statistics",  # which others than root may not read where Python is root's
 )
 # What no command reads again.
 UNREAD = (

@@ -153,7 +153,9 @@ class Chain:
         if command not in RESULTS:
             return {"standard output": ended.out}
         paths = [path for pattern in RESULTS[command] for path in self.folder.glob(pattern)]
-        names = {path.relative_to(self.folder).as_posix(): path for path in paths if path.is_file()}
+        # Not what a kill left on the way to its place: its name begins with a dot.
+        paths = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
         return {name: _digest(path) for name, path in sorted(names.items())}
 
     def files(self, state: str) -> list[str]:

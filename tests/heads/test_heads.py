@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,7 @@ from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from hubretrain.errors import HeadError
+from hubretrain.errors import HeadError, WriteError
 from hubretrain.evaluation.label_thresholds import LabelThresholds
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.heads import ROLES, Head, ModuleHeads, digested_hdf5
@@ -115,6 +116,25 @@ def test_a_head_file_that_is_missing_damaged_or_of_another_version_is_one_senten
         file.attrs["format"] = "hubretrain heads 3"
     with pytest.raises(HeadError, match=r"is no head file of this version; run `hubretrain fit`"):
         ModuleHeads.load(path)
+
+
+def test_heads_for_which_there_is_no_room_are_one_sentence(tmp_path):
+    path, random = tmp_path / "small.h5", np.random.default_rng(0)
+    heads = ModuleHeads(
+        **{role: linear(random, "softmax", 0.0, 900) for role in ROLES}, class_names=NAMES
+    )
+    heads.save(path, {})
+    size = path.stat().st_size
+    path.unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # wherever it ends: the last bytes are written when the file is closed
+        for limit in range(0, size, size // 40):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            with pytest.raises(WriteError, match=r"small\.h5 cannot be written"):
+                heads.save(path, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not any(tmp_path.iterdir())
 
 
 def test_fitting_heads_needs_no_tensorflow():

@@ -39,8 +39,13 @@ def test_the_command_that_repeats_a_fine_tuning_names_its_options_that_are_not_t
         "--module pixels --epochs 2 --unfreeze-last 23 --balanced-sampling --l2-sp 0.01"
     )
     run = copied(tuned, tmp_path / "run")
-    (run.finetune_folder("pixels") / "options.json").unlink()
-    assert finetune_command(run).endswith("--module pixels")
+    options = run.finetune_folder("pixels") / "options.json"
+    options.write_text(options.read_text().replace("sha256", "sha255"))
+    with pytest.raises(RunError, match=r"options\.json is damaged .* its sha256"):
+        finetune_command(run)
+    options.unlink()
+    with pytest.raises(RunError, match=r"options\.json is missing; fine-tune with `restart=True`"):
+        finetune_command(run)
 
 
 def test_the_commands_of_the_page_repeat_the_run(fitted: Run, tmp_path: Path) -> None:

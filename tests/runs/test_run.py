@@ -9,6 +9,7 @@ import os
 import pytest
 
 from hubretrain.errors import RunError
+from hubretrain.files import read_record, write_record
 from hubretrain.runs import (
     FineTunedModuleRecord,
     FineTuneRecord,
@@ -102,30 +103,33 @@ def test_a_module_that_was_not_fitted_is_named_with_those_that_were(run):
 
 def test_unknown_keys_are_left_unread(run):
     run.write_fit(fit_record())
-    stages = json.loads(run.record_file.read_text())
+    stages = read_record(run.record_file)
     stages["fit"]["of_a_later_version"] = 1
     stages["another stage"] = []
-    del stages["sha256"]
-    run.record_file.write_text(json.dumps(stages))
+    write_record(run.record_file, stages)
     assert run.fit == fit_record()
     run.write_finetune(FineTuneRecord())
     assert json.loads(run.record_file.read_text())["another stage"] == []
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("content", "reason"),
     [
-        ("{", "truncated"),
-        ("[]", "Expected 'object', got 'array'"),
-        ('{"fit": 3}', "Expected 'object', got 'int'"),
-        ('{"fit": []}', "Expected 'object', got 'array'"),
-        ('{"fit": {"data": "x", "modules": {}}}', "missing required field 'data_options'"),
-        ("\udc80", "malformed"),
+        (b"{", "truncated"),
+        (b"[]", "Expected 'object', got 'array'"),
+        (b"\x80", "malformed"),
+        (b'{"fit": 3}', "its content is not the one of its sha256"),
+        ({"fit": 3}, "Expected 'object', got 'int'"),
+        ({"fit": []}, "Expected 'object', got 'array'"),
+        ({"fit": {"data": "x", "modules": {}}}, "missing required field 'data_options'"),
     ],
 )
-def test_a_damaged_or_foreign_record_is_one_sentence(run, text, reason):
+def test_a_damaged_or_foreign_record_is_one_sentence(run, content, reason):
     run.folder.mkdir()
-    run.record_file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    if isinstance(content, bytes):
+        run.record_file.write_bytes(content)
+    else:
+        write_record(run.record_file, content)
     with pytest.raises(RunError, match=reason) as raised:
         _ = run.fit
     message = str(raised.value)
