@@ -85,20 +85,24 @@ def write_table(path: Path, table: pd.DataFrame, *, digested: bool = False) -> N
 
 
 def _check_digest(data: bytes) -> None:
-    """Raise ValueError where a table has its own digest, and it is of another one."""
-    match = re.match(rb"[^\n]*" + _DIGEST.encode() + rb"([0-9a-f]{64})", data)
-    if match:
-        undigested = data[: match.start(1)] + _NO_DIGEST.encode() + data[match.end(1) :]
-        if hashlib.sha256(undigested).hexdigest().encode() != match[1]:
-            raise ValueError("its content is not the one of its digest")
+    """Raise ValueError unless a table has its own digest."""
+    match = re.search(_DIGEST.encode() + rb"([0-9a-f]{64})", data)
+    if match is None:
+        raise ValueError("it has no digest")
+    undigested = data[: match.start(1)] + _NO_DIGEST.encode() + data[match.end(1) :]
+    if hashlib.sha256(undigested).hexdigest().encode() != match[1]:
+        raise ValueError("its content is not the one of its digest")
 
 
-def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.DataFrame:
+def read_table(
+    path: str | os.PathLike[str], columns: Mapping[str, str], *, digested: bool = False
+) -> pd.DataFrame:
     """Read a CSV file that `write_table` wrote.
 
     Args:
         path: The file.
         columns: Column name to its type, of the columns that have one; `p(<class>)` is a number.
+        digested: Whether it was written with its own digest.
 
     Raises:
         OSError: It cannot be read.
@@ -107,7 +111,8 @@ def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> pd.D
     import pandas as pd
 
     data = read_regular(path)
-    _check_digest(data)
+    if digested:
+        _check_digest(data)
     try:
         names = list(pd.read_csv(io.BytesIO(data), nrows=0, encoding="utf-8").columns)
         types = {name: NUMBER for name in names if name.startswith("p(")} | dict(columns)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hubretrain.bottlenecks.costs import ForwardPassLog
+from hubretrain.csv_tables import write_table
 from hubretrain.data import digests, quarantine
 from hubretrain.data.near_duplicates import table as copies
 from hubretrain.data.splitting.folds import read_folds
@@ -185,14 +186,23 @@ def signed(value, key):
         return (Path(folder) / "record.json").read_bytes()
 
 
+def as_csv(columns, digested):
+    """A table as text, perhaps with its own digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(Path(folder) / "table.csv", pd.DataFrame(columns), digested=digested)
+        return (Path(folder) / "table.csv").read_bytes()
+
+
+DIGESTED = ("digests.csv", "quarantine.csv", copies.FILE_NAME, "passes.csv", "history.csv")
+
+
 def key_of(name):
     """The key of a record's own digest: in a module's, `sha256` is the module's."""
     return "record_sha256" if name == "module.json" else "sha256"
 
 
 SAMPLES = {name: (signed(value, key_of(name)), read) for name, value, read in json_samples()} | {
-    name: (pd.DataFrame(columns).to_csv(index=False).encode(), read)
-    for name, columns, read in csv_samples()
+    name: (as_csv(columns, name in DIGESTED), read) for name, columns, read in csv_samples()
 }
 ODD = [None, True, 3, -1, 10**30, 1e308, "", "x", "NaN", [], [[]], {}, {"x": None}, ["a", 1]]
 

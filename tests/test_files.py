@@ -16,8 +16,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubretrain.csv_tables import as_cell, of_cell, without_escapes, write_table
-from hubretrain.files import folder_aside, replace_folder, whole_file
+from hubretrain.csv_tables import (
+    INTEGER,
+    as_cell,
+    of_cell,
+    read_table,
+    without_escapes,
+    write_table,
+)
+from hubretrain.files import (
+    folder_aside,
+    read_record,
+    replace_folder,
+    whole_file,
+    write_record,
+)
 from tests.samples import threads_take_turns
 
 
@@ -94,6 +107,20 @@ def test_a_file_has_the_permissions_that_the_umask_leaves(mask: int, tmp_path: P
         with whole_file(tmp_path / "whole") as aside:
             assert aside.stat().st_mode & 0o777 == 0o666 & ~mask
         assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_record_or_a_table_that_lost_its_digest_is_damaged(tmp_path: Path) -> None:
+    write_record(tmp_path / "a.json", {"l2": 10})
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "a.json").write_text(text.replace("sha256", "sha255").replace("10", "11"))
+    with pytest.raises(ValueError, match="its content is not the one of its sha256"):
+        read_record(tmp_path / "a.json")
+    write_table(tmp_path / "a.csv", pd.DataFrame({"n": [10]}), digested=True)
+    assert read_table(tmp_path / "a.csv", {"n": INTEGER}, digested=True)["n"].tolist() == [10]
+    text = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(text.replace("sha256", "sha255").replace("10", "11"))
+    with pytest.raises(ValueError, match="it has no digest"):
+        read_table(tmp_path / "a.csv", {"n": INTEGER}, digested=True)
 
 
 def test_no_file_written_in_threads_is_writable_for_everyone_nor_is_the_umask_changed(

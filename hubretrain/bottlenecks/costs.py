@@ -40,7 +40,7 @@ class ForwardPassLog:
         self.file = folder / "passes.csv"
         self.table = pd.DataFrame(columns=_COLUMNS)
         try:
-            self.table = read_table(self.file, _DTYPES)[_COLUMNS]
+            self.table = read_table(self.file, _DTYPES, digested=True)[_COLUMNS]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError) as error:

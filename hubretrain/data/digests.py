@@ -125,7 +125,7 @@ def _unreadable(location: str, error: OSError) -> DataError:
 def _read(table_file: Path) -> dict[tuple[str, int, int, int], str]:
     """Return the digest of each (path, size, mtime_ns, ctime_ns)."""
     try:
-        table = read_table(table_file, _TYPES)
+        table = read_table(table_file, _TYPES, digested=True)
         columns = [table[name].tolist() for name in COLUMNS]
     except (OSError, ValueError, KeyError):
         return {}  # missing or damaged: every file is read again

@@ -79,7 +79,7 @@ class Quarantine:
     def _read(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return reason and path of each content in the file; nothing if missing or damaged."""
         with contextlib.suppress(OSError, KeyError, ValueError):
-            table = read_table(self.file, dict.fromkeys(COLUMNS, NAME))
+            table = read_table(self.file, dict.fromkeys(COLUMNS, NAME), digested=True)
             paths, reasons, sha256s = (table[name].tolist() for name in COLUMNS)
             return dict(zip(sha256s, reasons, strict=True)), dict(zip(sha256s, paths, strict=True))
         return {}, {}

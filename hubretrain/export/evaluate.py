@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hubretrain.arrays import AnyArray, FloatArray
-from hubretrain.data import ImageDataset, join_labels, targets
+from hubretrain.data import ImageDataset, Quarantine, join_labels, targets
 from hubretrain.data.splitting import TEST, read_folds
 from hubretrain.errors import DataError
 from hubretrain.evaluation import TOP_1, DecisionRule, Evaluator, Interval, Predictions
@@ -176,6 +176,10 @@ def evaluate_export(
             "expected images that it has not seen, such as another data set."
         )
     probs, failed = _probabilities(opened, dataset.root, images["path"].tolist(), tta, format)
+    # What `cache` could not decode is not among the usable images.
+    quarantined = dict(Quarantine(dataset.cache_folder(cache)).listed())
+    absent = dataset.images["path"][dataset.images["path"].isin(list(quarantined))]
+    failed |= {path: quarantined[path] for path in absent if path not in failed}
     is_read = ~images["path"].isin(failed).to_numpy()
     if not is_read.any():
         path, reason = next(iter(failed.items()))

@@ -257,12 +257,18 @@ class _Reader:
         """Yield the fine-tuned modules on the test split and on the validation fold."""
         tables = {TEST_SPLIT: run_tables.PREDICTIONS, VALIDATION: run_tables.VALIDATION_PREDICTIONS}
         for folder in _fine_tuned_folders(self.run):
-            present = {part: t for part, t in tables.items() if t.path(folder).exists()}
+            record = self.finetune.modules.get(folder.name)
+            recorded = record.files if record else {}
+            present = {
+                part: table
+                for part, table in tables.items()
+                if table.file_name in recorded or table.path(folder).exists()
+            }
             rule, temperature = self._rule(folder.name) if present else (self._plain_rule, 1.0)
             for part, table_of in present.items():
                 file = table_of.path(folder)
-                if (record := self.finetune.modules.get(folder.name)) is not None:
-                    check_file(file, record.files.get(file.name), "hubretrain finetune")
+                if record is not None:
+                    check_file(file, recorded.get(file.name), "hubretrain finetune")
                 table = self._still_in_run(table_of.read(folder), folder.name, part)
                 if table.empty:
                     continue

@@ -91,7 +91,7 @@ class RunTable:
         return table
 
     def _read(self, path: Path) -> pd.DataFrame:
-        table = read_table(path, self.columns)
+        table = read_table(path, self.columns, digested=self.digested)
         for name in table.columns.difference(list(self.columns)):
             if table[name].dtype.kind not in "biuf":
                 raise ValueError(f"the column {name!r} holds text")

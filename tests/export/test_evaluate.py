@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from hubretrain.data import open_dataset
+from hubretrain.data import Quarantine, open_dataset
 from hubretrain.errors import DataError
 from hubretrain.export.evaluate import evaluate_export
 from hubretrain.export.predict import predict_images
+from hubretrain.files import file_sha256
 from tests.samples import encoded
 
 NAMES = ["a", "<b>", "ç é"]
@@ -69,6 +70,18 @@ def test_an_image_that_cannot_be_read_is_named_and_left_out(evaluated):
     assert list(evaluated.failed) == ["a/broken.png"]
     assert len(evaluated.predictions) == 45
     assert evaluated.n_known == 0
+
+
+def test_an_image_that_the_cache_could_not_decode_is_named_too(small_export, images, tmp_path):
+    dataset = open_dataset(images)
+    quarantine = Quarantine(dataset.cache_folder(tmp_path))
+    sha256 = file_sha256(images / "a" / "broken.png")
+    quarantine.add(sha256, "a/broken.png", "no image of a known type")
+    quarantine.add("f" * 64, "elsewhere.png", "an empty file")
+    quarantine.save()
+    again = evaluate_export(small_export, dataset, cache=tmp_path)
+    assert dict(again.failed) == {"a/broken.png": "no image of a known type"}
+    assert len(again.predictions) == 45
 
 
 def test_the_tables_are_written_as_they_are(evaluated, tmp_path):

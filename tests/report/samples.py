@@ -18,7 +18,7 @@ from hubretrain.data.splitting.folds import TEST
 from hubretrain.files import file_sha256
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.report.run_data import gather
-from hubretrain.runs import FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
+from hubretrain.runs import HISTORY, FineTunedModuleRecord, FineTuneRecord, OrderRecord, Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from tests.samples import write_digits
@@ -75,9 +75,7 @@ def write_fine_tuned(run: Run, module: str = "pixels") -> None:
     history = {"epoch": [0, 1, 2], "phase": ["head", "head", "all"]}
     history |= {"learning_rate": [0.0, 1e-3, 5e-4], "loss": [np.nan, 0.5, 0.2]}
     history |= {"validation_loss": [0.9, 0.6, 0.7], "validation_accuracy": [0.8, 0.9, 0.88]}
-    pd.DataFrame(history | {"kept": [False, True, False]}).to_csv(
-        folder / "history.csv", index=False
-    )
+    HISTORY.write(folder, pd.DataFrame(history | {"kept": [False, True, False]}))
     figures = {"accuracy": (0.9, 0.8, 0.95)}
     tuning = FineTuneOptions(unfreeze_last=23, epochs=2, balanced_sampling=True, l2_sp=0.01)
     tuning.save(folder)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+from hubretrain.errors import RunError
 from hubretrain.report.run_data import gather
 from hubretrain.runs import OUT_OF_FOLD, TEST_PREDICTIONS, Run
 from tests.report.samples import copied
@@ -48,4 +51,10 @@ def test_the_page_opens_on_the_chosen_module_where_there_is_no_test_split(
     ]
     for module in ("pixels", "half"):
         (run.finetune_folder(module) / "predictions.csv").unlink()
+    with pytest.raises(RunError, match=r"predictions\.csv is missing; run `hubretrain finetune`"):
+        gather(run)
+    record = run.finetune  # of a run without a test split
+    pixels = record.modules["pixels"]
+    files = {name: sha256 for name, sha256 in pixels.files.items() if name != "predictions.csv"}
+    run.write_finetune(replace(record, modules={"pixels": replace(pixels, files=files)}))
     assert gather(run).models[0].title == "pixels, fine-tuned: validation fold"

@@ -164,7 +164,7 @@ def _search(
 def _read(folder: Path) -> pd.DataFrame | None:
     """Return the table; None if it is missing, damaged or of an earlier version of the search."""
     try:
-        table = read_table(folder / FILE_NAME, _TYPES)
+        table = read_table(folder / FILE_NAME, _TYPES, digested=True)
     except (OSError, ValueError):
         return None
     is_current = list(table.columns) == list(COLUMNS) and (table["search"] == SEARCH).all()

@@ -132,7 +132,7 @@ def test_the_table_reads_back_whatever_digests_and_reasons_look_like(
         (numbers[1], "", None, "", SEARCH),
         (numbers[2], "", None, strange_name, SEARCH),
     ]
-    write_table(tmp_path / "copies.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
+    write_table(tmp_path / "copies.csv", pd.DataFrame(rows, columns=list(COLUMNS)), digested=True)
     near = read_near_duplicates(tmp_path)
     assert near is not None
     assert near.pairs.to_dict("records") == [{"a": numbers[0], "b": numbers[1], "similarity": 0.95}]
