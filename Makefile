@@ -15,7 +15,9 @@ EXTRAS := dev,kaggle,lite,onnx,openvino,ray,report,serve
 NUMERICS := tests/bottlenecks tests/export tests/extraction tests/finetuning tests/modules \
 	tests/report/saliency
 
-PYTEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# As many workers as processors, each with one thread: more would wait for one another.
+ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1
+PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: audit demo test check lint types spelling notebook docs pytest slow test-all test-cpus bench mutants clean
 

@@ -55,7 +55,8 @@ READERS: dict[str, tuple[str, ...]] = {
 PRELOADED = (
     *("hubretrain.report.report", "hubretrain.screening.fit"),
     *("hubretrain.export.predict", "ai_edge_litert.interpreter", "tensorflow", "tf_keras"),
-    "statistics",  # which others than root may not read where Python is root's
+    # With all of the standard library that it needs: where that is root's, others cannot read it.
+    *("hubretrain.modules.backbone", "hubretrain.modules.classifier", "hubretrain.modules.cut"),
 )
 # What no command reads again.
 UNREAD = (

@@ -59,6 +59,7 @@ def free_ports(n):
     return ports
 
 
+@pytest.mark.slow
 def test_two_machines_train_as_one_does(fitted, tmp_path):
     run, alone = copied(fitted, tmp_path, "two"), copied(fitted, tmp_path, "one")
     code = (

@@ -189,8 +189,17 @@ def test_training_lowers_the_loss_and_changes_the_whole_head(fitted, run_with, k
         assert not np.any(np.all(trained[0] == array, axis=1))  # no row is as it was
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("kind", "unfreeze_last"), [("softmax", 0), ("mlp", 0), ("mlp", 1), ("softmax", 3)]
+    ("kind", "unfreeze_last"),
+    [
+        ("mlp", 0),
+        ("softmax", 3),
+        pytest.param("softmax", 0, marks=SLOW),
+        pytest.param("mlp", 1, marks=SLOW),
+    ],
 )
 def test_epochs_on_cached_activations_and_layers_are_those_on_pixels(
     fitted, run_with, kind, unfreeze_last

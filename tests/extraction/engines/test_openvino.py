@@ -36,6 +36,7 @@ def test_openvino_gives_the_features_of_tensorflow(pooled_module, value_range):
         assert np.array_equal(other(images[:3]), features[:3])
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_openvino_gives_the_features_of_tensorflow_on_a_real_module(real_models):
     from hubretrain.modules import Backbone
