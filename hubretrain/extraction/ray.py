@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,10 @@ from hubretrain.storage import PRIVATE_ADDRESSES, is_remote, read_bytes
 T = TypeVar("T")
 R = TypeVar("R")
 
+_log = logging.getLogger(__name__)
 JOBS_PER_WORKER = 2  # one that it does and one that waits, so that it never idles
 MAX_DEATHS = 3  # workers that may die of one job
+NO_WORKER_SECONDS = 300.0  # in which one has to start where there is none
 _ANSWER_SECONDS = 5.0
 
 
@@ -98,30 +101,129 @@ def map_on_ray(
     """
     ray = _connected(cluster)
     try:
-        from ray.util import ActorPool
-
-        stored = ray.put(make_function)  # modules of hundreds of MB: once for all workers
-        workers = _started_workers(ray, cluster.n_workers)
-        # A worker that stands in the pool twice has one job to do and one that waits.
-        pool = ActorPool(workers * JOBS_PER_WORKER)
+        # Modules of hundreds of MB are stored once for all workers.
+        pool = _Pool(ray, ray.put(make_function), cluster.n_workers)
         for job in jobs:
-            if not pool.has_free():
-                yield _next_result(ray, pool)
-            pool.submit(lambda worker, job: worker.do.remote([stored], job), job)
-        while pool.has_next():
-            yield _next_result(ray, pool)
+            while not pool.has_room:
+                yield from pool.results()
+            pool.submit(job)
+        while pool.is_busy:
+            yield from pool.results()
     finally:
         ray.shutdown()
 
 
-class _Worker:
-    """Ray actor that makes its function at its first job and does all its jobs with it.
+class _Pool:
+    """Workers and the jobs that they were given; the jobs of one that dies go to the others.
 
-    The function is no argument of the actor, for Ray warns of large ones if it may restart it.
+    Ray could restart a worker itself and repeat its jobs, but where its machine is gone and no
+    other has room these would wait for ever.
+
+    Args:
+        ray: The library.
+        stored: Reference to what makes the function of a worker.
+        n_workers: Number of workers.
     """
+
+    def __init__(self, ray: Any, stored: Any, n_workers: int) -> None:
+        self._ray, self._stored = ray, stored
+        self._actor = _actor(ray, n_workers)
+        self._loads: dict[Any, int] = {}  # of the workers that have started
+        self._starting: dict[Any, Any] = {}  # by what they answer once they have
+        self._running: dict[Any, tuple[Any, Any, int]] = {}  # result to job, worker, deaths
+        self._waiting: list[tuple[Any, int]] = []  # jobs of workers that died
+        for _ in range(n_workers):
+            self._start()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker can be given another job: one that it does and one that waits."""
+        return not self._waiting and any(n < JOBS_PER_WORKER for n in self._loads.values())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is not done."""
+        return bool(self._running or self._waiting)
+
+    def submit(self, job: Any, n_deaths: int = 0) -> None:
+        """Give a job to the worker that has the fewest."""
+        worker = min(self._loads, key=lambda worker: self._loads[worker])
+        self._loads[worker] += 1
+        self._running[worker.do.remote([self._stored], job)] = (job, worker, n_deaths)
+
+    def results(self) -> Iterator[Any]:
+        """Wait until a worker has started, finished a job or died; yield the result of a job."""
+        pending = [*self._running, *self._starting]
+        limit = None if self._loads else NO_WORKER_SECONDS
+        ready, _ = self._ray.wait(pending, num_returns=1, timeout=limit)
+        if not ready:
+            raise WorkerError(
+                f"no machine of the cluster had room for a worker in {NO_WORKER_SECONDS:g} s; "
+                "check with `ray status` that the cluster runs, and run the command again."
+            )
+        if ready[0] in self._starting:
+            self._join(ready[0])
+        else:
+            yield from self._finish(ready[0])
+        while self._waiting and any(n < JOBS_PER_WORKER for n in self._loads.values()):
+            self.submit(*self._waiting.pop())
+
+    def _start(self) -> None:
+        worker = self._actor.remote()
+        self._starting[worker.answer.remote()] = worker
+
+    def _join(self, answer: Any) -> None:
+        """Let a worker that has started take part; another is started for one that died first."""
+        worker = self._starting.pop(answer)
+        try:
+            self._ray.get(answer)
+        except self._ray.exceptions.RayActorError as error:
+            if getattr(error, "actor_init_failed", False):
+                reason = str(error).strip().splitlines()[-1]
+                raise WorkerError(f"a worker cannot start: {reason}") from error
+            self._start()
+        else:
+            self._loads[worker] = 0
+
+    def _finish(self, result: Any) -> Iterator[Any]:
+        """Yield the result of a job; where its worker died, let another do it again."""
+        job, worker, n_deaths = self._running.pop(result)
+        exceptions = self._ray.exceptions
+        try:
+            value = self._ray.get(result)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, HubretrainError):
+                raise error.cause from None
+            raise
+        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
+            if n_deaths + 1 == MAX_DEATHS:
+                raise WorkerError(
+                    f"{MAX_DEATHS} workers died of the same job ({first_line(error)}); "
+                    "if memory is short, decrease `n_workers`."
+                ) from error
+            is_dead = isinstance(error, exceptions.RayActorError)
+            if is_dead and self._loads.pop(worker, None) is not None:
+                _log.warning(
+                    "a worker died (%s): the others do its jobs, and another is started where "
+                    "there is room.",
+                    first_line(error),
+                )
+                self._start()
+            self._waiting.append((job, n_deaths + 1))
+        else:
+            yield value
+        if worker in self._loads:
+            self._loads[worker] -= 1
+
+
+class _Worker:
+    """Ray actor that makes its function at its first job and does all its jobs with it."""
 
     def __init__(self) -> None:
         self._function: Callable[[Any], Any] | None = None
+
+    def answer(self) -> None:
+        """Return: the worker has started."""
 
     def do(self, stored: Sequence[Any], job: Any) -> Any:
         """Do one job.
@@ -147,37 +249,13 @@ class _Worker:
         return function
 
 
-def _started_workers(ray: Any, n_workers: int) -> list[Any]:
-    """Start workers and return their handles."""
+def _actor(ray: Any, n_workers: int) -> Any:
+    """Return what starts a worker."""
     n_cpus = _cpus_per_worker(ray.nodes(), n_workers)
     # TensorFlow and OpenVINO take every CPU of the machine unless they are told.
     variables = {"TF_NUM_INTRAOP_THREADS": str(n_cpus), "OMP_NUM_THREADS": str(n_cpus)}
     variables[PRIVATE_ADDRESSES] = os.environ.get(PRIVATE_ADDRESSES, "")
-    actor = ray.remote(_Worker).options(
-        num_cpus=n_cpus,
-        max_restarts=-1,
-        max_task_retries=MAX_DEATHS - 1,
-        runtime_env={"env_vars": variables},
-    )
-    return [actor.remote() for _ in range(n_workers)]
-
-
-def _next_result(ray: Any, pool: Any) -> Any:
-    """Wait for a job to finish and return its result."""
-    try:
-        return pool.get_next_unordered()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, HubretrainError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayActorError as error:
-        if getattr(error, "actor_init_failed", False):
-            reason = str(error).strip().splitlines()[-1]
-            raise WorkerError(f"a worker cannot start: {reason}") from error
-        raise WorkerError(
-            f"{MAX_DEATHS} workers died of the same job ({first_line(error)}); "
-            "if memory is short, decrease `n_workers`."
-        ) from error
+    return ray.remote(_Worker).options(num_cpus=n_cpus, runtime_env={"env_vars": variables})
 
 
 def _cpus_per_worker(nodes: Sequence[dict[str, Any]], n_workers: int) -> int:
