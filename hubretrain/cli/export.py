@@ -70,7 +70,9 @@ def export(
         echo(f"  {exported.folder / name}: {_size(exported.folder, name)}")
     if exported.n_views > 1:
         echo(f"  averages over {exported.n_views} views: {'; '.join(manifest['tta'])}")
-    if manifest["not_converted"]:
+    if not exported.has("savedmodel"):
+        echo(f"  no SavedModel, no LiteRT: {manifest['not_converted']}; ONNX Runtime runs it.")
+    elif manifest["not_converted"]:
         echo(f"  no LiteRT: {manifest['not_converted']}; TensorFlow runs it.")
     echo(f"Next: {next_command('predict', exported.folder)} IMAGE")
 

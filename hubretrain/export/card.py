@@ -13,7 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hubretrain.export.manifest import rule_entries, rule_of
 from hubretrain.heads import ENSEMBLE_NAME
+from hubretrain.modules import StoredModule
 from hubretrain.runs import ENSEMBLE, LEADERBOARD, MODULE, Figures, Run
 
 CARD = "README.md"
@@ -66,6 +68,48 @@ def run_entries(run: Run, module: str | None = None) -> dict[str, Any]:
     return entries
 
 
+def model_entries(
+    members: Sequence[tuple[StoredModule, str, float]],
+    class_names: Sequence[str],
+    metadata: Mapping[str, Any],
+    temperature: float,
+) -> dict[str, Any]:
+    """Return what a manifest says of a model, without views and files.
+
+    Args:
+        members: Of each its module, the kind of its head, and its weight in the mean.
+        class_names: Class names in class order.
+        metadata: See `write_export`.
+        temperature: Calibration temperature.
+    """
+    sizes = sorted({module.image_size for module, _, _ in members})
+    entries: list[dict[str, Any]] = [
+        {
+            "module": module.name,
+            "module_sha256": module.sha256,
+            "module_license": module.license,
+            "image_size": module.image_size,
+            "head": kind,
+            "weight": weight,
+        }
+        for module, kind, weight in members
+    ]
+    model: dict[str, Any] = {"module": ENSEMBLE_NAME, "members": entries}
+    if len(entries) == 1:
+        keys = ("module", "module_sha256", "module_license", "head")
+        model = {key: entries[0][key] for key in keys}
+    return {
+        "class_names": list(class_names),
+        "image_sizes": sizes,
+        "image_size": sizes[0] if len(sizes) == 1 else None,
+        **model,
+        **metadata,
+        "temperature": temperature,
+        # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
+        **rule_entries(rule_of(metadata).at_temperature(temperature)),
+    }
+
+
 def _figures(row: Mapping[str, Any], prefix: str) -> Figures:
     """Return the metrics of a row of the leaderboard that have intervals."""
     figures = {}
@@ -110,7 +154,7 @@ def _metadata(manifest: Mapping[str, Any], title: str) -> list[str]:
         "tags:",
         "- image-classification",
         *(["- multi-label"] if multi_label else []),
-        "- tensorflow",
+        "- onnx" if _is_onnx(manifest) else "- tensorflow",
     ]
     data = manifest.get("data")
     figures = [(part, manifest.get(part) or {}) for part in _PARTS]
@@ -214,7 +258,20 @@ def _limits(manifest: Mapping[str, Any]) -> str:
     return "\n".join(["## Limits\n", *(f"- {limit}" for limit in limits)])
 
 
+def _is_onnx(manifest: Mapping[str, Any]) -> bool:
+    """Return whether it is the export of ONNX modules, which holds no SavedModel."""
+    return set(manifest.get("files", ())) == {"model.onnx"}
+
+
 def _use(manifest: Mapping[str, Any]) -> str:
+    without = (
+        "the input `pixels` of `model.onnx` takes"
+        if _is_onnx(manifest)
+        else (
+            "the signature `serving_default` of the SavedModel takes the bytes of image\nfiles. "
+            "`pixels` of it, of `model.tflite` and of `model.onnx`, where they are, takes"
+        )
+    )
     sizes = ", ".join(f"{size} x {size}" for size in manifest["image_sizes"])
     return f"""## How to run it
 
@@ -233,8 +290,7 @@ for prediction in predict_images(".", ["image.jpg"]):
     print(prediction.decision, prediction.classes)
 ```
 
-Without hubretrain: the signature `serving_default` of the SavedModel takes the bytes of image
-files. `pixels` of it, of `model.tflite` and of `model.onnx`, where they are, takes float32 RGB in
+Without hubretrain: {without} float32 RGB in
 [0, 1] of {sizes} pixels, resized in 8 bits with an antialiased triangle filter, without keeping the
 aspect ratio."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubretrain.data.images import Augmentation
+from hubretrain.errors import ModuleError
 from hubretrain.evaluation import Calibration, Rule
 from hubretrain.export.card import run_entries
 from hubretrain.export.manifest import (
@@ -27,7 +28,7 @@ from hubretrain.export.manifest import (
 from hubretrain.export.views import averaged_views
 from hubretrain.files import StrPath
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
-from hubretrain.modules import restore_module
+from hubretrain.modules import StoredModule, restore_module
 from hubretrain.runs import FitRecord, Run
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def export_run(
         head: Module whose fitted head is exported.
         ensemble: Whether to export the run's ensemble of heads.
         formats: Formats among `savedmodel`, `litert`, `onnx`; the SavedModel is always written,
-            and LiteRT too where the model can be converted.
+            and LiteRT too where the model can be converted; of ONNX modules ONNX alone.
         tta: Test-time augmentation: number of views whose probabilities the exported model
             averages, 1 to 8: the image itself, then flips, quarter turns and centred crops such as
             the model was trained on. By default 1, or as many as the folder's export has.
@@ -83,7 +84,7 @@ def export_run(
     default = run.folder / "exports" / name if is_named else run.export_folder
     folder = default if output is None else Path(output)
     check_replaceable(folder)
-    if not is_named and is_current(run):
+    if not is_named and is_current(run) and Export.open(run.export_folder).has("savedmodel"):
         return _export_again(run, folder, formats, tta)
     kept_formats, kept_tta = _to_keep(folder)
     formats, tta = [*formats, *kept_formats], tta or kept_tta
@@ -160,17 +161,29 @@ def _write(
 ) -> None:
     """Export heads: of each the name of its module, the head, and its weight in the mean."""
     views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
+    modules = {name: restore_module(name, fit.module(name)) for name, _, _ in heads}
+    onnx_names = [name for name, module in modules.items() if module.is_onnx]
+    if onnx_names and len(onnx_names) < len(modules):
+        raise ModuleError(
+            f"the ensemble joins ONNX modules ({', '.join(onnx_names)}) with others, which no one "
+            "model can hold; export the head of one module by `head`."
+        )
+    settings: dict[str, Any] = {
+        "temperature": calibration.temperature,
+        "formats": formats,
+        "views": views,
+    }
+    if onnx_names:
+        from hubretrain.export.onnx_graph import OnnxMember  # imports onnx
+        from hubretrain.export.onnx_writer import write_onnx_export
+
+        onnx_members = [OnnxMember(modules[name], head, weight) for name, head, weight in heads]
+        write_onnx_export(onnx_members, fit.class_names, folder, manifest, **settings)
+        return
     from hubretrain.export.writer import Member, write_export
 
-    write_export(
-        [Member(_classifier(fit, name, head), weight) for name, head, weight in heads],
-        fit.class_names,
-        folder,
-        manifest,
-        temperature=calibration.temperature,
-        formats=formats,
-        views=views,
-    )
+    members = [Member(_classifier(modules[name], head), weight) for name, head, weight in heads]
+    write_export(members, fit.class_names, folder, manifest, **settings)
 
 
 def _manifest(
@@ -198,8 +211,7 @@ def _manifest(
     }
 
 
-def _classifier(fit: FitRecord, module: str, head: Head) -> Classifier:
-    stored = restore_module(module, fit.module(module))
+def _classifier(stored: StoredModule, head: Head) -> Classifier:
     from hubretrain.modules import Backbone, Classifier
 
     arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)

@@ -2,7 +2,7 @@
 
 An export folder holds the SavedModel (`saved_model.pb`, `variables/`), what was converted from
 it (`model.tflite`, `model_int8.tflite`, `model.onnx`), `labels.txt`, a model card (`README.md`),
-and `export.json`:
+and `export.json`. That of ONNX modules holds `model.onnx` in the place of a SavedModel.
 
 - `class_names`: in the order of the probabilities; `labels.txt` has one per line.
 - `image_sizes`: heights and widths of the inputs: `pixels`, or `pixels_<size>` of several.

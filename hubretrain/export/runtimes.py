@@ -101,7 +101,7 @@ def open_runtime(export: Export, format: str | None = None, tta: int | None = No
     Args:
         export: The export.
         format: One of `FORMATS`; by default LiteRT if the export has it and it is installed, else
-            TensorFlow.
+            TensorFlow, or ONNX Runtime for the export of an ONNX module.
         tta: Number of views whose probabilities are averaged, 1 to 8; by default those of the
             export.
 
@@ -122,7 +122,8 @@ def open_runtime(export: Export, format: str | None = None, tta: int | None = No
         return OverViews(runtime, views, temperature, export.multi_label)
     if format is None:
         has_litert = export.has("litert") and litert.is_installed()
-        format = "litert" if has_litert else "savedmodel"
+        other = "savedmodel" if export.has("savedmodel") else "onnx"
+        format = "litert" if has_litert else other
     if format == "savedmodel":
         return SavedModel(export)
     content, path = export.content(format), export.folder / MODEL_OF[format]

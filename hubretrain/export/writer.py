@@ -16,7 +16,7 @@ from typing import Any
 
 from hubretrain.errors import EngineError, RunError, WriteError
 from hubretrain.export import litert, onnx
-from hubretrain.export.card import CARD, model_card
+from hubretrain.export.card import CARD, model_card, model_entries
 from hubretrain.export.graph import MeanOfMembers, Member, ServingGraph
 from hubretrain.export.manifest import (
     LABELS,
@@ -25,12 +25,9 @@ from hubretrain.export.manifest import (
     Export,
     check_replaceable,
     label_lines,
-    rule_entries,
-    rule_of,
 )
 from hubretrain.export.views import AveragedView
 from hubretrain.files import file_sha256, folder_aside, replace_folder, write_record
-from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.tensorflow import tf
 
 __all__ = ["Member", "add_formats", "copy_export", "rewrite_export", "write_export"]
@@ -70,17 +67,8 @@ def write_export(
     """
     check_replaceable(folder)
     model = MeanOfMembers(members)
-    sizes = list(model.sizes)
-    manifest = {
-        "class_names": list(class_names),
-        "image_sizes": sizes,
-        "image_size": sizes[0] if len(sizes) == 1 else None,
-        **_model_entries(members),
-        **metadata,
-        "temperature": temperature,
-        # The rule was chosen for the probabilities without a temperature: this keeps its decisions.
-        **rule_entries(rule_of(metadata).at_temperature(temperature)),
-    }
+    modules = [(m.classifier.backbone.stored, m.classifier.kind, m.weight) for m in members]
+    manifest = model_entries(modules, class_names, metadata, temperature)
     _write(model, folder, manifest, formats, views)
 
 
@@ -203,24 +191,6 @@ def copy_export(source: Path, folder: Path, formats: Sequence[str]) -> Export:
         add_formats(aside / "new", formats)
         replace_folder(aside / "new", folder)
     return Export.open(folder)
-
-
-def _model_entries(members: Sequence[Member]) -> dict[str, Any]:
-    """Return what `export.json` says of the model: its module, or the members of the ensemble."""
-    entries = [
-        {
-            "module": member.classifier.backbone.stored.name,
-            "module_sha256": member.classifier.backbone.stored.sha256,
-            "module_license": member.classifier.backbone.stored.license,
-            "image_size": member.image_size,
-            "head": member.classifier.kind,
-            "weight": member.weight,
-        }
-        for member in members
-    ]
-    if len(entries) > 1:
-        return {"module": ENSEMBLE_NAME, "members": entries}
-    return {key: entries[0][key] for key in ("module", "module_sha256", "module_license", "head")}
 
 
 @contextlib.contextmanager

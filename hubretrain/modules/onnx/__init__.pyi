@@ -1,5 +1,7 @@
 from .adapted import FEATURES as FEATURES
 from .adapted import PIXELS as PIXELS
+from .building import Builder as Builder
+from .graphs import opset_of as opset_of
 from .handles import OnnxHandle as OnnxHandle
 from .handles import is_network as is_network
 from .handles import is_onnx as is_onnx

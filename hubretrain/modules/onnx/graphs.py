@@ -10,7 +10,7 @@ from hubretrain.errors import EngineError, ModuleError, first_line
 
 __all__ = ["FLOATING", "OLDEST_OPSET", "data_files", "load", "onnx", "opset_of"]
 
-OLDEST_OPSET = 7  # of 2018; before it, shapes were broadcast by attributes
+OLDEST_OPSET = 9  # of January 2019, and the oldest that PyTorch has exported since
 _LARGEST = 2**31 - 2**20  # bytes that protobuf, and so ONNX, can hold in one message
 
 try:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hubretrain.arrays import AnyArray, Pixels
 from hubretrain.errors import HubretrainError, ModuleError
-from hubretrain.files import read_json, write_json
+from hubretrain.files import read_json, write_record
 from hubretrain.modules.network import network, reason_of
 from hubretrain.modules.onnx.adapted import FEATURES, PIXELS, adapted
 from hubretrain.modules.onnx.graphs import data_files, load, onnx
@@ -58,7 +58,7 @@ def fetch(handle: OnnxHandle, folder: Path) -> None:
     config = _download(handle, folder) if handle.file is None else _copy(handle.file, folder)
     model = load(folder / MODEL, handle.source)
     description = _describe(model, handle, read_config(config) if config else None)
-    write_json(folder / DESCRIPTION, asdict(description))
+    write_record(folder / DESCRIPTION, asdict(description))
 
 
 def read_description(folder: Path) -> Description:

@@ -153,6 +153,11 @@ def _read_by(node: Any) -> Iterator[str]:
         yield from (output.name for output in inner.output)
 
 
+def read_names(nodes: list[Any]) -> set[str]:
+    """Return the names of all tensors that nodes, and graphs inside them, read."""
+    return {name for node in nodes for name in _read_by(node)}
+
+
 def inner_graphs(node: Any) -> list[Any]:
     """Return the graphs that are attributes of a node, such as the body of a loop."""
     return [
@@ -201,7 +206,7 @@ def pooling_of(shape: tuple[int, ...], layout: str, source: str) -> tuple[str, l
 
 def n_parameters(graph: Any, nodes: list[Any]) -> int:
     """Return how many floating numbers the nodes read as constants."""
-    read = {name for node in nodes for name in _read_by(node)}
+    read = read_names(nodes)
     tensors = [tensor for tensor in graph.initializer if tensor.name in read]
     for node in nodes:
         if node.op_type == "Constant":

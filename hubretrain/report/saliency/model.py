@@ -85,6 +85,11 @@ def open_explained(folder: Path, module: str | None = None) -> ExplainedModel:
 def _open_export(folder: Path) -> ExplainedModel:
     """Load an exported graph, a function of pixels of the largest of its members' sizes."""
     export = Export.open(folder)
+    if not export.has("savedmodel"):
+        raise RunError(
+            f"{folder} is the export of an ONNX module, which has no gradients, so it cannot be "
+            "explained; name another module of the run in `head`."
+        )
     try:
         loaded = tf.saved_model.load(str(folder))
         pixels = loaded.signatures["pixels"]
