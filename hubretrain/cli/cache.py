@@ -108,7 +108,7 @@ def cache() -> None:
 @cluster_options
 @click.option(
     "--preview",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False, dir_okay=False),
     metavar="FILE",
     help="Only draw the views of a few images into this picture.",
 )
@@ -286,7 +286,9 @@ def status(
 
 
 @cache.command(short_help="Read every bottleneck and compare digests.")
-@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument(
+    "files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path, readable=False)
+)
 @cache_option
 @click.option(
     "--repair",
@@ -331,11 +333,15 @@ def gc(source: DataSource, cache: Path, n_views: int | None, dry_run: bool) -> N
 
 @cache.command(short_help="Merge the files that --part made.")
 @click.argument(
-    "parts", metavar="PART...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "parts",
+    metavar="PART...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, readable=False),
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="File to write; by default named like the parts, without the number of the part.",
 )

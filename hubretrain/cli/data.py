@@ -221,7 +221,9 @@ def _print_parts(counts: Any, n_images: Any, dataset: ImageDataset) -> None:
 
 
 @data.command()
-@click.argument("folder", metavar="[DATA]", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "folder", metavar="[DATA]", required=False, type=click.Path(path_type=Path, readable=False)
+)
 @cache_option
 @click.option("--forget", is_flag=True, help="Forget the options, to give them anew.")
 @json_option
@@ -256,14 +258,14 @@ def show(folder: Path | None, cache: Path, forget: bool, as_json: bool) -> None:
     "--from",
     "source",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="DIR|ZIP",
     help="The download: a folder or an archive, which may hold zip files, or parquet files.",
 )
 @click.option(
     "--to",
     "folder",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Folder to write; by default data/ham10000, or data/ and the name of the source.",
 )
 @click.option("--partial", is_flag=True, help="Lay out an incomplete download, too.")

@@ -11,7 +11,7 @@ from hubretrain.cli.options import RUNS, DataSource, cache_option, data_options,
 
 
 @click.command("import", cls=Command, short_help="Take in features that another tool computed.")
-@click.argument("features", metavar="FEATURES", type=click.Path(path_type=Path))
+@click.argument("features", metavar="FEATURES", type=click.Path(path_type=Path, readable=False))
 @click.argument("ids", metavar="IDS")
 @data_options
 @cache_option
@@ -87,7 +87,7 @@ def import_features(
 )
 @click.option(
     "--run",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FOLDER",
     callback=lambda _context, _parameter, run: RUNS / run if run and len(run.parts) == 1 else run,
     help="Run whose folds are written, a plain name in runs/; by default those that hubretrain "

@@ -38,7 +38,7 @@ from hubretrain.cli.options import Format, chosen_run, complete_modules, run_arg
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FOLDER",
     help="Folder to write; by default RUN/export, and RUN/exports/NAME for a head or the ensemble.",
 )

@@ -17,13 +17,13 @@ from hubretrain.cli.options import chosen_run, images_option, run_argument
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False, dir_okay=False),
     metavar="FILE",
     help="Page to write; by default report.html in the run folder.",
 )
 @click.option(
     "--png",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, readable=False, file_okay=False),
     metavar="DIR",
     help="Folder for the figures as PNG files (hubretrain[report]).",
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -201,6 +202,23 @@ def test_foreseen_errors_are_one_sentence_and_exit_code_1(place, arguments, sent
 )
 def test_usage_errors_exit_with_2(place, arguments):
     invoke(*arguments, code=2)
+
+
+def test_paths_that_cannot_be_read_are_no_usage_errors():
+    """They are foreseen errors, which name what to do; click would exit with 2."""
+
+    def parameters(command):
+        yield from command.params
+        for name in getattr(command, "commands", {}) or command_names(command):
+            yield from parameters(command.get_command(click.Context(command), name))
+
+    def command_names(command):
+        is_group = isinstance(command, click.Group)
+        return command.list_commands(click.Context(command)) if is_group else ()
+
+    paths = [one for one in parameters(main) if isinstance(one.type, click.Path)]
+    assert len(paths) > 20
+    assert [one.name for one in paths if one.type.readable] == []
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_sentence(place, small_module):

@@ -108,7 +108,7 @@ def _param_type(hint: Any, described: Option) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     kind = kinds[0] if isinstance(hint, types.UnionType) else hint
     if kind is Path:
-        return click.Path(path_type=Path)
+        return click.Path(path_type=Path, readable=False)
     if typing.get_origin(kind) is tuple:
         return str if typing.get_args(kind)[0] is str else Numbers()
     low = described.minimum if described.above is None else described.above

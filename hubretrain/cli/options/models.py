@@ -36,7 +36,7 @@ class Format(click.Choice[str]):
 
 run_option = click.option(
     "--run",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FOLDER",
     callback=lambda _context, _parameter, value: _run_folder(value),
     help="Folder of the results; a plain name is a folder in runs/. By default runs/<data set>.",
@@ -47,7 +47,7 @@ run_argument = click.argument(
     "run",
     required=False,
     metavar="[RUN]",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     callback=lambda _context, _parameter, value: value and _existing(value),
     shell_complete=complete_runs,
 )
@@ -57,7 +57,7 @@ def named_run_argument(name: str) -> Callable[[F], F]:
     """Return an argument that names a run; a plain name is a folder in `runs/`."""
     return click.argument(
         name,
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         callback=lambda _context, _parameter, value: _in_runs(value),
         shell_complete=complete_runs,
     )
@@ -65,7 +65,7 @@ def named_run_argument(name: str) -> Callable[[F], F]:
 
 images_option = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FOLDER",
     help="Folder of the images, if they have moved since the run was fitted.",
 )
@@ -80,7 +80,7 @@ model_argument = click.argument(
     "model",
     required=False,
     metavar="[RUN_OR_EXPORT]",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     callback=lambda _context, _parameter, value: _existing(value) if value else _latest_model(),
     shell_complete=complete_runs,
 )

@@ -18,7 +18,7 @@ def out_option(default: str, text: str) -> Callable[[F], F]:
     return click.option(
         "--out",
         "folder",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, readable=False, file_okay=False),
         default=Path(default),
         show_default=True,
         metavar="DIR",

@@ -65,17 +65,17 @@ def data_options(command: F) -> F:
 
     labels_option = click.option(
         "--labels",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
         help="A CSV, TSV, JSON lines or parquet file that labels the images.",
     )
-    argument = click.argument("data", nargs=-1, type=click.Path(path_type=Path))
+    argument = click.argument("data", nargs=-1, type=click.Path(path_type=Path, readable=False))
     return typing.cast(F, argument(labels_option(with_source)))
 
 
 cache_option = click.option(
     "--cache",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("cache"),
     show_default=True,
     help="Folder of the bottlenecks.",

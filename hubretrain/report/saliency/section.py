@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from hubretrain.data import reading_as, split_labels
 from hubretrain.data.images import read_image, to_unit, view
-from hubretrain.errors import DataError, HubretrainError
+from hubretrain.errors import DataError, HubretrainError, first_line
 from hubretrain.export import export_of, identity_of, read_manifest
 from hubretrain.hdf5 import array_in, check_digest_block, open_hdf5
 from hubretrain.heads import digested_hdf5
@@ -25,6 +26,8 @@ from hubretrain.progress import Bar
 from hubretrain.report.run_data import FINE_TUNED, HEAD, OUT_OF_FOLD, EvaluatedModel, RunData
 from hubretrain.report.saliency.overlay import eight_bits, overlaid
 from hubretrain.report.thumbnails import as_uri
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "hubretrain saliency 1"
 METHODS = {"gradcam": "Grad-CAM", "smoothgrad": "squared SmoothGrad"}
@@ -218,10 +221,21 @@ def _save(path: Path, identity: str, sha256s: list[str], maps: _Maps) -> None:
 
 
 def _n_kept(path: Path) -> int:
-    """Return of how many images an earlier report kept maps."""
-    with contextlib.suppress(OSError, KeyError, TypeError), open_hdf5(path) as file:
-        return len(array_in(file, "class", "i", 1))
-    return 0
+    """Return of how many images an earlier report kept maps; a damaged file is told."""
+    try:
+        check_digest_block(path)
+        with open_hdf5(path) as file:
+            return len(array_in(file, "class", "i", 1))
+    except FileNotFoundError:
+        return 0
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        _log.warning(
+            "%s cannot be read (%s): its maps are left out; make new ones by `n_saliency`.",
+            path,
+            reason,
+        )
+        return 0
 
 
 def _load(path: Path, identity: str, n_images: int, n_classes: int) -> _Maps | None:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from hubretrain.report.report import write_report
@@ -31,12 +32,20 @@ def test_changed_images_and_a_damaged_export_are_told_instead_of_explained(
     assert f"No saliency maps: {run.folder / 'export' / 'export.json'} is damaged" in text
 
 
-def test_the_number_of_maps_of_an_earlier_report_is_known_from_its_file(tmp_path: Path) -> None:
+def test_the_number_of_maps_of_an_earlier_report_is_known_from_its_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "saliency.h5"
     assert _n_kept(path) == 0
     levels, numbers = np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2)
     maps = _Maps("a head", ("gradcam",), numbers.astype(np.int64), numbers, levels)
     _save(path, "identity", ["a", "b"], maps)
     assert _n_kept(path) == 2
-    path.write_bytes(b"damaged")
+    assert caplog.text == ""
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     assert _n_kept(path) == 0
+    path.unlink()
+    path.mkdir()
+    assert _n_kept(path) == 0
+    assert caplog.text.count(f"{path} cannot be read (") == 2
