@@ -69,6 +69,8 @@ DOORS = {
         "tensorflow",
     },  # it runs without hubretrain, too
     "tensorflow_hub": {"modules.backbone", "modules.sources"},
+    "timm": {"modules.builders.timm_models"},
+    "torch": {"modules.builders.timm_models"},
     "tf2onnx": {"export.onnx"},
     "tf_keras": {
         "finetuning.optimizers",

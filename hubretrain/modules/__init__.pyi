@@ -1,6 +1,8 @@
 from .archive import pack_folder as pack_folder
 from .archive import unpack_folder as unpack_folder
 from .backbone import Backbone as Backbone
+from .builders import IMPORTED as IMPORTED
+from .builders import ImportOptions as ImportOptions
 from .catalogue import HubModule as HubModule
 from .catalogue import license_of as license_of
 from .catalogue import read_catalogue as read_catalogue
@@ -20,6 +22,7 @@ from .sources import UntrustedModuleError as UntrustedModuleError
 from .store import StoredModule as StoredModule
 from .store import current_digest as current_digest
 from .store import find_stored as find_stored
+from .store import import_module as import_module
 from .store import installed_modules as installed_modules
 from .store import resolve as resolve
 from .store import restore_module as restore_module

@@ -13,7 +13,7 @@ from pathlib import Path
 from hubretrain.errors import ModuleError
 from hubretrain.modules import keras_handles
 from hubretrain.modules.archive import SUFFIXES
-from hubretrain.modules.builders import KERAS_SUFFIX, read_keras_file
+from hubretrain.modules.builders import IMPORTED, KERAS_SUFFIX, read_keras_file
 from hubretrain.modules.onnx import is_onnx, parse_handle
 
 KAGGLE = "kaggle:"
@@ -174,6 +174,11 @@ def lite_package(variant: str) -> str:
 
 def unknown(name: str) -> ModuleError:
     """Return the error for an unknown name, with the names nearest to it."""
+    if name.startswith(IMPORTED):
+        return ModuleError(
+            f"{name} is stored under a name of your choice: run `hubretrain modules import {name} "
+            "NAME`, and name that."
+        )
     names = [n for module in read_catalogue() for n in (module.name, *module.aliases)]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(near)}?" if near else ""

@@ -137,7 +137,11 @@ def check_trusted(store: Path, module: HubModule, handle: str, sha256: str, trus
     if module.source in ("archive", "keras_file") or _LOOPBACK.match(handle):
         warn_once(store, handle, sha256, remember=False)  # once it is stored, nobody asks
         return
-    if module in read_catalogue() or module.source == "keras" or _is_trusted(store, sha256):
+    if (
+        module in read_catalogue()
+        or module.source in ("keras", "imported")
+        or _is_trusted(store, sha256)
+    ):
         return
     why = _IS_RUN_NATIVELY if is_onnx else _IS_PROGRAM
     sentence = f"{handle} is not of the catalogue (sha256 {sha256[:12]}), and {why}"

@@ -33,7 +33,7 @@ from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import StrPath, conforming, file_sha256, read_record, write_record
 from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
-from hubretrain.modules.builders import KERAS_SUFFIX
+from hubretrain.modules.builders import KERAS_SUFFIX, ImportOptions, import_into
 from hubretrain.modules.catalogue import (
     KAGGLE,
     HubModule,
@@ -436,6 +436,43 @@ def _download(entry: HubModule, trust: sources.Trust) -> StoredModule:
         f"Continue with {_names_here()}a folder that holds its SavedModel, or "
         "'keras:NAME?weights=FILE.h5'; `hubretrain modules` lists all names."
     )
+
+
+def import_module(source: str, name: str, options: ImportOptions | None = None) -> StoredModule:
+    """Make a module of another library's model, and store it under a name.
+
+    Args:
+        source: `keras-hub:PRESET` or `timm:MODEL`.
+        name: Its name, by which it is resolved from then on; `_random` is added to that of a
+            control with random weights, by which the leaderboard recognises it.
+        options: How.
+
+    Raises:
+        ModuleError: The name is no file name or means another module, or see `import_into`.
+    """
+    options = options or ImportOptions()
+    if options.random_weights and not name.endswith("_random"):
+        name += "_random"
+    stored = _from_store(name)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or find(name):
+        raise ModuleError(
+            f"{name!r} cannot be the name of an imported module; expected letters, digits, dots, "
+            "hyphens and underscores, and no name of the catalogue."
+        )
+    if stored is not None and stored.handle != source:
+        raise ModuleError(
+            f"{name} is stored already, from {stored.handle}; choose another name, or delete "
+            f"{stored.folder}."
+        )
+    store = store_folder()
+    kind = "onnx" if source.startswith("timm:") else "imported"
+    entry = HubModule(name, (), kind, 0, 0, (0.0, 1.0), "", "", own_handle=source)
+    with _aside(store, name) as aside:
+
+        def fetch(folder: Path) -> None:
+            import_into(source, folder, options, store / "environments")
+
+        return _fetch_into(store, aside, entry, source, fetch, trust=True)
 
 
 def installed_modules() -> list[HubModule]:

@@ -13,7 +13,7 @@ from hubretrain.export import Export
 from hubretrain.extraction import CacheOptions
 from hubretrain.files import file_sha256
 from hubretrain.finetuning import saved_options
-from hubretrain.modules import license_of
+from hubretrain.modules import IMPORTED, license_of
 from hubretrain.option_fields import flags_of
 from hubretrain.report.run_data import RunData
 from hubretrain.runs import FitRecord, ModuleRecord, Run
@@ -57,7 +57,8 @@ def commands(run_data: RunData) -> str:
 
 
 def _cache_words(fit: FitRecord, data: list[str], module: ModuleRecord) -> list[str]:
-    handle = module.handle if "/" in module.handle else module.module
+    has_name = module.handle.startswith(IMPORTED)
+    handle = module.handle if "/" in module.handle and not has_name else module.module
     return [
         *("hubretrain", "cache", *data, "--module", handle),
         *flags_of(_cache_options(module)),

@@ -90,6 +90,42 @@ def fetch(
         raise ModuleError("\nhubretrain: ".join(failed))
 
 
+@modules.command("import")
+@click.argument("source", metavar="SOURCE")
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Python of an environment that has keras-hub, or timm, torch and onnx.  [default: one is "
+    "made in the store]",
+)
+@click.option(
+    "--random-weights", is_flag=True, help="Draw the weights, as a control; needs no download."
+)
+@click.option(
+    "--image-size", type=click.IntRange(8, 4096), help="Height and width of its images, in pixels."
+)
+@offline_option
+def import_(
+    source: str, name: str, python: Path | None, random_weights: bool, image_size: int | None
+) -> None:
+    """Make a module NAME of another library's model: keras-hub:PRESET or timm:MODEL.
+
+    The library is installed into an environment of its own, in the store, at its first use. The
+    module holds its preprocessing, and gives pooled features. One of keras-hub can be fine-tuned;
+    one of timm becomes an ONNX network, which cannot.
+    """
+    from hubretrain.modules import ImportOptions, import_module
+    from hubretrain.modules.onnx import probed
+
+    stored = probed(import_module(source, name, ImportOptions(python, random_weights, image_size)))
+    echo(
+        f"{stored.name}: {stored.n_features:,} features of {stored.image_size} px, sha256 "
+        f"{stored.sha256[:12]}"
+    )
+    echo(f"Next: hubretrain cache --module {stored.name}")
+
+
 @modules.command()
 @click.argument("name", shell_complete=complete_modules)
 @click.option(

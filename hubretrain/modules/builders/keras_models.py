@@ -130,8 +130,9 @@ def load_preset(preset: str, random_weights: bool, image_size: int | None) -> tu
     Raises:
         ValueError: It is no preset of an image backbone.
     """
-    import keras
-    import keras_hub
+    import keras_hub  # before Keras, whose import takes seconds
+
+    import keras  # isort: skip
 
     keras.utils.set_random_seed(0)
     converter = keras_hub.layers.ImageConverter.from_preset(preset)
