@@ -6,7 +6,7 @@ with its modules here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from hubretrain.export.views import averaged_views
 from hubretrain.files import StrPath
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.modules import StoredModule, restore_module
+from hubretrain.modules.onnx import is_onnx
 from hubretrain.runs import FitRecord, Run
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ def export_run(
     return Export.open(folder)
 
 
+def mixes_formats(fit: FitRecord, modules: Iterable[str]) -> bool:
+    """Return whether some of a run's modules are ONNX files and others not: no model joins them."""
+    return len({is_onnx(fit.module(name).handle) for name in modules}) > 1
+
+
 def _export_again(run: Run, folder: Path, formats: Sequence[str], tta: int | None) -> Export:
     """Export a run's current export, with further formats or other views."""
     from hubretrain.export.writer import add_formats, copy_export, rewrite_export
@@ -162,10 +168,9 @@ def _write(
     """Export heads: of each the name of its module, the head, and its weight in the mean."""
     views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
     modules = {name: restore_module(name, fit.module(name)) for name, _, _ in heads}
-    onnx_names = [name for name, module in modules.items() if module.is_onnx]
-    if onnx_names and len(onnx_names) < len(modules):
+    if mixes_formats(fit, modules):
         raise ModuleError(
-            f"the ensemble joins ONNX modules ({', '.join(onnx_names)}) with others, which no one "
+            f"the ensemble of {', '.join(modules)} joins ONNX modules with others, which no one "
             "model can hold; export the head of one module by `head`."
         )
     settings: dict[str, Any] = {
@@ -173,7 +178,7 @@ def _write(
         "formats": formats,
         "views": views,
     }
-    if onnx_names:
+    if any(module.is_onnx for module in modules.values()):
         from hubretrain.export.onnx_graph import OnnxMember  # imports onnx
         from hubretrain.export.onnx_writer import write_onnx_export
 

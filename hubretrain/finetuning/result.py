@@ -29,7 +29,7 @@ from hubretrain.evaluation import (
     choice_parts,
     metric_named,
 )
-from hubretrain.export import Export
+from hubretrain.export import Export, mixes_formats
 from hubretrain.files import file_sha256
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, ModuleHeads
 from hubretrain.runs import (
@@ -278,7 +278,7 @@ def fitted_candidates(
         run: A fitted run.
         modules: Names of modules.
         images: The images of the validation fold; a model that was not fitted on all of them is
-            left out.
+            left out, and so is an ensemble that cannot be exported.
     """
     table, candidates = OUT_OF_FOLD.read(run.folder), []
     for name in (*modules, ENSEMBLE_NAME):
@@ -292,6 +292,8 @@ def fitted_candidates(
             if kind == ENSEMBLE
             else ModuleHeads.load(run.checked_heads(name)).deployed
         )
+        if isinstance(model, Ensemble) and mixes_formats(run.fit, model.weights):
+            continue
         rule = model.rule.at_temperature(model.calibration.temperature)
         predictions = Predictions(probs, rule.adjust(probs))  # the file is at the temperature
         label = kind if kind == ENSEMBLE else f"{name}, {kind}"

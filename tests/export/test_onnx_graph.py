@@ -12,17 +12,17 @@ from hubretrain.cli import main
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import EngineError
 from hubretrain.evaluation import DecisionRule, at_temperature
-from hubretrain.export import Export, open_runtime, predict_images
+from hubretrain.export import Export, mixes_formats, open_runtime, predict_images
 from hubretrain.export.onnx_graph import OnnxMember
 from hubretrain.export.onnx_writer import write_onnx_export
 from hubretrain.export.views import averaged_views
 from hubretrain.heads import Head, ModuleHeads
 from hubretrain.modules import resolve
 from hubretrain.modules.onnx import probed
-from hubretrain.runs import Run
+from hubretrain.runs import ModuleRecord, Run
 from tests.extraction.engines.samples import run_python
 from tests.modules.onnx.samples import expected_features, write_network
-from tests.samples import write_digits
+from tests.samples import fit_record, write_digits
 
 NAMES = ("a", "b", "c")
 VIEWS = averaged_views(Augmentation(rotate90=True, vertical_flip=True, crop=0.5), 8)
@@ -140,6 +140,19 @@ def test_an_onnx_module_goes_through_the_chain(place):
     shown = invoke("modules", "show", "net.onnx").output
     assert "put into NCHW" in shown
     assert "no: it is an ONNX module, which is run as it is" in shown
+
+
+def test_an_ensemble_of_onnx_and_other_modules_is_known_to_have_no_export():
+    attributes = {"module_sha256": "ab", "image_size": 8, "value_range": "[0, 1]", "n_views": 1}
+    handles = {"net": "/a/net.onnx?mean=0.5", "url": "https://a/b.onnx", "small": "modules/small"}
+    modules = {
+        name: ModuleRecord.of({**attributes, "module": name, "handle": handle})
+        for name, handle in handles.items()
+    }
+    fit = fit_record(modules=modules)
+    assert mixes_formats(fit, ["net", "url", "small"])
+    assert not mixes_formats(fit, ["net", "url"])
+    assert not mixes_formats(fit, ["small"])
 
 
 def test_predicting_with_the_export_imports_neither_tensorflow_nor_onnx(place):
