@@ -34,7 +34,7 @@ EXTRAS = {  # extra: the packages to import, and what it adds
     "openvino": ("openvino nncf", "faster caching on a CPU, int8"),
     "ray": ("ray", "caching in several processes or on a cluster"),
     "remote": ("aiohttp fsspec gcsfs s3fs", "images at https://, s3:// and gs:// URLs"),
-    "onnx": ("onnxruntime tf2onnx", "export to ONNX"),
+    "onnx": ("onnx onnxruntime tf2onnx", "ONNX files as modules, export to ONNX"),
     "report": ("matplotlib", "figures as PNG files, explain, Screening.plot"),
     "serve": ("fastapi prometheus_client python_multipart starlette uvicorn", "hubretrain serve"),
     "parquet": ("pyarrow", "tables and images in parquet files"),

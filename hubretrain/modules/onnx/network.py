@@ -37,13 +37,18 @@ class Description:
         image: What images it takes.
         output: The tensor that holds the features.
         pooling: Axes of a mean over it, [0] for its first token, [] for vectors.
-        notes: All of that in words.
     """
 
     image: ImageInput
     output: str
     pooling: list[int]
-    notes: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """All of that in words, which are not stored: the file is a part of the module's digest."""
+        words = {(): [], (0,): ["the class token is taken"], (1,): ["tokens are averaged"]}
+        pooled = words.get(tuple(self.pooling), ["maps are averaged over positions"])
+        return [*self.image.notes(), f"its features are the tensor {self.output}", *pooled]
 
 
 def fetch(handle: OnnxHandle, folder: Path) -> None:
@@ -157,11 +162,7 @@ def _describe(model: Any, handle: OnnxHandle, config: dict[str, Any] | None) -> 
             f"{handle.source} gives shape {features.shape} for {n_images} images; expected one "
             "vector, map or row of tokens for each."
         )
-    words, pooling = pooling_of(features.shape, image.layout, handle.source)
-    notes = [*image.notes(), *([words] if words else [])]
-    if handle.output:
-        notes.append(f"its features are the tensor {handle.output}")
-    return Description(image, output, pooling, notes)
+    return Description(image, output, pooling_of(features.shape, image.layout, handle.source))
 
 
 def run_on_noise(model: Any, size: int, source: str, n_images: int = 2) -> AnyArray:

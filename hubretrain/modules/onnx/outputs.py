@@ -167,7 +167,7 @@ def inner_graphs(node: Any) -> list[Any]:
     ]
 
 
-def pooling_of(shape: tuple[int, ...], layout: str, source: str) -> tuple[str, list[int]]:
+def pooling_of(shape: tuple[int, ...], layout: str, source: str) -> list[int]:
     """Return how an output becomes one vector per image.
 
     Tokens are averaged, unless one or five of them are more than a square of positions: then the
@@ -180,24 +180,23 @@ def pooling_of(shape: tuple[int, ...], layout: str, source: str) -> tuple[str, l
         source: What the network is called in messages.
 
     Returns:
-        What is done, in words, and the axes of a mean: [] for none, [0] for the first token.
+        The axes of a mean: [] for none, [0] for the first token.
 
     Raises:
         ModuleError: It is no vector, map or tokens.
     """
     if len(shape) == 2:
-        return "", []
+        return []
     if len(shape) == 3:
         n_tokens = shape[1]
         if any(math.isqrt(n) ** 2 == n > 0 for n in (n_tokens - 1, n_tokens - 5)) and (
             math.isqrt(n_tokens) ** 2 != n_tokens
         ):
-            return f"the class token, the first of {n_tokens} tokens, is taken", [0]
-        return f"{n_tokens} tokens are averaged", [1]
+            return [0]
+        return [1]
     if len(shape) == 4:
         first = layout == "NCHW" and shape[1:3] != (1, 1)
-        axes = [2, 3] if first else [1, 2]
-        return f"maps of {shape[axes[0]]} x {shape[axes[1]]} positions are averaged", axes
+        return [2, 3] if first else [1, 2]
     raise ModuleError(
         f"{source} gives shape {shape} for {shape[0] if shape else 1} images; expected feature "
         "vectors, maps, or tokens."
