@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 from hubretrain.data import SplitOptions, TableOptions
@@ -160,13 +161,14 @@ def file_digests(run: Run) -> list[tuple[str, str]]:
     """Return path and sha256 of each file of the run that the report rests on.
 
     Raises:
-        RunError: A file of the fit or of the export is damaged, so that its digest is of no use.
+        RunError: A file of the fit or of the export is damaged or gone.
     """
     paths = [run.folder / name for name in FILES]
     paths += [path for pattern in PATTERNS for path in sorted(run.folder.glob(pattern))]
     named = {path.relative_to(run.folder).as_posix(): path for path in paths if path.is_file()}
-    for name in named.keys() & run.fit.files.keys():
-        run.checked(named[name])
+    for name in sorted(run.fit.files):
+        if name in FILES or any(fnmatch(name, pattern) for pattern in PATTERNS):
+            run.checked(run.folder / name)
     if "export/saved_model.pb" in named:
         Export.open(run.export_folder).model("savedmodel")
     return [(name, file_sha256(path)) for name, path in named.items()]

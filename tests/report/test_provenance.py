@@ -105,3 +105,6 @@ def test_the_digest_of_a_damaged_file_is_not_shown_as_the_one_of_the_run(
     run.heads_file("pixels").write_bytes(run.heads_file("pixels").read_bytes()[:-1])
     with pytest.raises(RunError, match=r"pixels\.h5 is damaged or another one than the run rec"):
         provenance.file_digests(run)
+    (run.folder / "heads.csv").unlink()
+    with pytest.raises(RunError, match=r"heads\.csv is missing; run `hubretrain fit` again"):
+        provenance.file_digests(run)
