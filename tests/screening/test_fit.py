@@ -6,6 +6,8 @@ import hashlib
 import io
 import re
 import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -30,7 +32,7 @@ from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
 from hubretrain.screening.options import L2 as L2_DEFAULT
 from tests.bottlenecks.samples import edited
-from tests.samples import at_temperature, write_digits
+from tests.samples import PATIENCE, at_temperature, write_digits
 
 L2 = (1.0, 10.0, 100.0)
 LINEAR = ("softmax", "logistic")
@@ -695,6 +697,31 @@ def test_the_order_in_which_modules_join_changes_nothing(place):
         bytes_of = [run.heads_file(module).read_bytes() for run in (one_by_one, at_once.run)]
         assert bytes_of[0] == bytes_of[1]
     assert ModuleHeads.load(one_by_one.heads_file("column")).deployed.kind != "mlp"
+
+
+@pytest.mark.slow
+def test_modules_that_processes_fit_at_the_same_time_are_those_of_one_fit(place):
+    names = ("pixels", "left_half")
+    write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
+    where = ("digits", "--cache", "cache", "--run", str(place / "apart"))
+    options = (*where, "--heads", "softmax", "--l2", "1,10,100")
+    command = [sys.executable, "-m", "hubretrain"]
+    split = [*command, "data", "split", *where]
+    subprocess.run(split, cwd=place, check=True, capture_output=True)
+    fits = [
+        subprocess.Popen([*command, "fit", *options, "--module", name], cwd=place) for name in names
+    ]
+    assert [process.wait(PATIENCE) for process in fits] == [0, 0]
+    apart = Run(place / "apart")
+    kept = {name: apart.screened_file(name, "linear").read_bytes() for name in names}
+    joined = fit(place, "apart", heads=("softmax",))
+    assert kept == {name: apart.screened_file(name, "linear").read_bytes() for name in names}
+    at_once = fit(place, "at_once", heads=("softmax",))
+    columns = [c for c in at_once.leaderboard if not c.startswith("seconds")]
+    pd.testing.assert_frame_equal(joined.leaderboard[columns], at_once.leaderboard[columns])
+    for path in (*(f"heads/{name}.h5" for name in names), "out_of_fold.csv", "effects.csv"):
+        both = [run.folder / path for run in (joined.run, at_once.run)]
+        assert both[0].read_bytes() == both[1].read_bytes()
 
 
 def test_networks_for_all_modules_are_asked_for_by_name(place):
