@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from hubretrain.data.near_duplicates import table as copies
 from hubretrain.data.splitting.folds import read_folds
 from hubretrain.errors import HubretrainError
 from hubretrain.export.manifest import read_manifest
-from hubretrain.files import read_record, write_record
+from hubretrain.files import _own_digest, read_record, write_record
 from hubretrain.finetuning.options import FineTuneOptions, saved_options
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.modules.store import _measured, _read_metadata
@@ -179,11 +181,22 @@ def csv_samples():
     yield "passes.csv", passes, lambda path: ForwardPassLog(path.parent).table
 
 
-def signed(value, key):
-    """A JSON object as text, with its own digest under a key."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_record(Path(folder) / "record.json", value, key)
-        return (Path(folder) / "record.json").read_bytes()
+def signed(name, value):
+    """A record as text, with its own digest; in a module's, `sha256` is the module's."""
+    key = "record_sha256" if name == "module.json" else "sha256"
+    content = {key_: item for key_, item in value.items() if key_ != key}
+    return json.dumps({**content, key: _own_digest(content)}, indent=2).encode()
+
+
+def resigned(name, data):
+    """The same content with the digest of it, so that more than the digest is checked."""
+    if name.endswith(".json"):
+        value = json.loads(data)
+        return signed(name, value) if isinstance(value, dict) else data
+    if name not in DIGESTED:
+        return data
+    data = re.sub(rb"(sha256 of this table: )[0-9a-f]{64}", rb"\g<1>" + b"0" * 64, data, count=1)
+    return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def as_csv(columns, digested):
@@ -194,14 +207,7 @@ def as_csv(columns, digested):
 
 
 DIGESTED = ("digests.csv", "quarantine.csv", copies.FILE_NAME, "passes.csv", "history.csv")
-
-
-def key_of(name):
-    """The key of a record's own digest: in a module's, `sha256` is the module's."""
-    return "record_sha256" if name == "module.json" else "sha256"
-
-
-SAMPLES = {name: (signed(value, key_of(name)), read) for name, value, read in json_samples()} | {
+SAMPLES = {name: (signed(name, value), read) for name, value, read in json_samples()} | {
     name: (as_csv(columns, name in DIGESTED), read) for name, columns, read in csv_samples()
 }
 ODD = [None, True, 3, -1, 10**30, 1e308, "", "x", "NaN", [], [[]], {}, {"x": None}, ["a", 1]]
@@ -219,7 +225,7 @@ def places(value, path=()):
 def damaged(draw, name: str):
     """A file cut short, with bytes changed or zeroed, or with a value of another type, or gone.
 
-    Records with other values have the digest of these, so that types are checked too.
+    What has other values has the digest of these, so that types are checked too.
     """
     data = SAMPLES[name][0]
     kind = draw(st.sampled_from(["cut", "flip", "zero", "insert", "swap", "drop"]))
@@ -235,7 +241,6 @@ def damaged(draw, name: str):
         return data[:at] + draw(st.binary(min_size=1, max_size=4)) + data[at:]
     if data.startswith(b"{"):
         value = json.loads(data)
-        del value[key_of(name)]
         path = draw(st.sampled_from(list(places(value))[1:]))
         owner = value
         for key in path[:-1]:
@@ -244,7 +249,7 @@ def damaged(draw, name: str):
             owner[path[-1]] = draw(st.sampled_from(ODD))
         else:
             del owner[path[-1]]
-        return signed(value, key_of(name))
+        return signed(name, value)
     rows = [line.split(b",") for line in data.split(b"\n")]
     row = draw(st.sampled_from(rows))
     field = draw(st.integers(0, len(row) - 1))
@@ -252,7 +257,7 @@ def damaged(draw, name: str):
         row[field] = json.dumps(draw(st.sampled_from(ODD))).encode()
     else:
         del row[field]
-    return b"\n".join(b",".join(row) for row in rows)
+    return resigned(name, b"\n".join(b",".join(row) for row in rows))
 
 
 def check(name: str, content: bytes, folder: Path) -> None:
