@@ -177,7 +177,6 @@ def test_modules_lists_the_catalogue(place):
             "runs/none does not exist; expected a run or what was exported",
         ),
         (["predict", "nowhere", "x.png"], "nowhere does not exist; expected a run or what was"),
-        (["predict", "nowhere"], "nowhere does not exist; expected a run"),
     ],
 )
 def test_foreseen_errors_are_one_sentence_and_exit_code_1(place, arguments, sentence):

@@ -108,7 +108,8 @@ def _model_and_images(first: str, *rest: str) -> tuple[Path, tuple[str, ...]]:
     if not rest:
         if _is_model(Path(first)):
             raise click.UsageError("Missing argument 'IMAGE...'.")
-        if first != "-" and "://" not in first and not Path(first).suffix:
+        is_name = first != "-" and "://" not in first and not Path(first).suffix
+        if is_name and any(RUNS.glob("*/run.json")):
             _existing(Path(first))
         return _latest_model(), (first,)
     model = _in_runs(Path(first))
