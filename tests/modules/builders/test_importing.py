@@ -34,7 +34,7 @@ if kind == "dinov2":
     converter = keras_hub.layers.DINOV2ImageConverter
 else:
     backbone = keras_hub.models.ResNetBackbone(
-        [8], [7], [2], [8, 16], [1, 1], [1, 2], "basic_block", image_shape=(None, None, 3)
+        [64], [7], [64, 128], [1, 1], [1, 2], "basic_block", image_shape=(None, None, 3)
     )
     converter = keras_hub.layers.ResNetImageConverter
 converter = converter(
