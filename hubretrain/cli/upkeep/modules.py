@@ -95,7 +95,7 @@ def fetch(
 @click.argument("name", metavar="NAME")
 @click.option(
     "--python",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, readable=False, path_type=Path),
     help="Python of an environment that has keras-hub, or timm, torch and onnx.  [default: one is "
     "made in the store]",
 )
