@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hubretrain.data import digests
 from hubretrain.data.check import check_dataset
 from hubretrain.data.dataset import open_dataset, reopen_dataset
 from hubretrain.data.options import TableOptions
@@ -74,13 +75,11 @@ def test_another_data_set_of_the_same_name_is_refused_and_a_moved_or_copied_one_
     cache, (first, second, copy) = tmp_path / "cache", (tmp_path / name / "d" for name in "abc")
     write_digits(first, 12)
     write_digits(second, 12, (3, 4))
-    for path in first.rglob("*.png"):
-        os.utime(path, (0, 0))
     opened = open_as_before(first, cache, table=TableOptions(exclude_class=("2",)))
-    (cache / "d" / "digests.csv").write_text(
-        "path,size,mtime_ns,ctime_ns,sha256\n"
-        + "".join(f"{p},{(first / p).stat().st_size},0,0,x\n" for p in opened.images["path"])
-    )
+    paths = opened.images["path"].tolist()
+    stamps = digests._stamps([str(first / path) for path in paths])
+    later = time.time_ns() + 10**10  # what has just been written is not kept
+    digests._write(cache / "d" / "digests.csv", paths, stamps, ["x"] * len(paths), later)
     with pytest.raises(DataError) as refused:
         open_as_before(second, cache)
     assert str(refused.value) == (

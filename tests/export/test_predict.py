@@ -216,8 +216,8 @@ def test_files_are_read_a_bounded_number_of_images_ahead(place, small_export, tt
     ("arguments", "sentence"),
     [
         (["--json", "--csv", "x", "y"], "--json and --csv exclude each other; choose one"),
-        (["x" * 300, "images/00.jpg"], "File name too long"),
-        (["nowhere", "images/00.jpg"], "run `hubretrain export` first"),
+        (["x" * 300, "images/00.jpg"], "xx does not exist; expected a run or what was exported"),
+        (["nowhere", "images/00.jpg"], "nowhere does not exist; expected a run or what was exp"),
     ],
 )
 def test_foreseen_errors_are_one_sentence(place, arguments, sentence):

@@ -115,7 +115,7 @@ def _model_and_images(first: str, *rest: str) -> tuple[Path, tuple[str, ...]]:
     model = _in_runs(Path(first))
     if first == "-" or "://" in first or (os.path.exists(first) and not _is_model(model)):
         return _latest_model(), (first, *rest)
-    return _existing(model), rest
+    return model, rest  # `export_first` refuses one that does not exist, after wrong options
 
 
 def _latest_model() -> Path:
@@ -210,7 +210,12 @@ def run_of_data(dataset: ImageDataset, run: Path | None, cache: Path) -> Run:
 
 
 def export_first(model: Path) -> None:
-    """Export a run's fitted head where there is no export of it as it is now."""
+    """Export a run's fitted head where there is no export of it as it is now.
+
+    Raises:
+        RunError: There is no such file or folder.
+    """
+    _existing(model)
     from hubretrain.export import export_of, is_current
     from hubretrain.runs import Run
 
