@@ -208,8 +208,8 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "the temperature is not exported",
         "export/export",
-        "        temperature=calibration.temperature,\n",
-        "        temperature=1.0,\n",
+        '        "temperature": calibration.temperature,\n',
+        '        "temperature": 1.0,\n',
         EXPORT,
     ),
     (

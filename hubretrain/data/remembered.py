@@ -81,7 +81,8 @@ def open_as_before(
         table=TableOptions(**{n: _field(v) for n, v in options.items() if n != "labels"}),
     )
     owner = _owner(file)
-    if owner not in (None, root.resolve()) and not _is_copy(dataset, file.parent):
+    is_of_other = owner not in (None, root.resolve()) and _holds_more(file)
+    if is_of_other and not _is_copy(dataset, file.parent):
         raise DataError(
             f"{file.parent}/ holds the data set of {owner}, and {root} is another one of the same "
             "name; choose another `cache` for it, and another `run` folder for its results."
@@ -94,7 +95,7 @@ def open_as_before(
         )
         options = {**options, "bits": bits}
         dataset = replace(dataset, opened_with={**dataset.opened_with, "bits": bits})
-    if options != earlier or owner is None:
+    if options != earlier or (owner != root.resolve() and not is_of_other):
         write_record(file, {"folder": str(root.resolve()), **options})
     return dataset
 
@@ -106,6 +107,11 @@ def _owner(file: Path) -> Path | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Path(folder) if isinstance(folder, str) and os.path.isdir(folder) else None
+
+
+def _holds_more(file: Path) -> bool:
+    """Return whether anything is beside `dataset.json`, which a refused command leaves alone."""
+    return any(path != file for path in file.parent.iterdir())
 
 
 def _is_copy(dataset: ImageDataset, folder: Path) -> bool:

@@ -163,4 +163,7 @@ def saved_options(folder: Path) -> FineTuneOptions:
     try:
         return read_json(folder / OPTIONS, FineTuneOptions, RunError, remedy)
     except FileNotFoundError:
-        raise RunError(f"{folder / OPTIONS} is missing; fine-tune with `restart=True`.") from None
+        raise RunError(
+            f"{folder} holds no fine-tuning to resume: {OPTIONS} is missing; leave out `resume`, "
+            "or fine-tune with `restart=True`."
+        ) from None

@@ -257,7 +257,7 @@ def test_a_class_too_small_for_the_folds_is_named(place, small_module):
         "2.\n"
     )
     assert invoke("cache", "--module", small_module, code=1).stderr == sentence
-    assert not (place / "cache").exists()
+    assert [path.name for path in (place / "cache" / "digits").iterdir()] == ["dataset.json"]
     invoke("cache", "--module", small_module, "--views", 1, "--folds", 0)
     assert sentence in invoke("fit", code=1).stderr
     invoke("fit", "--folds", 2, *LINEAR)

@@ -75,6 +75,8 @@ def test_another_data_set_of_the_same_name_is_refused_and_a_moved_or_copied_one_
     cache, (first, second, copy) = tmp_path / "cache", (tmp_path / name / "d" for name in "abc")
     write_digits(first, 12)
     write_digits(second, 12, (3, 4))
+    open_as_before(first, cache, table=TableOptions(exclude_class=("2",)))
+    assert open_as_before(second, cache).class_names == ("3", "4")  # nothing is kept of the first
     opened = open_as_before(first, cache, table=TableOptions(exclude_class=("2",)))
     paths = opened.images["path"].tolist()
     stamps = digests._stamps([str(first / path) for path in paths])

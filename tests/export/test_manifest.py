@@ -16,7 +16,7 @@ from tests.samples import photo_crops
 def test_half_an_export_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"is no export; run `hubretrain export` first"):
         read_manifest(tmp_path)
-    (tmp_path / "export.json").write_text("{}")
+    write_record(tmp_path / "export.json", {})
     with pytest.raises(RunError, match=r"field 'class_names'.; run `hubretrain export` again"):
         read_manifest(tmp_path)
 

@@ -57,7 +57,7 @@ def choose_engine(
         engine = "openvino" if takes_openvino else other
     if engine == "openvino":
         _check_openvino(precision)
-    elif module is not None and engine != other:
+    elif module is not None and engine in _NAMES and engine != other:
         kind = "an ONNX module" if is_onnx else "a SavedModel"
         raise EngineError(
             f"{module.name} is {kind}, which {_NAMES[engine]} does not run; choose "
