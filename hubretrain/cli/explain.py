@@ -10,6 +10,7 @@ from hubretrain.cli.command import Command, echo, in_flags
 from hubretrain.cli.options import (
     complete_classes,
     complete_modules,
+    existing_model,
     model_and_images_argument,
     out_option,
 )
@@ -70,7 +71,7 @@ def explain(
 
     model, images = model_and_images
     explanations = explain_images(
-        model,
+        existing_model(model),
         [Path(i) for i in images],
         folder,
         methods=methods,

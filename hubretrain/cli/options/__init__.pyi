@@ -10,6 +10,7 @@ from .completion import complete_modules as complete_modules
 from .derived import options_from as options_from
 from .models import Format as Format
 from .models import chosen_run as chosen_run
+from .models import existing_model as existing_model
 from .models import export_first as export_first
 from .models import format_option as format_option
 from .models import images_option as images_option

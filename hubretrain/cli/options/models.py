@@ -48,7 +48,7 @@ run_argument = click.argument(
     required=False,
     metavar="[RUN]",
     type=click.Path(path_type=Path, readable=False),
-    callback=lambda _context, _parameter, value: value and _existing(value),
+    callback=lambda _context, _parameter, value: value and existing_model(value),
     shell_complete=complete_runs,
 )
 
@@ -81,7 +81,9 @@ model_argument = click.argument(
     required=False,
     metavar="[RUN_OR_EXPORT]",
     type=click.Path(path_type=Path, readable=False),
-    callback=lambda _context, _parameter, value: _existing(value) if value else _latest_model(),
+    callback=lambda _context, _parameter, value: (
+        existing_model(value) if value else _latest_model()
+    ),
     shell_complete=complete_runs,
 )
 
@@ -110,12 +112,12 @@ def _model_and_images(first: str, *rest: str) -> tuple[Path, tuple[str, ...]]:
             raise click.UsageError("Missing argument 'IMAGE...'.")
         is_name = first != "-" and "://" not in first and not Path(first).suffix
         if is_name and any(RUNS.glob("*/run.json")):
-            _existing(Path(first))
+            existing_model(Path(first))
         return _latest_model(), (first,)
     model = _in_runs(Path(first))
     if first == "-" or "://" in first or (os.path.exists(first) and not _is_model(model)):
         return _latest_model(), (first, *rest)
-    return model, rest  # `export_first` refuses one that does not exist, after wrong options
+    return model, rest  # commands refuse one that does not exist, after wrong options
 
 
 def _latest_model() -> Path:
@@ -152,11 +154,11 @@ def _in_runs(path: Path) -> Path:
     return path
 
 
-def _existing(path: Path) -> Path:
-    """Return what `_in_runs` does of a path that exists.
+def existing_model(path: Path) -> Path:
+    """Return a path, or the folder in `runs/` that a plain name means.
 
     Raises:
-        RunError: It does not.
+        RunError: It does not exist.
     """
     from hubretrain.errors import RunError
 
@@ -215,7 +217,7 @@ def export_first(model: Path) -> None:
     Raises:
         RunError: There is no such file or folder.
     """
-    _existing(model)
+    existing_model(model)
     from hubretrain.export import export_of, is_current
     from hubretrain.runs import Run
 
