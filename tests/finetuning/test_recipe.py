@@ -23,6 +23,7 @@ def bench():
     sys.path.remove(str(BENCHMARKS))
 
 
+@pytest.mark.slow
 def test_an_ablation_compares_each_ingredient_with_the_default_on_the_same_images(
     bench, fitted, tmp_path
 ):

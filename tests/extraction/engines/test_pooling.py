@@ -17,7 +17,9 @@ from tests.extraction.engines.samples import (
 from tests.samples import write_pooled
 
 
-@pytest.fixture(scope="module", params=["small", "residual", "real"])
+@pytest.fixture(
+    scope="module", params=["small", "residual", pytest.param("real", marks=pytest.mark.slow)]
+)
 def module(request, pooled_module):
     if request.param == "small":
         return probed(pooled_module)

