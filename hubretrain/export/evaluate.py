@@ -240,11 +240,17 @@ def _figures(
 
 
 def _known_contents(export: Path) -> set[str]:
-    """Return the sha256 of the images that an export's run was fitted or chosen on."""
-    folds_file = Run(export.resolve().parent).folds_file
-    if not folds_file.exists():
+    """Return the sha256 of the images that an export's run was fitted or chosen on.
+
+    Raises:
+        RunError: The folds are missing, damaged or others than those of the fit.
+    """
+    run = Run(export.resolve().parent)
+    if run.record_file.exists():  # in which every fit records the digest of its folds
+        run.checked(run.folds_file)
+    elif not run.folds_file.exists():
         return set()
-    folds = read_folds(folds_file)
+    folds = read_folds(run.folds_file)
     return set(folds.loc[folds["fold"] != TEST, "sha256"]) - {""}
 
 

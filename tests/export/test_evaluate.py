@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics
 
-from hubretrain.data import Quarantine, open_dataset
-from hubretrain.errors import DataError
+from hubretrain.data import Quarantine, SplitOptions, open_dataset
+from hubretrain.data.splitting import write_folds
+from hubretrain.errors import DataError, RunError
 from hubretrain.export.evaluate import evaluate_export
 from hubretrain.export.predict import predict_images
 from hubretrain.files import file_sha256
-from tests.samples import encoded
+from hubretrain.runs import Run
+from tests.samples import encoded, fit_record
 
 NAMES = ["a", "<b>", "ç é"]
 
@@ -102,11 +106,6 @@ def test_a_class_that_the_model_does_not_know_is_refused(small_export, images, t
 
 
 def test_images_that_the_model_has_all_seen_are_refused(small_export, images, tmp_path):
-    import shutil
-
-    from hubretrain.data import SplitOptions
-    from hubretrain.data.splitting import write_folds
-
     run = tmp_path / "run"
     shutil.copytree(small_export, run / "export")
     dataset = open_dataset(images)
@@ -114,3 +113,19 @@ def test_images_that_the_model_has_all_seen_are_refused(small_export, images, tm
     write_folds(run / "folds.csv", folds)
     with pytest.raises(DataError, match=r"fitted or chosen on all 46 images"):
         evaluate_export(run, dataset, cache=tmp_path)
+
+
+def test_folds_that_are_not_those_of_the_fit_are_refused(small_export, images, tmp_path):
+    run = Run(tmp_path / "run")
+    shutil.copytree(small_export, run.export_folder)
+    dataset = open_dataset(images)
+    folds = dataset.split(SplitOptions(test_fraction=0.3, n_folds=2), cache=tmp_path)
+    write_folds(run.folds_file, folds)
+    run.write_fit(fit_record(files={"folds.csv": file_sha256(run.folds_file)}))
+    unseen = set(folds.loc[folds["fold"] == -1, "path"]) - {"a/broken.png"}
+    evaluated = evaluate_export(run.folder, dataset, cache=tmp_path)
+    assert set(evaluated.predictions["path"]) == unseen
+    lines = run.folds_file.read_text().splitlines(keepends=True)
+    run.folds_file.write_text("".join(lines[:1] + lines[2:]))  # an image that is unknown now
+    with pytest.raises(RunError, match=r"folds\.csv is damaged or another one than the run rec"):
+        evaluate_export(run.folder, dataset, cache=tmp_path)
