@@ -189,13 +189,22 @@ def _turn(images: Float32Array, turn: IntArray) -> Float32Array:
     return images
 
 
+def _opened(source: Source, sha256: str) -> Image.Image:
+    """Return an image that was read before; one that cannot be read once more is named."""
+    try:
+        return open_image(source, sha256)
+    except UnreadableImageError as error:
+        name = "An image" if isinstance(source, bytes) else source
+        raise UnreadableImageError(f"{name} {error}; run the same command again.") from error
+
+
 def _compare_pixels(sources: Sequence[tuple[Source, str]], pairs: Pairs) -> Pairs:
     """Return pairs that show the same pixels where they overlap, up to brightness and compression.
 
     A pair that fails is aligned again on its details, twice, unless these are too different.
     """
     opened = [
-        (open_image(*sources[a]), _turned(open_image(*sources[b]), turn))
+        (_opened(*sources[a]), _turned(_opened(*sources[b]), turn))
         for (a, b), turn in zip(pairs.images, pairs.turn, strict=True)
     ]
     similarity = np.zeros(len(opened), np.float32)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits, load_sample_images
 
-from hubretrain.data.near_duplicates.search import Duplicates, find_duplicates
+from hubretrain.data.images import UnreadableImageError
+from hubretrain.data.near_duplicates.search import Duplicates, _opened, find_duplicates
 
 
 def saved(image: Image.Image, form: str = "JPEG", **options: int) -> bytes:
@@ -250,3 +251,12 @@ def test_none_or_one_image_has_no_duplicates(photographs: list[bytes]) -> None:
     assert list(found_in([]).pairs.columns) == ["a", "b", "kind", "similarity"]
     assert len(found_in(photographs[:1]).pairs) == 0
     assert len(found_in(photographs[:2]).pairs) == 0
+
+
+def test_an_image_that_vanished_since_it_was_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(UnreadableImageError) as raised:
+        _opened(path, "")
+    assert str(raised.value) == (
+        f"{path} cannot be read (No such file or directory); run the same command again."
+    )
