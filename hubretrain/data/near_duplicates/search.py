@@ -195,7 +195,7 @@ def _opened(source: Source, sha256: str) -> Image.Image:
         return open_image(source, sha256)
     except UnreadableImageError as error:
         name = "An image" if isinstance(source, bytes) else source
-        raise UnreadableImageError(f"{name} {error}; run the same command again.") from error
+        raise UnreadableImageError(f"{name}: {error}; run the same command again.") from error
 
 
 def _compare_pixels(sources: Sequence[tuple[Source, str]], pairs: Pairs) -> Pairs:

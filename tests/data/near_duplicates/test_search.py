@@ -258,5 +258,5 @@ def test_an_image_that_vanished_since_it_was_read_is_named(tmp_path: Path) -> No
     with pytest.raises(UnreadableImageError) as raised:
         _opened(path, "")
     assert str(raised.value) == (
-        f"{path} cannot be read (No such file or directory); run the same command again."
+        f"{path}: cannot be read (No such file or directory); run the same command again."
     )
