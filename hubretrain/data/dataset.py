@@ -20,7 +20,7 @@ from hubretrain.data.classes import (
     refuse_constant_labels,
     sorted_classes,
 )
-from hubretrain.data.groups import groups_from_paths, propose_groups
+from hubretrain.data.groups import classes_below_groups, groups_from_paths, propose_groups
 from hubretrain.data.image_table import (
     cluster_names,
     read_digests,
@@ -337,7 +337,7 @@ def _without_known_table(folder: ImageFolder, options: TableOptions) -> tuple[pd
     error: DataError | None = None
     images = pd.DataFrame()
     try:
-        images = class_folders(folder)
+        images = classes_below_groups(class_folders(folder), options.group_from)
         if options.is_multi_label:
             for name in images["label"].unique():
                 join_labels([name])

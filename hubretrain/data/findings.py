@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from hubretrain.data.groups import repeated_words
 from hubretrain.data.images import pixels_refused
 from hubretrain.data.left_out import left_out_sentences
 from hubretrain.data.summary import SMALL_SIDE, Summary
@@ -300,7 +301,11 @@ def no_groups(summary: Summary) -> Iterator[Remark]:
 @issue("wrong")
 def folders_without_groups(summary: Summary) -> Iterator[Remark]:
     """Find folders between classes and images, which may be those of patients."""
-    if summary.groups.n_folders:
+    names = summary.groups.repeated_folders
+    if names:
+        what, advice = repeated_words(names, summary.groups.first_folder)
+        yield Remark(f"{what}.", advice[0].upper() + advice[1:])
+    elif summary.groups.n_folders:
         yield Remark(
             f"Classes hold {summary.groups.n_folders:,} folders (such as "
             f"{summary.groups.first_folder}/), but each image counts as its own group.",

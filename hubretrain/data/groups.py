@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from itertools import chain
 
 import pandas as pd
@@ -99,10 +100,66 @@ def folders_below_classes(images: pd.DataFrame) -> tuple[int, str]:
     return len(below), min(below)
 
 
+def repeated_folders(images: pd.DataFrame) -> list[str]:
+    """Return the names of the last folders, if they look like the classes of the first ones.
+
+    As in `p1/cat/1.png`: few names below many folders, each of them in several.
+
+    Args:
+        images: Columns path and label, the label being the folder above the last one.
+    """
+    first_of: dict[str, set[str]] = {}
+    for path, label in zip(images["path"], images["label"], strict=True):
+        folders = path.split("/")[-3:-1]
+        if is_remote(path) or len(folders) < 2 or folders[0] != label:
+            return []
+        first_of.setdefault(folders[1], set()).add(label)
+    is_repeated = all(
+        len(firsts) > 1 and name.lower() not in SPLIT_NAMES for name, firsts in first_of.items()
+    )
+    return sorted(first_of) if is_repeated and 1 < len(first_of) < images["label"].nunique() else []
+
+
+def classes_below_groups(images: pd.DataFrame, rule: str | None) -> pd.DataFrame:
+    """Return images of class folders with the folder below as class, where the first is the group.
+
+    Args:
+        images: Columns path and label, the label being a folder.
+        rule: See `TableOptions.group_from`; it is the number of the folder that was taken as class.
+    """
+    names = repeated_folders(images)
+    if not names or rule != f"folder:{images['path'].iloc[0].count('/') - 2}":
+        return images
+    return images.assign(label=images["path"].str.split("/").str[-2])
+
+
+def repeated_words(names: Sequence[str], folder: str) -> tuple[str, str]:
+    """Return a sentence on folders that look like classes below groups, and the advice.
+
+    Args:
+        names: See `repeated_folders`.
+        folder: Folder of an image.
+    """
+    number = folder.count("/") - 1
+    shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    what = (
+        f"The class of the images in {folder}/ is {folder.split('/')[number]!r}, but the "
+        f"{len(names)} folders below the classes ({shown}) repeat from class to class"
+    )
+    advice = (
+        "if those are the classes, and each folder above them is a patient or another group, use "
+        f"`group_from=folder:{number}`; if they are groups, use `group_from=folder:-1`, else "
+        f"`group_from={NO_COLUMN}`."
+    )
+    return what, advice
+
+
 def propose_groups(images: pd.DataFrame, group_from: str | None) -> None:
-    """Log that folders below the classes may be groups, unless that was answered."""
+    """Log that folders below the classes may be groups, or classes, unless that was answered."""
     n_folders, first = folders_below_classes(images)
-    if n_folders and group_from is None:
+    if group_from is None and (names := repeated_folders(images)):
+        logger.info("%s; %s", *repeated_words(names, images["path"].iloc[0].rpartition("/")[0]))
+    elif n_folders and group_from is None:
         logger.info(
             "Classes hold folders (%d, such as %s/), and each image counts as its own group; if "
             "each folder is a patient, a lesion or a series, use `group_from=folder:-1`, else "

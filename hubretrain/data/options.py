@@ -59,8 +59,8 @@ class TableOptions:
         skip_unlabelled: Skip rows without a class, instead of an error, or of images that have no
             label in a multi-label data set.
         group_from: Groups from the paths of images: `folder:-1`, the folder that an image is in,
-            `folder:0`, the first one; or a regular expression, whose first group, or else the
-            whole match, is the group. `none`: no groups.
+            `folder:0`, the first one, which may stand above those of the classes; or a regular
+            expression, whose first group, or else the whole match, is the group. `none`: no groups.
         exclude_class: Classes to leave out, with their images; where images may have several
             labels the images stay, without these.
         merge: Classes to merge or rename, such as `a,b=c`.

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array, csr_array
 
 from hubretrain.arrays import FloatArray
 from hubretrain.data.classes import labels_of, one_row_per_label
-from hubretrain.data.groups import folders_below_classes
+from hubretrain.data.groups import folders_below_classes, repeated_folders
 from hubretrain.data.images import SUFFIXES_OF
 from hubretrain.data.splitting import leak_chances
 from hubretrain.data.summary import (
@@ -189,6 +189,9 @@ def summarize_groups(table: pd.DataFrame, *, grouped: bool, declined: bool = Fal
         declined: Whether options say that there are none.
     """
     n_folders, first_folder = (0, "") if grouped or declined else folders_below_classes(table)
+    repeated = [] if grouped or declined else repeated_folders(table)
+    if repeated:
+        first_folder = str(table["path"].iloc[0]).rpartition("/")[0]
     usable = _usable(table)
     sizes = usable["group"].value_counts()
     counts = usable.groupby(["group", "label"], sort=True).size()
@@ -207,6 +210,7 @@ def summarize_groups(table: pd.DataFrame, *, grouped: bool, declined: bool = Fal
         ),
         n_folders=n_folders,
         first_folder=first_folder,
+        repeated_folders=tuple(repeated),
     )
 
 

@@ -210,6 +210,7 @@ class GroupSummary:
         n_folders: Folders between classes and images, which may be groups; 0 where groups are given
             or declined.
         first_folder: One of them.
+        repeated_folders: Names of folders below the classes that may be the classes themselves.
     """
 
     given: bool
@@ -221,6 +222,7 @@ class GroupSummary:
     mixed_classes: tuple[MixedGroup, ...]
     n_folders: int = 0
     first_folder: str = ""
+    repeated_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

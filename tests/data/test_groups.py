@@ -106,6 +106,57 @@ def test_folders_below_classes_are_proposed_as_groups_until_that_is_answered(
     assert not caplog.text
 
 
+BELOW = ("p1/cat/1.png", "p1/dog/2.png", "p2/cat/3.png", "p2/dog/4.png", "p3/cat/5.png")
+
+
+@pytest.mark.parametrize("above", ["", "train/"])
+@pytest.mark.parametrize("paths", [BELOW, [BELOW[0], *BELOW[3:], "p4/dog/6.png"]])
+def test_classes_below_folders_of_patients_are_asked_for_in_one_sentence_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, above: str, paths: tuple[str, ...]
+) -> None:
+    root = write_pixels(tmp_path / "d", *(above + path for path in paths))
+    number = 1 if above else 0
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        patients = open_dataset(root)
+    sentence = (
+        f"The class of the images in {above}p1/cat/ is 'p1', but the 2 folders below the classes "
+        "(cat, dog) repeat from class to class; if those are the classes, and each folder above "
+        f"them is a patient or another group, use `group_from=folder:{number}`; if they are "
+        "groups, use `group_from=folder:-1`, else `group_from=none`."
+    )
+    assert [record.getMessage() for record in caplog.records] == [sentence]
+    findings = check_dataset(patients, cache=tmp_path / "cache").findings
+    assert [f for f in findings if "repeat from class to class" in f.what]
+    data = open_dataset(root, table=TableOptions(group_from=f"folder:{number}"))
+    parts = [path.split("/") for path in data.images["path"]]
+    assert data.images["label"].tolist() == [p[-2] for p in parts]
+    assert data.images["group"].tolist() == [p[-3] for p in parts]
+    assert data.grouped
+    again = reopen_dataset(root, data.opened_with)
+    pd.testing.assert_frame_equal(again.images, data.images)
+    caplog.clear()
+    for answer in ("none", "folder:-1"):
+        assert open_dataset(root, table=TableOptions(group_from=answer)).class_names[0] == "p1"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("a/images/1.png", "b/images/2.png", "c/images/3.png"),  # one name, as in Tiny ImageNet
+        ("a/train/1.png", "a/test/2.png", "b/train/3.png", "b/test/3.png", "c/train/4.png"),
+        ("a/x/1.png", "b/x/2.png", "c/y/3.png"),  # y stands once
+        ("a/x/1.png", "a/y/2.png", "b/x/3.png", "b/y/3.png", "c/4.png"),
+    ],
+)
+def test_other_folders_below_classes_are_not_taken_for_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, paths: tuple[str, ...]
+) -> None:
+    with caplog.at_level(logging.INFO, "hubretrain"):
+        data = open_dataset(write_pixels(tmp_path, *paths))
+    assert data.class_names == ("a", "b", "c")
+    assert "repeat" not in caplog.text
+
+
 def test_the_check_proposes_folders_below_classes_as_groups(tmp_path: Path) -> None:
     root = write_pixels(tmp_path / "d", *PATIENTS)
     proposals = {}

@@ -24,6 +24,7 @@ MANY_CLASSES = 20
 _LIST = re.compile(r"[\[({](.*)[\])}]", re.DOTALL)
 _MULTI_HOT = " | "  # joins the names of several columns of flags that are 1, for one class
 _SEPARATORS = "|;,"
+_JOINER = "|"  # of labels within hubretrain, so no label can hold it
 
 
 def labels_of_rows(cells: pd.DataFrame, file: Path, options: TableOptions) -> pd.Series:
@@ -44,13 +45,16 @@ def labels_of_rows(cells: pd.DataFrame, file: Path, options: TableOptions) -> pd
         rows = [_MULTI_HOT.join(names) for names in _names_that_are_one(cells)]
         return pd.Series(rows, cells.index, dtype=object)
     if len(columns) == 1:
-        of_row = _separated(cells.iloc[:, 0], _separator(cells.iloc[:, 0], file, options))
+        separator = _separator(cells.iloc[:, 0], file, options)
+        _refuse_escaped(cells.iloc[:, 0], separator, file)
+        of_row = _separated(cells.iloc[:, 0], separator)
     else:
         flags = [name for name in columns if is_flags(cells[name])]
         separator = options.label_separator or NO_SEPARATOR
         of_row = _names_that_are_one(cells[flags])
         for name in columns:
             if name not in flags:
+                _refuse_escaped(cells[name], separator, file)
                 values = _separated(cells[name], separator)
                 for names, more in zip(of_row, values, strict=True):
                     names += [f"{name}:{value}" for value in more]
@@ -150,6 +154,23 @@ def _items(cell: str, separator: str) -> list[str]:
             items = re.split("[,;|]", match[1])
     texts = ("" if item is None else str(item).strip() for item in items)
     return [text for text in texts if text]
+
+
+def _refuse_escaped(cells: pd.Series, separator: str, file: Path) -> None:
+    r"""Refuse cells whose separator is escaped, as in `new\|york`, or stands within quotes."""
+    if separator == NO_SEPARATOR:
+        return
+    mark = re.escape(separator)
+    pattern = re.compile(rf'\\{mark}|(^|{mark})\s*"[^"]*{mark}[^"]*"\s*({mark}|$)')
+    advice = "rename the label."
+    if separator != _JOINER:
+        advice = "write the labels as a JSON list, or rename the one that holds it."
+    for cell in cells:
+        if pattern.search(cell) and not _LIST.fullmatch(cell):
+            raise DataError(
+                f"{file}: {cell!r} in {cells.name!r} holds an escaped or quoted {separator!r}, "
+                f"which separates labels; {advice}"
+            )
 
 
 def _refuse_unseparated(labels: set[str], file: Path, column: str) -> None:

@@ -170,6 +170,16 @@ BAD = {
         {"label_separator": ";"},
         r"l\.csv: The label 'a\|b' holds '\|'",
     ),
+    "an escaped bar": (
+        [["0.png", r"new\|york"], ["1.png", "cat|dog"]],
+        {"multi_label": True},
+        r"l\.csv: 'new\\\\\|york' in 'label' holds an escaped or quoted '\|', which .*; rename the label",
+    ),
+    "a quoted comma": (
+        [["0.png", '"york, new",cat'], ["1.png", "cat,dog"]],
+        {"label_separator": ","},
+        r"holds an escaped or quoted ',', which separates labels; write the labels as a JSON list",
+    ),
     "a separator that nobody named": (
         [["0.png", "a/b"], ["1.png", "a"], ["2.png", "b"]],
         {"multi_label": True},
