@@ -173,7 +173,7 @@ BAD = {
     "an escaped bar": (
         [["0.png", r"new\|york"], ["1.png", "cat|dog"]],
         {"multi_label": True},
-        r"l\.csv: 'new\\\\\|york' in 'label' holds an escaped or quoted '\|', which .*; rename the label",
+        r"l\.csv: 'new\\\\\|york' in 'label' holds an escaped or quoted '\|'.*; rename the label",
     ),
     "a quoted comma": (
         [["0.png", '"york, new",cat'], ["1.png", "cat,dog"]],
