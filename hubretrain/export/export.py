@@ -100,7 +100,8 @@ def export_run(
 
 def mixes_formats(fit: FitRecord, modules: Iterable[str]) -> bool:
     """Return whether some of a run's modules are ONNX files and others not: no model joins them."""
-    return len({is_onnx(fit.module(name).handle) for name in modules}) > 1
+    handles = [fit.module(name).handle for name in modules]
+    return len({is_onnx(handle) or handle.startswith("timm:") for handle in handles}) > 1
 
 
 def _export_again(run: Run, folder: Path, formats: Sequence[str], tta: int | None) -> Export:

@@ -17,7 +17,7 @@ from hubretrain.export.manifest import pixels_name
 from hubretrain.export.views import AveragedView
 from hubretrain.heads import Head
 from hubretrain.modules import StoredModule
-from hubretrain.modules.onnx import FEATURES, PIXELS, Builder, features_model, opset_of
+from hubretrain.modules.onnx import FEATURES, PIXELS, Builder, at_opset, features_model, opset_of
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,24 @@ def serving_model(
     `bottlenecks` (n_images, n_features), those of the image itself, of all members side by side.
 
     Args:
-        members: The heads and their modules, of one version of ONNX's operators.
+        members: The heads and their modules.
         temperature: Calibration temperature, see `hubretrain.evaluation.temperature`.
         views: Views whose probabilities are averaged, the image itself first.
         multi_label: Whether each probability is of its own, and rows do not sum to 1.
 
     Raises:
-        ModuleError: A module is damaged.
+        ModuleError: A module is damaged, or of an older version of ONNX's operators than another
+            and cannot be brought to that.
     """
-    networks = [
-        features_model(m.module.folder, m.module.image_size, m.module.value_range, unit=True)
-        for m in members
-    ]
+    networks = [features_model(m.module, m.head.layers, unit=True) for m in members]
     sizes = sorted({member.module.image_size for member in members})
     names = {size: pixels_name(size, sizes) for size in sizes}
-    add = Builder(opset_of(networks[0]))
+    opset = max(map(opset_of, networks))
+    networks = [
+        at_opset(network, opset, m.module.name)
+        for m, network in zip(members, networks, strict=True)
+    ]
+    add = Builder(opset)
     viewed = {size: _viewed(add, names[size], size, views) for size in sizes}
     of_members, bottlenecks = [], []
     for i, (member, network) in enumerate(zip(members, networks, strict=True)):

@@ -389,6 +389,8 @@ def _required_layers(
         )
         return tuple(point.name for point in points)
 
+    if requested == "last" and not cached_layers and isinstance(cached_request, str | int):
+        return cached_request, ()  # layers were asked for, and the module had none then
     if isinstance(cached_request, str | int) and (
         requested == "last" or chosen(requested) == cached_layers
     ):

@@ -14,7 +14,7 @@ from hubretrain.arrays import Float32Array
 from hubretrain.errors import ModuleError, NotTrainableError, first_line
 from hubretrain.modules.adapting import Network, class_output
 from hubretrain.modules.complexity import complexity
-from hubretrain.modules.graph import ModuleGraph, spatial_statistics
+from hubretrain.modules.graph import ModuleGraph, as_map, spatial_statistics
 from hubretrain.modules.layers import LayerPoint
 from hubretrain.modules.regions import layer_points
 from hubretrain.modules.store import StoredModule, remember
@@ -106,7 +106,8 @@ class Backbone:
             return [self.own_output(images, training)]
         graph = self.graph(training)
         ends = [graph.output, *graph.tensors(self.layer_names)]
-        return graph.piece([graph.images], ends, self.variables)(images)
+        output, *maps = graph.piece([graph.images], ends, self.variables)(images)
+        return [output, *map(as_map, maps)]
 
     def _is_of_own_size(self, images: tf.Tensor) -> bool:
         """Return whether images need not go through the flat graph, which is of no fixed size."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from hubretrain.modules.backbone import Backbone
 from hubretrain.modules.graph import ModuleGraph, spatial_statistics
+from hubretrain.modules.regions import cuts
 from hubretrain.tensorflow import tf
 
 
@@ -63,7 +64,7 @@ def cut_below(backbone: Backbone, variables: Sequence[tf.Variable]) -> Cut:
     """
     graph = backbone.graph()
     first = _first_reader(graph, backbone, variables)
-    for operation in reversed(graph.cuts()):
+    for operation in reversed(cuts(graph)):
         if graph.position[operation] < first and _is_per_image(operation.outputs[0]):
             return _cut_at(graph, operation, backbone)
     raise graph.refused("every cut that no shortcut goes around lies above a layer to be trained")
@@ -98,7 +99,7 @@ def _cut_at(graph: ModuleGraph, operation: Any, backbone: Backbone) -> Cut:
     above = [t for t, b in zip(points, is_below, strict=True) if not b]
     lower = graph.piece([graph.images], [activations, *below], backbone.variables)
     upper = graph.piece([activations], [graph.output, *above], backbone.variables)
-    widths = [2 * t.shape[3] for t in below]
+    widths = [2 * t.shape[-1] for t in below]
 
     def trunk(images: tf.Tensor) -> tf.Tensor:
         result, *maps = lower(images)

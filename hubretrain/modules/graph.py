@@ -31,17 +31,22 @@ def spatial_statistics(maps: tf.Tensor) -> tf.Tensor:
     is constant would be rounding noise, which standardisation blows up, and its gradient infinite.
 
     Args:
-        maps: Floating, of shape (n_images, height, width, n_channels).
+        maps: Floating, of shape (n_images, height, width, n_channels); or tokens, `as_map`.
 
     Returns:
         float32 of shape (n_images, 2 * n_channels): all means, then all deviations.
     """
-    maps = tf.cast(maps, tf.float32)
+    maps = as_map(tf.cast(maps, tf.float32))
     mean = tf.reduce_mean(maps, (1, 2), keepdims=True)
     variance = tf.reduce_mean(tf.math.squared_difference(maps, mean), (1, 2))
     mean = tf.squeeze(mean, (1, 2))
     floor = RELATIVE_VARIANCE * (variance + tf.square(mean)) + LEAST_VARIANCE
     return tf.concat([mean, tf.sqrt(variance + floor)], axis=1)
+
+
+def as_map(tensor: tf.Tensor) -> tf.Tensor:
+    """Return tokens (n_images, n_tokens, n_channels) as a map of one column; a map as it is."""
+    return tensor[:, :, tf.newaxis] if tensor.shape.rank == 3 else tensor
 
 
 @dataclass(frozen=True)
@@ -162,36 +167,6 @@ class ModuleGraph:
                     f"modules show {self.name}` lists."
                 )
         return [by_name[name] for name in names]
-
-    def cuts(self) -> list[Any]:
-        """Return the operations that every path passes, from the pixels up; the output is one.
-
-        Number the operations of `path` in their order. Every edge leads from a lower number to a
-        higher one. Then every path from images to output passes operation k if and only if no edge
-        (i, j) with i < k < j jumps over it:
-
-        - An edge that jumps over k is part of a path that avoids k, for `path` holds only what the
-          images reach and the output needs: images -> i -> j -> output, with rising numbers.
-        - A path that avoids k begins below k and ends above it with rising numbers, so one of its
-          edges jumps over k.
-
-        So one scan suffices: k is a cut if no edge from below k ends above k. Such an operation may
-        give several tensors; it counts if only its first one is used, for a cut is one tensor.
-        """
-        furthest = 0  # the highest end of an edge from the operations before this one
-        cuts = []
-        for i, operation in enumerate(self.path):
-            edges = [
-                (self.position[user], output)
-                for output, tensor in enumerate(operation.outputs)
-                for user in tensor.consumers()
-                if user in self.position
-            ]
-            uses_first_only = all(output == 0 for _, output in edges)
-            if furthest <= i and uses_first_only and operation.outputs:
-                cuts.append(operation)
-            furthest = max([furthest, *(end for end, _ in edges)])
-        return cuts
 
     def piece(
         self, starts: Sequence[Any], ends: Sequence[Any], variables: Sequence[Any]

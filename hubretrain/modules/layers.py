@@ -28,9 +28,10 @@ class LayerPoint:
     """A feature map inside a module.
 
     Attributes:
-        name: Name of the operation that gives it, in the module's graph with all calls inlined.
-        height: Height, positions.
-        width: Width, positions.
+        name: Name of the operation that gives it, in the module's graph with all calls inlined; of
+            ONNX modules, of the tensor.
+        height: Height, positions; the number of a transformer's tokens.
+        width: Width, positions; 1 of tokens.
         n_channels: Channels; it gives twice as many features, `spatial_statistics`.
     """
 

@@ -4,15 +4,18 @@ The unit is a region: one operation that makes a new map (its root: a convolutio
 convolution, a sum or concatenation of maps, a pool) and all elementwise operations on that map
 (bias, BatchNorm, activation, a gate for each channel). What leaves a region with an activation is
 what a network's authors draw as the output of a layer or block.
+
+It knows operations by TensorFlow's names; a graph of another library translates its own
+(`Graph`). This file imports no TensorFlow.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from hubretrain.modules.graph import ModuleGraph
 from hubretrain.modules.layers import LayerPoint
 
 _ACTIVATIONS = {
@@ -31,6 +34,25 @@ _ELEMENTWISE = _ACTIVATIONS | {
 _CONVOLUTIONS = {"Conv2D", "MatMul", "BatchMatMulV2", "Einsum"}
 _POOLS = {"MaxPool", "MaxPoolV2", "AvgPool", "Pad", "PadV2", "MirrorPad", "SpaceToBatchND"}
 _CONCATENATION = "ConcatV2"
+#: Images of which the shapes of a graph are.
+N_IMAGES = 2
+
+
+class Graph(Protocol):
+    """A flat graph: `ModuleGraph`, or what looks like one.
+
+    Attributes:
+        path: The operations on some path from the images to the output, in topological order; each
+            has a `type`, and `inputs` and `outputs` with an `op`, a `shape` (images first, channels
+            last), a `dtype` and `consumers()`.
+        position: Index of each operation in `path`.
+    """
+
+    path: list[Any]
+    position: dict[Any, int]
+
+    def point_name(self, operation: Any) -> str:
+        """Return the name of an operation's first output."""
 
 
 @dataclass(eq=False)
@@ -60,7 +82,7 @@ class _Region:
         return self.is_sum or self.is_concatenation
 
 
-def layer_points(graph: ModuleGraph) -> tuple[LayerPoint, ...]:
+def layer_points(graph: Graph) -> tuple[LayerPoint, ...]:
     """Return the inner layers of a module whose features are worth keeping, shallow to deep.
 
     A region with an activation is one if its root is a sum or a concatenation of maps, or a full
@@ -68,14 +90,48 @@ def layer_points(graph: ModuleGraph) -> tuple[LayerPoint, ...]:
     shortcut goes around is inside of a block: it is a point if it is wider than what the shortcut
     ends in, as the expansion of an inverted bottleneck is, or if other blocks as wide stand
     between it and that end. A concatenation of activations needs none of its own.
+
+    Of tokens, (n_images, n_tokens, n_channels), the sums are the points in which shortcuts around
+    activations end: a transformer's blocks. Their hidden layers are several times as wide.
     """
     return _Search(graph).points()
+
+
+def cuts(graph: Graph) -> list[Any]:
+    """Return the operations that every path passes, from the pixels up; the output is one.
+
+    Number the operations of `path` in their order. Every edge leads from a lower number to a
+    higher one. Then every path from images to output passes operation k if and only if no edge
+    (i, j) with i < k < j jumps over it:
+
+    - An edge that jumps over k is part of a path that avoids k, for `path` holds only what the
+      images reach and the output needs: images -> i -> j -> output, with rising numbers.
+    - A path that avoids k begins below k and ends above it with rising numbers, so one of its
+      edges jumps over k.
+
+    So one scan suffices: k is a cut if no edge from below k ends above k. Such an operation may
+    give several tensors; it counts if only its first one is used, for a cut is one tensor.
+    """
+    furthest = 0  # the highest end of an edge from the operations before this one
+    result = []
+    for i, operation in enumerate(graph.path):
+        edges = [
+            (graph.position[user], output)
+            for output, tensor in enumerate(operation.outputs)
+            for user in tensor.consumers()
+            if user in graph.position
+        ]
+        uses_first_only = all(output == 0 for _, output in edges)
+        if furthest <= i and uses_first_only and operation.outputs:
+            result.append(operation)
+        furthest = max([furthest, *(end for end, _ in edges)])
+    return result
 
 
 class _Search:
     """The regions of a graph, and which of them are points."""
 
-    def __init__(self, graph: ModuleGraph) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.region_of: dict[Any, _Region] = {}
         self.regions: list[_Region] = []
@@ -83,7 +139,7 @@ class _Search:
             self._add(operation)
         self._users = {o: self._users_of(o) for o in graph.path}
         self._next = self._post_dominators()
-        self._cuts = set(graph.cuts())
+        self._cuts = set(cuts(graph))
 
     def _add(self, operation: Any) -> None:
         """Put an operation into the region of what it works on, or begin one."""
@@ -141,14 +197,24 @@ class _Search:
     def points(self) -> tuple[LayerPoint, ...]:
         """Return the points, shallow to deep."""
         exits = {r: e for r in self.regions if (e := self._exit(r)) is not None}
-        candidates = {r: int(e.outputs[0].shape[3]) for r, e in exits.items() if self._may_be(r)}
+        maps = {r: e for r, e in exits.items() if e.outputs[0].shape.rank == 4}
+        candidates = {r: int(e.outputs[0].shape[3]) for r, e in maps.items() if self._may_be(r)}
         chosen = [exits[r] for r in candidates if self._is_point(r, candidates)]
+        chosen += [region.root for region in self._blocks_of_tokens()]
         chosen.sort(key=self.graph.position.__getitem__)
         points = []
         for operation in chosen:
-            _, height, width, n_channels = operation.outputs[0].shape
-            points.append(LayerPoint(self.graph.point_name(operation), height, width, n_channels))
+            _, height, *widths, n_channels = operation.outputs[0].shape
+            name, width = self.graph.point_name(operation), widths[0] if widths else 1
+            points.append(LayerPoint(name, height, width, n_channels))
         return tuple({point.name: point for point in points}.values())
+
+    def _blocks_of_tokens(self) -> Iterable[_Region]:
+        """Return the sums of tokens in which shortcuts around activations end."""
+        activated = [r for r in self.regions if any(map(_is_tokens, r.activated))]
+        ends = (self._end_of_shortcut(region) for region in activated)
+        sums = [end for end in ends if end is not None and end.is_sum and _is_tokens(end.root)]
+        return dict.fromkeys(sums)
 
     def _exit(self, region: _Region) -> Any:
         """Return the last operation behind an activation that another region reads, if a map."""
@@ -216,12 +282,18 @@ def _is_main(tensor: Any, operation: Any) -> bool:
 
 
 def _is_map(operation: Any) -> bool:
-    """Return whether the output is a floating map of more than one position, fully known."""
+    """Return whether the output is floating maps or tokens of several positions, fully known."""
     tensor = operation.outputs[0]
-    if tensor.shape.rank != 4 or not tensor.dtype.is_floating:
+    if tensor.shape.rank not in (3, 4) or not tensor.dtype.is_floating:
         return False
-    _, height, width, n_channels = tensor.shape
-    return None not in (height, width, n_channels) and height * width > 1
+    n_images, *positions, n_channels = tensor.shape
+    if None in (*positions, n_channels) or math.prod(positions) < 2:
+        return False
+    return len(positions) == 2 or n_images == N_IMAGES
+
+
+def _is_tokens(operation: Any) -> bool:
+    return _is_map(operation) and operation.outputs[0].shape.rank == 3
 
 
 def _width(region: _Region) -> int:

@@ -46,7 +46,14 @@ from hubretrain.modules.catalogue import (
 )
 from hubretrain.modules.layers import LayerPoint
 from hubretrain.modules.network import is_offline
-from hubretrain.modules.onnx import is_network, is_onnx, parse_handle, source_sha256
+from hubretrain.modules.onnx import (
+    MODEL,
+    is_network,
+    is_onnx,
+    license_in,
+    parse_handle,
+    source_sha256,
+)
 from hubretrain.modules.saved_model import METADATA_FILE, missing, not_a_module, sizes, tree_sha256
 from hubretrain.runs import ModuleRecord
 
@@ -92,8 +99,8 @@ class StoredModule:
 
     @property
     def license(self) -> str:
-        """SPDX identifier of its weights' licence; empty where the catalogue does not know it."""
-        return license_of(self.handle)
+        """SPDX identifier of its weights' licence, from the catalogue or timm; empty if unknown."""
+        return license_of(self.handle) or license_in(self.folder)
 
     @property
     def probed(self) -> bool:
@@ -350,7 +357,7 @@ def _metadata_of(module: StoredModule) -> dict[str, Any]:
     """Return what `module.json` holds of a module's attributes."""
     values = asdict(module)
     del values["folder"], values["to_remember"]
-    return values
+    return {**values, "layers_sought": module.layer_points is not None}
 
 
 class _Metadata(TypedDict, total=False):
@@ -365,6 +372,7 @@ class _Metadata(TypedDict, total=False):
     n_parameters: int | None
     gflops: float | None
     layer_points: list[LayerPoint] | None
+    layers_sought: bool
     files: dict[str, int]
     file_sha256: str | None
 
@@ -385,7 +393,10 @@ def _measured(values: dict[str, Any]) -> dict[str, Any]:
     measured: dict[str, Any] = {name: values[name] for name in names if name in values}
     if "value_range" in measured:
         measured["value_range"] = tuple(measured["value_range"])
-    if (points := values.get("layer_points")) is not None:
+    points = values.get("layer_points")
+    if not points and not values.get("layers_sought") and MODEL in values.get("files", ()):
+        points = None  # of ONNX modules they were not sought once
+    if points is not None:
         measured["layer_points"] = tuple(LayerPoint(**point) for point in points)
     return measured
 

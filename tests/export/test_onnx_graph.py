@@ -53,13 +53,13 @@ def features_of(pixels):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "logistic", "mlp", "several labels"])
-@pytest.mark.parametrize("opset", [9, 17])
+@pytest.mark.parametrize("opset", [(9, 9), (17, 17), (11, 17)])
 def test_the_model_gives_the_mean_over_members_and_views_at_the_temperature(place, kind, opset):
     multi_label = kind == "several labels"
     kind = "logistic" if multi_label else kind
     members, weights, sizes = [], (0.25, 0.75), (8, 12)
     for i, size in enumerate(sizes):
-        write_network(place / f"net{size}.onnx", shape=("n", 3, size, size), opset=opset)
+        write_network(place / f"net{size}.onnx", shape=("n", 3, size, size), opset=opset[i])
         module = probed(resolve(f"net{size}.onnx?value_range=0,1"))
         members.append(OnnxMember(module, a_head(kind, i, multi_label=multi_label), weights[i]))
     labels = {"multi_label": True, "thresholds": [0.5] * 3} if multi_label else {}
@@ -113,7 +113,7 @@ def test_an_onnx_module_goes_through_the_chain(place):
     options = ("--value-range", 0, 1, "--mean", "0.5", "--std", "0.25")
     invoke("cache", "-m", "net.onnx", *options, "--views", 1, "--engine", "onnxruntime")
     again = invoke("cache", "-m", "net.onnx", "--views", 1)
-    assert "5 features from the last layer, 0 computed now" in again.output
+    assert "13 features from 2 layers, 0 computed now" in again.output
     invoke("fit", "--heads", "softmax", "--no-learning-curve")
     run = Run("runs/digits")
     exported = invoke("export", "runs/digits")
@@ -123,7 +123,9 @@ def test_an_onnx_module_goes_through_the_chain(place):
     rows = pd.read_csv(run.folds_file).head(12)
     head = ModuleHeads.load(run.checked_heads("net")).deployed
     with Bottlenecks("cache/digits/net.h5") as bottlenecks:
-        cached = head.probabilities(bottlenecks.rows(list(rows["sha256"])))
+        features = bottlenecks.rows(list(rows["sha256"]), layers=head.layers)
+    assert head.layers == ("/relu",)
+    cached = head.probabilities(features)
     expected = at_temperature(cached, head.calibration.temperature)
     paths = [f"data/digits/{path}" for path in rows["path"]]
     given = [dict(of.classes) for of in predict_images("runs/digits/export", paths, 3)]
@@ -144,14 +146,19 @@ def test_an_onnx_module_goes_through_the_chain(place):
 
 def test_an_ensemble_of_onnx_and_other_modules_is_known_to_have_no_export():
     attributes = {"module_sha256": "ab", "image_size": 8, "value_range": "[0, 1]", "n_views": 1}
-    handles = {"net": "/a/net.onnx?mean=0.5", "url": "https://a/b.onnx", "small": "modules/small"}
+    handles = {
+        "net": "/a/net.onnx?mean=0.5",
+        "url": "https://a/b.onnx",
+        "timm": "timm:vit",
+        "small": "modules/small",
+    }
     modules = {
         name: ModuleRecord.of({**attributes, "module": name, "handle": handle})
         for name, handle in handles.items()
     }
     fit = fit_record(modules=modules)
     assert mixes_formats(fit, ["net", "url", "small"])
-    assert not mixes_formats(fit, ["net", "url"])
+    assert not mixes_formats(fit, ["net", "url", "timm"])
     assert not mixes_formats(fit, ["small"])
 
 

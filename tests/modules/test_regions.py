@@ -142,6 +142,19 @@ def two_previous_cells(x):
     return relu(concat(before, x), "end")
 
 
+def transformer(x):
+    """Tokens: blocks of attention (of one head) and a dense network, as in a ViT."""
+    from tf_keras import layers
+
+    x = layers.Reshape((16, 8))(conv(x, 8, 4, stride=4))
+    for name in ("first", "second"):
+        y = layers.LayerNormalization()(x)
+        x = add(x, layers.Dense(8)(layers.Attention()([y, y])))
+        y = layers.Dense(32, activation="swish")(layers.LayerNormalization()(x))
+        x = layers.Add(name=name)([x, layers.Dense(8)(y)])
+    return layers.Reshape((4, 4, 8))(layers.LayerNormalization()(x))
+
+
 NETWORKS = {
     plain: [("a", 4), ("b", 6)],
     residual_v1: [("stem", 8), ("block", 8)],
@@ -153,17 +166,22 @@ NETWORKS = {
     convnext: [("Gelu", 16)],  # the scope of the activation's own operations
     dense_block: [("a", 4), ("b", 8), ("end", 12)],
     inception: [("stem", 4), ("a", 12), ("b", 20)],
+    transformer: [("first", 8), ("second", 8)],
 }
 
 
-def graph_of(network, size=SIZE, spec=None):
+def model_of(network, size=SIZE, spec=None):
     import tf_keras
     from tf_keras import layers
 
+    images = layers.Input(spec or (size, size, 3))
+    return tf_keras.Model(images, layers.GlobalAveragePooling2D()(network(images)))
+
+
+def graph_of(network, size=SIZE, spec=None):
     from hubretrain.modules.graph import ModuleGraph
 
-    images = layers.Input(spec or (size, size, 3))
-    model = tf_keras.Model(images, layers.GlobalAveragePooling2D()(network(images)))
+    model = model_of(network, size, spec)
     return ModuleGraph(model, model.variables, size, "net")
 
 

@@ -108,7 +108,8 @@ def open_engine(
     if engine == "onnxruntime":
         from hubretrain.extraction.engines import onnxruntime
 
-        return onnxruntime.OnnxRuntimeEngine(module, batch_size or onnxruntime.BATCH_SIZE)
+        size = batch_size or onnxruntime.BATCH_SIZE
+        return onnxruntime.OnnxRuntimeEngine(module, size, layers)
     from hubretrain.extraction.engines import tensorflow
     from hubretrain.modules import Backbone
     from hubretrain.tensorflow import tf

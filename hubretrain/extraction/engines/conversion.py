@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hubretrain.arrays import Float32Array
+from hubretrain.arrays import Float32Array, Pixels
 from hubretrain.data.images import to_unit
 from hubretrain.errors import EngineError, first_line
 from hubretrain.extraction.engines.openvino_library import ov, read, reason, storing
@@ -45,7 +45,7 @@ def converted(module: StoredModule, layers: Sequence[str] = ()) -> Any:
         return read(folder)
     shutil.rmtree(folder, ignore_errors=True)  # missing or damaged
     if module.is_onnx:
-        _convert_network(module, folder)
+        _convert_network(module, tuple(layers), folder)
     else:
         _convert(module, tuple(layers), folder)
     return read(folder)
@@ -58,19 +58,19 @@ def _folder_of(module: StoredModule, layers: tuple[str, ...]) -> Path:
     return store_folder() / "openvino" / f"{module.name}-{key}"
 
 
-def _convert_network(module: StoredModule, folder: Path) -> None:
+def _convert_network(module: StoredModule, layers: tuple[str, ...], folder: Path) -> None:
     """Convert an ONNX network, and compare the result with ONNX Runtime's on noise."""
     from hubretrain.modules.onnx import PIXELS, features_model, open_session  # imports onnx
 
-    network = features_model(module.folder, module.image_size, module.value_range)
-    content = network.SerializeToString()
     shape = (2, module.image_size, module.image_size, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    content = features_model(module, layers, maps=True).SerializeToString()
     try:
         model = ov.Core().read_model(content)
-        compiled = ov.Core().compile_model(model, "CPU", _F32)
+        if layers:
+            content = features_model(module, layers).SerializeToString()
         expected = open_session(content, quiet=True).run([OUTPUT], {PIXELS: noise})[0]
-        _check_close(compiled(noise)[0], expected, "its features", "ONNX Runtime")
+        _check_features(model, layers, noise, expected, "ONNX Runtime")
     except RuntimeError as error:
         raise _not_converted(module, error, "onnxruntime") from error
     with storing(model, folder):
@@ -98,6 +98,7 @@ def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> Non
         named = {layer_output(name): a_map for name, a_map in zip(layers, maps, strict=True)}
         return {OUTPUT: output, **named}
 
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     whole = tf.Module()
     whole.module, whole.forward = backbone.saved_object, forward
     with tempfile.TemporaryDirectory() as saved_model:
@@ -110,39 +111,41 @@ def _convert(module: StoredModule, layers: tuple[str, ...], folder: Path) -> Non
             ) from error
         try:
             model = with_direct_maps(ov.Core().read_model(saved_model))
-            _check_conversion(model, backbone, tf)
+            expected = backbone(tf.constant(to_unit(noise))).numpy()
+            _check_features(model, layers, noise, expected, "TensorFlow")
         except RuntimeError as error:
             raise _not_converted(module, error, "tensorflow") from error
         with storing(model, folder):
             pass
 
 
-def _check_conversion(model: Any, backbone: Any, tf: Any) -> None:
-    """Compare a conversion with TensorFlow on noise; one that differs is not stored.
+def _check_features(
+    model: Any, layers: Sequence[str], noise: Pixels, expected: Float32Array, library: str
+) -> None:
+    """Compare a conversion with another library on noise; one that differs is not stored.
 
     Args:
         model: As converted.
-        backbone: The module with the same layers.
-        tf: TensorFlow.
+        layers: Names of its inner layers.
+        noise: Images.
+        expected: Their features by the other library.
+        library: Its name.
 
     Raises:
         RuntimeError: The module's own output, or the statistics of a layer, differ by more than
             rounding: over 1e-4 of their length (float32 keeps 6e-8 per operation, and networks have
             hundreds of them in a row).
     """
-    size, layers = backbone.stored.image_size, backbone.layer_names
-    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    expected = backbone(tf.constant(to_unit(noise))).numpy()
     outputs = ov.Core().compile_model(pooled(model, layers), "CPU", _F32)(noise)
     *statistics, output = (outputs[i] for i in range(len(outputs)))
     features: Float32Array = np.concatenate([output, *statistics], axis=1)
     if features.shape != expected.shape:
-        raise RuntimeError(f"it gives shape {features.shape}, TensorFlow {expected.shape}")
+        raise RuntimeError(f"it gives shape {features.shape}, {library} {expected.shape}")
     widths = [model.output(layer_output(name)).partial_shape[3].get_length() for name in layers]
     ends = np.cumsum([output.shape[1], *(2 * width for width in widths)])
     names = ["its features", *(f"means and deviations of layer {name}" for name in layers)]
     for start, end, name in zip([0, *ends], ends, names, strict=False):
-        _check_close(features[:, start:end], expected[:, start:end], name, "TensorFlow")
+        _check_close(features[:, start:end], expected[:, start:end], name, library)
 
 
 def _check_close(given: Float32Array, expected: Float32Array, name: str, library: str) -> None:

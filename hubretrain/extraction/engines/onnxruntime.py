@@ -27,6 +27,7 @@ class OnnxRuntimeEngine(Engine[None]):
     Args:
         module: The module.
         batch_size: Images that are submitted at a time.
+        layers: Names of the inner layers whose features are to follow the module's own output.
 
     Raises:
         EngineError: ONNX Runtime is not installed, or cannot run the module.
@@ -35,9 +36,11 @@ class OnnxRuntimeEngine(Engine[None]):
 
     name = "onnxruntime"
 
-    def __init__(self, module: StoredModule, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self, module: StoredModule, batch_size: int = BATCH_SIZE, layers: Sequence[str] = ()
+    ) -> None:
         self._handle = module.handle
-        model = features_model(module.folder, module.image_size, module.value_range)
+        model = features_model(module, layers)
         try:
             self._session: Any = open_session(model.SerializeToString(), n_threads=1, quiet=True)
         except EngineError:

@@ -21,7 +21,8 @@ def main(model: str, folder: str, random_weights: bool, image_size: int | None) 
     """Write a model without classifier, and its preprocessing, into an empty folder.
 
     That is `model.onnx`, from standardised RGB in NCHW to the pooled features that timm's
-    classifiers take, and `preprocessor_config.json` as Hugging Face has it.
+    classifiers take, and `preprocessor_config.json` as Hugging Face has it, with the licence of the
+    weights, where timm knows it.
 
     Args:
         model: Name of the model, with its weights' tag where it has one.
@@ -54,7 +55,7 @@ def main(model: str, folder: str, random_weights: bool, image_size: int | None) 
         opset_version=OPSET,
         dynamo=False,
     )
-    preprocessing = {
+    preprocessing: dict[str, Any] = {
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -63,6 +64,8 @@ def main(model: str, folder: str, random_weights: bool, image_size: int | None) 
         "do_center_crop": False,
         "size": {"height": size, "width": size},
     }
+    if not random_weights and (license_ := network.pretrained_cfg.get("license")):
+        preprocessing["license"] = license_
     Path(folder, "preprocessor_config.json").write_text(json.dumps(preprocessing))
 
 

@@ -2,7 +2,8 @@
 
 `handles` names a file and what it does not say itself; `graphs` reads it and is the door to onnx,
 `runtime` that to ONNX Runtime. `images` tells what images a network takes, `outputs` where its
-features are; `adapted` is the graph with both, made by `building`. `network` is one in the store;
+features are, `inner` which inner layers it has; `adapted` is the graph with all of it, made by
+`building`. `network` is one in the store;
 `probing` says what only loading a module tells, by `measuring` of ONNX networks.
 """
 

@@ -1,29 +1,38 @@
 """An ONNX network as one graph from pixels to feature vectors, which every engine and export takes.
 
 What is put before it: scale and shift of values, the order and number of channels, type and layout.
-What is put behind it: type, and the mean over positions or tokens. A network of one image at a time
-becomes the body of a loop (`Scan`).
+What is put behind it: type, and the mean over positions or tokens; mean and deviation of inner
+layers. A network of one image at a time becomes the body of a loop (`Scan`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from hubretrain.modules.layers import LEAST_VARIANCE, RELATIVE_VARIANCE, LayerPoint
 from hubretrain.modules.onnx.building import Builder
-from hubretrain.modules.onnx.graphs import onnx, opset_of
+from hubretrain.modules.onnx.graphs import FLOATING, onnx, opset_of
 from hubretrain.modules.onnx.images import ImageInput
-from hubretrain.modules.onnx.outputs import needed_nodes, read_names
+from hubretrain.modules.onnx.outputs import channel_axes, needed_nodes, nodes_between, read_names
 
 PIXELS, FEATURES = "pixels", "features"
-_PREFIX = "network/"
+PREFIX = "network/"
 # Luma of ITU-R BT.601, as tf.image.rgb_to_grayscale computes it.
 _LUMA = (0.2989, 0.5870, 0.1140)
 
 
 def adapted(
-    model: Any, image: ImageInput, output: str, pooling: list[int] | None, *, unit: bool = False
+    model: Any,
+    image: ImageInput,
+    output: str,
+    pooling: list[int] | None,
+    layers: Sequence[LayerPoint] = (),
+    *,
+    unit: bool = False,
+    maps: bool = False,
 ) -> Any:
     """Return the network as a model of `pixels` to `features`.
 
@@ -33,13 +42,18 @@ def adapted(
         output: The tensor that holds the features.
         pooling: Axes of a mean, [0] for the first token, [] for vectors; None to leave the output
             as it is.
+        layers: Inner layers whose mean and standard deviation over positions are to follow, as
+            `hubretrain.modules.spatial_statistics` computes them.
         unit: Whether pixels are float32 in [0, 1], else uint8 levels.
+        maps: Whether inner layers are to be outputs of their own instead, `layer:<name>`, whole
+            maps (n_images, height, width, n_channels).
 
     Returns:
         A model whose `pixels` are of shape (n_images, image_size, image_size, 3), RGB, and whose
         `features` are float32.
     """
     graph = model.graph
+    axes = channel_axes(nodes_between(graph, image.name, output)) if layers else {}
     nodes = needed_nodes(graph, output)
     read = read_names(nodes)
     constants = [tensor for tensor in graph.initializer if tensor.name in read]
@@ -47,22 +61,71 @@ def adapted(
         graph.ClearField(field)
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
+    is_float = _is_float32(graph)
     add = Builder(opset_of(model), model)
     before = "image" if image.one_by_one else PIXELS
     given = add.on_axes("Unsqueeze", before, [0]) if image.one_by_one else before
-    _to_input(add, given, image, _PREFIX + image.name, unit=unit)
-    add.embed(model, _PREFIX)
-    features = _to_vectors(add, _PREFIX + output, pooling)
+    _to_input(add, given, image, PREFIX + image.name, unit=unit)
+    add.embed(model, PREFIX)
+    results = {FEATURES: _to_vectors(add, PREFIX + output, pooling)}
+    for point in layers:
+        a_map = PREFIX + point.name
+        if not is_float:
+            a_map = add("Cast", a_map, to=onnx.TensorProto.FLOAT)
+        a_map = _with_positions(add, a_map, point, axes[point.name])
+        if maps:
+            is_last = axes[point.name] == -1
+            a_map = a_map if is_last else add("Transpose", a_map, perm=[0, 2, 3, 1])
+            results[f"layer:{point.name}"] = a_map
+        else:
+            positions = [1, 2] if axes[point.name] == -1 else [2, 3]
+            statistics = _statistics(add, a_map, positions)
+            results[FEATURES] = add("Concat", results[FEATURES], statistics, axis=1)
     edge, kind = image.image_size, "float" if unit else "uint8"
     if image.one_by_one:
-        add("Identity", add.on_axes("Squeeze", features, [0]), output="feature")
-        body = add.model({"image": [edge, edge, 3]}, ["feature"], kind).graph
+        for name, value in results.items():
+            add("Identity", add.on_axes("Squeeze", value, [0]), output=f"one_{name}")
+        body = add.model({"image": [edge, edge, 3]}, [f"one_{n}" for n in results], kind).graph
         body.ClearField("initializer")  # these stay outside, where engines look for weights
         add.nodes = []
-        add("Scan", PIXELS, output=FEATURES, num_scan_inputs=1, body=body)
+        loop = onnx.helper.make_node("Scan", [PIXELS], list(results), num_scan_inputs=1, body=body)
+        add.nodes.append(loop)
     else:
-        add("Identity", features, output=FEATURES)
-    return add.model({PIXELS: ["n_images", edge, edge, 3]}, [FEATURES], kind)
+        for name, value in results.items():
+            add("Identity", value, output=name)
+    return add.model({PIXELS: ["n_images", edge, edge, 3]}, list(results), kind)
+
+
+def _is_float32(graph: Any) -> bool:
+    """Return whether a graph computes in float32 alone, so that its maps need no conversion."""
+    others = set(FLOATING) - {onnx.TensorProto.FLOAT}
+    kinds = {tensor.data_type for tensor in graph.initializer}
+    for attribute in (a for node in graph.node for a in node.attribute):
+        kinds.add(attribute.i if attribute.name in ("to", "dtype") else attribute.t.data_type)
+    return others.isdisjoint(kinds)
+
+
+def _with_positions(add: Builder, a_map: str, point: LayerPoint, axis: int) -> str:
+    """Add the two axes of positions of tokens, which have one; maps stay as they are."""
+    if point.width != 1:
+        return a_map
+    shape = [0, point.height, 1, point.n_channels]
+    if axis == 1:
+        shape = [0, point.n_channels, point.height, 1]
+    return add("Reshape", a_map, add.constant(np.array(shape, np.int64)))
+
+
+def _statistics(add: Builder, a_map: str, positions: list[int]) -> str:
+    """Add mean and deviation of a map, as `spatial_statistics` does, which tells why."""
+    mean = add.on_axes("ReduceMean", a_map, positions, keepdims=1)
+    difference = add("Sub", a_map, mean)
+    squares = add("Mul", difference, difference)
+    variance = add.on_axes("ReduceMean", squares, positions, keepdims=0)
+    mean = add.on_axes("Squeeze", mean, positions)
+    mean_square = add("Add", variance, add("Mul", mean, mean))
+    floor = add("Mul", mean_square, add.constant(np.float32(RELATIVE_VARIANCE)))
+    floor = add("Add", floor, add.constant(np.float32(LEAST_VARIANCE)))
+    return add("Concat", mean, add("Sqrt", add("Add", variance, floor)), axis=1)
 
 
 def _to_input(add: Builder, pixels: str, image: ImageInput, output: str, *, unit: bool) -> None:

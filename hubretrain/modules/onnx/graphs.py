@@ -8,14 +8,14 @@ from typing import Any
 
 from hubretrain.errors import EngineError, ModuleError, first_line
 
-__all__ = ["FLOATING", "OLDEST_OPSET", "data_files", "load", "onnx", "opset_of"]
+__all__ = ["FLOATING", "OLDEST_OPSET", "at_opset", "data_files", "load", "onnx", "opset_of"]
 
 OLDEST_OPSET = 9  # of January 2019, and the oldest that PyTorch has exported since
 _LARGEST = 2**31 - 2**20  # bytes that protobuf, and so ONNX, can hold in one message
 
 try:
     import onnx
-    from onnx import external_data_helper
+    from onnx import external_data_helper, version_converter
 except ImportError as _error:
     raise EngineError(
         f"ONNX modules need onnx, which is not installed ({_error}); install it with: pip install "
@@ -69,6 +69,24 @@ def load(path: Path, handle: str, *, weights: bool = True) -> Any:
 def opset_of(model: Any) -> int:
     """Return the version of ONNX's own operators that a model is made of."""
     return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def at_opset(model: Any, opset: int, name: str) -> Any:
+    """Return a model of the operators of a later version, or itself where it is of that.
+
+    Raises:
+        ModuleError: onnx cannot convert it.
+    """
+    if opset_of(model) == opset:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:  # it raises types of its own
+        raise ModuleError(
+            f"{name} is of opset {opset_of(model)} and cannot be brought to {opset}, that of the "
+            f"other modules ({first_line(error)}); export the network again with opset {opset}, or "
+            "the head of one module by `head`."
+        ) from error
 
 
 def data_files(model: Any, handle: str) -> list[str]:

@@ -10,6 +10,7 @@ This file imports no ONNX.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from dataclasses import dataclass, fields
@@ -90,6 +91,15 @@ def is_onnx(name: str) -> bool:
 def is_network(folder: Path) -> bool:
     """Return whether a folder holds an ONNX network as the store does."""
     return (folder / DESCRIPTION).is_file() and (folder / MODEL).is_file()
+
+
+def license_in(folder: Path) -> str:
+    """Return the licence that a network in the store came with; empty where none was named."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+        return str(description.get("license") or "")
+    except (OSError, ValueError, AttributeError):  # none, or damaged, which using it reports
+        return ""
 
 
 def config_beside(path: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""What only running an ONNX network tells: its features, that they are sound, and its costs."""
+"""A stored ONNX network as one graph, and what only running it tells: features, layers, costs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import logging
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hubretrain.errors import ModuleError
-from hubretrain.modules.onnx.adapted import FEATURES, PIXELS
+from hubretrain.modules.onnx.adapted import FEATURES, PIXELS, adapted
 from hubretrain.modules.onnx.graphs import load, onnx
 from hubretrain.modules.onnx.handles import MODEL
+from hubretrain.modules.onnx.inner import inner_layers
 from hubretrain.modules.onnx.network import (
     Description,
-    features_model,
     read_description,
     run_on_noise,
 )
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 def measured(stored: StoredModule) -> StoredModule:
     """Return an ONNX module with its number of features and its costs; it is run once on noise."""
     description = read_description(stored.folder)
-    model = features_model(stored.folder, stored.image_size, stored.value_range)
+    model = features_model(stored)
     features = run_on_noise(model, stored.image_size, stored.handle)
     if features.ndim != 2 or features.shape[0] != 2 or features.shape[1] < 1:
         raise ModuleError(
@@ -45,17 +46,49 @@ def measured(stored: StoredModule) -> StoredModule:
         )
     if description.notes:
         _log.info("%s: %s.", stored.name, ", ".join(description.notes))
-    _log.info("%s offers its output only, no inner layers: it is an ONNX module", stored.name)
     network = load(stored.folder / MODEL, stored.handle)
+    image = replace(description.image, image_size=stored.image_size, value_range=stored.value_range)
+    points, why_none = inner_layers(
+        load(stored.folder / MODEL, stored.handle), image, description.output
+    )
+    if why_none:
+        _log.info("%s offers its output only, no inner layers: %s", stored.name, why_none)
     found = replace(
         stored,
         n_features=int(features.shape[1]),
         n_parameters=n_parameters(network.graph, needed_nodes(network.graph, description.output)),
         gflops=gflops(network, stored.image_size, description),
-        layer_points=(),
+        layer_points=points,
     )
     remember(found)
     return found
+
+
+def features_model(
+    module: StoredModule, layers: Sequence[str] = (), *, unit: bool = False, maps: bool = False
+) -> Any:
+    """Return a stored network as a model of `pixels` to `features`, see `adapted`.
+
+    Args:
+        module: The module.
+        layers: Names of inner layers (`StoredModule.layer_points`) whose features are to follow.
+        unit: Whether pixels are float32 in [0, 1], else uint8 levels.
+        maps: Whether the layers' maps are to be outputs of their own instead.
+
+    Raises:
+        ModuleError: The files are damaged, or it has no such layer.
+    """
+    description, path = read_description(module.folder), module.folder / MODEL
+    points = {point.name: point for point in module.layer_points or ()}
+    if missing := [name for name in layers if name not in points]:
+        raise ModuleError(
+            f"{module.name} has no layer {missing[0]}; expected one of those that `hubretrain "
+            f"modules show {module.name}` lists."
+        )
+    chosen = [points[name] for name in layers]
+    image = replace(description.image, image_size=module.image_size, value_range=module.value_range)
+    model, output = load(path, str(path)), description.output
+    return adapted(model, image, output, description.pooling, chosen, unit=unit, maps=maps)
 
 
 def notes_of(stored: StoredModule) -> list[str]:
@@ -70,7 +103,7 @@ def milliseconds_of(stored: StoredModule, seconds: float = 3.0) -> float:
         stored: The module, probed.
         seconds: Time to measure for; at least three passes are made.
     """
-    model = features_model(stored.folder, stored.image_size, stored.value_range)
+    model = features_model(stored)
     session = open_session(model.SerializeToString())
     image = np.zeros((1, stored.image_size, stored.image_size, 3), np.uint8)
     session.run([FEATURES], {PIXELS: image})  # the first pass plans memory

@@ -37,11 +37,13 @@ class Description:
         image: What images it takes.
         output: The tensor that holds the features.
         pooling: Axes of a mean over it, [0] for its first token, [] for vectors.
+        license: Licence of its weights, where its `preprocessor_config.json` names one.
     """
 
     image: ImageInput
     output: str
     pooling: list[int]
+    license: str = ""
 
     @property
     def notes(self) -> list[str]:
@@ -62,8 +64,11 @@ def fetch(handle: OnnxHandle, folder: Path) -> None:
     folder.mkdir()
     config = _download(handle, folder) if handle.file is None else _copy(handle.file, folder)
     model = load(folder / MODEL, handle.source)
-    description = _describe(model, handle, read_config(config) if config else None)
-    write_record(folder / DESCRIPTION, asdict(description))
+    values = read_config(config) if config else None
+    described = asdict(_describe(model, handle, values))
+    described["license"] = (values or {}).get("license")
+    # Without an empty licence: the digests of modules that have none stay what they were.
+    write_record(folder / DESCRIPTION, {k: v for k, v in described.items() if k != "license" or v})
 
 
 def read_description(folder: Path) -> Description:
@@ -73,26 +78,6 @@ def read_description(folder: Path) -> Description:
         ModuleError: It is damaged.
     """
     return read_json(folder / DESCRIPTION, Description, ModuleError, "fetch the module again")
-
-
-def features_model(
-    folder: Path, image_size: int, value_range: tuple[float, float], *, unit: bool = False
-) -> Any:
-    """Return a stored network as a model of `pixels` to `features`, see `adapted`.
-
-    Args:
-        folder: Its folder.
-        image_size: Height and width of the input, pixels.
-        value_range: What black and white become before mean and deviation.
-        unit: Whether pixels are float32 in [0, 1], else uint8 levels.
-
-    Raises:
-        ModuleError: The files are damaged.
-    """
-    description = read_description(folder)
-    model = load(folder / MODEL, str(folder / MODEL))
-    image = replace(description.image, image_size=image_size, value_range=value_range)
-    return adapted(model, image, description.output, description.pooling, unit=unit)
 
 
 def _copy(file: Path, folder: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hubretrain.errors import ModuleError
@@ -20,6 +20,8 @@ _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK"}
 _SAME = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _DENSE = {"Gemm", "MatMul"}
 _N_CLASSES = (1000, 1001, 21841, 21842, 21843)  # of ImageNet, and with one for the background
+# What numbers about shapes come from: no way of features.
+_ABOUT_SHAPES = {"Shape", "Size"}
 _NAMED = 12  # outputs that a message names
 
 
@@ -140,22 +142,37 @@ def needed_nodes(graph: Any, output: str) -> list[Any]:
         node = maker_of.get(name)
         if node is not None and id(node) not in seen:
             seen.add(id(node))
-            pending += _read_by(node)
+            pending += node_reads(node)
     return [node for node in graph.node if id(node) in seen]
 
 
-def _read_by(node: Any) -> Iterator[str]:
+def nodes_between(graph: Any, start: str, output: str) -> list[Any]:
+    """Return the nodes on some way from the input to the output, in the order of the graph."""
+    reached, nodes = {start}, []
+    for node in needed_nodes(graph, output):
+        if node.op_type not in _ABOUT_SHAPES and not reached.isdisjoint(node_reads(node)):
+            reached |= set(node.output)
+            nodes.append(node)
+    needed, result = {output}, []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            needed |= set(node_reads(node))
+            result.append(node)
+    return result[::-1]
+
+
+def node_reads(node: Any) -> Iterator[str]:
     """Yield the names that a node reads, and those that graphs inside it do."""
     yield from node.input
     for inner in inner_graphs(node):
         for inner_node in inner.node:
-            yield from _read_by(inner_node)
+            yield from node_reads(inner_node)
         yield from (output.name for output in inner.output)
 
 
 def read_names(nodes: list[Any]) -> set[str]:
     """Return the names of all tensors that nodes, and graphs inside them, read."""
-    return {name for node in nodes for name in _read_by(node)}
+    return {name for node in nodes for name in node_reads(node)}
 
 
 def inner_graphs(node: Any) -> list[Any]:
@@ -165,6 +182,31 @@ def inner_graphs(node: Any) -> list[Any]:
         for attribute in node.attribute
         for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
     ]
+
+
+def channel_axes(nodes: Iterable[Any]) -> dict[str, int]:
+    """Return where maps and tokens have their channels: 1, or -1 for the last axis.
+
+    Convolutions have them first and products with weights last; what else is done to a map leaves
+    them there or moves them as it says. It need not be right where a reshaping mixes axes.
+
+    Args:
+        nodes: `nodes_between` the images, which have no known axis, and the features.
+    """
+    axes: dict[str, int] = {}
+    for node in nodes:
+        axis = next((axes[name] for name in node.input if name in axes), None)
+        if "Conv" in node.op_type:
+            axis = 1
+        elif "MatMul" in node.op_type or node.op_type in ("Gemm", "Einsum"):
+            axis = -1
+        elif axis is not None and node.op_type == "Transpose":
+            order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+            moved = order.index(axis % len(order)) if order else None
+            axis = {1: 1, len(order) - 1: -1}.get(moved) if moved is not None else None
+        if axis is not None:
+            axes |= dict.fromkeys(node.output, axis)
+    return axes
 
 
 def pooling_of(shape: tuple[int, ...], layout: str, source: str) -> list[int]:

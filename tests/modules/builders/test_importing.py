@@ -103,7 +103,7 @@ def test_a_model_of_timm_gives_the_features_that_pytorch_computes(model, tmp_pat
     np.save(tmp_path / "pixels.npy", pixels)
     run(python, tmp_path, OF_TORCH, model)
     expected = np.load(tmp_path / "features.npy")
-    network = features_model(module.folder, size, module.value_range, unit=True)
+    network = features_model(module, unit=True)
     session = open_session(network.SerializeToString())
     (features,) = session.run([FEATURES], {PIXELS: pixels})
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -11,8 +11,14 @@ from sklearn.datasets import load_sample_images
 
 from hubretrain.errors import ModuleError
 from hubretrain.extraction.engines import open_engine
-from hubretrain.modules import Backbone, resolve
+from hubretrain.modules import Backbone, choose_layers, resolve, spatial_statistics
+from hubretrain.modules.graph import ModuleGraph
 from hubretrain.modules.onnx import probed
+from hubretrain.modules.regions import layer_points
+from tests.modules.test_regions import NETWORKS, SIZE, model_of
+
+# tf2onnx cannot convert the operation Erfc of TensorFlow's gelu.
+CONVERTIBLE = [network for network in NETWORKS if network.__name__ != "convnext"]
 
 
 def converted(folder: Path, path: Path, size: int, *, nchw: bool) -> Path:
@@ -52,17 +58,66 @@ def test_a_converted_module_gives_the_features_of_tensorflow(place, pooled_modul
         assert relative_difference(engine(list(pixels)), expected) < 1e-4
 
 
+def shapes(points):
+    return [(point.height, point.width, point.n_channels) for point in points]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nchw", [False, True], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("network", CONVERTIBLE, ids=lambda network: network.__name__)
+def test_a_kind_of_network_has_the_same_layers_after_its_conversion(place, network, nchw):
+    tf2onnx = pytest.importorskip("tf2onnx")
+    import tensorflow as tf
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    model, pixels = model_of(network), photographs(2)[:, :SIZE, :SIZE]
+    tf2onnx.convert.from_function(
+        tf.function(lambda images: {"features": model(images)}),
+        input_signature=[tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32, name="images")],
+        opset=13,
+        inputs_as_nchw=["images"] if nchw else None,
+        output_path=str(place / "net.onnx"),
+    )
+    graph = ModuleGraph(model, model.variables, SIZE, "net")
+    points = layer_points(graph)
+    module = probed(resolve("net.onnx?value_range=0,1"))
+    assert shapes(module.layer_points) == shapes(points)
+    tensors = graph.tensors([point.name for point in points])
+    maps = tf.function(graph.piece([graph.images], tensors, model.variables))
+    expected = np.concatenate(
+        [spatial_statistics(a_map) for a_map in maps(pixels.astype("f4") / 255)], axis=1
+    )
+    names = [point.name for point in module.layer_points]
+    with open_engine(module, "onnxruntime", layers=names) as engine:
+        features = engine(list(pixels))[:, module.n_features :]
+    assert relative_difference(features, expected) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_real_network_gives_the_features_of_tensorflow(place, real_models, engine):
+@pytest.mark.parametrize("nchw", [False, True], ids=["nhwc", "nchw"])
+def test_a_real_network_gives_the_features_of_tensorflow(place, real_models, engine, nchw):
     pytest.importorskip(engine)
     folder = real_models / "mobilenet_v2_035_224"
-    path = converted(folder, place / "net.onnx", 224, nchw=True)
+    path = converted(folder, place / "net.onnx", 224, nchw=nchw)
     pixels = photographs(4)
-    expected = Backbone(resolve(folder))(pixels.astype("f4") / 255).numpy()
+    backbone = Backbone(resolve(folder))
+    backbone = Backbone(backbone.stored, all_layers(backbone.stored))
+    expected = backbone(pixels.astype("f4") / 255).numpy()
     module = probed(resolve(f"{path}?value_range=0,1"))
-    with open_engine(module, engine) as opened:
-        assert relative_difference(opened(list(pixels)), expected) < 1e-4
+    with open_engine(module, engine, layers=all_layers(module)) as opened:
+        given = opened(list(pixels))
+    widths = [point.n_features for point in backbone.stored.layer_points]
+    assert given.shape == expected.shape
+    start = 0
+    for stop in np.cumsum([module.n_features, *widths[-len(backbone.layer_names) :]]):
+        assert relative_difference(given[:, start:stop], expected[:, start:stop]) < 1e-4
+        start = stop
+
+
+def all_layers(module):
+    points = choose_layers(module.layer_points, "all", module.n_features, module.image_size)
+    return [point.name for point in points]
 
 
 @pytest.mark.slow
