@@ -130,10 +130,10 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as lower-case hex.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file, such as a pipe.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

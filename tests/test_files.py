@@ -25,6 +25,7 @@ from hubretrain.csv_tables import (
     write_table,
 )
 from hubretrain.files import (
+    file_sha256,
     folder_aside,
     read_record,
     replace_folder,
@@ -107,6 +108,12 @@ def test_a_file_has_the_permissions_that_the_umask_leaves(mask: int, tmp_path: P
         with whole_file(tmp_path / "whole") as aside:
             assert aside.stat().st_mode & 0o777 == 0o666 & ~mask
         assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_digest_of_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "folds.csv")
+    with pytest.raises(OSError, match="it is a named pipe, not a regular file"):
+        file_sha256(tmp_path / "folds.csv")
 
 
 def test_a_record_or_a_table_that_lost_its_digest_is_damaged(tmp_path: Path) -> None:

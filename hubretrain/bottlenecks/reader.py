@@ -198,6 +198,12 @@ class Bottlenecks:
                 f"{self._how_to_fill()}."
             ) from None
         n_without = int((self.n_views_of[index] <= view).sum())
+        if n_without and not view:  # as where the list of them is gone
+            raise CacheError(
+                f"{self.path} records {n_without} of {len(index)} images as ones that cannot be "
+                "decoded, but quarantine.csv beside it does not; run the same `hubretrain cache` "
+                "command again."
+            )
         if n_without:
             raise CacheError(
                 f"{self.path} has no view {view} of {n_without} of {len(index)} images; expected "

@@ -46,7 +46,7 @@ from hubretrain.data.images import MAX_BITS, Augmentation, Reading
 from hubretrain.errors import RunError, unreadable
 from hubretrain.evaluation import DecisionRule, LabelThresholds, Rule
 from hubretrain.export.views import AveragedView, averaged_views
-from hubretrain.files import conforming, file_sha256, read_record
+from hubretrain.files import conforming, file_sha256, open_regular, read_record, read_regular
 from hubretrain.runs import FINE_TUNED, Run
 
 MANIFEST, LABELS = "export.json", "labels.txt"
@@ -108,7 +108,7 @@ class Export:
         manifest = read_manifest(folder)
         try:
             # As bytes, for a class name may hold what else counts as an end of line.
-            labels = (folder / LABELS).read_bytes().decode("utf-8")
+            labels = read_regular(folder / LABELS).decode("utf-8")
         except (OSError, ValueError) as error:
             raise RunError(f"{folder / LABELS} cannot be read ({error}); {_AGAIN}") from error
         if labels != label_lines(manifest["class_names"]):
@@ -194,7 +194,8 @@ class Export:
 
     def _checked(self, name: str) -> bytes:
         try:
-            content = (self.folder / name).read_bytes()
+            with open_regular(self.folder / name) as file:
+                content = file.readall()
         except OSError as error:
             raise RunError(
                 f"{self.folder / name} cannot be read ({error.strerror}); {_AGAIN}"

@@ -57,7 +57,8 @@ def missing(folder: Path) -> str:
         return ""
     if not any((folder / name).is_file() for name in _NAMES):
         return "holds no saved_model.pb"
-    shards = [p.name for p in (folder / "variables").glob("variables.data-*")]
+    # Files alone: TensorFlow waits without end for a pipe.
+    shards = [p.name for p in (folder / "variables").glob("variables.data-*") if p.is_file()]
     has_index = (folder / "variables" / "variables.index").is_file()
     if (folder / "variables").is_dir() and (shards or has_index):
         n_expected = max((int(m[1]) for s in shards if (m := _SHARD.fullmatch(s))), default=1)

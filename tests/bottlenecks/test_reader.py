@@ -47,6 +47,16 @@ def test_unfinished_rows_and_unknown_images_are_an_error_that_says_what_to_do(tm
         assert "rows to do" in bottlenecks.verify()[0]
 
 
+def test_an_image_that_could_not_be_decoded_is_an_error_that_says_what_to_do(tmp_path):
+    path = tmp_path / "small.h5"
+    make(path, "abc", [1, 0, 1])
+    with (
+        Bottlenecks(path) as bottlenecks,
+        pytest.raises(CacheError, match=r"1 of 2 images as ones that .* command again\.$"),
+    ):
+        bottlenecks.rows([sha256_of("a"), sha256_of("b")])
+
+
 def test_a_flipped_bit_is_found(tmp_path):
     path = tmp_path / "small.h5"
     make(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -56,3 +57,12 @@ def test_decisions_are_those_of_the_rule_without_the_temperature(small_export, p
     assert (exported.decisions(calibrated) == decided).all()
     assert (decided != calibrated.argmax(axis=1)).any()
     assert exported.manifest["adjust"] == pytest.approx(1 / 1.6)
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "model.tflite"])
+def test_a_pipe_in_an_export_is_refused_and_not_waited_for(small_export, tmp_path, name):
+    copy = shutil.copytree(small_export, tmp_path / "export")
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(RunError, match=f"{name} cannot be read .*named pipe, not a regular file"):
+        open_runtime(Export.open(copy))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -20,6 +21,15 @@ def test_a_moved_folder_is_the_same_module_and_a_changed_one_is_not(tmp_path):
     data[5] ^= 1
     variables.write_bytes(data)
     assert tree_sha256(tmp_path / "b") != before
+
+
+def test_a_pipe_in_the_place_of_weights_is_a_missing_file(tmp_path):
+    folder = write_module(tmp_path / "a", seed=1)
+    (data,) = (folder / "variables").glob("*.data*")
+    data.unlink()
+    os.mkfifo(data)
+    with pytest.raises(ModuleError, match=r"holds 0 of 1 variables/variables\.data files"):
+        resolve(str(folder))
 
 
 @pytest.mark.parametrize(

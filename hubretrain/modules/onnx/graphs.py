@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hubretrain.errors import EngineError, ModuleError, first_line
+from hubretrain.files import read_regular
 
 __all__ = ["FLOATING", "OLDEST_OPSET", "at_opset", "data_files", "load", "onnx", "opset_of"]
 
@@ -44,7 +45,7 @@ def load(path: Path, handle: str, *, weights: bool = True) -> Any:
         n_bytes = path.stat().st_size
         if n_bytes > _LARGEST:
             raise _too_large(handle, n_bytes)
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(read_regular(path, _LARGEST))
     except OSError as error:
         raise ModuleError(f"{handle} cannot be read ({error.strerror}).") from error
     except ModuleError:
