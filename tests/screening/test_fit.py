@@ -22,7 +22,7 @@ from hubretrain.bottlenecks import BottleneckWriter, RowIndex
 from hubretrain.bottlenecks.costs import ForwardPassLog
 from hubretrain.cli.fit import print_leaderboard
 from hubretrain.data.dataset import open_dataset
-from hubretrain.data.options import SplitOptions
+from hubretrain.data.options import SplitOptions, TableOptions
 from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
 from hubretrain.heads.ensemble import Ensemble
@@ -547,6 +547,19 @@ def test_a_given_validation_split_is_the_one_fold(place):
     table = OUT_OF_FOLD.read(found.run.folder)
     assert table["path"].str.startswith("val/").all()
     assert rows_of(found, "module")["balanced_accuracy"].iloc[0] > 0.9
+
+
+def test_the_images_of_a_group_are_in_one_fold_or_all_in_the_test_split(place):
+    in_tens = TableOptions(group_from=r"/(\d{3})\d\.png")
+    dataset = open_dataset(place / "digits", table=in_tens)
+    screen_modules(
+        dataset, Run(place / "run"), ScreenOptions(l2=L2, heads=LINEAR), cache=place / "cache"
+    )
+    folds = read_folds(place / "run" / "folds.csv")
+    ten = folds["path"].str.extract(in_tens.group_from)[0]
+    assert (folds.groupby(ten)["fold"].nunique() == 1).all()
+    assert folds["fold"].nunique() == 6  # five folds and the test split
+    assert folds.groupby(ten).size().max() > 5
 
 
 def test_no_penalty_on_separable_classes_and_constant_features_end(place):
