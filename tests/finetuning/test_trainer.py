@@ -72,6 +72,23 @@ def test_the_test_split_and_the_validation_fold_are_never_trained_on(fitted, tmp
     assert seen == {"1", "2", "3", "4"}
 
 
+def test_each_epoch_shows_the_images_in_another_order(fitted, tmp_path):
+    shown = {}
+
+    class Watching(Augmentation):
+        def draw(self, sha256, view, seed):
+            shown.setdefault(view, []).append(sha256)
+            return super().draw(sha256, view, seed)
+
+    tune(fitted, copied(fitted, tmp_path), epochs=2, augmentation=Watching())
+    first, second = shown.values()
+    assert sorted(first) == sorted(second)
+    # Threads draw a few images before others. Of two random halves, half is in both.
+    half = len(first) // 2
+    in_both = len(set(first[:half]) & set(second[:half]))
+    assert 0.3 < in_both / half < 0.7
+
+
 KILL = """
 import os, signal, threading
 replace, n_left = os.replace, {n_steps}
