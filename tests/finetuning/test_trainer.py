@@ -230,6 +230,18 @@ def test_a_cosine_goes_through_all_its_epochs_though_nothing_gets_better(fitted,
     assert history["epoch"].tolist() == list(range(8))
 
 
+def test_the_weights_that_are_kept_are_those_of_the_best_epoch(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    result = tune(fitted, run, epochs=4, schedule="plateau", learning_rate=0.2, interpolate=False)
+    of_epoch = result.history.set_index("epoch")["validation_metric"]
+    assert result.kept_epoch < 4
+    assert of_epoch[result.kept_epoch] > of_epoch[4]
+    validation = pd.read_csv(run.finetune_folder("small") / "validation.csv")
+    columns = [c for c in validation if c.startswith("p(")]
+    hits = validation[columns].to_numpy().argmax(1) == validation["label"].to_numpy()
+    assert hits.mean() == pytest.approx(of_epoch[result.kept_epoch], abs=1e-6)
+
+
 def test_a_warmed_up_head_trains_alone_first(fitted, tmp_path):
     run = copied(fitted, tmp_path)
     result = tune(fitted, run, epochs=1, warmup_head=2, l2_sp=0.1, label_smoothing=0.1)
