@@ -253,14 +253,21 @@ class EpochRecorder:
         folder: Folder of the fine-tuning.
         state: Where training stands; it is updated.
         checkpoints: Checkpoints of the fine-tuning.
+        metric: Name of the metric that epochs are compared by; None for the loss.
         is_chief: Whether this machine writes the history.
     """
 
     def __init__(
-        self, folder: Path, state: State, checkpoints: Checkpoints, *, is_chief: bool
+        self,
+        folder: Path,
+        state: State,
+        checkpoints: Checkpoints,
+        metric: str | None = None,
+        *,
+        is_chief: bool,
     ) -> None:
         self.folder, self.state, self.checkpoints = folder, state, checkpoints
-        self.is_chief = is_chief
+        self.metric, self.is_chief = metric, is_chief
 
     def record(
         self,
@@ -308,12 +315,14 @@ class EpochRecorder:
                 self._say(epoch)
 
     def _say(self, epoch: Epoch) -> None:
+        values = epoch.validation
         _log.info(
-            "epoch %d: loss %.4f, validation loss %.4f, validation accuracy %.3f",
+            "epoch %d: loss %.4f, validation loss %.4f, validation %s %.3f",
             epoch.number,
             epoch.loss,
-            epoch.validation.loss,
-            epoch.validation.accuracy,
+            values.loss,
+            (self.metric or "accuracy").replace("_", " "),
+            values.accuracy if self.metric is None else values.metric,
         )
 
     def history(self) -> pd.DataFrame:

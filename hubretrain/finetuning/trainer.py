@@ -162,7 +162,11 @@ class Trainer:
             if more_epochs is not None and restored.extend(more_epochs):
                 self.checkpoints.save(restored)
         self.recorder = EpochRecorder(
-            self.folder, self.state, self.checkpoints, is_chief=self.devices.is_chief
+            self.folder,
+            self.state,
+            self.checkpoints,
+            self.criterion.metric,
+            is_chief=self.devices.is_chief,
         )
 
     def _activations(

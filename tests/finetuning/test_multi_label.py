@@ -143,8 +143,9 @@ def weaken(run):
 
 @pytest.mark.slow
 def test_labels_are_trained_from_what_the_head_predicted_and_exported_with_thresholds(
-    fitted, tmp_path
+    fitted, tmp_path, caplog
 ):
+    caplog.set_level("INFO", "hubretrain")
     run = copied(fitted, tmp_path)
     weaken(run)
     result = tune(fitted, run, label_smoothing=0.05)
@@ -157,6 +158,8 @@ def test_labels_are_trained_from_what_the_head_predicted_and_exported_with_thres
     of_head = head.probabilities(backbone(pixels).numpy())
     truth = np.array([[name in row.split("|") for name in NAMES] for row in table["label"]])
     history = result.history
+    precision = history["validation_metric"].iloc[1]
+    assert f"validation mean average precision {precision:.3f}" in caplog.text
     folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
     trained = folds.loc[~folds["fold"].isin(["test", "0"]), "label"]
     share = np.array([[name in row.split("|") for name in NAMES] for row in trained]).mean(axis=0)
