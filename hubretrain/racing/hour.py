@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hubretrain.racing.pace import Lap
-from hubretrain.racing.record import Race
+from hubretrain.racing.record import LEFT_OUT, Race
 
 SHARES: Mapping[str, float] = {
     "data check": 0.03,
@@ -56,15 +56,16 @@ def portion_of(race: Race, n_images: int, to_cache: float, to_fit: float) -> Por
         to_cache: Seconds to cache.
         to_fit: Seconds to fit.
     """
-    names = race.shortlist
-    n_before = race.rungs[-1].n_images
+    # Who is unlikely to be the best may still make the ensemble better, where there is time.
+    left_out = [s.module for s in race.standings() if s.status == LEFT_OUT]
+    names = (*race.shortlist, *left_out)[: race.top]
     portions = []
     for n_modules, n_views in CHOICES:
         if n_modules > len(names):
             continue
         laps = [race.laps.get(name, Lap(1, 0.0, 0.0, 0.0)) for name in names[:n_modules]]
-        passes = n_views * n_images - n_before
-        caching = sum(lap.loading + lap.passes * passes for lap in laps)
+        wanted = n_views * n_images
+        caching = sum(lap.loading + lap.passes * (wanted - lap.n_images) for lap in laps)
         factor = FIT_ONE_VIEW + FIT_MORE_VIEWS * (n_views - 1)
         fitting = factor * sum(lap.heads * n_images / lap.n_images for lap in laps)
         is_quick = fitting > to_fit

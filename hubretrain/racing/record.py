@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 import pandas as pd
 
 from hubretrain.errors import RunError
+from hubretrain.evaluation import metric_named
 from hubretrain.files import read_json, write_record
 from hubretrain.racing.pace import Lap
 from hubretrain.runs import Run
@@ -124,9 +125,15 @@ class Race:
                 standings.append(compared.get(name, Standing(name, NOT_REACHED)))
         place = {name: i for i, name in enumerate(self.alive)}
         order = (ALIVE, LEFT_OUT, NOT_REACHED, FAILED)
+        sign = -1.0 if metric_named(self.metric).higher_is_better else 1.0
         return sorted(
             standings,
-            key=lambda of: (order.index(of.status), place.get(of.module, 0), -of.n_images),
+            key=lambda of: (
+                order.index(of.status),
+                place.get(of.module, 0),
+                -of.n_images,
+                sign * of.estimate if of.n_images else 0.0,
+            ),
         )
 
     def table(self) -> pd.DataFrame:

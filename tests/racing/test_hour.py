@@ -40,7 +40,12 @@ def test_with_little_time_to_fit_the_heads_are_quick_and_at_the_least_one_module
     assert (least.modules, least.n_views, least.is_quick) == (("a",), 1, True)
 
 
-def test_one_module_is_a_race_of_one():
-    rung = replace(RUNG, alive=("b",))
-    portion = portion_of(replace(RACE, rungs=(rung,)), 1000, 1e6, 1e6)
-    assert portion.modules == ("b",)
+def test_where_there_is_time_modules_that_were_left_out_join_for_the_ensemble():
+    estimates = {"a": (0.6, 0.5, 0.7), "b": (0.9, 0.8, 1.0), "c": (0.7, 0.6, 0.8)}
+    first = replace(RUNG, estimates=estimates, alive=("b", "c"))
+    last = replace(RUNG, n_images=200, estimates={"b": estimates["b"]}, alive=("b",))
+    race = replace(RACE, rungs=(first, last), laps=LAPS | {"b": Lap(200, 0.02, 5.0, 2.0)})
+    assert portion_of(race, 1000, 1e6, 1e6).modules == ("b", "c", "a")
+    portion = portion_of(race, 1000, 25.0, 1e6)
+    assert (portion.modules, portion.n_views) == (("b",), 1)
+    assert portion.cache_seconds == pytest.approx(5.0 + 800 * 0.02)
