@@ -52,7 +52,7 @@ def evaluate(
     from hubretrain.export import evaluate_export
     from hubretrain.report import write_evaluation
 
-    dataset = source.open()
+    dataset = source.open(cache)
     result = evaluate_export(model, dataset, tta=tta, format=format, cache=cache)
     folder /= dataset.name
     result.save(folder)

@@ -258,6 +258,8 @@ def test_the_tables_of_labels_are_written_and_the_command_prints_each_label(
         if row["class"] in rows:
             shown = [100 * row[name] for name in ("threshold", "precision", "recall", "f1")]
             assert rows[row["class"]][2:6] == [f"{value:.1f}" for value in shown]
+    again = CliRunner().invoke(main, ["evaluate", str(label_export), str(labelled)])
+    assert again.stdout == ran.stdout, again.output  # how the images were read is remembered
 
 
 def test_one_class_per_image_and_several_labels_are_not_mixed_up(
