@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from hubretrain.extraction.plan import PARTS, SLICES, wanted_rows
 from hubretrain.locks import is_locked
 from hubretrain.modules import current_digest
 from hubretrain.progress import Bar
+
+_log = logging.getLogger(__name__)
 
 _PART = re.compile(r"(?P<module>.+)\.(?P<number>\d+)-of-(?P<n_parts>\d+)")
 
@@ -112,6 +115,14 @@ def cache_status(
     quarantine = Quarantine(folder)
     rows = wanted_rows(dataset, digests, quarantine, options.n_views, options.minority_views)
     costs = ForwardPassLog(folder)
+    stems = {_module_of(file) for file in files}
+    for name in dict.fromkeys(costs.table["module"]):
+        if name not in stems:
+            _log.warning(
+                "%s holds no bottlenecks of %s, whose forward passes %s lists; cache the module "
+                "again where a run needs it",
+                *(folder, name, costs.file.name),
+            )
     table = []
     for file in files:
         with Bottlenecks(file) as bottlenecks:

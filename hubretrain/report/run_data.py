@@ -162,9 +162,9 @@ def gather(run: Run) -> RunData:
         )
     )
     histories = {
-        folder.name: run_tables.HISTORY.read(folder)
+        folder.name: run_tables.HISTORY.read(folder)  # an error where that of a record is gone
         for folder in _fine_tuned_folders(run)
-        if run_tables.HISTORY.path(folder).exists()
+        if folder.name in finetune.modules or run_tables.HISTORY.path(folder).exists()
     }
     if not histories:
         reader.missing.append(

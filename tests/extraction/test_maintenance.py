@@ -165,6 +165,19 @@ def test_status_of_a_slice_counts_the_images_that_the_next_run_adds(digits, smal
     assert run(digits, small_module, cache).n_computed == 40
 
 
+def test_status_names_a_module_whose_file_is_gone(digits, small_module, tmp_path, caplog):
+    dataset, cache = open_dataset(digits), tmp_path / "cache"
+    for name in ("one", "two"):
+        shutil.copytree(small_module, tmp_path / name)
+    modules = [resolve(str(tmp_path / name)) for name in ("one", "two")]
+    cache_bottlenecks(dataset, modules, CacheOptions(n_views=1), cache=cache)
+    assert len(cache_status(dataset, cache)) == 2
+    assert "no bottlenecks of" not in caplog.text
+    (cache / dataset.name / "two.h5").unlink()
+    assert cache_status(dataset, cache)["module"].tolist() == ["one"]
+    assert "digits holds no bottlenecks of two, whose forward passes passes.csv lists" in caplog.text
+
+
 def test_status_knows_that_the_module_is_another_now(digits, tmp_path):
     module = write_module(tmp_path / "module", seed=1)
     run(digits, module, tmp_path / "cache")

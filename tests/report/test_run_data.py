@@ -58,3 +58,14 @@ def test_the_page_opens_on_the_chosen_module_where_there_is_no_test_split(
     files = {name: sha256 for name, sha256 in pixels.files.items() if name != "predictions.csv"}
     run.write_finetune(replace(record, modules={"pixels": replace(pixels, files=files)}))
     assert gather(run).models[0].title == "pixels, fine-tuned: validation fold"
+
+
+def test_the_history_of_a_recorded_fine_tuning_that_is_gone_is_an_error(
+    tuned: Run, tmp_path: Path
+) -> None:
+    run = copied(tuned, tmp_path / "run")
+    (run.finetune_folder("pixels") / "history.csv").unlink()
+    with pytest.raises(RunError, match=r"history\.csv is missing; run `hubretrain finetune`"):
+        gather(run)
+    run.write_finetune(replace(run.finetune, modules={}))  # such as of a training in progress
+    assert gather(run).histories == {}
