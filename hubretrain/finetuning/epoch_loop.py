@@ -31,7 +31,7 @@ from hubretrain.finetuning.input_pipeline import (
     split,
 )
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import Criterion, Validation, top_1_accuracy
+from hubretrain.finetuning.result import UNKNOWN, Criterion, Validation, top_1_accuracy
 from hubretrain.finetuning.schedule import REDUCTION, Schedule, Speed, n_small_epochs
 from hubretrain.finetuning.steps import Steps, TrainedModel
 from hubretrain.modules import Cut
@@ -299,12 +299,13 @@ class EpochRecorder:
         }
         state.history.append(row)
         is_best = state.choose(epoch.score, epoch.validation.loss)
-        state.count(
-            epoch.validation.loss,
-            patience=schedule.patience,
-            reduce_after=schedule.reduce_after,
-            factor=REDUCTION,
-        )
+        if epoch.validation is not UNKNOWN:
+            state.count(
+                epoch.validation.loss,
+                patience=schedule.patience,
+                reduce_after=schedule.reduce_after,
+                factor=REDUCTION,
+            )
         if epoch.phase == "head":  # a warm-up of the head uses up no patience
             state.stopped, state.scale, state.since_least, state.since_reduced = False, 1.0, 0, 0
         self.checkpoints.save(state, is_best=is_best, averaged=averaged)
@@ -316,6 +317,9 @@ class EpochRecorder:
 
     def _say(self, epoch: Epoch) -> None:
         values = epoch.validation
+        if values is UNKNOWN:
+            _log.info("epoch %d, on all folds: loss %.4f", epoch.number, epoch.loss)
+            return
         _log.info(
             "epoch %d: loss %.4f, validation loss %.4f, validation %s %.3f",
             epoch.number,

@@ -282,11 +282,16 @@ def _options_of(
 
 
 def _prepare(folder: Path, options: FineTuneOptions, *, restart: bool) -> None:
-    """Clear the folder for a restart, and save the options of a fine-tuning that is new."""
+    """Clear the folder for a restart, and save the options of a fine-tuning that is new.
+
+    `all_folds` may come later, or go: it changes no epoch.
+    """
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
     if not (folder / "checkpoint" / "state.json").exists():
         options.save(folder)
+    elif (saved := saved_options(folder)).all_folds != options.all_folds:
+        replace(saved, all_folds=options.all_folds).save(folder)
 
 
 def _keep(
@@ -340,7 +345,9 @@ def _looks(
     looks = earlier.test_looked_at
     if not result.test:
         return looks
-    model = json.dumps([record.identity, record.kept_epoch], sort_keys=True, default=str)
+    of_all = ["all folds"] if record.all_folds else []
+    identity = [record.identity, record.kept_epoch, *of_all]
+    model = json.dumps(identity, sort_keys=True, default=str)
     look = {result.module: hashlib.sha256(model.encode()).hexdigest()}
     return looks if look in looks else (*looks, look)
 

@@ -10,9 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from hubretrain.arrays import AnyArray, Float32Array, IntArray, Pixels
+from hubretrain.arrays import AnyArray, BoolArray, Float32Array, IntArray, Pixels
 from hubretrain.data.images import MAX_BITS, Augmentation, Reading, read_image, view
 from hubretrain.errors import DataError, RunError
+from hubretrain.heads import Head, weights_by_class
 from hubretrain.parallel import ahead
 from hubretrain.storage import located
 
@@ -67,6 +68,43 @@ class TrainingImages:
         ]
         table = bits + "\n".join(f"{s} {c}" for s, c in zip(self.sha256s, labels, strict=True))
         return hashlib.sha256(table.encode()).digest()
+
+
+def loss_weights(head: Head, labels: IntArray, *, is_balanced: bool = False) -> Float32Array:
+    """Return the weights of the loss that a head was fitted with.
+
+    Args:
+        head: The head that training starts from.
+        labels: int64 of shape (n_images,), of the images that are trained on.
+        is_balanced: Weigh all classes alike instead, whatever the head did.
+
+    Returns:
+        float32 of shape (n_problems, n_classes): of images by their class, in each problem: one,
+        or of a logistic head each class against the rest.
+    """
+    mass = np.bincount(labels, minlength=len(head.bias))[None].astype(np.float64)
+    of_fit = "balanced" if head.class_weight == "balanced" else head.weight_of_class.tolist()
+    class_weight, kind = ("balanced", "softmax") if is_balanced else (of_fit, head.kind)
+    table = weights_by_class(class_weight, mass, "logistic" if kind == "logistic" else "softmax")
+    return np.asarray(table[0], np.float32)
+
+
+def label_weights(head: Head, labels: BoolArray) -> Float32Array:
+    """Return the weights of the loss that a head of several labels per image was fitted with.
+
+    Args:
+        head: The head that training starts from.
+        labels: bool of shape (n_images, n_labels), of the images that are trained on.
+
+    Returns:
+        float32 of shape (2, n_labels): of images without and with each label. With `balanced` they
+        weigh alike.
+    """
+    if head.class_weight != "balanced":
+        return np.stack([np.ones(len(head.bias)), head.weight_of_class]).astype(np.float32)
+    n_with = labels.sum(axis=0, dtype=np.float64)
+    counts = np.stack([len(labels) - n_with, n_with])
+    return (len(labels) / (2 * np.maximum(counts, 1))).astype(np.float32)
 
 
 class InputSource(Protocol):

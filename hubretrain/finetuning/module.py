@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import shutil
 import time
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray, BoolArray, Float32Array, IntArray
+from hubretrain.arrays import AnyArray, Float32Array
 from hubretrain.data import ImageDataset
 from hubretrain.data.images import MAX_BITS, MOST_PIXELS
 from hubretrain.data.splitting import TEST
@@ -30,7 +31,7 @@ from hubretrain.evaluation import (
 from hubretrain.export import Member, rule_entries, run_entries, write_export
 from hubretrain.files import file_sha256
 from hubretrain.finetuning.devices import Devices
-from hubretrain.finetuning.input_pipeline import TrainingImages
+from hubretrain.finetuning.input_pipeline import TrainingImages, label_weights, loss_weights
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.result import (
     Criterion,
@@ -42,7 +43,7 @@ from hubretrain.finetuning.result import (
 )
 from hubretrain.finetuning.schedule import Speed
 from hubretrain.finetuning.trainer import Trainer
-from hubretrain.heads import Head, ModuleHeads, weights_by_class
+from hubretrain.heads import Head, ModuleHeads
 from hubretrain.modules import Backbone, Classifier, restore_module
 from hubretrain.runs import (
     EXPORTED_VALIDATION,
@@ -90,19 +91,22 @@ class ModuleFineTuning:
     ) -> None:
         self.dataset, self.run, self.name, self.devices = dataset, run, name, devices
         self.folder = run.finetune_folder(name)
-        head = ModuleHeads.load(run.checked_heads(name)).warm_start
-        backbone = Backbone(restore_module(name, fit.module(name)), head.layers)
-        arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
-        self.classifier = Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)
-        settings = (head.kind, head.layers, asdict(head.rule), asdict(head.calibration))
-        self._head_digest = _digest(repr(settings).encode(), *(a for a in arrays if a is not None))
-        self.head, self.metric = head, fit.metric
+        heads = ModuleHeads.load(run.checked_heads(name))
+        self.head, self._head_of_all, self.metric = heads.warm_start, heads.deployed, fit.metric
+        self._module = fit.module(name)
+        self.classifier = self._classifier(self.head)
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
         self.parts = {
             "test": images[images["fold"] == TEST],
             "validation": images[images["fold"] == VALIDATION_FOLD],
         }
         self._check_classes()
+
+    def _classifier(self, head: Head) -> Classifier:
+        """Return the module as it was before any training, with a head."""
+        backbone = Backbone(restore_module(self.name, self._module), head.layers)
+        arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
+        return Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)
 
     def _check_classes(self) -> None:
         """Raise where a class would never be trained on, or nothing could decide when to stop."""
@@ -144,11 +148,10 @@ class ModuleFineTuning:
                 "labels do not allow; leave it out: with the class weight `balanced`, images with "
                 "and without a label weigh alike."
             )
-        weights = self._weights(self.train, is_balanced=options.balanced_sampling)
+        self._seconds_between_checkpoints = seconds_between_checkpoints
+        self._training = self._to_train_on(self.train, options)
         # Sampling weighs as balanced weights do; there is no sampling on the validation fold.
-        equal = np.ones_like(weights)
-        self._training = self._images(self.train, equal if options.balanced_sampling else weights)
-        weights = self._weights(validation, is_balanced=options.balanced_sampling)
+        weights = self._weights(validation, self.train, is_balanced=options.balanced_sampling)
         self._validation = self._images(validation, weights)
         if options.balanced_sampling and isinstance(rule, DecisionRule):
             # Trained on each class equally often, its logits need no adjustment by priors.
@@ -170,7 +173,7 @@ class ModuleFineTuning:
                 "n_train": len(self._training),
                 "n_validation": len(self._validation),
                 "images": _digest(self._training.digest(), self._validation.digest()),
-                "head": self._head_digest,
+                "head": _digest_of(self.head),
                 "class_weights": _digest(self._training.weights, self._validation.weights),
                 "metric": self.metric,
             },
@@ -212,11 +215,14 @@ class ModuleFineTuning:
         n_evaluated = sum(len(table) for table in self.parts.values())
         self._say_duration((time.monotonic() - started) / n_evaluated, more_epochs)
         before = self._predictions(of_head, 0, self.head.rule, self.head.calibration)
-        head = self._metrics(before)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         kept, probs = self.trainer.state.best_epoch, self._probabilities("{}")
         self.rule = self.criterion.rule_of(probs["validation"], kept)
         self.calibration = self.criterion.calibration_of(probs["validation"], kept)
+        of_all = self._train_on_all_folds() if kept and self.trainer.options.all_folds else None
+        self.all_folds = of_all is not None
+        if of_all is not None:
+            before["test"], probs["test"] = of_all
         uncalibrated = {
             part: float(metric_named("log_loss").function(probs[part], labels, None))
             for part in self.parts
@@ -227,7 +233,60 @@ class ModuleFineTuning:
         self.candidate = ExportCandidate(FINE_TUNED, self.name, name, predictions["validation"])
         self._write_predictions(predictions)
         self._over_head = self._differences(predictions, before)
-        return self._results(history, self._metrics(predictions), head, uncalibrated)
+        figures = self._metrics(predictions), self._metrics(before)
+        return self._results(history, *figures, uncalibrated)
+
+    def _train_on_all_folds(self) -> tuple[Predictions, Float32Array] | None:
+        """Train the head of all folds and its backbone for as many epochs as were best.
+
+        They take the place of the model that chose these epochs: it knows a fold less. Its strength
+        of the interpolation, its decision rule and its temperature are kept.
+
+        Returns:
+            Of the test split, the predictions of the head, and the probabilities after training;
+            None where the loss became infinite or NaN.
+        """
+        chose, head = self.trainer, self._head_of_all
+        policy, state, test = chose.schedule, chose.state, self.parts["test"]
+        images = self._to_train_on(pd.concat([self.train, self.parts["validation"]]), chose.options)
+        options = replace(
+            chose.options,
+            epochs=policy.epochs,
+            batch_size=policy.batch_size,
+            learning_rate=policy.learning_rate,
+        )
+        identity = {
+            "images": _digest(images.digest()),
+            "head": _digest_of(head),
+            "class_weights": _digest(images.weights),
+            "epochs": [state.best_epoch, policy.epochs, state.strength],
+        }
+        folder = self.folder / "all_folds"
+        classifier = self._classifier(head)
+        trainer = Trainer(
+            classifier,
+            folder,
+            options,
+            self.devices,
+            identity=identity,
+            seconds_between_checkpoints=self._seconds_between_checkpoints,
+        )
+        try:
+            trainer.check()
+        except RunError:  # of other epochs or images, or damaged: what can be computed anew
+            if self.devices.is_chief:
+                shutil.rmtree(folder)
+        of_head = self._probabilities_of(trainer, test, "test, head of all folds")
+        trainer.fit_without_validation(images, state.best_epoch, state.strength)
+        if trainer.state.diverged is not None:
+            chose.notes.append(
+                f"On all folds the loss became {trainer.state.diverged}, so the model is the one "
+                "that was trained without the validation fold."
+            )
+            return None
+        self.classifier = classifier
+        before = self._predictions({"test": of_head}, 0, head.rule, head.calibration)["test"]
+        return before, self._probabilities_of(trainer, test, "test, all folds")
 
     def _say_duration(self, seconds: float, more_epochs: int | None) -> None:
         """Say about how long training takes, where it takes minutes.
@@ -268,13 +327,26 @@ class ModuleFineTuning:
     def _labels(self, images: pd.DataFrame) -> AnyArray:
         return labels_of(images, self.dataset.class_names)
 
-    def _weights(self, images: pd.DataFrame, *, is_balanced: bool) -> Float32Array:
-        """Return the weights of images in the loss, as `TrainingImages` has them."""
-        trained, labels = self._labels(self.train), self._labels(images)
+    def _to_train_on(self, images: pd.DataFrame, options: FineTuneOptions) -> TrainingImages:
+        """Return images with their weights in the training loss."""
+        weights = self._weights(images, images, is_balanced=options.balanced_sampling)
+        return self._images(images, np.ones_like(weights) if options.balanced_sampling else weights)
+
+    def _weights(
+        self, images: pd.DataFrame, trained: pd.DataFrame, *, is_balanced: bool
+    ) -> Float32Array:
+        """Return the weights of images in the loss, as `TrainingImages` has them.
+
+        Args:
+            images: The images.
+            trained: The images that are trained on, which say how frequent a class is.
+            is_balanced: Whether all classes weigh alike.
+        """
+        counted, labels = self._labels(trained), self._labels(images)
         if labels.ndim > 1:
-            without, with_it = label_weights(self.head, trained)
+            without, with_it = label_weights(self.head, counted)
             return np.where(labels, with_it, without)
-        of_class = loss_weights(self.head, trained, is_balanced=is_balanced)
+        of_class = loss_weights(self.head, counted, is_balanced=is_balanced)
         return np.ascontiguousarray(of_class[:, labels].T)
 
     def _results(
@@ -299,6 +371,7 @@ class ModuleFineTuning:
             uncalibrated_log_loss=uncalibrated,
             over_head=self._over_head,
             diverged=f"{self.name}: {trainer.diverged}" if trainer.diverged else None,
+            all_folds=self.all_folds,
         )
         record = FineTunedModuleRecord(
             test=result.test,
@@ -316,17 +389,20 @@ class ModuleFineTuning:
                 for table in TABLES.values()
                 if (path := table.path(self.folder)).exists()
             },
+            all_folds=self.all_folds,
         )
         return result, record
 
     def _probabilities(self, title: str) -> dict[str, Float32Array]:
         """Return the model's probabilities of test split and validation fold."""
         return {
-            part: self.trainer.probabilities(
-                self._images(table, np.ones((len(table), 1), np.float32)), what=title.format(part)
-            )
+            part: self._probabilities_of(self.trainer, table, title.format(part))
             for part, table in self.parts.items()
         }
+
+    def _probabilities_of(self, trainer: Trainer, table: pd.DataFrame, title: str) -> Float32Array:
+        images = self._images(table, np.ones((len(table), 1), np.float32))
+        return trainer.probabilities(images, what=title)
 
     def _predictions(
         self, probs: dict[str, Float32Array], epoch: int, rule: Rule, calibration: Calibration
@@ -420,48 +496,17 @@ class ModuleFineTuning:
         )
 
 
-def loss_weights(head: Head, labels: IntArray, *, is_balanced: bool = False) -> Float32Array:
-    """Return the weights of the loss that a head was fitted with.
-
-    Args:
-        head: The head that training starts from.
-        labels: int64 of shape (n_images,), of the images that are trained on.
-        is_balanced: Weigh all classes alike instead, whatever the head did.
-
-    Returns:
-        float32 of shape (n_problems, n_classes): of images by their class, in each problem: one,
-        or of a logistic head each class against the rest.
-    """
-    mass = np.bincount(labels, minlength=len(head.bias))[None].astype(np.float64)
-    of_fit = "balanced" if head.class_weight == "balanced" else head.weight_of_class.tolist()
-    class_weight, kind = ("balanced", "softmax") if is_balanced else (of_fit, head.kind)
-    table = weights_by_class(class_weight, mass, "logistic" if kind == "logistic" else "softmax")
-    return np.asarray(table[0], np.float32)
-
-
-def label_weights(head: Head, labels: BoolArray) -> Float32Array:
-    """Return the weights of the loss that a head of several labels per image was fitted with.
-
-    Args:
-        head: The head that training starts from.
-        labels: bool of shape (n_images, n_labels), of the images that are trained on.
-
-    Returns:
-        float32 of shape (2, n_labels): of images without and with each label. With `balanced` they
-        weigh alike.
-    """
-    if head.class_weight != "balanced":
-        return np.stack([np.ones(len(head.bias)), head.weight_of_class]).astype(np.float32)
-    n_with = labels.sum(axis=0, dtype=np.float64)
-    counts = np.stack([len(labels) - n_with, n_with])
-    return (len(labels) / (2 * np.maximum(counts, 1))).astype(np.float32)
-
-
 def _recorded(rule: Rule) -> dict[str, Any]:
     """Return the entries of `FineTunedModuleRecord` that hold a decision rule."""
     if isinstance(rule, LabelThresholds):
         return {"adjust": 0.0, "priors": (), "thresholds": rule.values}  # noqa: PD011 - no table
     return {"adjust": rule.strength, "priors": rule.priors}
+
+
+def _digest_of(head: Head) -> str:
+    settings = (head.kind, head.layers, asdict(head.rule), asdict(head.calibration))
+    arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
+    return _digest(repr(settings).encode(), *(array for array in arrays if array is not None))
 
 
 def _digest(*parts: Any) -> str:

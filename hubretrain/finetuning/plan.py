@@ -152,14 +152,15 @@ def plan_of(
 
     def total(epochs: int, is_small: bool) -> float:
         n_small = n_small_epochs(epochs) if is_small else 0
-        n_cached = min(epochs, speed.n_cached_views)
+        n_full = epochs - n_small + options.warmup_head
+        n_all = sizes.train + sizes.validation if options.all_folds else 0
+        step = n_small * (speed.small_step or speed.step) + n_full * speed.step
+        step += min(epochs, speed.n_cached_views) * speed.evaluation
         return (
             seconds_to_begin
-            + 2 * speed.evaluation * (sizes.test + sizes.validation)
-            + evaluation * (1 + len(STRENGTHS) * options.interpolate)
-            + n_cached * speed.evaluation * sizes.train
-            + n_small * (small or full)
-            + (epochs - n_small + options.warmup_head) * full
+            + 2 * speed.evaluation * (sizes.test * (1 + options.all_folds) + sizes.validation)
+            + evaluation * (1 + len(STRENGTHS) * options.interpolate + n_small + n_full)
+            + step * (sizes.train + n_all)
         )
 
     epochs, is_small = policy, options.small_first
@@ -275,8 +276,9 @@ def remembered(
             saved = saved_options(run.finetune_folder(name))
         except RunError:
             continue
-        if options == replace(saved, epochs=options.epochs, small_first=options.small_first):
-            return name, saved
+        chosen = replace(options, epochs=saved.epochs, small_first=saved.small_first)
+        if chosen == replace(saved, all_folds=options.all_folds):
+            return name, chosen
     return None
 
 

@@ -56,9 +56,9 @@ class FineTuneResult:
     Attributes:
         module: Name of the module.
         history: One row per epoch.
-        test: Metrics on the test split, {} without one.
+        test: Metrics on the test split, {} without one; with `all_folds` of what they trained.
         head_test: The same of the head that training started from.
-        validation: Metrics on the validation fold.
+        validation: Metrics on the validation fold, of what was trained without it.
         head_validation: The same of the head that training started from.
         export: Folder of the run's export: of the model that is best on the validation fold.
         notes: Sentences that a reader of the result should know.
@@ -68,6 +68,7 @@ class FineTuneResult:
         over_head: Metric of choice minus that of the head that training started from, of `test` and
             `validation`, with paired intervals.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
+        all_folds: Whether the model was trained once more, on all folds.
     """
 
     module: str
@@ -82,6 +83,7 @@ class FineTuneResult:
     uncalibrated_log_loss: Mapping[str, float] = field(default_factory=dict)
     over_head: Figures = field(default_factory=dict)
     diverged: str | None = None
+    all_folds: bool = False
 
     @property
     def kept_epoch(self) -> int:
@@ -171,6 +173,9 @@ class Validation(NamedTuple):
     loss: float
     accuracy: float
     metric: float
+
+
+UNKNOWN = Validation(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,7 +423,8 @@ def with_fine_tuned(
     """Return the leaderboard with a row for each fine-tuned module, below that of its head.
 
     Its metrics are of the validation fold, those of heads of all folds; so it has no rank, but
-    `over_head` is the difference on that fold, paired.
+    `over_head` is the difference on that fold, paired. As with heads, what was trained on all folds
+    is evaluated on the test split alone; on the fold it is the model that chose the epoch.
 
     Args:
         board: The leaderboard, with such rows of before or without.
@@ -432,7 +438,8 @@ def with_fine_tuned(
             continue
         head = board.loc[position[name]]
         row: dict[str, Any] = {"module": f"{name}, {FINE_TUNED}", "kind": FINE_TUNED}
-        row |= {"head": f"epoch {record.kept_epoch}", "tied": False, "n_members": 1}
+        trained_on = ", all folds" if record.all_folds else ""
+        row |= {"head": f"epoch {record.kept_epoch}{trained_on}", "tied": False, "n_members": 1}
         row |= {} if record.thresholds else {"adjust": record.adjust}
         row |= {"temperature": record.temperature}
         row |= {cost: head[cost] for cost in COSTS if cost in board}

@@ -28,7 +28,7 @@ from hubretrain.finetuning.epoch_loop import (
 )
 from hubretrain.finetuning.input_pipeline import InputSource, PixelSource, TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import Criterion
+from hubretrain.finetuning.result import UNKNOWN, Criterion
 from hubretrain.finetuning.schedule import Schedule, Speed, schedule_for, smaller
 from hubretrain.finetuning.steps import TrainedModel
 from hubretrain.modules import Classifier, Cut
@@ -132,6 +132,33 @@ class Trainer:
         self.recorder.write_history()  # a kill may have come between a checkpoint and its row
         return self.recorder.history()
 
+    def fit_without_validation(self, train: TrainingImages, until: int, strength: float) -> None:
+        """Train the first epochs of a cosine, which another training chose; resumable as `fit` is.
+
+        Args:
+            train: Images to train on.
+            until: Number of the last epoch, at least 1.
+            strength: How far from the start, 0, to the end, 1, the weights are.
+        """
+        self.begin(len(train))
+        state = self.state
+        with ExitStack() as stack:
+            if state.epoch < until and state.diverged is None:
+                activations = self._activations(train, train.first(0))
+                if activations is not None:
+                    stack.enter_context(activations)
+                    stack.callback(activations.path.unlink, missing_ok=True)
+                self.prepare(activations)
+                if not state.step:
+                    self.model.scale_head(self.pixels, train)
+            while state.epoch < until and state.diverged is None:
+                self._train_epoch(train, None)
+        if state.diverged is None:
+            self.checkpoints.read_best(state)
+            if self.options.interpolate:
+                self.model.interpolate(strength, self.model.ends())
+        self.model.synchronize()
+
     def check(self, more_epochs: int | None = None) -> State | None:
         """Return where an earlier training stands, and change nothing; None where there is none.
 
@@ -232,13 +259,17 @@ class Trainer:
         if not state.history:  # epoch 0: the head as it was fitted
             self._close_epoch(0, "head", float("nan"), 0.0, validation)
         while not state.is_finished:
-            number = state.epoch + 1
-            phase = "head" if number <= self.options.warmup_head else "all"
-            loss, learning_rate = self.epochs.train(number, phase, train, state, self.schedule)
-            if not np.isfinite(loss):
-                self._stop_diverged(loss)
-                break
+            self._train_epoch(train, validation)
+
+    def _train_epoch(self, train: TrainingImages, validation: TrainingImages | None) -> None:
+        """Train the next epoch, or end a training whose loss is not finite."""
+        state, number = self.state, self.state.epoch + 1
+        phase = "head" if number <= self.options.warmup_head else "all"
+        loss, learning_rate = self.epochs.train(number, phase, train, state, self.schedule)
+        if np.isfinite(loss):
             self._close_epoch(number, phase, loss, learning_rate, validation)
+        else:
+            self._stop_diverged(loss)
 
     @property
     def schedule(self) -> Schedule:
@@ -251,14 +282,16 @@ class Trainer:
         phase: str,
         loss: float,
         learning_rate: float,
-        validation: TrainingImages,
+        validation: TrainingImages | None,
     ) -> None:
-        """Evaluate the model on the validation fold, and record the epoch."""
+        """Evaluate the model on the validation fold, and record the epoch; without one keep it."""
         averaged = self.model.optimizers[phase].averaged if number else nullcontext
-        with averaged():
-            self.model.synchronize()
-            values = self.epochs.validate(validation, self.criterion, number)
-        score = self.criterion.score(values.metric)
+        values, score = UNKNOWN, float(number)
+        if validation is not None:
+            with averaged():
+                self.model.synchronize()
+                values = self.epochs.validate(validation, self.criterion, number)
+            score = self.criterion.score(values.metric)
         epoch = Epoch(number, phase, learning_rate, loss, values, score)
         self.recorder.record(epoch, self.schedule, averaged)
 
@@ -295,7 +328,8 @@ class Trainer:
         state = self.state
         state.stopped, state.diverged = True, str(loss)
         state.batch, state.loss_sum = 0, 0.0
-        self.checkpoints.read_best(state)
+        if state.best_epoch >= 0:
+            self.checkpoints.read_best(state)
         self.checkpoints.save(state)
 
     @property
@@ -344,9 +378,10 @@ class Trainer:
             n_epochs = (more_epochs or 0) + max(
                 0, 0 if state.stopped else state.epochs - state.epoch
             )
+        n_all = n_train + n_validation if options.all_folds else 0
         if options.unfreeze_last is not None and options.trunk_views:
-            return min(n_epochs, options.trunk_views) * n_train + n_validation
-        return n_epochs * (3.0 * n_train + n_validation)
+            return min(n_epochs, options.trunk_views) * (n_train + n_all) + n_validation
+        return n_epochs * (3.0 * (n_train + n_all) + n_validation)
 
 
 def _policy(n_images: int, options: FineTuneOptions, restored: State | None) -> Schedule:

@@ -175,9 +175,9 @@ class FineTunedModuleRecord:
     """The result of fine-tuning one module.
 
     Attributes:
-        test: Metrics on the test split, {} without one.
+        test: Metrics on the test split, {} without one; with `all_folds` of what they trained.
         head_test: The same of the head that training started from.
-        validation: Metrics on the validation fold.
+        validation: Metrics on the validation fold, of what was trained without it.
         head_validation: The same of the head that training started from.
         adjust: Strength of the decision rule's logit adjustment, of probabilities without the
             temperature.
@@ -192,6 +192,7 @@ class FineTunedModuleRecord:
         files: Each table of predictions, by its name in the folder of the fine-tuning: its sha256.
         thresholds: Where images may have several labels, the threshold of each, of probabilities
             without the temperature; written there alone.
+        all_folds: Whether the model was trained once more, on all folds.
     """
 
     test: Figures
@@ -207,6 +208,7 @@ class FineTunedModuleRecord:
     over_head: Figures = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     thresholds: tuple[Number, ...] = ()
+    all_folds: bool = False
 
 
 @dataclass(frozen=True)

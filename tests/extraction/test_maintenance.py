@@ -175,7 +175,9 @@ def test_status_names_a_module_whose_file_is_gone(digits, small_module, tmp_path
     assert "no bottlenecks of" not in caplog.text
     (cache / dataset.name / "two.h5").unlink()
     assert cache_status(dataset, cache)["module"].tolist() == ["one"]
-    assert "digits holds no bottlenecks of two, whose forward passes passes.csv lists" in caplog.text
+    assert (
+        "digits holds no bottlenecks of two, whose forward passes passes.csv lists" in caplog.text
+    )
 
 
 def test_status_knows_that_the_module_is_another_now(digits, tmp_path):

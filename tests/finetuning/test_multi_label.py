@@ -18,8 +18,7 @@ from hubretrain.export.runtimes import open_runtime
 from hubretrain.extraction import CacheOptions
 from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.finetuning.finetune import Resumption, finetune_module
-from hubretrain.finetuning.input_pipeline import TrainingImages
-from hubretrain.finetuning.module import label_weights
+from hubretrain.finetuning.input_pipeline import TrainingImages, label_weights
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.result import Criterion, scores_of, thresholds_on
 from hubretrain.heads.heads import Head, ModuleHeads

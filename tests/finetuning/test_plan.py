@@ -65,6 +65,14 @@ def test_a_frozen_part_whose_activations_are_kept_is_evaluated_once_for_each_vie
     assert plan.seconds == pytest.approx(REST + of_views + 6 * (0.002 * 3200 + 0.005 * 800))
 
 
+def test_a_last_training_on_all_folds_is_planned_for_as_many_epochs():
+    options = FineTuneOptions(epochs=6, warmup_head=1, all_folds=True)
+    plan = plan_of("a", SPEED, SIZES, options)
+    once = plan_of("a", SPEED, SIZES, replace(options, all_folds=False))
+    again = 7 * 0.02 * (3200 + 800) + 2 * 0.005 * 1000
+    assert plan.seconds == pytest.approx(once.seconds + again)
+
+
 def test_the_costliest_network_that_the_time_is_enough_for_is_trained():
     large = Speed(step=0.06, small_step=None, evaluation=0.015)
     hours = 2000 / 3600

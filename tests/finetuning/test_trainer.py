@@ -16,8 +16,11 @@ import pytest
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
 from hubretrain.errors import RunError
+from hubretrain.export.manifest import Export
+from hubretrain.export.runtimes import open_runtime
 from hubretrain.files import file_sha256
 from hubretrain.finetuning.input_pipeline import PixelSource
+from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import Backbone, resolve
 from tests.finetuning.heads import give_network, pixels_of, weaken
@@ -380,7 +383,7 @@ def test_fine_tuning_begins_at_the_least_loss_of_the_fit(kind, class_weight):
 
     from hubretrain import LogisticHead, SoftmaxHead
     from hubretrain.evaluation import DecisionRule
-    from hubretrain.finetuning.module import loss_weights
+    from hubretrain.finetuning.input_pipeline import loss_weights
     from hubretrain.heads import Head
 
     random = np.random.default_rng(0)
@@ -430,3 +433,60 @@ def test_a_class_that_no_training_fold_holds_is_an_error(fitted, tmp_path):
     expected = r"the training folds hold no image of the class 2 \(its images are in the test split"
     with pytest.raises(RunError, match=expected):
         tune(fitted, run)
+
+
+class Interrupted(Augmentation):
+    """Ctrl-C after a number of views; counts them, and the folds of what is shown."""
+
+    n_left, shown = np.inf, []
+
+    def draw(self, sha256, view, seed):
+        Interrupted.shown.append(sha256)
+        Interrupted.n_left -= 1
+        if Interrupted.n_left < 0:
+            raise KeyboardInterrupt
+        return super().draw(sha256, view, seed)
+
+
+def test_a_plateau_which_follows_the_fold_is_not_repeated_on_all_folds():
+    with pytest.raises(RunError, match=r"`all_folds` repeats .* of a cosine, but `schedule` is pl"):
+        FineTuneOptions(all_folds=True, schedule="plateau")
+
+
+@pytest.mark.parametrize("unfreeze_last", [None, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_head_of_all_folds_is_trained_for_the_epochs_that_were_best(
+    fitted, tmp_path, monkeypatch, unfreeze_last
+):
+    chosen = {"epochs": 3, "unfreeze_last": unfreeze_last, "export": "fine-tuned"}
+    runs = [copied(fitted, tmp_path, name) for name in ("straight", "later", "killed")]
+    for run in runs:
+        weaken(run, "small")
+    straight = tune(fitted, runs[0], all_folds=True, **chosen)
+    first = tune(fitted, runs[1], **chosen)
+    assert not first.all_folds
+    assert straight.all_folds
+    assert straight.kept_epoch == first.kept_epoch > 0
+    assert straight.validation == first.validation  # of the model that chose the epoch
+    assert straight.test != first.test
+    board = pd.read_csv(runs[0].folder / "leaderboard.csv").set_index("kind")
+    assert straight.head_test["accuracy"][0] == pytest.approx(board.loc["module", "test_accuracy"])
+    assert "all folds" in board.loc["fine-tuned", "head"]
+    folds = pd.read_csv(runs[0].folds_file, dtype=str).set_index("sha256")["fold"]
+    monkeypatch.setattr(Interrupted, "shown", [])
+    tune(fitted, runs[1], all_folds=True, **chosen)
+    monkeypatch.setattr(Interrupted, "n_left", 3 * (folds != "test").sum() - 40)
+    with pytest.raises(KeyboardInterrupt):
+        tune(fitted, runs[2], all_folds=True, augmentation=Interrupted(), **chosen)
+    assert {folds[sha256] for sha256 in Interrupted.shown} >= {"1", "2", "3", "4"}
+    assert "test" not in {folds[sha256] for sha256 in Interrupted.shown}
+    Interrupted.n_left = np.inf
+    tune(fitted, runs[2], all_folds=True, augmentation=Interrupted(), **chosen)
+    assert {folds[sha256] for sha256 in Interrupted.shown} == {"0", "1", "2", "3", "4"}
+    predictions = [(run.finetune_folder("small") / "predictions.csv").read_bytes() for run in runs]
+    assert predictions[1] == predictions[0]
+    assert predictions[2] == predictions[0]
+    table = pd.read_csv(runs[0].finetune_folder("small") / "predictions.csv")
+    probs = table[[c for c in table if c.startswith("p(")]].to_numpy()
+    exported = open_runtime(Export.open(runs[0].export_folder))
+    pixels = pixels_of(fitted, table["path"], 8)
+    np.testing.assert_allclose(exported({8: pixels}), probs, atol=1e-4)
