@@ -103,7 +103,7 @@ class ModuleFineTuning:
         self._check_classes()
 
     def _classifier(self, head: Head) -> Classifier:
-        """Return the module as it was before any training, with a head."""
+        """Return the untrained module with a head."""
         backbone = Backbone(restore_module(self.name, self._module), head.layers)
         arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
         return Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)
