@@ -2,7 +2,7 @@ from .card import run_entries as run_entries
 from .evaluate import EvaluatedExport as EvaluatedExport
 from .evaluate import evaluate_export as evaluate_export
 from .export import export_run as export_run
-from .export import mixes_formats as mixes_formats
+from .export import why_not_joined as why_not_joined
 from .fitted_run import Run as Run
 from .manifest import Export as Export
 from .manifest import export_of as export_of

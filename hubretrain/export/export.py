@@ -98,10 +98,20 @@ def export_run(
     return Export.open(folder)
 
 
-def mixes_formats(fit: FitRecord, modules: Iterable[str]) -> bool:
-    """Return whether some of a run's modules are ONNX files and others not: no model joins them."""
-    handles = [fit.module(name).handle for name in modules]
-    return len({is_onnx(handle) or handle.startswith("timm:") for handle in handles}) > 1
+def why_not_joined(fit: FitRecord, modules: Iterable[str]) -> str:
+    """Return why no one model holds an ensemble: it mixes ONNX modules and others; else empty."""
+    names = list(modules)
+    handles = {name: fit.module(name).handle for name in names}
+    network = [n for n in names if is_onnx(handles[n]) or handles[n].startswith("timm:")]
+    if len(network) in (0, len(names)):
+        return ""
+    best = next((name for name in fit.shortlist if name in names), names[0])
+    others = [name for name in names if name not in network]
+    return (
+        f"the ensemble joins ONNX modules ({', '.join(network)}) with others "
+        f"({', '.join(others)}), which no one model can hold; export the head of one module by "
+        f"`head`, of which {best} is the best, or fit an ensemble of modules of one kind."
+    )
 
 
 def _export_again(run: Run, folder: Path, formats: Sequence[str], tta: int | None) -> Export:
@@ -144,6 +154,8 @@ def _export_ensemble(
     run: Run, fit: FitRecord, folder: Path, formats: Sequence[str], tta: int
 ) -> None:
     ensemble = Ensemble.load(run.checked_ensemble())
+    if why := why_not_joined(fit, ensemble.weights):
+        raise ModuleError(why)
     manifest = {
         **_manifest(run, fit, next(iter(ensemble.weights)), ensemble.rule, ensemble.calibration),
         **run_entries(run, ENSEMBLE_NAME),
@@ -169,11 +181,6 @@ def _write(
     """Export heads: of each the name of its module, the head, and its weight in the mean."""
     views = averaged_views(Augmentation(**manifest["augmentation"]), tta)
     modules = {name: restore_module(name, fit.module(name)) for name, _, _ in heads}
-    if mixes_formats(fit, modules):
-        raise ModuleError(
-            f"the ensemble of {', '.join(modules)} joins ONNX modules with others, which no one "
-            "model can hold; export the head of one module by `head`."
-        )
     settings: dict[str, Any] = {
         "temperature": calibration.temperature,
         "formats": formats,

@@ -29,7 +29,7 @@ from hubretrain.evaluation import (
     choice_parts,
     metric_named,
 )
-from hubretrain.export import Export, mixes_formats
+from hubretrain.export import Export, why_not_joined
 from hubretrain.files import file_sha256
 from hubretrain.heads import ENSEMBLE_NAME, Ensemble, ModuleHeads
 from hubretrain.runs import (
@@ -297,7 +297,7 @@ def fitted_candidates(
             if kind == ENSEMBLE
             else ModuleHeads.load(run.checked_heads(name)).deployed
         )
-        if isinstance(model, Ensemble) and mixes_formats(run.fit, model.weights):
+        if isinstance(model, Ensemble) and why_not_joined(run.fit, model.weights):
             continue
         rule = model.rule.at_temperature(model.calibration.temperature)
         predictions = Predictions(probs, rule.adjust(probs))  # the file is at the temperature

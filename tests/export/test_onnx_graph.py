@@ -12,7 +12,7 @@ from hubretrain.cli import main
 from hubretrain.data.images import Augmentation
 from hubretrain.errors import EngineError
 from hubretrain.evaluation import DecisionRule, at_temperature
-from hubretrain.export import Export, mixes_formats, open_runtime, predict_images
+from hubretrain.export import Export, open_runtime, predict_images, why_not_joined
 from hubretrain.export.onnx_graph import OnnxMember
 from hubretrain.export.onnx_writer import write_onnx_export
 from hubretrain.export.views import averaged_views
@@ -156,10 +156,14 @@ def test_an_ensemble_of_onnx_and_other_modules_is_known_to_have_no_export():
         name: ModuleRecord.of({**attributes, "module": name, "handle": handle})
         for name, handle in handles.items()
     }
-    fit = fit_record(modules=modules)
-    assert mixes_formats(fit, ["net", "url", "small"])
-    assert not mixes_formats(fit, ["net", "url", "timm"])
-    assert not mixes_formats(fit, ["small"])
+    fit = fit_record(modules=modules, shortlist=("url", "net"))
+    assert why_not_joined(fit, ["net", "url", "small"]) == (
+        "the ensemble joins ONNX modules (net, url) with others (small), which no one model can "
+        "hold; export the head of one module by `head`, of which url is the best, or fit an "
+        "ensemble of modules of one kind."
+    )
+    assert not why_not_joined(fit, ["net", "url", "timm"])
+    assert not why_not_joined(fit, ["small"])
 
 
 def test_predicting_with_the_export_imports_neither_tensorflow_nor_onnx(place):

@@ -189,7 +189,8 @@ def show(
     _print_details(details, why_not_trainable)
     if layers:
         _print_inner_layers(inner, stored.n_features)
-        _print_layers(listed)
+        if listed:
+            _print_layers(listed)
 
 
 def _trainable_layers(backbone: Backbone) -> list[dict[str, Any]]:
