@@ -27,7 +27,7 @@ _FILES = {  # ending of a file that is no module: what it is, and what to do
     ),
     (".safetensors", ".pth", ".pt", ".ckpt", ".bin"): (
         "a file of weights without a network",
-        f"{_IMPORT}, or export its network to a SavedModel and name the folder",
+        f"{_IMPORT}, or export its network to ONNX or a SavedModel and name that",
     ),
     (".pb", ".pbtxt"): ("one file of a module", "name the folder of its SavedModel"),
 }
