@@ -7,22 +7,28 @@ import pytest
 
 from hubretrain.heads.losses import HeadLosses
 
+KINDS = ["softmax", "logistic", "several labels"]
+
 
 def losses_and_scores(kind, n_rows=12, n_classes=3, n_problems=4):
     random = np.random.default_rng(0)
+    labels, n_weights = random.integers(0, n_classes, n_rows), n_classes
+    if kind == "several labels":
+        kind, n_weights = "logistic", 2  # without a label, and with it
+        labels = random.random((n_rows, n_classes)) < 0.4
     losses = HeadLosses(
         kind,
-        random.integers(0, n_classes, n_rows),
+        labels,
         random.uniform(0.5, 2, n_rows),
         np.arange(n_rows) % 3,
-        random.uniform(0.5, 2, (n_problems, n_classes)),
+        random.uniform(0.5, 2, (n_problems, n_weights)),
         np.array([0, 1, -1, 2]),
         np.array([0, 1, 2, 1]),
     )
     return losses, random.normal(size=(n_problems, losses.n_outputs, n_rows)) * 3
 
 
-@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_become_the_derivative_of_the_loss(kind):
     losses, scores = losses_and_scores(kind)
     rows, step = slice(0, 12), 1e-6
@@ -36,7 +42,7 @@ def test_scores_become_the_derivative_of_the_loss(kind):
         np.testing.assert_allclose(gradient[:, k, i], (above - below) / (2 * step), atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_curvature_is_the_sum_of_the_second_derivatives(kind):
     losses, scores = losses_and_scores(kind)
     second = losses.second_derivatives(slice(0, 12), scores)
@@ -44,7 +50,7 @@ def test_the_curvature_is_the_sum_of_the_second_derivatives(kind):
     np.testing.assert_allclose(curvature, second.sum(axis=-1), atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_the_fold_that_a_problem_leaves_out_count_nothing(kind):
     losses, scores = losses_and_scores(kind)
     gradient = scores.copy()
@@ -53,7 +59,7 @@ def test_rows_of_the_fold_that_a_problem_leaves_out_count_nothing(kind):
         assert (gradient[problem][:, losses.row_fold == fold] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_at_the_best_biases_the_derivatives_add_up_to_0(kind):
     losses, _ = losses_and_scores(kind)
     bias, loss = losses.priors()

@@ -18,6 +18,7 @@ from hubretrain.evaluation.parts import class_values, metric_values
 from hubretrain.heads import greedy_ensemble
 from hubretrain.screening.comparison import ModuleComparison
 from hubretrain.screening.screen import screen
+from hubretrain.screening.selection import Outside, reach_of
 from hubretrain.screening.sweep import Sweep
 from tests.screening.samples import images_of, write_features
 
@@ -183,3 +184,11 @@ def test_the_ensemble_is_calibrated_on_its_own_probabilities_by_groups(compared)
     for of in compared.results:
         expected = at_temperature(of.predictions["deployed"], of.calibration.temperature)
         np.testing.assert_allclose(deployed[of.module], expected, rtol=1e-5)
+
+
+def test_a_path_reaches_from_the_least_to_the_largest_l2_that_was_fitted_without_a_part():
+    ends = [[[3.0, 0.1], [30.0, 10.0]], [[1.0, 0.3], [100.0, 3.0]], [[2.0, 0.2], [50.0, 1.0]]]
+    nothing = np.zeros(0)
+    parts = [Outside({}, nothing, nothing, {("last", 0): np.array(end)}) for end in ends]
+    (reach,) = reach_of(parts).values()
+    assert reach.tolist() == [[1.0, 0.1], [100.0, 10.0]]

@@ -147,6 +147,8 @@ def test_what_is_written_agrees_with_what_is_said(place):
     assert of_pixels.groupby(["head", "class_weight", "adjust"]).ngroups == 2 * 2 * 7
     assert 2 * 2 * 7 * 2 <= len(of_pixels) <= 2 * 2 * 7 * len(L2)
     assert set(heads["head"]) == {"softmax", "logistic"}
+    uncorrected = row["balanced_accuracy_uncorrected"]
+    assert of_pixels["balanced_accuracy"].max() == pytest.approx(uncorrected)
     fit_record = run.fit
     assert fit_record.shortlist[0] in {"pixels", "left_half"}
     assert len(fit_record.test_looked_at) == 1
@@ -497,6 +499,19 @@ def test_the_best_by_estimate_leads_the_shortlist_and_what_the_cheapest_loses_is
     assert loss < float(said[2]) < 15
     assert found.run.fit.shortlist == ("dear", "cheap")
     assert fit(place, "one", top=1).run.fit.shortlist == ("dear",)
+
+
+def test_what_the_cheapest_loses_of_a_metric_that_should_be_small_is_positive(place):
+    data, cache = place / "digits", place / "other"
+    write_cache(data, cache, "dear", columns=slice(6), facts={"gflops": 1.5})
+    write_cache(data, cache, "cheap", facts={"gflops": 0.25})
+    found = fit(place, cache=cache, metric="log_loss", heads=("softmax",))
+    losses = rows_of(found, "module").set_index("module")["log_loss"]
+    assert losses["cheap"] > losses["dear"]
+    (note,) = (note for note in found.notes if "tied" in note)
+    said = re.search(r"loses (.*) nats .* to dear by estimate, and at most (\S+) nats", note)
+    assert float(said[1]) == pytest.approx(losses["cheap"] - losses["dear"], abs=0.00051)
+    assert float(said[1]) < float(said[2]) < 0.2
 
 
 def test_a_choice_at_an_end_of_the_penalties_is_told_and_the_default_ones_go_on(place):
