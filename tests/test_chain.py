@@ -174,6 +174,16 @@ def test_fine_tuning_reads_the_bytes_that_were_fitted(fitted, tmp_path, caplog):
         tune(place, run, module="small5", epochs=1)
 
 
+def test_fine_tuning_says_that_labels_are_not_those_of_the_fit(fitted, tmp_path, caplog):
+    shutil.copytree(fitted, tmp_path / "place")
+    place = tmp_path / "place"
+    first, *_, last = sorted((place / "digits").rglob("*.png"))
+    first.rename(last.parent / first.name)
+    with caplog.at_level(logging.WARNING):
+        tune(place, Run(place / "run"), module="small5", epochs=1)
+    assert any(m.startswith("1 images have other labels than") for m in caplog.messages)
+
+
 def test_an_image_that_changes_while_it_is_trained_on_is_refused(fitted, tmp_path):
     shutil.copytree(fitted / "digits", tmp_path / "digits")
     shutil.copytree(fitted / "cache", tmp_path / "cache")

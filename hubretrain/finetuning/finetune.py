@@ -419,6 +419,15 @@ def _with_folds(images: pd.DataFrame, folds: pd.DataFrame, run: Run) -> pd.DataF
             "%d images of %s are gone, the first %s: training and figures are without them",
             *(len(absent), run.folds_file, absent["path"].iloc[0]),
         )
+    fitted = set(zip(folds["sha256"], folds["label"], strict=True))
+    labelled = zip(sha256s, images["label"], strict=True)
+    known = set(folds["sha256"])
+    if n_other := sum(pair[0] in known and pair not in fitted for pair in labelled):
+        _log.warning(
+            "%d images have other labels than %s was fitted with, which its head's figures are of; "
+            "fit again",
+            *(n_other, run.folder),
+        )
     parts = previous_parts(folds, paths, sha256s)
     if n_new := int((parts == NEW).sum()):
         _log.warning("%d images that the run was not fitted on take no part; fit again", n_new)
