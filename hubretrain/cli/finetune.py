@@ -226,6 +226,12 @@ def _show(result: FineTuneResult, metric_of_choice: str) -> None:
         if best
         else f"{result.module}: no epoch was better than the fitted head, which is kept."
     )
+    if result.all_folds:
+        echo(
+            "It was trained once more, on all folds: the figures of the test split are of that "
+            "model and of the head of all folds, those of the validation fold of the model that "
+            "chose the epoch."
+        )
     metrics = {
         "balanced_accuracy": "balanced accuracy",
         "accuracy": "accuracy",

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -213,7 +214,10 @@ class ModuleFineTuning:
         started = time.monotonic()
         of_head = self._probabilities("{}, head")
         n_evaluated = sum(len(table) for table in self.parts.values())
-        self._say_duration((time.monotonic() - started) / n_evaluated, more_epochs)
+        self._seconds_per_image = (time.monotonic() - started) / n_evaluated
+        sizes = len(self._training), len(self._validation)
+        more = self._what_more_buys if more_epochs is None else None
+        self._say_duration("training", self.trainer.passes_left(*sizes, more_epochs), more)
         before = self._predictions(of_head, 0, self.head.rule, self.head.calibration)
         history = self.trainer.fit(self._training, self._validation, more_epochs=more_epochs)
         kept, probs = self.trainer.state.best_epoch, self._probabilities("{}")
@@ -251,7 +255,7 @@ class ModuleFineTuning:
         images = self._to_train_on(pd.concat([self.train, self.parts["validation"]]), chose.options)
         options = replace(
             chose.options,
-            epochs=policy.epochs,
+            epochs=state.base_epochs,
             batch_size=policy.batch_size,
             learning_rate=policy.learning_rate,
         )
@@ -259,7 +263,7 @@ class ModuleFineTuning:
             "images": _digest(images.digest()),
             "head": _digest_of(head),
             "class_weights": _digest(images.weights),
-            "epochs": [state.best_epoch, policy.epochs, state.strength],
+            "epochs": [state.best_epoch, *state.lengths_until(state.best_epoch), state.strength],
         }
         folder = self.folder / "all_folds"
         classifier = self._classifier(head)
@@ -276,8 +280,10 @@ class ModuleFineTuning:
         except RunError:  # of other epochs or images, or damaged: what can be computed anew
             if self.devices.is_chief:
                 shutil.rmtree(folder)
+        passes = trainer.passes_until(state.best_epoch, len(images))
+        self._say_duration("training on all folds", passes)
         of_head = self._probabilities_of(trainer, test, "test, head of all folds")
-        trainer.fit_without_validation(images, state.best_epoch, state.strength)
+        trainer.fit_without_validation(images, state)
         if trainer.state.diverged is not None:
             chose.notes.append(
                 f"On all folds the loss became {trainer.state.diverged}, so the model is the one "
@@ -288,26 +294,28 @@ class ModuleFineTuning:
         before = self._predictions({"test": of_head}, 0, head.rule, head.calibration)["test"]
         return before, self._probabilities_of(trainer, test, "test, all folds")
 
-    def _say_duration(self, seconds: float, more_epochs: int | None) -> None:
+    def _say_duration(
+        self, what: str, passes: float, more: Callable[[float], str] | None = None
+    ) -> None:
         """Say about how long training takes, where it takes minutes.
 
         Args:
-            seconds: What evaluating an image took.
-            more_epochs: Epochs that are added.
+            what: What takes so long.
+            passes: Images that the backbone is evaluated on in that time, at the speed of the head.
+            more: What else there is to say of so many hours.
         """
-        n_train, n_validation = len(self._training), len(self._validation)
-        minutes = seconds * self.trainer.passes_left(n_train, n_validation, more_epochs) / 60
+        minutes = self._seconds_per_image * passes / 60
         if minutes < 2 or not self.devices.is_chief:
             return
         hours = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
-        more = self._what_more_buys(minutes / 60) if more_epochs is None else ""
         advice = "it may be interrupted, and resumes"
         if minutes > 60 and self.trainer.options.unfreeze_last is None:
             advice = (
                 "to train the last layers alone, whose inputs are computed once, takes a fraction "
                 "of it: `unfreeze_last=20`"
             )
-        _log.info("%s: training takes about %s; %s%s", self.name, hours, advice, more)
+        other = more(minutes / 60) if more is not None else ""
+        _log.info("%s: %s takes about %s; %s%s", self.name, what, hours, advice, other)
 
     def _what_more_buys(self, hours: float) -> str:
         """Return what more time than that of the training policy would be used for.

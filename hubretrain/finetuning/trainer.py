@@ -132,16 +132,17 @@ class Trainer:
         self.recorder.write_history()  # a kill may have come between a checkpoint and its row
         return self.recorder.history()
 
-    def fit_without_validation(self, train: TrainingImages, until: int, strength: float) -> None:
-        """Train the first epochs of a cosine, which another training chose; resumable as `fit` is.
+    def fit_without_validation(self, train: TrainingImages, other: State) -> None:
+        """Train as another training did until its best epoch, at least 1; resumable as `fit` is.
+
+        The rates are those of its epochs, and so is how far from the start the weights are.
 
         Args:
             train: Images to train on.
-            until: Number of the last epoch, at least 1.
-            strength: How far from the start, 0, to the end, 1, the weights are.
+            other: Where the other stands, which began with as many epochs.
         """
         self.begin(len(train))
-        state = self.state
+        state, until = self.state, other.best_epoch
         with ExitStack() as stack:
             if state.epoch < until and state.diverged is None:
                 activations = self._activations(train, train.first(0))
@@ -152,11 +153,12 @@ class Trainer:
                 if not state.step:
                     self.model.scale_head(self.pixels, train)
             while state.epoch < until and state.diverged is None:
+                state.epochs = other.lengths_until(state.epoch + 1)[-1]
                 self._train_epoch(train, None)
         if state.diverged is None:
             self.checkpoints.read_best(state)
             if self.options.interpolate:
-                self.model.interpolate(strength, self.model.ends())
+                self.model.interpolate(other.strength, self.model.ends())
         self.model.synchronize()
 
     def check(self, more_epochs: int | None = None) -> State | None:
@@ -362,26 +364,43 @@ class Trainer:
     def passes_left(self, n_train: int, n_validation: int, more_epochs: int | None = None) -> float:
         """Return the work that is left, in images that the backbone is evaluated on.
 
-        A step forward and back costs about three evaluations. Of a frozen part whose activations
-        are kept, only its evaluation on each view is counted.
-
         Args:
             n_train: Number of training images.
             n_validation: Number of validation images.
             more_epochs: Epochs that are added.
         """
-        state, options = self.check(more_epochs), self.options
-        policy = _policy(n_train, options, state)
-        if state is None:
-            n_epochs = policy.epochs + options.warmup_head
-        else:
-            n_epochs = (more_epochs or 0) + max(
-                0, 0 if state.stopped else state.epochs - state.epoch
-            )
-        n_all = n_train + n_validation if options.all_folds else 0
-        if options.unfreeze_last is not None and options.trunk_views:
-            return min(n_epochs, options.trunk_views) * (n_train + n_all) + n_validation
-        return n_epochs * (3.0 * (n_train + n_all) + n_validation)
+        state = self.check(more_epochs)
+        epochs = _policy(n_train, self.options, state).epochs + self.options.warmup_head
+        state = state or State(epochs, epochs)
+        n_left = 0 if state.stopped else max(0, state.epochs - state.epoch)
+        n_left += more_epochs or 0
+        n_cached = self._n_cached_views
+        passes = passes_of(n_left, n_train, n_cached)
+        passes += n_validation * (1 if n_cached else n_left)
+        if self.options.all_folds and n_left:
+            passes += passes_of(state.epoch + n_left, n_train + n_validation, n_cached)
+        return passes
+
+    def passes_until(self, epoch: int, n_train: int) -> float:
+        """Return the same of training without a validation fold until an epoch."""
+        state = self.check() or State(0, 0)
+        n_left = 0 if state.diverged is not None else max(0, epoch - state.epoch)
+        return passes_of(n_left, n_train, self._n_cached_views)
+
+    @property
+    def _n_cached_views(self) -> int:
+        return self.options.trunk_views if self.options.unfreeze_last is not None else 0
+
+
+def passes_of(n_epochs: int, n_images: int, n_cached_views: int) -> float:
+    """Return the work of epochs, in images that the backbone is evaluated on.
+
+    A step forward and back costs about three evaluations. Of a frozen part whose activations are
+    kept, only its evaluation on each view is counted.
+    """
+    if n_cached_views:
+        return float(min(n_epochs, n_cached_views) * n_images)
+    return 3.0 * n_epochs * n_images
 
 
 def _policy(n_images: int, options: FineTuneOptions, restored: State | None) -> Schedule:

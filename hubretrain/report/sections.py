@@ -18,7 +18,7 @@ from hubretrain.report import charts, feature_map
 from hubretrain.report.charts import Chart
 from hubretrain.report.run_data import OUT_OF_FOLD, RunData
 from hubretrain.report.thumbnails import Thumbnails
-from hubretrain.runs import OrderRecord
+from hubretrain.runs import FineTunedModuleRecord, OrderRecord
 from hubretrain.screening import formatting
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def training(run_data: RunData, training_charts: dict[str, dict[str, Chart]]) ->
             "before": _estimate_text(record.head_test.get(metric), metric),
             "after": _estimate_text(record.test.get(metric), metric),
             "gain": _gain_text(record.over_head.get("test"), metric),
-            "kept_epoch": str(record.kept_epoch or "none improved on the head"),
+            "kept_epoch": _kept_epoch(record),
         }
         for module, record in run_data.finetune.modules.items()
     ]
@@ -144,6 +144,13 @@ def training(run_data: RunData, training_charts: dict[str, dict[str, Chart]]) ->
         for module, of_module in training_charts.items()
     }
     return {"training": legends, "fine_tuned": rows, "order": _order(run_data.finetune.order)}
+
+
+def _kept_epoch(record: FineTunedModuleRecord) -> str:
+    if not record.kept_epoch:
+        return "none improved on the head"
+    # Its figures of the test split are then of another model than those of the validation fold.
+    return f"{record.kept_epoch}{', trained again on all folds' if record.all_folds else ''}"
 
 
 def _gain_text(gain: tuple[float, float, float] | None, metric: str) -> dict[str, str] | None:

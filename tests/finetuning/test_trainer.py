@@ -453,6 +453,50 @@ def test_a_plateau_which_follows_the_fold_is_not_repeated_on_all_folds():
         FineTuneOptions(all_folds=True, schedule="plateau")
 
 
+def test_on_all_folds_the_rates_of_epochs_that_were_added_later_are_repeated(fitted, tmp_path):
+    run = copied(fitted, tmp_path)
+    weaken(run, "small")
+    tune(fitted, run, epochs=1, all_folds=True)
+    tune(fitted, run, resume=True, more_epochs=1)
+    folder = run.finetune_folder("small")
+    rates = pd.read_csv(folder / "history.csv").set_index("epoch")["learning_rate"]
+    repeated = pd.read_csv(folder / "all_folds" / "history.csv").set_index("epoch")["learning_rate"]
+    # At the end of an epoch; those of all folds have a quarter more steps.
+    assert repeated.loc[1] == pytest.approx(rates.loc[1], abs=0.1 * 3e-3)
+    assert repeated.loc[2] == pytest.approx(rates.loc[2], abs=0.1 * 3e-3)
+
+
+def test_the_work_that_is_left_contains_that_of_training_on_all_folds(fitted, tmp_path):
+    from hubretrain.finetuning.checkpoints import State
+    from hubretrain.finetuning.devices import available_devices
+    from hubretrain.finetuning.trainer import Trainer
+    from hubretrain.modules.classifier import Classifier
+
+    head = ModuleHeads.load(fitted / "run" / "heads" / "small.h5").warm_start
+    backbone = Backbone(resolve(str(fitted / "small")), head.layers)
+    classifier = Classifier(backbone, head.kind, head.weight, head.bias)
+
+    def trainer_of(**options):
+        options = FineTuneOptions(epochs=4, **options)
+        return Trainer(classifier, tmp_path, options, available_devices())
+
+    trainer = trainer_of(warmup_head=1, all_folds=True)
+    a_fold_less, all_folds = 3 * 5 * 80 + 5 * 20, 3 * 5 * 100
+    assert trainer.passes_left(80, 20) == a_fold_less + all_folds
+    assert trainer.passes_until(3, 100) == 3 * 3 * 100
+    cached = trainer_of(unfreeze_last=1, trunk_views=2, all_folds=True)
+    assert cached.passes_left(80, 20) == 2 * 80 + 20 + 2 * 100
+    state = State(4, 4, epoch=4, history=[{"epoch": 4}], best_epoch=2)
+    trainer = trainer_of(all_folds=True)
+    trainer.checkpoints.checkpoint_folder.mkdir()
+    trainer.checkpoints.point_to(state)
+    assert trainer.passes_left(80, 20) == 0
+    # Epochs that are added alone are trained without the fold, but all of them on all folds.
+    assert trainer.passes_left(80, 20, 2) == 2 * (3 * 80 + 20) + 6 * 3 * 100
+    trainer.checkpoints.point_to(replace(state, diverged="nan", stopped=True))
+    assert trainer.passes_until(6, 100) == 0
+
+
 @pytest.mark.parametrize("unfreeze_last", [None, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_head_of_all_folds_is_trained_for_the_epochs_that_were_best(
     fitted, tmp_path, monkeypatch, unfreeze_last

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hubretrain.report.report import write_report
+from hubretrain.report.run_data import gather
+from hubretrain.report.sections import training
 from hubretrain.runs import Run
 from tests.browsing import asked
 from tests.report.samples import copied, data_of
@@ -25,6 +28,20 @@ def test_leaderboard_order_and_training_stand_on_the_page(page: Path) -> None:
     assert {"cost-gflops", "training-0-loss", "training-0-learning-rate"} <= set(charts)
     marks = [one["x"] for one in charts["training-0-loss"]["series"] if one["kind"] == "mark"]
     assert marks == [1.0]
+
+
+def test_a_model_of_all_folds_is_named_beside_its_figures(tuned: Run) -> None:
+    run_data = gather(tuned)
+    record = run_data.finetune.modules["pixels"]
+
+    def kept_epoch_of(**changes: Any) -> str:
+        modules = {"pixels": replace(record, **changes)}
+        changed = replace(run_data, finetune=replace(run_data.finetune, modules=modules))
+        return str(training(changed, {})["fine_tuned"][0]["kept_epoch"])
+
+    assert kept_epoch_of(kept_epoch=2) == "2"
+    assert kept_epoch_of(kept_epoch=2, all_folds=True) == "2, trained again on all folds"
+    assert kept_epoch_of(kept_epoch=0) == "none improved on the head"
 
 
 def test_a_run_that_is_not_fine_tuned_whose_images_are_gone_is_still_whole(
