@@ -206,6 +206,28 @@ class Evaluator:
             for probs, parts in models
         ]
 
+    def recall_changes(self, scores: AnyArray, other: AnyArray) -> dict[int, Difference]:
+        """Return the paired difference of the recall of each class that is there, by its number.
+
+        The intervals of all of them hold at once with 95 % confidence, as those of `effect`.
+
+        Args:
+            scores: What decides, (n_images, n_classes).
+            other: What is compared with it.
+        """
+        classes = np.unique(self.labels)
+        confidence = 1 - (1 - CONFIDENCE) / len(classes)
+        of_both = []
+        for of in (scores, other):
+            estimates = recall_per_class(of, self.labels, None)
+            of_both.append((estimates, recall_per_class(of, self.labels, self.weights)))
+        changes = {}
+        for c in classes.tolist():
+            n_groups = len(np.unique(self.groups[self.labels == c]))
+            rows = [_of_class(float(one[c]), values[:, c], n_groups) for one, values in of_both]
+            changes[c] = intervals.difference(*rows, confidence)
+        return changes
+
     def effect(
         self, pairs: Sequence[tuple[AnyArray, AnyArray]], metric: str, n_effects: int = 1
     ) -> Difference:
@@ -228,17 +250,14 @@ class Evaluator:
 def _class_interval(models: Sequence[tuple[float, AnyArray]], n_groups: int) -> Interval:
     if any(np.isnan(estimate) for estimate, _ in models):
         return Interval(np.nan, np.nan, np.nan)
-    rows = [
-        # Any share has the interval of an accuracy.
-        Resampled(
-            "accuracy",
-            estimate,
-            np.where(np.isnan(resampled), estimate, resampled),
-            float(n_groups),
-        )
-        for estimate, resampled in models
-    ]
+    rows = [_of_class(estimate, resampled, n_groups) for estimate, resampled in models]
     return intervals.interval(rows[0], CONFIDENCE, *rows[1:])
+
+
+def _of_class(estimate: float, resampled: AnyArray, n_groups: int) -> Resampled:
+    """Return a share of one class; any share has the interval of an accuracy."""
+    values = np.where(np.isnan(resampled), estimate, resampled)
+    return Resampled("accuracy", estimate, values, float(n_groups))
 
 
 def _mean(rows: Sequence[Resampled]) -> Resampled:

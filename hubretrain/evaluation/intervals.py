@@ -201,7 +201,8 @@ def interval(
     Where no resample moves a share, all groups have the same one, x, as a single group has. By
     Markov's inequality n groups of at least x are more probable than (1 - confidence) / 2 only if
     the share of all is at least x (1 - q), with q of `_unseen`, and likewise from above. So ends
-    the interval; of 1 and 0 this is Clopper and Pearson's.
+    the interval; of 1 and 0 this is Clopper and Pearson's. A log loss has no largest value, so its
+    upper end is as far on the log scale.
 
     With `deployed`, the value on new images lies between two expectations, one too low and one too
     high, and the interval holds all that is between them: Imbens and Manski (2004), Confidence
@@ -251,9 +252,8 @@ def interval(
 
 def _has_error(row: Resampled) -> bool:
     """Return whether resamples tell how uncertain a metric is."""
-    if metric_named(row.metric).is_share:
-        return row.estimate not in (0, 1) and float(row.per_resample.std()) > NO_SPREAD
-    return row.estimate > 0
+    is_at_end = row.estimate in ((0, 1) if metric_named(row.metric).is_share else (0,))
+    return not is_at_end and float(row.per_resample.std()) > NO_SPREAD
 
 
 def _ends_without_error(row: Resampled, confidence: float) -> tuple[float, float]:
@@ -261,9 +261,9 @@ def _ends_without_error(row: Resampled, confidence: float) -> tuple[float, float
     if _has_error(row):
         _, low, high = interval(row, confidence)
         return low, high
-    if not metric_named(row.metric).is_share:
-        return row.estimate, row.estimate
     seen = 1 - _unseen(confidence, row.n_groups)
+    if not metric_named(row.metric).is_share:
+        return row.estimate * seen, row.estimate / seen
     return row.estimate * seen, 1 - (1 - row.estimate) * seen
 
 

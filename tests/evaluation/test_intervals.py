@@ -255,6 +255,15 @@ def test_a_share_that_is_the_same_in_all_groups_gets_the_ends_that_markov_allows
     assert many == pytest.approx((0.6, 0.6 * 0.025**0.01, 1 - 0.4 * 0.025**0.01))
 
 
+def test_a_loss_that_is_the_same_in_all_groups_has_an_interval_of_some_width():
+    # Such as of a head that knows nothing: log 3 of each image of three equally frequent classes.
+    labels = np.arange(30) % 3
+    weights = group_resamples(labels, n_resamples=50)
+    row = resample("log_loss", np.full((30, 3), 1 / 3), labels, np.arange(30), weights)
+    share = 0.025 ** (1 / 30)
+    assert interval(row) == pytest.approx(np.log(3) * np.array([1, share, 1 / share]))
+
+
 def test_an_estimate_at_an_end_has_an_interval_though_rounding_moves_its_resamples():
     moved = np.array([0.4, 0.6] * 10)
     for end in (0.0, 1.0):

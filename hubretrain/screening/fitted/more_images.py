@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hubretrain.arrays import AnyArray
 from hubretrain.errors import CacheError, HeadError
 from hubretrain.evaluation import (
     Evaluator,
     Predictions,
     intervals,
     metric_named,
-    recall_per_class,
 )
 from hubretrain.files import read_json, write_record
 from hubretrain.progress import Bar
@@ -172,16 +170,10 @@ def _curve(
 def _by_class(
     scored: list[Predictions], evaluator: Evaluator, class_names: tuple[str, ...], ratio: float
 ) -> dict[str, tuple[float, float, float]]:
-    before, after = (
-        recall_per_class(of.adjusted, evaluator.labels, evaluator.weights) for of in scored
-    )
-    change: AnyArray = after - before
-    estimate = recall_per_class(scored[1].adjusted, evaluator.labels, None)
-    estimate = estimate - recall_per_class(scored[0].adjusted, evaluator.labels, None)
-    low, high = np.nanquantile(change, [0.025, 0.975], axis=0)
+    changes = evaluator.recall_changes(scored[1].adjusted, scored[0].adjusted)
     return {
-        name: _next(float(estimate[c]), float(low[c]), float(high[c]), ratio)
-        for c, name in enumerate(class_names)
+        class_names[c]: _next(change.estimate, change.low, change.high, ratio)
+        for c, change in changes.items()
     }
 
 

@@ -7,13 +7,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from hubretrain.errors import CacheError
-from hubretrain.evaluation import METRICS
+from hubretrain.evaluation import METRICS, Evaluator, Predictions
 from hubretrain.files import read_json, write_record
 from hubretrain.progress import Bar
 from hubretrain.screening.fitted.more_images import (
     FILE_NAME,
     LITTLE,
     LearningCurve,
+    _by_class,
     _next,
     _scored,
     learning_curve,
@@ -92,6 +93,22 @@ def test_the_sentence_names_numbers_of_images_and_the_class_that_gains_most():
         "to +3.0), by what 200 to 400 training images brought; most for b (+3.0 points of "
         "its recall)."
     )
+
+
+def test_a_class_of_few_groups_does_not_surely_gain_and_one_of_many_does():
+    """All images of the last class are wrong before and right after: no resample moves that."""
+
+    def gain_of(n_images, n_groups, names=NAMES):
+        labels = np.repeat([0, 1, 2], [100, 100, n_images])
+        groups = np.arange(len(labels))
+        groups[200:] = 200 + np.arange(n_images) % n_groups
+        after = Predictions(*2 * [np.eye(3)[labels]])
+        before = Predictions(*2 * [np.eye(3)[np.minimum(labels, 1)]])
+        return _by_class([before, after], Evaluator(labels, groups), names, 2.0)["c"]
+
+    assert gain_of(3, 1)[1] <= 0 < gain_of(3, 1)[0]
+    assert gain_of(30, 2)[1] <= 0
+    assert 0 < gain_of(60, 60)[1] < gain_of(60, 60)[0]
 
 
 def test_a_curve_is_kept_for_the_next_fit_and_made_anew_for_other_images(tmp_path):
