@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hubretrain.data.splitting import read_folds
 from hubretrain.export.manifest import rule_entries, rule_of
 from hubretrain.heads import ENSEMBLE_NAME
 from hubretrain.modules import StoredModule
@@ -31,7 +32,11 @@ _METRICS = {  # column: what it is called for people
     "roc_auc": "ROC AUC",
     "top_3": "top-3 accuracy",
 }
-_PARTS = {"test": "test split", "cross_validation": "cross-validation"}
+_PARTS = {
+    "test": "test split",
+    "cross_validation": "cross-validation",
+    "validation": "validation split",
+}
 _MOST_LISTED = 1000  # classes
 
 
@@ -62,10 +67,18 @@ def run_entries(run: Run, module: str | None = None) -> dict[str, Any]:
     if not len(rows):
         return entries
     row = {str(name): value for name, value in rows.iloc[0].items()}
-    entries["cross_validation"] = _figures(row, "")
+    entries["validation" if _has_one_fold(run) else "cross_validation"] = _figures(row, "")
     if test := _figures(row, "test_"):
         entries["test"] = test
     return entries
+
+
+def _has_one_fold(run: Run) -> bool:
+    """Return whether a validation split was given, which is the only fold."""
+    if not run.folds_file.exists():
+        return False
+    folds = read_folds(run.checked(run.folds_file))["fold"]
+    return int(folds[folds >= 0].nunique()) == 1
 
 
 def model_entries(
@@ -246,6 +259,11 @@ def _limits(manifest: Mapping[str, Any]) -> str:
     )
     of_shares = "Probabilities are calibrated for the shares of the classes in the data set."
     limits = [of_images, of_shares]
+    if manifest.get("tta"):
+        limits.append(
+            "The temperature was fitted to the probabilities of images as they are; their mean "
+            "over views is less sure."
+        )
     if not manifest.get("multi_label"):
         limits.append("An image of none of the classes gets one of them all the same.")
     unknown = "of the images"

@@ -331,10 +331,16 @@ class ModuleComparison:
             f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
         name = metric_name(metric)
+        is_nested = self.images["fold"].nunique() > 1
+        where = (
+            "in nested cross-validation"
+            if is_nested  # else no head was fitted on any of these images
+            else "where each half of the validation split is evaluated by what the other chose"
+        )
         return (
             f"{name[0].upper()}{name[1:]} of the best of {n_candidates:,} candidates: "
             f"{uncorrected_text} on the images that it was chosen on, {estimate_text} "
-            f"({low_text}-{high_text}) in nested cross-validation, without selection bias; the "
+            f"({low_text}-{high_text}) {where}, without selection bias; the "
             "rows of modules are cross-fitted, each within its module."
         )
 

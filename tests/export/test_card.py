@@ -50,6 +50,13 @@ def test_the_card_has_metrics_with_intervals_classes_digests_limits_and_how_to_r
     assert "An image of none of the classes gets one of them all the same." in card
 
 
+def test_the_card_of_a_mean_over_views_says_what_its_temperature_is_of():
+    assert "The temperature was fitted" not in model_card(MANIFEST)
+    card = model_card({**MANIFEST, "tta": ["image", "mirrored"]})
+    assert "They are of the image as it is" in card
+    assert "The temperature was fitted to the probabilities of images as they are" in card
+
+
 def test_the_card_has_the_licence_of_the_modules_weights_where_all_have_one():
     one = {**MANIFEST, "module_license": "Apache-2.0"}
     assert metadata_of(model_card(one))["license"] == "apache-2.0"

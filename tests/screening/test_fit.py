@@ -25,6 +25,7 @@ from hubretrain.data.dataset import open_dataset
 from hubretrain.data.options import SplitOptions, TableOptions
 from hubretrain.data.splitting.folds import TEST, read_folds
 from hubretrain.errors import CacheError, HeadError, RunError
+from hubretrain.export import run_entries
 from hubretrain.heads.ensemble import Ensemble
 from hubretrain.heads.heads import ModuleHeads
 from hubretrain.runs import CANDIDATES, LEADERBOARD, OUT_OF_FOLD, PER_CLASS, TEST_PREDICTIONS, Run
@@ -562,6 +563,13 @@ def test_a_given_validation_split_is_the_one_fold(place):
     table = OUT_OF_FOLD.read(found.run.folder)
     assert table["path"].str.startswith("val/").all()
     assert rows_of(found, "module")["balanced_accuracy"].iloc[0] > 0.9
+    assert found.notes[0].endswith(f"validation split {len(table)}.")
+    assert "each half of the validation split is evaluated by what the other" in " ".join(
+        found.notes
+    )
+    figures = run_entries(found.run, "pixels")
+    assert "cross_validation" not in figures
+    assert figures["validation"]["accuracy"][0] > 0.9
 
 
 def test_the_images_of_a_group_are_in_one_fold_or_all_in_the_test_split(place):

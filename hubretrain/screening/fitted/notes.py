@@ -33,11 +33,13 @@ def on_images(
     """Return sentences on the images, the split and the choice."""
     parts, clusters = images["fold"].to_numpy(), images["cluster"].to_numpy()
     n_test, n_folds = int((parts == TEST).sum()), len(set(parts[parts >= 0]))
+    n_validated = int((parts >= 0).sum())
+    folds = f"{n_folds} folds over the rest" if n_folds > 1 else f"validation split {n_validated:,}"
     together = kept_together(parts, clusters, dataset.grouped, keep_duplicates_together)
     kind = "labels" if sweep.multi_label else "classes"
     size = (
         f"{len(images):,} images, {len(dataset.class_names)} {kind}, {len(set(clusters)):,} "
-        f"groups; test split {n_test:,}, {n_folds} folds over the rest."
+        f"groups; test split {n_test:,}, {folds}."
     )
     deviation = worst_deviation(parts, images["label"], dataset.multi_label)
     share = f"a {'label' if sweep.multi_label else 'class'} share"
