@@ -225,7 +225,7 @@ class Evaluator:
         for c in classes.tolist():
             n_groups = len(np.unique(self.groups[self.labels == c]))
             rows = [_of_class(float(one[c]), values[:, c], n_groups) for one, values in of_both]
-            changes[c] = intervals.difference(*rows, confidence)
+            changes[c] = intervals.difference(rows[0], rows[1], confidence)
         return changes
 
     def effect(
