@@ -23,9 +23,9 @@ and `export.json`. That of ONNX modules holds `model.onnx` in the place of a Sav
 - `heads_sha256`: sha256 of the head file of a fitted head, or of the ensemble's file; absent for a
   fine-tuned model.
 - `validation_sha256`: sha256 of a fine-tuned model's predictions of the validation fold.
-- `cross_validation` (`validation`, where one split was given), `test`: metrics of the leaderboard or
-  of the fine-tuned model: estimate, low and high end of the 95 % interval; absent where the run has
-  none.
+- `cross_validation` (`validation`, where that split was given), `test`: metrics of the leaderboard
+  or of the fine-tuned model: estimate, low and high end of the 95 % interval; absent where the run
+  has none.
 - `data`, `folds_sha256`: name of the data set, and the digest of the run's `folds.csv`.
 - `files`: sha256 of each model file.
 - `sha256`: digest of all of the above.

@@ -331,7 +331,7 @@ class ModuleComparison:
             f"{scale * value:.{digits}f}" for value in (top, estimate, low, high)
         )
         name = metric_name(metric)
-        is_nested = self.images["fold"].nunique() > 1
+        is_nested = len(set(self.images["fold"])) > 1
         where = (
             "in nested cross-validation"
             if is_nested  # else no head was fitted on any of these images
