@@ -41,6 +41,8 @@ from hubretrain.runs import (
     ENSEMBLE,
     FINE_TUNED,
     LEADERBOARD,
+    VALIDATION_FOLD,
+    VALIDATION_PREDICTIONS,
     ExportedRecord,
     FineTunedModuleRecord,
     FineTuneRecord,
@@ -247,7 +249,23 @@ def _begin(
     )
     folds = read_folds(run.checked(run.folds_file))
     images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
-    return options_of, devices, _with_folds(images, folds, run)
+    images = _with_folds(images, folds, run)
+    _check_results(run, modules, images[images["fold"] == VALIDATION_FOLD])
+    return options_of, devices, images
+
+
+def _check_results(run: Run, modules: Sequence[str], validation: pd.DataFrame) -> None:
+    """Read what trained models are compared with, so that damage is found before the training.
+
+    Raises:
+        RunError: A file is damaged or missing.
+        HeadError: The same, of heads or the ensemble.
+    """
+    LEADERBOARD.read(run.folder)
+    fitted_candidates(run, dict.fromkeys([run.fit.shortlist[0], *modules]), validation)
+    for name in run.finetune.modules:
+        if name not in modules:
+            VALIDATION_PREDICTIONS.read(run.finetune_folder(name))
 
 
 def _options_of(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 
@@ -9,11 +10,12 @@ import pytest
 
 from hubretrain.data.dataset import open_dataset
 from hubretrain.data.images.augmentation import Augmentation
-from hubretrain.errors import LockedError, ModuleError, NotTrainableError, RunError
+from hubretrain.errors import HubretrainError, LockedError, ModuleError, NotTrainableError, RunError
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.export import is_current
 from hubretrain.files import read_record, write_record
 from hubretrain.finetuning import FineTuneOptions, finetune_module, finetune_modules
+from hubretrain.finetuning.input_pipeline import PixelSource
 from hubretrain.heads import ModuleHeads
 from hubretrain.locks import only_writer
 from hubretrain.modules import resolve
@@ -80,6 +82,19 @@ def test_images_of_a_given_training_split_are_trained_on(tmp_path):
     identity = run.finetune.modules["small"].identity
     folds = pd.read_csv(run.folds_file, dtype=str)["fold"].value_counts()
     assert (identity["n_train"], identity["n_validation"]) == (folds["train"], folds["0"])
+
+
+@pytest.mark.parametrize("name", ["ensemble.json", "out_of_fold.csv", "leaderboard.csv"])
+def test_what_a_trained_model_is_compared_with_is_read_before_the_training(
+    fitted, tmp_path, monkeypatch, name
+):
+    run = copied(fitted, tmp_path)
+    monkeypatch.setattr(PixelSource, "read", None)  # no image is read
+    contents = (run.folder / name).read_text()
+    (run.folder / name).write_text(contents[: len(contents) // 2])
+    with pytest.raises(HubretrainError, match=re.escape(name)):
+        tune(fitted, run, module="small5")
+    assert not run.finetune_folder("small5").exists()
 
 
 def test_order_and_export_are_of_all_that_the_run_holds(fitted, tmp_path):
