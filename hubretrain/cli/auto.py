@@ -232,7 +232,7 @@ class _Auto:
         if left < LEAST_TRAINING:
             echo(f"{_minutes(self.left)} are left, too little to fine-tune: a head is exported.")
             return ["export", str(self.run.folder)]
-        return ["finetune", str(self.run.folder), "--hours", f"{left / 3600:.3f}"]
+        return ["finetune", str(self.run.folder), "--hours", f"{left / 3600:.3f}", "--all-folds"]
 
     def _share_of(self, stage: str) -> float:
         """Return the seconds for a stage: its share of what is left for it and the later ones."""
