@@ -136,9 +136,15 @@ def find_stored(
 
 
 def stored_modules() -> list[StoredModule]:
-    """Return the modules that the store holds, those that are incomplete left out, by name."""
-    files = sorted(store_folder().glob(f"*/{METADATA_FILE}"))
-    return [module for file in files if (module := _from_store(file.parent.name)) is not None]
+    """Return the modules that the store holds, by name; those that are damaged are logged."""
+    modules = []
+    for file in sorted(store_folder().glob(f"*/{METADATA_FILE}")):
+        module = _from_store(file.parent.name)
+        if module is None:
+            _log.warning("%s is damaged or incomplete: fetch the module again", file.parent)
+        else:
+            modules.append(module)
+    return modules
 
 
 def used_folders() -> list[StoredModule]:

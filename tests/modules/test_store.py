@@ -69,6 +69,19 @@ def test_a_module_is_named_as_the_store_holds_it_if_it_is_undamaged(tmp_path, mo
         resolve("tiny")
 
 
+def test_a_damaged_module_is_not_listed_and_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HUBRETRAIN_STORE", str(tmp_path / "store"))
+    archive = tmp_path / "tiny.tar.gz"
+    archive.write_bytes(archived(write_module(tmp_path / "made")))
+    kept = resolve(archive)
+    assert [module.name for module in store.stored_modules()] == ["tiny"]
+    assert "fetch the module again" not in caplog.text
+    record = kept.folder / "module.json"
+    record.write_text(record.read_text().replace('"sha256"', '"sha255"'))
+    assert store.stored_modules() == []
+    assert f"{kept.folder} is damaged or incomplete: fetch the module again" in caplog.messages
+
+
 def test_what_the_store_holds_is_found_though_its_archive_is_gone_or_another(project):
     fit = Run(project / "runs" / "digits").fit
     archive = project / "packed.tar.gz"
