@@ -47,8 +47,8 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "class weights are left out of fine-tuning",
         "finetuning/module",
-        "equal if options.balanced_sampling else weights)",
-        "equal)",
+        "np.ones_like(weights) if options.balanced_sampling else weights)",
+        "np.ones_like(weights))",
         TRAINER,
     ),
     (
@@ -117,9 +117,23 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "test figures of what is fine-tuned are of its head",
         "finetuning/module",
-        "return self._results(history, self._metrics(predictions), head, uncalibrated)",
-        "return self._results(history, self._metrics(before), head, uncalibrated)",
+        "figures = self._metrics(predictions), self._metrics(before)",
+        "figures = self._metrics(before), self._metrics(before)",
         "tests/finetuning/test_layers.py " + TRAINER,
+    ),
+    (
+        "what was trained on all folds is not what is evaluated",
+        "finetuning/module",
+        'before["test"], probs["test"] = of_all',
+        'before["test"], _ = of_all',
+        TRAINER,
+    ),
+    (
+        "the training on all folds lacks the validation fold",
+        "finetuning/module",
+        'pd.concat([self.train, self.parts["validation"]])',
+        'pd.concat([self.train, self.parts["validation"][:0]])',
+        TRAINER,
     ),
     (
         "the looks of fits never grow",
