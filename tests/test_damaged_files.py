@@ -297,6 +297,14 @@ def test_thousands_of_damaged_files_are_sentences_or_are_read(name, tmp_path, da
     check(name, data.draw(damaged(name)), tmp_path)
 
 
+def test_a_key_that_no_layer_has_does_not_keep_a_stored_module_from_being_read(tmp_path):
+    path = tmp_path / "module.json"
+    values = json.loads(SAMPLES["module.json"][0])
+    (first, *_) = values["layer_points"]
+    write_record(path, {**values, "layer_points": [{**first, "odd": 1}]}, "record_sha256")
+    assert read_store(path)["layer_points"][0].name == first["name"]
+
+
 def test_a_file_without_permission_is_not_to_be_removed(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")

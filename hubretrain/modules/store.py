@@ -403,7 +403,7 @@ def _measured(values: dict[str, Any]) -> dict[str, Any]:
     if not points and not values.get("layers_sought") and MODEL in values.get("files", ()):
         points = None  # of ONNX modules they were not sought once
     if points is not None:
-        measured["layer_points"] = tuple(LayerPoint(**point) for point in points)
+        measured["layer_points"] = tuple(conforming(points, list[LayerPoint]))
     return measured
 
 
