@@ -88,13 +88,10 @@ class State:
         """Whether no epoch is left to train."""
         return bool(self.history) and (self.stopped or self.epoch >= self.epochs)
 
-    def lengths_until(self, epoch: int) -> list[int]:
-        """Return the numbers of epochs that the rates up to an epoch were planned for, ascending.
-
-        The epochs up to each were trained as if it were the last: further ones were added later.
-        """
-        lengths = sorted({self.epochs - self.extension, self.epochs})
-        return [n for n in lengths if n < epoch] + [n for n in lengths if n >= epoch][:1]
+    def epochs_planned_at(self, epoch: int) -> int:
+        """Return how many epochs were planned when an epoch was trained, which its rates follow."""
+        (row,) = (row for row in self.history if row["epoch"] == epoch)
+        return int(row.get("planned_epochs", self.epochs))
 
     def extend(self, more: int) -> bool:
         """Add epochs, unless these were added before and their result was not kept yet.

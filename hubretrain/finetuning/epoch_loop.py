@@ -40,7 +40,7 @@ from hubretrain.runs import HISTORY
 from hubretrain.tensorflow import tf
 
 _log = logging.getLogger(__name__)
-_NOT_LOGGED = {"epoch", "phase", "step"}
+_NOT_LOGGED = {"epoch", "phase", "step", "planned_epochs"}
 N_WARM_UP, N_TIMED = 2, 4  # steps that are made to measure their time
 
 
@@ -296,6 +296,7 @@ class EpochRecorder:
             "validation_loss": epoch.validation.loss,
             "validation_accuracy": epoch.validation.accuracy,
             "validation_metric": epoch.validation.metric,
+            "planned_epochs": state.epochs,
         }
         state.history.append(row)
         is_best = state.choose(epoch.score, epoch.validation.loss)

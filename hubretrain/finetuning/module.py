@@ -263,7 +263,6 @@ class ModuleFineTuning:
             "images": _digest(images.digest()),
             "head": _digest_of(head),
             "class_weights": _digest(images.weights),
-            "epochs": [state.best_epoch, *state.lengths_until(state.best_epoch), state.strength],
         }
         folder = self.folder / "all_folds"
         classifier = self._classifier(head)

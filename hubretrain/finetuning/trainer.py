@@ -111,7 +111,7 @@ class Trainer:
 
         Returns:
             One row per epoch: epoch, phase, step, learning_rate, loss, validation_loss,
-            validation_accuracy, validation_metric, kept.
+            validation_accuracy, validation_metric, planned_epochs, kept.
 
         Raises:
             RunError: A checkpoint cannot be written or read.
@@ -153,7 +153,7 @@ class Trainer:
                 if not state.step:
                     self.model.scale_head(self.pixels, train)
             while state.epoch < until and state.diverged is None:
-                state.epochs = other.lengths_until(state.epoch + 1)[-1]
+                state.epochs = other.epochs_planned_at(state.epoch + 1)
                 self._train_epoch(train, None)
         if state.diverged is None:
             self.checkpoints.read_best(state)

@@ -453,11 +453,17 @@ def test_a_plateau_which_follows_the_fold_is_not_repeated_on_all_folds():
         FineTuneOptions(all_folds=True, schedule="plateau")
 
 
-def test_on_all_folds_the_rates_of_epochs_that_were_added_later_are_repeated(fitted, tmp_path):
+def test_on_all_folds_epochs_that_were_added_are_trained_at_their_rates_and_others_not_again(
+    fitted, tmp_path, monkeypatch
+):
     run = copied(fitted, tmp_path)
     weaken(run, "small")
-    tune(fitted, run, epochs=1, all_folds=True)
-    tune(fitted, run, resume=True, more_epochs=1)
+    options = {"epochs": 1, "all_folds": True, "augmentation": Interrupted()}
+    monkeypatch.setattr(Interrupted, "shown", [])
+    tune(fitted, run, **options)
+    n_shown = len(Interrupted.shown)
+    assert tune(fitted, run, more_epochs=1, **options).kept_epoch == 2
+    assert len(Interrupted.shown) == 2 * n_shown
     folder = run.finetune_folder("small")
     rates = pd.read_csv(folder / "history.csv").set_index("epoch")["learning_rate"]
     repeated = pd.read_csv(folder / "all_folds" / "history.csv").set_index("epoch")["learning_rate"]
