@@ -224,7 +224,8 @@ def _show(result: FineTuneResult, metric_of_choice: str) -> None:
     echo(
         f"{result.module}: epoch {best} of {len(result.history) - 1} is kept."
         if best
-        else f"{result.module}: no epoch was better than the fitted head, which is kept."
+        else f"{result.module}: no epoch was better than the fitted head, which is kept. Figures "
+        "here are of it without the validation fold; of all folds, those of `hubretrain fit`."
     )
     if result.all_folds:
         echo(

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from hubretrain.cli import main
+from hubretrain.cli.finetune import _show
+from hubretrain.finetuning import FineTuneResult
 from tests.cli.test_cli import invoke
 from tests.samples import write_digits, write_module
 
@@ -35,6 +40,22 @@ def test_options_that_contradict_each_other_are_usage_errors(
     ran = CliRunner().invoke(main, ["finetune", *map(str, arguments)])
     assert ran.exit_code == 2
     assert sentence in " ".join(ran.output.split())
+
+
+def test_it_is_shown_of_which_model_the_figures_are(capsys):
+    history = pd.DataFrame({"epoch": [0, 1], "kept": [False, True]})
+    result = FineTuneResult("m", history, {}, {}, {}, {}, Path("export"))
+    _show(result, "accuracy")
+    trained = capsys.readouterr().out
+    assert trained.startswith("m: epoch 1 of 1 is kept.\nTemperature")
+    _show(replace(result, all_folds=True), "accuracy")
+    assert (
+        "trained once more, on all folds: the figures of the test split" in capsys.readouterr().out
+    )
+    _show(replace(result, history=history.assign(kept=[True, False])), "accuracy")
+    assert (
+        "the fitted head, which is kept. Figures here are of it without" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow
