@@ -65,6 +65,20 @@ def test_no_other_temperature_is_more_likely_after_the_images_and_the_prior(fact
     assert best <= min(map(penalised, np.geomspace(0.05, 20, 400))) + 1e-6
 
 
+@pytest.mark.parametrize(("n_images", "scale"), [(90, 1e-2), (150, 1e-3), (600, 3e-4)])
+def test_probabilities_that_are_nearly_equal_are_told_apart(n_images, scale):
+    """As of a head of a very large penalty: every decision is right, by a thousandth."""
+    random = np.random.default_rng(n_images)
+    labels = np.arange(n_images) % 3
+    logits = random.normal(0, 1, (n_images, 3)) + 8 * np.eye(3)[labels]
+    probs = softmax(scale * logits, axis=1)
+    assert probs.max() < 0.4
+    calibration = calibrate(probs, labels)
+    assert calibration.log_loss_before > 1.0
+    assert calibration.log_loss_after < 0.1
+    assert calibration.temperature < 10 * scale
+
+
 def test_decisions_stay_when_the_rule_is_for_the_temperature():
     probs, labels = overconfident()
     rule = DecisionRule(0.75, tuple(class_priors(labels[labels < 3], 4)))
