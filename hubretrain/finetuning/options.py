@@ -126,8 +126,8 @@ class FineTuneOptions:
     )
     all_folds: bool = option(
         False,
-        "Train once more, on all folds, for the epochs that were best, and export that: a fifth "
-        "more images, for about twice the time.",
+        "Train once more, on all folds, for the epochs that were best, and export that: of five "
+        "folds a quarter more images, for about twice the time.",
     )
     train_batchnorm: bool = option(False, "Let BatchNorm follow the statistics of the batches.")
     mixed_precision: bool = option(False, "Compute in float16, on a GPU.")
