@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from hubretrain.errors import ModuleError, WorkerError
+from hubretrain.errors import ModuleError, WorkerError, first_line
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
 MAX_BYTES = 16 * 2**30  # the largest module of the catalogue has 3.5 GB
@@ -37,7 +37,7 @@ def unpack_module(archive: Path, folder: Path) -> None:
         ) from error
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ModuleError(
-            f"{archive} cannot be unpacked ({str(error).rstrip('. ')}); it is truncated or "
+            f"{archive} cannot be unpacked ({first_line(error)}); it is truncated or "
             "damaged, or no tar archive."
         ) from error
     roots = [aside, *(p for p in sorted(aside.iterdir()) if p.is_dir())] if aside.is_dir() else []

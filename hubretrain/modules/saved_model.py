@@ -19,31 +19,67 @@ _EXPORT = (
     "write its network by `keras.models.load_model(FILE).save(FILE.keras)` and name that file, or "
     "name keras:NAME?weights=FILE for weights of Keras Applications"
 )
+_ONNX = "export its network to ONNX or a SavedModel and name that"
 _FILES = {  # ending of a file that is no module: what it is, and what to do
     (".h5", ".hdf5"): ("a Keras file", _EXPORT),
     (".tflite",): (
         "a LiteRT file, made for inference alone",
         f"name the folder of the SavedModel that it was made from, or {_IMPORT}",
     ),
-    (".safetensors", ".pth", ".pt", ".ckpt", ".bin"): (
+    (".safetensors", ".pth", ".pt", ".pt2", ".ckpt", ".bin", ".msgpack", ".pkl", ".gguf"): (
         "a file of weights without a network",
-        f"{_IMPORT}, or export its network to ONNX or a SavedModel and name that",
+        f"{_IMPORT}, or {_ONNX}",
+    ),
+    (".engine", ".plan", ".trt", ".mlmodel", ".mlpackage", ".xml", ".param", ".dlc", ".mar"): (
+        "a network of another runtime, made for inference alone",
+        f"{_IMPORT}, or {_ONNX}",
+    ),
+    (".npy", ".npz", ".parquet"): (
+        "a file of numbers",
+        "take features in by `hubretrain cache import`",
     ),
     (".pb", ".pbtxt"): ("one file of a module", "name the folder of its SavedModel"),
 }
+_MODULES = (".onnx", ".keras", ".tar.gz", ".tgz", ".tar")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def not_a_module(name: str) -> str:
-    """Return why a file of another format is no module and what to do; empty where it may be one.
+    """Return why what a name means is no module, and what to do; empty where it may be one.
 
     Args:
         name: A path or URL.
     """
-    path = name.split("?")[0].lower()
+    stem = name.split("?")[0]
+    path, is_folder = stem.lower(), Path(name).is_dir()
+    if pointer := _pointer(Path(stem)):
+        return (
+            f"{pointer} is a pointer of Git LFS, not the file itself; run `git lfs pull` in its "
+            "repository, or download the file."
+        )
     for endings, (what, remedy) in _FILES.items():
-        if path.endswith(endings) and not Path(name).is_dir():
+        if path.rstrip("/").endswith(endings) and not (is_folder and not missing(Path(name))):
             return f"{name} is {what}; {remedy}."
+    if Path(stem).is_file() and not path.endswith(_MODULES):
+        return (
+            f"{name} is a file of no kind that is known; expected the folder of a SavedModel, an "
+            f"archive of one, a .keras or an .onnx file: {_IMPORT}, or {_ONNX}."
+        )
     return ""
+
+
+def _pointer(path: Path) -> Path | None:
+    """Return the file, of a module's or it alone, that Git LFS has left as a pointer."""
+    files = [path, *(path / name for name in _NAMES), *(path / "variables").glob("variables.*")]
+    return next((f for f in files if f.is_file() and _begins_with(f, _POINTER)), None)
+
+
+def _begins_with(path: Path, text: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(text)) == text
+    except OSError:  # which reading it as a module reports
+        return False
 
 
 def missing(folder: Path) -> str:

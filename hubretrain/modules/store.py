@@ -33,7 +33,7 @@ from hubretrain.errors import ModuleError, RunError
 from hubretrain.files import StrPath, conforming, file_sha256, read_record, write_record
 from hubretrain.modules import keras_handles, sources
 from hubretrain.modules.archive import SUFFIXES
-from hubretrain.modules.builders import KERAS_SUFFIX, ImportOptions, import_into
+from hubretrain.modules.builders import KERAS_SUFFIX, ImportOptions, folder_of, import_into
 from hubretrain.modules.catalogue import (
     KAGGLE,
     HubModule,
@@ -468,6 +468,8 @@ def import_module(source: str, name: str, options: ImportOptions | None = None) 
         ModuleError: The name is no file name or means another module, or see `import_into`.
     """
     options = options or ImportOptions()
+    if folder := folder_of(source):
+        source = f"{source.partition(':')[0]}:{folder}"
     if options.random_weights and not name.endswith("_random"):
         name += "_random"
     stored = _from_store(name)

@@ -43,6 +43,12 @@ def test_a_pipe_in_the_place_of_weights_is_a_missing_file(tmp_path):
         ("model.safetensors", "is a file of weights without a network; compute its features with"),
         ("net.pth", "is a file of weights without a network; .*`hubretrain cache import`"),
         ("net.pt", "is a file of weights without a network"),
+        (
+            "net.engine",
+            "is a network of another runtime, made for inference alone; .*cache import`",
+        ),
+        ("net.mlmodel", "is a network of another runtime"),
+        ("features.npz", "is a file of numbers; take features in by `hubretrain cache import`"),
         ("saved_model.pb", "is one file of a module; name the folder of its SavedModel"),
     ],
 )
@@ -60,3 +66,26 @@ def test_a_file_of_another_format_is_refused_with_what_to_do(
 def test_a_folder_may_be_called_as_a_file_of_another_format(tmp_path):
     folder = write_module(tmp_path / "net.h5")
     assert resolve(folder).name == "net.h5"
+
+
+def test_a_file_of_an_unknown_kind_exists_and_is_no_module(tmp_path):
+    (tmp_path / "net.weights").write_bytes(b"x")
+    with pytest.raises(ModuleError, match=r"net\.weights is a file of no kind that is known; exp"):
+        resolve(tmp_path / "net.weights")
+
+
+@pytest.mark.parametrize(
+    "name", ["net.onnx", "net.keras", "net.tar.gz", "net.h5", "saved_model.pb"]
+)
+def test_a_pointer_of_git_lfs_is_told_from_the_file(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 3\n")
+    module = tmp_path if name == "saved_model.pb" else tmp_path / name
+    with pytest.raises(ModuleError, match=rf"{name} is a pointer of Git LFS.*run `git lfs pull`"):
+        resolve(module)
+
+
+def test_the_reason_of_a_damaged_archive_is_one_line(tmp_path):
+    (tmp_path / "net.tar.gz").write_bytes(b"x")
+    with pytest.raises(ModuleError) as error:
+        resolve(tmp_path / "net.tar.gz")
+    assert "\n" not in str(error.value)

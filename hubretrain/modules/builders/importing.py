@@ -33,17 +33,22 @@ class _Library:
         requirements: What is installed into its environment.
         script: File beside this one that makes a module.
         parameter: Name of the script's argument for the model.
+        local: What it wants before the path of a folder.
     """
 
     requirements: tuple[str, ...]
     script: str
     parameter: str
+    local: str = ""
 
 
 _LIBRARIES = {
     "keras-hub": _Library(("keras-hub>=0.32,<0.33",), "keras_models.py", "preset"),
     "timm": _Library(
-        ("timm>=1.0.31,<1.1", "torch>=2.6,<2.15", "onnx>=1.17"), "timm_models.py", "model"
+        ("timm>=1.0.31,<1.1", "torch>=2.6,<2.15", "onnx>=1.17"),
+        "timm_models.py",
+        "model",
+        "local-dir:",
     ),
 }
 IMPORTED = tuple(f"{name}:" for name in _LIBRARIES)
@@ -69,7 +74,7 @@ def import_into(source: str, folder: Path, options: ImportOptions, environments:
 
     Args:
         source: `keras-hub:PRESET`, which becomes a SavedModel, or `timm:MODEL`, which becomes an
-            ONNX network; each with its preprocessing.
+            ONNX network; each with its preprocessing. Either may be a folder.
         folder: Folder to make, which does not exist yet.
         options: How.
         environments: Folder of environments, each made at its first use.
@@ -84,8 +89,11 @@ def import_into(source: str, folder: Path, options: ImportOptions, environments:
             f"{source!r} is no model that can be imported; expected keras-hub:PRESET or "
             "timm:MODEL, such as keras-hub:dinov2_base or timm:convnext_tiny.fb_in22k."
         )
-    library = _LIBRARIES[name]
-    if is_offline() and not options.random_weights and not Path(model).is_dir():
+    library, local = _LIBRARIES[name], folder_of(source)
+    if local is not None:
+        _check_folder(local, source)
+        model = f"{library.local}{local}"
+    if is_offline() and not options.random_weights and local is None:
         raise ModuleError(f"{source} cannot be imported, because the network is not used.")
     python = options.python or _environment(name, library.requirements, environments)
     _log.info("making a module of %s by %s", source, python)
@@ -103,6 +111,28 @@ def import_into(source: str, folder: Path, options: ImportOptions, environments:
             from hubretrain.modules.onnx import fetch  # imports onnx
 
             fetch(parse_handle(str(Path(aside, "model.onnx"))), folder)
+
+
+def folder_of(source: str) -> Path | None:
+    """Return the folder that a source names, existing or not; None where it is a name or handle."""
+    model = source.partition(":")[2]
+    if Path(model).is_dir() or (os.sep in model and ":" not in model):
+        return Path(model).expanduser().resolve()
+    return None
+
+
+def _check_folder(folder: Path, source: str) -> None:
+    """Raise unless it holds a model; it is known before an environment is made, which takes long.
+
+    Both libraries write a `config.json`.
+    """
+    if not folder.is_dir():
+        raise ModuleError(f"{source} cannot be imported: {folder} is no folder.")
+    if not (folder / "config.json").is_file():
+        raise ModuleError(
+            f"{source} cannot be imported: {folder} holds no config.json; expected what "
+            "`save_to_preset` of keras-hub writes, or a model of timm as Hugging Face has it."
+        )
 
 
 def _environment(name: str, requirements: Sequence[str], environments: Path) -> Path:

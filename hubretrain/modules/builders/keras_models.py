@@ -135,16 +135,26 @@ def load_preset(preset: str, random_weights: bool, image_size: int | None) -> tu
     import keras  # isort: skip
 
     keras.utils.set_random_seed(0)
-    converter = keras_hub.layers.ImageConverter.from_preset(preset)
+    try:
+        converter = keras_hub.layers.ImageConverter.from_preset(preset)
+    except (OSError, ValueError) as error:
+        raise ValueError(_why_no_preset(preset, str(error), keras_hub.__version__)) from error
     shape = {"image_shape": (image_size, image_size, 3)} if image_size else {}
-    backbone = keras_hub.models.Backbone.from_preset(
-        preset, load_weights=not random_weights, **shape
-    )
+    try:
+        backbone = keras_hub.models.Backbone.from_preset(
+            preset, load_weights=not random_weights, **shape
+        )
+    except ValueError as error:
+        if image_size and "could not be loaded" in str(error):
+            raise ValueError(f"its weights are not of {image_size} pixels") from error
+        raise
     if len(backbone.inputs) != 1 or isinstance(backbone.output, (dict, list)):
         raise ValueError(f"{preset} is no preset of a backbone of one image and one output.")
-    size = backbone.inputs[0].shape[1] or (converter.image_size or (None,))[0]
+    size = backbone.inputs[0].shape[1] or image_size or (converter.image_size or (None,))[0]
     if size is None:
         raise ValueError(f"{preset} takes images of any size; set the image size, such as 224.")
+    if image_size not in (None, size):
+        raise ValueError(f"it takes images of {size} pixels alone")
     images = keras.Input((size, size, 3), name="images")
     features = backbone(images)
     if len(features.shape) == 4:
@@ -155,6 +165,21 @@ def load_preset(preset: str, random_weights: bool, image_size: int | None) -> tu
             has_token = type(backbone).__name__ in _WITH_CLASS_TOKEN
         features = features[:, 0] if has_token else keras.ops.mean(features, 1)
     return keras.Model(images, features, name="backbone"), preprocessing(converter)
+
+
+def _why_no_preset(preset: str, reason: str, version: str) -> str:
+    """Return why a preset's `ImageConverter` cannot be loaded, and what to do."""
+    if "Unknown preset" in reason:
+        return (
+            f"it is no preset of keras-hub {version}, no handle and no folder; "
+            "keras_hub.models.Backbone.presets lists them"
+        )
+    if "image_converter.json" in reason:
+        return (
+            "it does not say how images are scaled; add the ImageConverter of its network by "
+            f"save_to_preset({preset!r}), as the preset of a whole classifier has it"
+        )
+    return reason
 
 
 def preprocessing(converter: Any) -> Callable[[Any], Any]:

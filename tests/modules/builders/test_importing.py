@@ -123,6 +123,14 @@ def test_an_import_that_cannot_be_is_one_sentence(tmp_path, monkeypatch):
     ):
         import_module("keras-hub:x", "mine", here)
     with pytest.raises(
+        ModuleError, match=r"no/where cannot be imported: /.*/no/where is no folder"
+    ):
+        import_module("keras-hub:no/where", "mine")  # before minutes of installation
+    with pytest.raises(
+        ModuleError, match=r"cannot be imported: .* holds no config\.json; expected"
+    ):
+        import_module(f"timm:{tmp_path}", "mine")
+    with pytest.raises(
         ModuleError, match=r"nowhere cannot be run \(No such file or directory\)\.$"
     ):
         import_module("timm:x", "mine", ImportOptions(tmp_path / "nowhere"))
