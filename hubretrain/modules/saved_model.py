@@ -60,7 +60,7 @@ def not_a_module(name: str) -> str:
     for endings, (what, remedy) in _FILES.items():
         if path.rstrip("/").endswith(endings) and not (is_folder and not missing(Path(name))):
             return f"{name} is {what}; {remedy}."
-    if Path(stem).is_file() and not path.endswith(_MODULES):
+    if "/" in stem and Path(stem).is_file() and not path.endswith(_MODULES):  # else a name
         return (
             f"{name} is a file of no kind that is known; expected the folder of a SavedModel, an "
             f"archive of one, a .keras or an .onnx file: {_IMPORT}, or {_ONNX}."

@@ -7,7 +7,7 @@ import pytest
 
 from hubretrain.errors import ModuleError
 from hubretrain.modules import resolve
-from hubretrain.modules.saved_model import tree_sha256
+from hubretrain.modules.saved_model import not_a_module, tree_sha256
 from tests.samples import write_module
 
 
@@ -89,3 +89,9 @@ def test_the_reason_of_a_damaged_archive_is_one_line(tmp_path):
     with pytest.raises(ModuleError) as error:
         resolve(tmp_path / "net.tar.gz")
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_called_as_a_module_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vgg16").write_bytes(b"x")
+    assert not not_a_module("vgg16")
