@@ -4,7 +4,7 @@
 module with the options of `options`. `trainer` is the training, `epoch_loop` an epoch of it and its
 record, for TensorBoard too: batches of `input_pipeline`, graphs of `steps`, Adams of `optimizers`,
 the policy of `schedule`, on `devices`. `checkpoints` lets training resume, `activation_cache` keeps
-the activations of frozen layers, and `result` holds metrics and predictions.
+the activations of frozen layers, and the room `results` says what a training is worth.
 """
 
 import lazy_loader as lazy

@@ -8,5 +8,5 @@ from .plan import Plan as Plan
 from .plan import best_modules as best_modules
 from .plan import duration as duration
 from .plan import latest_finetuning as latest_finetuning
-from .result import FineTuneResult as FineTuneResult
-from .result import recorded_rule as recorded_rule
+from .results import FineTuneResult as FineTuneResult
+from .results import recorded_rule as recorded_rule

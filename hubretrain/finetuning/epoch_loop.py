@@ -31,7 +31,7 @@ from hubretrain.finetuning.input_pipeline import (
     split,
 )
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import UNKNOWN, Criterion, Validation, top_1_accuracy
+from hubretrain.finetuning.results import UNKNOWN, Criterion, Validation, top_1_accuracy
 from hubretrain.finetuning.schedule import REDUCTION, Schedule, Speed, n_small_epochs
 from hubretrain.finetuning.steps import Steps, TrainedModel
 from hubretrain.modules import Cut

@@ -22,7 +22,7 @@ from hubretrain.finetuning.devices import Devices, available_devices
 from hubretrain.finetuning.module import ModuleFineTuning
 from hubretrain.finetuning.options import FineTuneOptions, saved_options
 from hubretrain.finetuning.plan import Plan, best_first, choose, remembered, timed_plans
-from hubretrain.finetuning.result import (
+from hubretrain.finetuning.results import (
     ExportCandidate,
     FineTuneResult,
     best_candidate,

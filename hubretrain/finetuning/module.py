@@ -34,7 +34,7 @@ from hubretrain.files import file_sha256
 from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages, label_weights, loss_weights
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import (
+from hubretrain.finetuning.results import (
     Criterion,
     ExportCandidate,
     FineTuneResult,

@@ -28,7 +28,7 @@ from hubretrain.finetuning.epoch_loop import (
 )
 from hubretrain.finetuning.input_pipeline import InputSource, PixelSource, TrainingImages
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import UNKNOWN, Criterion
+from hubretrain.finetuning.results import UNKNOWN, Criterion
 from hubretrain.finetuning.schedule import Schedule, Speed, schedule_for, smaller
 from hubretrain.finetuning.steps import TrainedModel
 from hubretrain.modules import Classifier, Cut

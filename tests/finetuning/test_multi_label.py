@@ -20,7 +20,7 @@ from hubretrain.extraction.cache import cache_bottlenecks
 from hubretrain.finetuning.finetune import Resumption, finetune_module
 from hubretrain.finetuning.input_pipeline import TrainingImages, label_weights
 from hubretrain.finetuning.options import FineTuneOptions
-from hubretrain.finetuning.result import Criterion, scores_of, thresholds_on
+from hubretrain.finetuning.results import Criterion, scores_of, thresholds_on
 from hubretrain.heads.heads import Head, ModuleHeads
 from hubretrain.modules import resolve
 from hubretrain.runs import VALIDATION_PREDICTIONS, Run

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from hubretrain.evaluation.evaluator import Evaluator
-from hubretrain.finetuning.result import (
+from hubretrain.finetuning.results import (
     order_of,
     regret_ends,
     screening_metric,

@@ -1,0 +1,9 @@
+"""What a fine-tuning is worth: figures, and the choice of what is exported.
+
+`criterion` compares epochs, `result` holds metrics and predictions, `candidates` are the models
+that the export is chosen from, and `leaderboard` gives them their rows.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
