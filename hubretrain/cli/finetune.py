@@ -20,7 +20,7 @@ from hubretrain.cli.options import (
     run_argument,
 )
 from hubretrain.finetuning import FineTuneOptions
-from hubretrain.runs import ENSEMBLE, FINE_TUNED, ExportedRecord
+from hubretrain.runs import ENSEMBLE, FINE_TUNED, MEAN, EnsembleMeanRecord, ExportedRecord
 
 if TYPE_CHECKING:
     from hubretrain.data import ImageDataset
@@ -75,11 +75,11 @@ class Epochs(click.ParamType):  # type: ignore[type-arg]
 @options_from(FineTuneOptions)
 @click.option(
     "--export",
-    type=click.Choice(["best", FINE_TUNED]),
+    type=click.Choice(["best", FINE_TUNED, MEAN]),
     default="best",
     show_default=True,
-    help="What is exported: the best on the validation fold of heads, ensemble and fine-tuned "
-    "models, or the fine-tuned one whatever it is worth.",
+    help="What is exported: the best on the validation fold of heads, ensemble, fine-tuned models "
+    "and their means with the ensemble; or, whatever it is worth, the fine-tuned one or its mean.",
 )
 @click.option("--restart", is_flag=True, help="Discard an earlier fine-tuning.")
 @click.option(
@@ -252,7 +252,21 @@ def _show(result: FineTuneResult, metric_of_choice: str) -> None:
             change = Difference(metric_of_choice, *result.over_head[part], float("nan"), 0.95)
             name = f"Against its head on the {words}, {metric_of_choice.replace('_', ' ')}"
             echo(f"{intervals.effect(name, change)}.")
+    if result.with_ensemble is not None:
+        _show_mean(result.with_ensemble, metric_of_choice)
     _show_calibration(result)
+
+
+def _show_mean(mean: EnsembleMeanRecord, metric: str) -> None:
+    """Show what the mean with the ensemble brings to the fine-tuned model alone."""
+    from hubretrain.evaluation import Difference, intervals
+
+    for part, words in (("test", "test split"), ("validation", "validation fold")):
+        if part in mean.over_fine_tuned:
+            change = Difference(metric, *mean.over_fine_tuned[part], float("nan"), 0.95)
+            name = f"Its mean with the ensemble against it alone on the {words}"
+            sentence = intervals.effect(f"{name}, {metric.replace('_', ' ')}", change)
+            echo(f"{sentence}.")
 
 
 def _show_calibration(result: FineTuneResult) -> None:
@@ -294,7 +308,8 @@ def _show_choice(run: Run, results: Sequence[FineTuneResult]) -> None:
             f"first is {lost} below the best)."
         )
     _show_comparison(exported)
-    what = "the ensemble of heads" if exported.kind == ENSEMBLE else exported.name
+    what = f"the {exported.name}" if exported.kind == MEAN else exported.name
+    what = "the ensemble of heads" if exported.kind == ENSEMBLE else what
     echo(f"{run.export_folder}/ holds {what}.")
     if exported.name not in (f"{name}, {FINE_TUNED}" for name in trained):
         for name in trained:

@@ -22,6 +22,8 @@ and `export.json`. That of ONNX modules holds `model.onnx` in the place of a Sav
   see `hubretrain.export.views`; empty where it takes the image as it is.
 - `heads_sha256`: sha256 of the head file of a fitted head, or of the ensemble's file; absent for a
   fine-tuned model.
+- `fine_tuned`, `fine_tuned_module`: whether a module was fine-tuned, and which; of its mean with
+  the ensemble, `module` is `ensemble` and the first of `members` the module that was fine-tuned.
 - `validation_sha256`: sha256 of a fine-tuned model's predictions of the validation fold.
 - `cross_validation` (`validation`, where that split was given), `test`: metrics of the leaderboard
   or of the fine-tuned model: estimate, low and high end of the 95 % interval; absent where the run
@@ -48,7 +50,7 @@ from hubretrain.errors import RunError, unreadable
 from hubretrain.evaluation import DecisionRule, LabelThresholds, Rule
 from hubretrain.export.views import AveragedView, averaged_views
 from hubretrain.files import conforming, file_sha256, open_regular, read_record, read_regular
-from hubretrain.runs import FINE_TUNED, Run
+from hubretrain.runs import FINE_TUNED, MEAN, Run
 
 MANIFEST, LABELS = "export.json", "labels.txt"
 MODEL_OF = {  # name of a format: the file that is run
@@ -79,6 +81,7 @@ class _Manifest(TypedDict):
     tta: NotRequired[list[str] | None]
     augmentation: NotRequired[Augmentation | None]
     fine_tuned: NotRequired[bool]
+    fine_tuned_module: NotRequired[str]
     head: NotRequired[str | None]
     heads_sha256: NotRequired[str | None]
 
@@ -281,7 +284,7 @@ def default_heads(run: Run) -> str:
     of the shortlist.
     """
     exported = run.finetune.exported
-    if exported is None or exported.kind == FINE_TUNED:
+    if exported is None or exported.kind in (FINE_TUNED, MEAN):
         return run.fit.shortlist[0]
     return exported.module
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from hubretrain.data import ImageDataset
-from hubretrain.data.splitting import NEW, previous_parts, read_folds
+from hubretrain.data.splitting import NEW, TEST, previous_parts, read_folds
 from hubretrain.errors import NotTrainableError, RunError
 from hubretrain.export import export_run
 from hubretrain.files import StrPath
@@ -26,6 +26,7 @@ from hubretrain.finetuning.results import (
     ExportCandidate,
     FineTuneResult,
     best_candidate,
+    ensemble_probabilities,
     exported_candidate,
     fitted_candidates,
     labels_of,
@@ -40,7 +41,9 @@ from hubretrain.progress import progress_shown
 from hubretrain.runs import (
     ENSEMBLE,
     FINE_TUNED,
+    HEAD,
     LEADERBOARD,
+    MEAN,
     VALIDATION_FOLD,
     VALIDATION_PREDICTIONS,
     ExportedRecord,
@@ -64,8 +67,9 @@ class Resumption:
         resume: Take the options of the fine-tuning that is there.
         more_epochs: Epochs to add to it once it is finished; None for none. For one module only.
         restart: Delete it, and begin again.
-        export: What becomes the run's export: the `best` on the validation fold of heads, ensemble
-            and fine-tuned models, or the `fine-tuned` module that is trained last.
+        export: What becomes the run's export: the `best` on the validation fold of heads, ensemble,
+            fine-tuned models and their means with the ensemble; or of the module that is trained
+            last, the `fine-tuned` one or its `mean`.
         seconds_between_checkpoints: At most this much training within an epoch is lost by a kill.
     """
 
@@ -250,7 +254,14 @@ def _begin(
     folds = read_folds(run.checked(run.folds_file))
     images = dataset.usable_images(cache, near_duplicates=fit.duplicates_kept_together)
     images = _with_folds(images, folds, run)
-    _check_results(run, modules, images[images["fold"] == VALIDATION_FOLD])
+    validation, test = (images[images["fold"] == part] for part in (VALIDATION_FOLD, TEST))
+    _check_results(run, modules, validation)
+    parts = {"validation": validation, "test": test}
+    if resumption.export == MEAN and ensemble_probabilities(run, parts) is None:
+        raise RunError(
+            f"{run.folder} has no ensemble of heads that a mean could be exported with; fit two "
+            "modules or more, or export the `best` or the `fine-tuned` model."
+        )
     return options_of, devices, images
 
 
@@ -344,11 +355,13 @@ def _keep(
     best, exported = _best(run, fit, module, [*records], export)
     if best is module.candidate:
         module.export(result)
-    elif best.kind != FINE_TUNED:
+    elif module.mean is not None and best is module.mean.candidate:
+        module.export_mean(module.mean)
+    elif best.kind in (HEAD, ENSEMBLE):
         is_ensemble = best.kind == ENSEMBLE
         head = None if is_ensemble else best.module
         export_run(run, head=head, ensemble=is_ensemble, output=run.export_folder)
-    chosen = best.module if best.kind == FINE_TUNED else None
+    chosen = best.module if best.kind in (FINE_TUNED, MEAN) else None
     run.write_finetune(FineTuneRecord(records, chosen, order, exported, looks))
     with run.writing_fit() as written:
         board = with_fine_tuned(LEADERBOARD.read(run.folder), records)
@@ -385,17 +398,26 @@ def _best(
     images, current = module.parts["validation"], module.candidate
     earlier = exported_candidate(run, images)
     # Where no epoch was better than the head, the head that is fitted on all folds stands for it.
-    is_trained = module.trainer.state.best_epoch > 0 or export != BEST
+    is_trained = module.trainer.state.best_epoch > 0
     candidates = [current] if is_trained else []
-    if earlier is not None and not earlier.is_of(current):
+    candidates += [module.mean.candidate] if module.mean is not None else []
+    if earlier is not None and not any(map(earlier.is_of, candidates)):
         candidates.append(earlier)
     candidates += fitted_candidates(run, dict.fromkeys([fit.shortlist[0], *tuned]), images)
     labels, groups = labels_of(images, fit.class_names), images["cluster"].to_numpy()
     best, exported = best_candidate(candidates or [current], labels, groups, fit.metric, fit.seed)
-    if export != BEST:
-        best = current
-        exported = replace(exported, kind=best.kind, module=best.module, name=best.name)
-    return best, exported
+    if export == BEST:
+        return best, exported
+    kind = export if is_trained else HEAD
+    if not is_trained:
+        _log.warning(
+            "no epoch of %s was better than its head, which is exported as it was fitted on all "
+            "folds",
+            module.name,
+        )
+    requested = [c for c in candidates if (c.kind, c.module) == (kind, module.name)]
+    best = requested[0] if requested else current
+    return best, replace(exported, kind=best.kind, module=best.module, name=best.name)
 
 
 def _fitted(run: Run, dataset: ImageDataset) -> FitRecord:

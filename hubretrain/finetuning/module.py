@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,16 +17,12 @@ from hubretrain.arrays import AnyArray, Float32Array
 from hubretrain.data import ImageDataset
 from hubretrain.data.images import MAX_BITS, MOST_PIXELS
 from hubretrain.data.splitting import TEST
-from hubretrain.errors import DataError, RunError
+from hubretrain.errors import RunError
 from hubretrain.evaluation import (
     Calibration,
     DecisionRule,
-    Evaluator,
-    LabelThresholds,
     Predictions,
     Rule,
-    at_temperature,
-    metric_named,
 )
 from hubretrain.export import Member, rule_entries, run_entries, write_export
 from hubretrain.files import file_sha256
@@ -35,12 +30,16 @@ from hubretrain.finetuning.devices import Devices
 from hubretrain.finetuning.input_pipeline import TrainingImages, label_weights, loss_weights
 from hubretrain.finetuning.options import FineTuneOptions
 from hubretrain.finetuning.results import (
+    SHARE,
     Criterion,
+    EnsembleMean,
     ExportCandidate,
     FineTuneResult,
+    PartEvaluator,
     labels_of,
+    mean_with_ensemble,
     predictions_table,
-    rounded_metrics,
+    recorded,
 )
 from hubretrain.finetuning.schedule import Speed
 from hubretrain.finetuning.trainer import Trainer
@@ -94,7 +93,7 @@ class ModuleFineTuning:
         self.folder = run.finetune_folder(name)
         heads = ModuleHeads.load(run.checked_heads(name))
         self.head, self._head_of_all, self.metric = heads.warm_start, heads.deployed, fit.metric
-        self._module = fit.module(name)
+        self._module_of = fit.module
         self.classifier = self._classifier(self.head)
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]
         self.parts = {
@@ -103,9 +102,10 @@ class ModuleFineTuning:
         }
         self._check_classes()
 
-    def _classifier(self, head: Head) -> Classifier:
-        """Return the untrained module with a head."""
-        backbone = Backbone(restore_module(self.name, self._module), head.layers)
+    def _classifier(self, head: Head, module: str = "") -> Classifier:
+        """Return an untrained module with a head, by default that which is trained."""
+        name = module or self.name
+        backbone = Backbone(restore_module(name, self._module_of(name)), head.layers)
         arrays = (head.weight, head.bias, head.hidden_weight, head.hidden_bias)
         return Classifier(backbone, head.kind, *arrays, multi_label=head.multi_label)
 
@@ -164,6 +164,12 @@ class ModuleFineTuning:
             self.head.rule,
             rule,
             self.head.calibration,
+        )
+        self.evaluator = PartEvaluator(
+            {part: self._labels(table) for part, table in self.parts.items()},
+            {part: table["cluster"].to_numpy() for part, table in self.parts.items()},
+            self.metric,
+            options.seed,
         )
         self.trainer = Trainer(
             self.classifier,
@@ -227,17 +233,18 @@ class ModuleFineTuning:
         self.all_folds = of_all is not None
         if of_all is not None:
             before["test"], probs["test"] = of_all
-        uncalibrated = {
-            part: float(metric_named("log_loss").function(probs[part], labels, None))
-            for part in self.parts
-            if len(labels := self._labels(self.parts[part]))
-        }
+        uncalibrated = self.evaluator.log_losses(probs)
         predictions = self._predictions(probs, kept, self.rule, self.calibration)
         name = f"{self.name}, {FINE_TUNED}"
         self.candidate = ExportCandidate(FINE_TUNED, self.name, name, predictions["validation"])
         self._write_predictions(predictions)
-        self._over_head = self._differences(predictions, before)
-        figures = self._metrics(predictions), self._metrics(before)
+        self._over_head = self.evaluator.differences(predictions, before)
+        self.mean = None
+        if kept:
+            of_module = self.run, self.parts, self.name, probs, kept
+            judges = self.criterion, self.evaluator
+            self.mean = mean_with_ensemble(*of_module, *judges, predictions, before)
+        figures = self.evaluator.metrics(predictions), self.evaluator.metrics(before)
         return self._results(history, *figures, uncalibrated)
 
     def _train_on_all_folds(self) -> tuple[Predictions, Float32Array] | None:
@@ -365,6 +372,7 @@ class ModuleFineTuning:
     ) -> tuple[FineTuneResult, FineTunedModuleRecord]:
         """Return the result and its record; `metrics` and those of the head by part."""
         trainer, temperature = self.trainer, self.calibration.temperature
+        with_ensemble = self.mean.record if self.mean is not None else None
         result = FineTuneResult(
             module=self.name,
             history=history,
@@ -379,13 +387,14 @@ class ModuleFineTuning:
             over_head=self._over_head,
             diverged=f"{self.name}: {trainer.diverged}" if trainer.diverged else None,
             all_folds=self.all_folds,
+            with_ensemble=with_ensemble,
         )
         record = FineTunedModuleRecord(
             test=result.test,
             head_test=result.head_test,
             validation=result.validation,
             head_validation=result.head_validation,
-            **_recorded(self.rule),
+            **recorded(self.rule),
             identity=trainer.identity,
             kept_epoch=result.kept_epoch,
             temperature=temperature,
@@ -397,6 +406,7 @@ class ModuleFineTuning:
                 if (path := table.path(self.folder)).exists()
             },
             all_folds=self.all_folds,
+            with_ensemble=with_ensemble,
         )
         return result, record
 
@@ -414,48 +424,7 @@ class ModuleFineTuning:
     def _predictions(
         self, probs: dict[str, Float32Array], epoch: int, rule: Rule, calibration: Calibration
     ) -> dict[str, Predictions]:
-        """Return the predictions of test split and validation fold, at the temperature.
-
-        Args:
-            probs: Probabilities without it.
-            epoch: Epoch of the model; 0 is the head.
-            rule: Decision rule of these probabilities.
-            calibration: The temperature.
-        """
-        predictions = {}
-        for part, of_part in probs.items():
-            is_chosen_on = part == "validation"
-            scores = self.criterion.scores(of_part, epoch) if is_chosen_on else rule.adjust(of_part)
-            calibrated = at_temperature(of_part, calibration.temperature, self.head.multi_label)
-            predictions[part] = Predictions(calibrated, scores)
-        return predictions
-
-    def _metrics(self, predictions: dict[str, Predictions]) -> dict[str, Figures]:
-        """Return the metrics of test split and validation fold."""
-        seed = self.trainer.options.seed
-        return {
-            part: rounded_metrics(
-                predictions[part], self._labels(table), table["cluster"].to_numpy(), seed
-            )
-            for part, table in self.parts.items()
-        }
-
-    def _differences(
-        self, predictions: dict[str, Predictions], of_head: dict[str, Predictions]
-    ) -> Figures:
-        """Return the metric of choice minus that of the head, by part, with its paired interval."""
-        differences = {}
-        for part, table in self.parts.items():
-            groups = table["cluster"].to_numpy()
-            evaluator = Evaluator.if_grouped(self._labels(table), groups, self.trainer.options.seed)
-            if evaluator is None:
-                continue
-            first, second = (of[part].of(self.metric) for of in (predictions, of_head))
-            with contextlib.suppress(DataError):  # such as ROC AUC without images of a class
-                change = evaluator.effect([(first, second)], self.metric)
-                ends = (change.estimate, change.low, change.high)
-                differences[part] = (round(ends[0], 6), round(ends[1], 6), round(ends[2], 6))
-        return differences
+        return self.evaluator.predictions(probs, epoch, self.criterion, rule, calibration)
 
     def _write_predictions(self, predictions: dict[str, Predictions]) -> None:
         for part, table in self.parts.items():
@@ -466,30 +435,54 @@ class ModuleFineTuning:
 
     def export(self, result: FineTuneResult) -> None:
         """Write the fine-tuned model to `export/`, and its predictions of the validation fold."""
+        members, is_tuned = [Member(self.classifier)], bool(result.kept_epoch)
+        self._export(members, self.candidate, self.rule, self.calibration, result.test, is_tuned)
+
+    def export_mean(self, mean: EnsembleMean) -> None:
+        """Write the mean of the fine-tuned model and the ensemble to `export/`, as `export`."""
+        members = [Member(self.classifier, SHARE)]
+        for name, weight in mean.ensemble.weights.items():
+            head = ModuleHeads.load(self.run.checked_heads(name)).ensemble_member
+            classifier = self._classifier(head, name)
+            members.append(Member(classifier, (1 - SHARE) * weight))
+        figures = mean.record.test
+        self._export(members, mean.candidate, mean.rule, mean.calibration, figures, is_tuned=True)
+
+    def _export(
+        self,
+        members: Sequence[Member],
+        candidate: ExportCandidate,
+        rule: Rule,
+        calibration: Calibration,
+        test: Figures,
+        is_tuned: bool,
+    ) -> None:
         folder = self.run.folder / "finetune"
-        predictions = VALIDATION_PREDICTIONS.read(self.folder)
-        EXPORTED_VALIDATION.write(folder, predictions)
+        probs = candidate.predictions.unadjusted
+        rows = predictions_table(self.parts["validation"], probs, self.dataset.class_names)
+        EXPORTED_VALIDATION.write(folder, rows)
         manifest = {
             "run": self.run.name,
             "fine_tuned": True,
+            "fine_tuned_module": self.name,
             **run_entries(self.run),
-            "test": result.test,
-            **rule_entries(self.rule),
+            "test": test,
+            **rule_entries(rule),
             "calibration": {
-                "images": "on the validation fold" if result.kept_epoch else "out of fold",
-                "log_loss_before": self.calibration.log_loss_before,
-                "log_loss_after": self.calibration.log_loss_after,
+                "images": "on the validation fold" if is_tuned else "out of fold",
+                "log_loss_before": calibration.log_loss_before,
+                "log_loss_after": calibration.log_loss_after,
             },
             "augmentation": asdict(self.trainer.options.augmentation),
             **({"bits": bits} if (bits := self.dataset.reading.bits) < MAX_BITS else {}),
             "validation_sha256": file_sha256(EXPORTED_VALIDATION.path(folder)),
         }
         write_export(
-            [Member(self.classifier)],
+            members,
             self.dataset.class_names,
             self.run.export_folder,
             manifest,
-            temperature=self.calibration.temperature,
+            temperature=calibration.temperature,
         )
 
     def _images(self, table: pd.DataFrame, weights: Float32Array) -> TrainingImages:
@@ -501,13 +494,6 @@ class ModuleFineTuning:
             weights,
             replace(self.dataset.reading, max_pixels=MOST_PIXELS),
         )
-
-
-def _recorded(rule: Rule) -> dict[str, Any]:
-    """Return the entries of `FineTunedModuleRecord` that hold a decision rule."""
-    if isinstance(rule, LabelThresholds):
-        return {"adjust": 0.0, "priors": (), "thresholds": rule.values}  # noqa: PD011 - no table
-    return {"adjust": rule.strength, "priors": rule.priors}
 
 
 def _digest_of(head: Head) -> str:

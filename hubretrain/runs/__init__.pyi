@@ -5,7 +5,9 @@ from .listing import list_runs as list_runs
 from .listing import remove_run as remove_run
 from .records import FINE_TUNED as FINE_TUNED
 from .records import HEAD as HEAD
+from .records import MEAN as MEAN
 from .records import VALIDATION_FOLD as VALIDATION_FOLD
+from .records import EnsembleMeanRecord as EnsembleMeanRecord
 from .records import ExportedRecord as ExportedRecord
 from .records import Figures as Figures
 from .records import FineTunedModuleRecord as FineTunedModuleRecord

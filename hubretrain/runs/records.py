@@ -171,6 +171,35 @@ class FitRecord:
 
 
 @dataclass(frozen=True)
+class EnsembleMeanRecord:
+    """The mean of a fine-tuned model's probabilities and the ensemble's, half each.
+
+    Attributes:
+        test: Metrics on the test split, {} without one.
+        validation: Metrics on the validation fold.
+        adjust: Strength of the decision rule's logit adjustment, of probabilities without the
+            temperature.
+        priors: Share of each class that the decision rule adjusts by.
+        temperature: Temperature of the mean; all figures are with it.
+        uncalibrated_log_loss: Log loss without it, see `FineTunedModuleRecord`.
+        over_head: Metric of choice minus that of the head that training started from, of `test` and
+            `validation`, with paired intervals.
+        over_fine_tuned: The same minus that of the fine-tuned model alone.
+        thresholds: See `FineTunedModuleRecord`.
+    """
+
+    test: Figures
+    validation: Figures
+    adjust: Number
+    priors: tuple[Number, ...]
+    temperature: Number
+    uncalibrated_log_loss: Mapping[str, Number]
+    over_head: Figures
+    over_fine_tuned: Figures
+    thresholds: tuple[Number, ...] = ()
+
+
+@dataclass(frozen=True)
 class FineTunedModuleRecord:
     """The result of fine-tuning one module.
 
@@ -193,6 +222,8 @@ class FineTunedModuleRecord:
         thresholds: Where images may have several labels, the threshold of each, of probabilities
             without the temperature; written there alone.
         all_folds: Whether the model was trained once more, on all folds.
+        with_ensemble: The mean of its probabilities and the ensemble's; None where the run has no
+            ensemble that could be exported, or no epoch was better than the head.
     """
 
     test: Figures
@@ -209,6 +240,7 @@ class FineTunedModuleRecord:
     files: Mapping[str, str] = field(default_factory=dict)
     thresholds: tuple[Number, ...] = ()
     all_folds: bool = False
+    with_ensemble: EnsembleMeanRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +267,7 @@ class OrderRecord:
     regret_ends: tuple[Number, Number] | None = None
 
 
-FINE_TUNED, HEAD = "fine-tuned", "head"
+FINE_TUNED, HEAD, MEAN = "fine-tuned", "head", "mean"
 
 
 @dataclass(frozen=True)
@@ -243,7 +275,7 @@ class ExportedRecord:
     """Which of a run's models its fine-tuning exported: the best on the validation fold.
 
     Attributes:
-        kind: `fine-tuned`, `head` or `ensemble`.
+        kind: `fine-tuned`, `head`, `ensemble`, or `mean` of a fine-tuned module and the ensemble.
         module: Its module, or `ensemble`.
         name: Name for people, one of `on_validation`.
         metric: Name of the metric that they were compared by.
@@ -266,8 +298,8 @@ class FineTuneRecord:
 
     Attributes:
         modules: Module name to its result; {} where there was none.
-        chosen: Module whose fine-tuned model is exported; None where there was none, or where a
-            head or the ensemble is better.
+        chosen: Module whose fine-tuned model is exported, alone or in a mean; None where there was
+            none, or where a head or the ensemble is better.
         order: Whether the order of the screening held; None for fewer than two modules.
         exported: Which model is exported; None where there was none.
         test_looked_at: Each different look at the test split: module name to the identity of the

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hubretrain.arrays import AnyArray
 from hubretrain.bottlenecks import Bottlenecks, bottleneck_files
 from hubretrain.data import ImageDataset, SplitOptions, join_labels, targets
 from hubretrain.data.splitting import (
@@ -34,7 +35,7 @@ from hubretrain.evaluation import (
     at_temperature,
 )
 from hubretrain.files import StrPath
-from hubretrain.heads import ModuleHeads
+from hubretrain.heads import ENSEMBLE_NAME, Ensemble, Head, ModuleHeads
 from hubretrain.locks import in_use
 from hubretrain.runs import (
     CANDIDATES,
@@ -111,6 +112,7 @@ def screen_modules(
     listed = board[board["shortlist"].notna()].sort_values("shortlist")
     test_predictions = _test_predictions(heads, files, listed["module"].tolist(), test)
     board = _with_test(board, test_predictions, test, sweep, options.split.seed)
+    of_ensemble = _ensemble_on_test(comparison.ensemble, heads, files, test)
     sentences = (
         *notes.on_images(images, dataset, sweep, options.split.keep_duplicates_together),
         *notes.on_labels(labels, sweep),
@@ -126,7 +128,8 @@ def screen_modules(
         write_folds(written.folds_file, images.assign(group=images["cluster"]), cut_with)
         for result in results:
             heads[result.module].save(written.heads_file(result.module), result.about["module"])
-        _write_tables(written, board, effects, comparison, heads, test, test_predictions)
+        on_test = test_predictions | of_ensemble
+        _write_tables(written, board, effects, comparison, heads, test, on_test)
         record = _record(dataset, options, cache, comparison, shortlist, looks, sentences)
         run.publish_fit(written, record)
     return Screening(run, sweep.metric, board, effects, sentences)
@@ -222,12 +225,41 @@ def _test_predictions(
     predictions = {}
     for name in shortlist if len(test) else ():
         head = heads[name].deployed
-        with Bottlenecks(file_of[name]) as bottlenecks:
-            features = bottlenecks.rows(test["sha256"].tolist(), layers=head.layers or "last")
-        probs = head.probabilities(features)
+        probs = _probabilities(head, file_of[name], test)
         calibrated = at_temperature(probs, head.calibration.temperature, head.multi_label)
         predictions[name] = Predictions(calibrated, head.rule.adjust(probs))
     return predictions
+
+
+def _ensemble_on_test(
+    ensemble: Ensemble | None,
+    heads: Mapping[str, ModuleHeads],
+    files: Sequence[Path],
+    test: pd.DataFrame,
+) -> dict[str, Predictions]:
+    """Return the predictions of the test split by the ensemble; {} without one.
+
+    They are written for its mean with a fine-tuned model, and evaluated by nothing before that.
+    """
+    if ensemble is None or not len(test):
+        return {}
+    file_of = {file.stem: file for file in files}
+    mean = ensemble.mean(
+        {
+            name: _probabilities(heads[name].ensemble_member, file_of[name], test)
+            for name in ensemble.weights
+        }
+    )
+    multi_label = isinstance(ensemble.rule, LabelThresholds)
+    calibrated = at_temperature(mean, ensemble.calibration.temperature, multi_label)
+    return {ENSEMBLE_NAME: Predictions(calibrated, ensemble.rule.adjust(mean))}
+
+
+def _probabilities(head: Head, file: Path, images: pd.DataFrame) -> AnyArray:
+    """Return a head's probabilities of images (n_images, n_classes), without a temperature."""
+    with Bottlenecks(file) as bottlenecks:
+        features = bottlenecks.rows(images["sha256"].tolist(), layers=head.layers or "last")
+    return head.probabilities(features)
 
 
 def _with_test(

@@ -290,11 +290,14 @@ async def _failure(_request: Request, error: Exception) -> Response:
 
 def _about(export: Export) -> str:
     """Return which model it is and what it tells apart, a sentence each."""
-    kind = "fine-tuned" if export.manifest.get("fine_tuned") else "with a fitted head"
+    module, kind = export.manifest["module"], "with a fitted head"
+    if export.manifest.get("fine_tuned"):
+        tuned = export.manifest.get("fine_tuned_module", module)
+        kind = "fine-tuned" if tuned == module else f"with {tuned}, fine-tuned"
     names = export.class_names
     shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
     word = "labels, of which an image may have several" if export.multi_label else "classes"
-    return f"{export.manifest['module']}, {kind}. {len(names)} {word}: {shown}."
+    return f"{module}, {kind}. {len(names)} {word}: {shown}."
 
 
 def _page(name: str, about: str) -> tuple[str, str]:

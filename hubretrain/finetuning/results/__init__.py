@@ -1,7 +1,8 @@
 """What a fine-tuning is worth: figures, and the choice of what is exported.
 
-`criterion` compares epochs, `result` holds metrics and predictions, `candidates` are the models
-that the export is chosen from, and `leaderboard` gives them their rows.
+`criterion` compares epochs, `part_evaluator` evaluates a model, `result` holds what comes of it,
+`mean` averages the model with the ensemble, `candidates` are the models that the export is chosen
+from, and `leaderboard` gives them their rows.
 """
 
 import lazy_loader as lazy

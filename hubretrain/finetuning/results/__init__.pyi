@@ -14,6 +14,13 @@ from .leaderboard import order_of as order_of
 from .leaderboard import regret_ends as regret_ends
 from .leaderboard import screening_metric as screening_metric
 from .leaderboard import with_fine_tuned as with_fine_tuned
+from .mean import SHARE as SHARE
+from .mean import EnsembleMean as EnsembleMean
+from .mean import ensemble_probabilities as ensemble_probabilities
+from .mean import mean_name as mean_name
+from .mean import mean_with_ensemble as mean_with_ensemble
+from .mean import recorded as recorded
+from .part_evaluator import PartEvaluator as PartEvaluator
 from .result import FineTuneResult as FineTuneResult
 from .result import predictions_table as predictions_table
 from .result import rounded_metrics as rounded_metrics

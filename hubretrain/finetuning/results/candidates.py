@@ -24,6 +24,7 @@ from hubretrain.runs import (
     EXPORTED_VALIDATION,
     FINE_TUNED,
     HEAD,
+    MEAN,
     OUT_OF_FOLD,
     ExportedRecord,
     Run,
@@ -34,7 +35,7 @@ class ExportCandidate(NamedTuple):
     """A model that may become the run's export.
 
     Attributes:
-        kind: `fine-tuned`, `head` or `ensemble`.
+        kind: `fine-tuned`, `head`, `ensemble`, or `mean` of a fine-tuned model and the ensemble.
         module: Its module, or `ensemble`.
         name: Name for people.
         predictions: Of the images of the validation fold, by a model that was not fitted on it.
@@ -48,7 +49,8 @@ class ExportCandidate(NamedTuple):
     def is_of(self, other: ExportCandidate) -> bool:
         """Return whether it is the same model, by its module and the digits that files hold."""
         first, second = self.predictions.unadjusted, other.predictions.unadjusted
-        return self.module == other.module and np.allclose(first, second, atol=2e-6)
+        is_alike = (self.kind, self.module) == (other.kind, other.module)
+        return is_alike and np.allclose(first, second, atol=2e-6)
 
 
 def fitted_candidates(
@@ -107,7 +109,10 @@ def exported_candidate(run: Run, images: pd.DataFrame) -> ExportCandidate | None
         return None
     labels, groups = labels_of(images, export.class_names), images["cluster"].to_numpy()
     predictions = Predictions(probs, scores_of(probs, labels, groups, export.rule))
-    name = str(export.manifest["module"])
+    name = str(export.manifest.get("fine_tuned_module") or export.manifest["module"])
+    if export.manifest["module"] == ENSEMBLE_NAME:
+        label = f"mean of {name}, fine-tuned, and the ensemble, exported before"
+        return ExportCandidate(MEAN, name, label, predictions)
     label = f"{name}, fine-tuned and exported before"
     return ExportCandidate(FINE_TUNED, name, label, predictions)
 
@@ -157,8 +162,8 @@ def best_candidate(
     sign = 1.0 if metric_named(metric).higher_is_better else -1.0
     order = sorted(range(len(candidates)), key=lambda i: (-sign * values[i], losses[i]))
     firsts = [
-        next((candidates[i] for i in order if (candidates[i].kind == FINE_TUNED) == is_tuned), None)
-        for is_tuned in (True, False)
+        next((candidates[i] for i in order if candidates[i].kind in kinds), None)
+        for kinds in ((FINE_TUNED,), (HEAD, ENSEMBLE))
     ]
     gain, evaluator = None, Evaluator.if_grouped(labels, groups, seed)
     if evaluator is not None and firsts[0] is not None and firsts[1] is not None:

@@ -16,10 +16,13 @@ from hubretrain.evaluation import (
 )
 from hubretrain.finetuning.results.candidates import recorded_probs
 from hubretrain.finetuning.results.criterion import labels_of, recorded_rule, scores_of
+from hubretrain.finetuning.results.mean import mean_name
 from hubretrain.runs import (
     ENSEMBLE,
     FINE_TUNED,
+    MEAN,
     VALIDATION_PREDICTIONS,
+    EnsembleMeanRecord,
     FineTunedModuleRecord,
     OrderRecord,
     Run,
@@ -31,44 +34,61 @@ COSTS = ("n_parameters", "gflops", "ms_per_image")  # of a pass, which training 
 def with_fine_tuned(
     board: pd.DataFrame, records: Mapping[str, FineTunedModuleRecord]
 ) -> pd.DataFrame:
-    """Return the leaderboard with a row for each fine-tuned module, below that of its head.
+    """Return the leaderboard with rows for each fine-tuned module, below that of its head.
 
-    Its metrics are of the validation fold, those of heads of all folds; so it has no rank, but
-    `over_head` is the difference on that fold, paired. As with heads, what was trained on all folds
-    is evaluated on the test split alone; on the fold it is the model that chose the epoch.
+    They are of the module, and of its mean with the ensemble. Their metrics are of the validation
+    fold, those of heads of all folds; so they have no rank, but `over_head` is the difference on
+    that fold, paired. As with heads, what was trained on all folds is evaluated on the test split
+    alone; on the fold it is the model that chose the epoch.
 
     Args:
         board: The leaderboard, with such rows of before or without.
         records: Module name to the result of its fine-tuning.
     """
-    board = board[board["kind"] != FINE_TUNED].reset_index(drop=True)
+    board = board[~board["kind"].isin([FINE_TUNED, MEAN])].reset_index(drop=True)
     position = {name: i for i, name in reversed([*board["module"].items()])}
+    is_ensemble = board["kind"] == ENSEMBLE
     rows, places = [], [float(i) for i in board.index]
     for name, record in records.items():
         if name not in position:
             continue
-        head = board.loc[position[name]]
-        row: dict[str, Any] = {"module": f"{name}, {FINE_TUNED}", "kind": FINE_TUNED}
         trained_on = ", all folds" if record.all_folds else ""
-        row |= {"head": f"epoch {record.kept_epoch}{trained_on}", "tied": False, "n_members": 1}
-        row |= {} if record.thresholds else {"adjust": record.adjust}
-        row |= {"temperature": record.temperature}
-        row |= {cost: head[cost] for cost in COSTS if cost in board}
-        # On the leaderboard these two names are of probabilities before the temperature.
-        after = {name: f"calibrated_{name}" for name in ("log_loss", "calibration_error")}
-        figures = {after.get(name, name): values for name, values in record.validation.items()}
-        row["uncalibrated_log_loss"] = record.uncalibrated_log_loss.get("validation", np.nan)
-        figures |= {f"test_{m}": v for m, v in record.test.items() if f"test_{m}" in board}
-        if "validation" in record.over_head:
-            figures["over_head"] = record.over_head["validation"]
-        for metric, values in figures.items():
-            ends = (metric, f"{metric}_low", f"{metric}_high")
-            row |= dict(zip(ends, values, strict=True))
-        rows.append(row)
+        epoch = f"epoch {record.kept_epoch}{trained_on}"
+        members = board.loc[[position[name]]]
+        named = {"module": f"{name}, {FINE_TUNED}", "kind": FINE_TUNED, "head": epoch}
+        rows.append({**named, "n_members": 1, **_row(record, members)})
         places.append(position[name] + 0.5)
+        if record.with_ensemble is None or not is_ensemble.any():
+            continue
+        ensemble = board[is_ensemble].head(1)
+        members = pd.concat([members, ensemble])
+        named = {"module": mean_name(name), "kind": MEAN, "head": f"{epoch}, and the ensemble"}
+        n_members = 1 + int(ensemble["n_members"].iloc[0])
+        rows.append({**named, "n_members": n_members, **_row(record.with_ensemble, members)})
+        places.append(position[name] + 0.6)
     table = pd.concat([board, pd.DataFrame(rows)], ignore_index=True) if rows else board
     order = np.argsort(places, kind="stable")
     return table.iloc[order].astype({"tied": bool}).reset_index(drop=True)
+
+
+def _row(
+    record: FineTunedModuleRecord | EnsembleMeanRecord, members: pd.DataFrame
+) -> dict[str, Any]:
+    """Return what a row says of a model; `members` are the rows whose passes it takes."""
+    row: dict[str, Any] = {"tied": False, "temperature": record.temperature}
+    row |= {} if record.thresholds else {"adjust": record.adjust}
+    row |= {cost: members[cost].sum(skipna=False) for cost in COSTS if cost in members}
+    # On the leaderboard these two names are of probabilities before the temperature.
+    after = {name: f"calibrated_{name}" for name in ("log_loss", "calibration_error")}
+    figures = {after.get(name, name): values for name, values in record.validation.items()}
+    row["uncalibrated_log_loss"] = record.uncalibrated_log_loss.get("validation", np.nan)
+    figures |= {f"test_{m}": v for m, v in record.test.items() if f"test_{m}" in members}
+    if "validation" in record.over_head:
+        figures["over_head"] = record.over_head["validation"]
+    for metric, values in figures.items():
+        ends = (metric, f"{metric}_low", f"{metric}_high")
+        row |= dict(zip(ends, values, strict=True))
+    return row
 
 
 def screening_metric(board: pd.DataFrame, modules: Iterable[str], metric: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from hubretrain.evaluation import (
     Predictions,
 )
 from hubretrain.runs import (
+    EnsembleMeanRecord,
     Figures,
 )
 
@@ -38,6 +39,8 @@ class FineTuneResult:
             `validation`, with paired intervals.
         diverged: What to do about a loss that became NaN or infinite; None if it did not.
         all_folds: Whether the model was trained once more, on all folds.
+        with_ensemble: The mean of its probabilities and the ensemble's; None without an ensemble
+            that could be exported, or where no epoch was better than the head.
     """
 
     module: str
@@ -53,6 +56,7 @@ class FineTuneResult:
     over_head: Figures = field(default_factory=dict)
     diverged: str | None = None
     all_folds: bool = False
+    with_ensemble: EnsembleMeanRecord | None = None
 
     @property
     def kept_epoch(self) -> int:
