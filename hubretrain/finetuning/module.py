@@ -92,7 +92,9 @@ class ModuleFineTuning:
         self.dataset, self.run, self.name, self.devices = dataset, run, name, devices
         self.folder = run.finetune_folder(name)
         heads = ModuleHeads.load(run.checked_heads(name))
-        self.head, self._head_of_all, self.metric = heads.warm_start, heads.deployed, fit.metric
+        # Heads of a large penalty give nearly equal probabilities: training would first scale them.
+        self.head, self._head_of_all = heads.warm_start.calibrated(), heads.deployed.calibrated()
+        self.metric = fit.metric
         self._module_of = fit.module
         self.classifier = self._classifier(self.head)
         self.train = images[~images["fold"].isin([TEST, VALIDATION_FOLD])]

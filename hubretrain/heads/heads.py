@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,24 @@ class Head:
     def probabilities(self, features: AnyArray) -> AnyArray:
         """Return probabilities (n_images, n_classes) of features, without the temperature."""
         return probabilities(self.logits(features), self.kind, self.multi_label)
+
+    def calibrated(self) -> Head:
+        """Return the head whose probabilities are those of this one at its temperature.
+
+        Its logits are divided by the temperature, and its rule decides as before. Normalised
+        sigmoids at a temperature are no sigmoids, so a `logistic` head of one class per image is
+        returned as it is.
+        """
+        temperature = self.calibration.temperature
+        if temperature == 1 or (self.kind == "logistic" and not self.multi_label):
+            return self
+        return replace(
+            self,
+            weight=(self.weight / temperature).astype(self.weight.dtype),
+            bias=(self.bias / temperature).astype(self.bias.dtype),
+            rule=self.rule.at_temperature(temperature),
+            calibration=UNCALIBRATED,
+        )
 
 
 @dataclass(frozen=True, eq=False)

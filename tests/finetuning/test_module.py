@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,13 @@ import pytest
 from hubretrain.data.splitting import read_folds
 from hubretrain.evaluation import calibrate
 from hubretrain.export import Export
+from hubretrain.heads import ModuleHeads
 from hubretrain.modules import resolve
-from hubretrain.runs import PREDICTIONS, TEST_PREDICTIONS, VALIDATION_PREDICTIONS
+from hubretrain.runs import HISTORY, PREDICTIONS, TEST_PREDICTIONS, VALIDATION_PREDICTIONS, Run
 from tests.finetuning.heads import give_head, pixels_of, weaken
 from tests.finetuning.runs import copied, tune
 from tests.finetuning.test_trainer import tensors
-from tests.samples import at_temperature
+from tests.samples import at_temperature, record_files
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,30 @@ def test_the_export_is_chosen_on_the_validation_fold_where_the_test_split_says_t
     of_head = TEST_PREDICTIONS.read(run.folder)
     other = (of_head["label"].astype(int) + 1) % 3
     assert result.test["accuracy"][0] > (of_head["decision"].astype(int) == other).mean() + 0.1
+
+
+def test_training_starts_at_the_temperature_of_its_head(fitted, tmp_path):
+    """A head of a large penalty, made by hand: without its temperature it tells nothing apart."""
+    run = copied(fitted, tmp_path)
+    heads = ModuleHeads.load(run.heads_file("small"))
+    head, scale = replace(heads.warm_start, kind="softmax"), 1e-3
+    flat = replace(
+        head,
+        weight=head.weight * scale,
+        bias=head.bias * scale,
+        calibration=replace(head.calibration, temperature=head.calibration.temperature * scale),
+    )
+    for name, one in (("usual", head), ("flat", flat)):
+        of_one = Run(shutil.copytree(run.folder, tmp_path / name))
+        replace(heads, warm_start=one).save(of_one.heads_file("small"), {})
+        record_files(of_one)
+        tune(fitted, of_one, epochs=1)
+    usual, of_flat = (
+        HISTORY.read(Run(tmp_path / name).finetune_folder("small")) for name in ("usual", "flat")
+    )
+    columns = ["loss", "validation_loss", "validation_accuracy", "validation_metric"]
+    assert usual["validation_loss"][0] < 0.8 * np.log(3)
+    np.testing.assert_allclose(usual[columns], of_flat[columns], rtol=2e-3)
 
 
 def test_with_averaged_weights_the_averages_are_evaluated_and_kept(fitted, tmp_path):

@@ -25,7 +25,7 @@ from hubretrain.heads.heads import ModuleHeads
 from hubretrain.modules import Backbone, resolve
 from tests.finetuning.heads import give_network, pixels_of, weaken
 from tests.finetuning.runs import copied, tune, weights_of
-from tests.samples import REPOSITORY
+from tests.samples import REPOSITORY, at_temperature
 
 
 def test_before_the_first_step_the_model_says_what_the_head_said(fitted):
@@ -324,14 +324,15 @@ UNCHANGED = {"learning_rate": 1e-20, "epochs": 1, "unfreeze_last": 0, "trunk_vie
 
 
 def losses_of(run, part, size=8):
-    """Labels of the images of some folds, and the loss of each by the head of epoch 0."""
+    """Labels of the images of some folds, and the loss of each by the head at its temperature."""
     head = ModuleHeads.load(run.heads_file("small")).warm_start
     folds = pd.read_csv(run.folds_file, dtype=str)
     images = folds[folds["fold"].isin(list(part))]
     pixels = pixels_of(run.folder.parent, images["path"], size)
     features = Backbone(resolve(str(run.folder.parent / "small")), head.layers)(pixels).numpy()
     labels = images["label"].astype(int).to_numpy()
-    return labels, -np.log(head.probabilities(features)[np.arange(len(labels)), labels])
+    probs = at_temperature(head.probabilities(features), head.calibration.temperature)
+    return labels, -np.log(probs[np.arange(len(labels)), labels])
 
 
 STILL = Augmentation(False, crop=1, crop_ratio=1, brightness=0, contrast=0)

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from hubretrain.errors import HeadError, WriteError
+from hubretrain.evaluation import Calibration, at_temperature
 from hubretrain.evaluation.label_thresholds import LabelThresholds
 from hubretrain.evaluation.logit_adjustment import DecisionRule
 from hubretrain.heads.heads import ROLES, Head, ModuleHeads, digested_hdf5
@@ -99,6 +100,36 @@ def test_a_network_is_what_scikit_learn_computes_with_its_weights():
     np.testing.assert_allclose(
         head.probabilities(features), oracle.predict_proba(features), atol=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "multi_label"), [("softmax", False), ("mlp", False), ("logistic", True)]
+)
+def test_a_calibrated_head_is_the_head_at_its_temperature(kind, multi_label):
+    random = np.random.default_rng(0)
+    rule = LabelThresholds((0.2, 0.5, 0.6)) if multi_label else DecisionRule(0.5, (0.1, 0.3, 0.6))
+    calibration = Calibration(0.3, 1.0, 1.0)
+    head = replace(
+        network(random, 5) if kind == "mlp" else linear(random, kind, 1.0, 5),
+        rule=rule,
+        calibration=calibration,
+        multi_label=multi_label,
+    )
+    rows = random.normal(size=(40, 5))
+    expected = at_temperature(head.probabilities(rows), 0.3, multi_label)
+    calibrated = head.calibrated()
+    np.testing.assert_allclose(calibrated.probabilities(rows), expected, rtol=1e-4, atol=1e-7)
+    decisions = head.rule.decide(head.probabilities(rows))
+    assert (calibrated.rule.decide(calibrated.probabilities(rows)) == decisions).all()
+    assert calibrated.calibration.temperature == 1
+    assert calibrated.calibrated() is calibrated
+
+
+def test_normalised_sigmoids_keep_their_temperature():
+    head = replace(
+        linear(np.random.default_rng(0), "logistic", 1.0, 5), calibration=Calibration(0.3, 1.0, 1.0)
+    )
+    assert head.calibrated() is head
 
 
 def test_a_head_file_that_is_missing_damaged_or_of_another_version_is_one_sentence(tmp_path):
