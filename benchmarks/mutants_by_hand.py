@@ -27,14 +27,14 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "the export is chosen by the test split",
         "finetuning/finetune",
-        "    if export != BEST:\n        best = current\n",
+        "    if export == BEST:\n        return best, exported\n",
         '    of_test = LEADERBOARD.read(run.folder).set_index("module")["test_accuracy"]\n'
         '    truth = module.parts["test"]["class_index"].to_numpy()\n'
         "    names = [c for c in candidates if c.kind != FINE_TUNED]\n"
         '    tuned = (module._probabilities("{}")["test"].argmax(axis=1) == truth).mean()\n'
         "    if is_trained and tuned > 1 - of_test.max():\n"
         "        best = current\n"
-        "    if export != BEST:\n        best = current\n",
+        "    if export == BEST:\n        return best, exported\n",
         MODULE,
     ),
     (
@@ -117,8 +117,8 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "test figures of what is fine-tuned are of its head",
         "finetuning/module",
-        "figures = self._metrics(predictions), self._metrics(before)",
-        "figures = self._metrics(before), self._metrics(before)",
+        "self.evaluator.metrics(predictions), self.evaluator.metrics(before)",
+        "self.evaluator.metrics(before), self.evaluator.metrics(before)",
         "tests/finetuning/test_layers.py " + TRAINER,
     ),
     (

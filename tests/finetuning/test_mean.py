@@ -11,7 +11,7 @@ from hubretrain.errors import RunError
 from hubretrain.evaluation import at_temperature
 from hubretrain.export import Export, export_run, is_current, predict_images
 from hubretrain.heads import Ensemble
-from hubretrain.runs import Run
+from hubretrain.runs import TEST_PREDICTIONS, Run
 from tests.finetuning.heads import weaken
 from tests.finetuning.runs import copied, tune, write_run
 from tests.samples import write_digits, write_module
@@ -94,7 +94,9 @@ def test_the_mean_has_a_row_below_that_of_its_module(tuned):
 
 def test_the_exported_mean_predicts_the_mean(of_two, tuned, tmp_path):
     run = Run(shutil.copytree(tuned.folder, tmp_path / "run"))
-    paths = sorted((of_two / "digits").rglob("*.png"))[:5]
+    on_test = TEST_PREDICTIONS.read(run.folder)
+    on_test = on_test[on_test["module"] == "ensemble"].head(5)
+    paths = [of_two / "digits" / path for path in on_test["path"]]
 
     def uncalibrated(export):
         probs = [[p for _, p in sorted(one.classes)] for one in predict_images(export, paths)]
@@ -104,6 +106,9 @@ def test_the_exported_mean_predicts_the_mean(of_two, tuned, tmp_path):
     tune(of_two, run, module="small5", resume=True, export="fine-tuned")
     first = uncalibrated(run.export_folder)
     second = uncalibrated(export_run(run, ensemble=True).folder)
+    temperature = Ensemble.load(run.ensemble_file).calibration.temperature
+    written = at_temperature(on_test[CLASSES].to_numpy(), 1 / temperature)
+    np.testing.assert_allclose(written, second, atol=2e-5)
     tune(of_two, run, module="small5", resume=True, export="mean")
     assert run.finetune.exported.name == MEAN
     assert is_current(run)

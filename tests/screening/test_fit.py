@@ -177,14 +177,14 @@ def test_the_kept_head_and_the_ensemble_say_of_the_cache_what_they_are_worth(pla
     assert (together.argmax(axis=1) == test["label"].astype(int)).mean() > 0.9
 
 
-def test_the_predictions_of_the_test_split_are_kept_of_the_shortlist_alone(place):
+def test_the_predictions_of_the_test_split_are_kept_of_shortlist_and_ensemble(place):
     write_cache(place / "digits", place / "cache", "left_half", columns=slice(4))
     found = fit(place)
     run = found.run
     folds = read_folds(run.folds_file)
     test = folds[folds["fold"] == TEST]
     table = TEST_PREDICTIONS.read(run.folder)
-    assert set(table["module"]) == set(run.fit.shortlist)
+    assert set(table["module"]) == {*run.fit.shortlist, "ensemble"}
     board = found.leaderboard[found.leaderboard["kind"] == "module"].set_index("module")
     for name in run.fit.shortlist:
         of_module = table[table["module"] == name]
@@ -228,7 +228,8 @@ def test_modules_keep_their_names_costs_and_rows_whatever_they_are_called(place)
     for table in (OUT_OF_FOLD, PER_CLASS):
         assert set(table.read(run.folder)["module"]) == {"2024", "None", "ensemble"}
     assert set(CANDIDATES.read(run.folder)["module"]) == {"2024", "None"}
-    assert set(TEST_PREDICTIONS.read(run.folder)["module"]) == set(run.fit.shortlist)
+    of_test = set(TEST_PREDICTIONS.read(run.folder)["module"])
+    assert of_test == {*run.fit.shortlist, "ensemble"}
 
 
 def test_an_ensemble_of_one_member_is_not_evaluated_on_the_test_split(place):
