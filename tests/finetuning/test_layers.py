@@ -12,7 +12,7 @@ from hubretrain.modules import Backbone, Classifier, resolve
 from hubretrain.runs import Run
 from tests.finetuning.heads import KINDS, give_head, pixels_of
 from tests.finetuning.runs import copied, tune, write_run
-from tests.samples import write_digits, write_residual
+from tests.samples import at_temperature, write_digits, write_residual
 
 SIZE = 16
 
@@ -68,7 +68,8 @@ def test_epoch_0_is_the_head_on_cached_features(
         is_label = np.arange(3) == labels[:, None]
         losses = -np.log(np.where(is_label, scores, 1 - scores)).sum(axis=1)
     else:
-        losses = -np.log(probs[np.arange(len(labels)), labels])
+        calibrated = at_temperature(probs, head.calibration.temperature)
+        losses = -np.log(calibrated[np.arange(len(labels)), labels])
     epoch = result.history.iloc[0]
     expected = np.average(losses[is_validation], weights=weights[is_validation])
     assert epoch["validation_loss"] == pytest.approx(expected, rel=1e-4)

@@ -407,6 +407,7 @@ def test_fine_tuning_begins_at_the_least_loss_of_the_fit(kind, class_weight):
 
 def test_the_run_remembers_what_fine_tuning_found(fitted, tmp_path):
     run = copied(fitted, tmp_path)
+    weaken(run, "small")
     result = tune(fitted, run, epochs=1, export="fine-tuned")
     record = run.finetune
     assert (record.chosen, record.order) == ("small", None)
