@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from hubretrain.runs import Run
     from hubretrain.screening import Screening
 
 NO_TERMINAL = 200  # characters: a file, or a program, has room for whole rows
@@ -114,8 +115,21 @@ def fit(
         echo("What the options are worth; the intervals hold together at 95 %:")
     for sentence in screening.effects["sentence"]:
         echo(f"{sentence[0].upper()}{sentence[1:]}")
+    if why := _why_ensemble_is_not_exported(screening.run):
+        # The sentence is for `export`, whose option it names.
+        echo(f"Not to be exported: {why.replace('`head`', 'hubretrain export --head')}")
     folder = screening.run.folder
     echo(f"Results are in {folder}/. Next: {next_command('finetune', folder)}")
+
+
+def _why_ensemble_is_not_exported(run: Run) -> str:
+    """Return why the run's ensemble cannot be exported; empty where it can, or there is none."""
+    from hubretrain.export import why_not_joined
+    from hubretrain.heads import Ensemble
+
+    if not run.ensemble_file.exists():
+        return ""
+    return why_not_joined(run.fit, Ensemble.load(run.checked_ensemble()).weights)
 
 
 def _as_json(screening: Screening) -> str:

@@ -16,7 +16,7 @@ from hubretrain.export import Export, open_runtime, predict_images, why_not_join
 from hubretrain.export.onnx_graph import OnnxMember
 from hubretrain.export.onnx_writer import write_onnx_export
 from hubretrain.export.views import averaged_views
-from hubretrain.heads import Head, ModuleHeads
+from hubretrain.heads import Ensemble, Head, ModuleHeads
 from hubretrain.modules import resolve
 from hubretrain.modules.onnx import probed
 from hubretrain.runs import ModuleRecord, Run
@@ -107,7 +107,7 @@ def invoke(*arguments, code=0):
     return ran
 
 
-def test_an_onnx_module_goes_through_the_chain(place):
+def test_an_onnx_module_goes_through_the_chain(place, small_module):
     write_digits(place / "data" / "digits", 90)
     write_network(place / "net.onnx")
     options = ("--value-range", 0, 1, "--mean", "0.5", "--std", "0.25")
@@ -142,6 +142,11 @@ def test_an_onnx_module_goes_through_the_chain(place):
     shown = invoke("modules", "show", "net.onnx").output
     assert "put into NCHW" in shown
     assert "no: it is an ONNX module, which is run as it is" in shown
+    invoke("cache", "-m", small_module, "--views", 1)
+    fitted = invoke("fit", "--heads", "softmax", "--no-learning-curve").output
+    assert set(Ensemble.load(run.checked_ensemble()).weights) == {"net", "small"}
+    assert "Not to be exported: the ensemble joins ONNX modules (net) with others (small)" in fitted
+    assert "export the head of one module by hubretrain export --head" in fitted
 
 
 def test_an_ensemble_of_onnx_and_other_modules_is_known_to_have_no_export():
