@@ -24,17 +24,14 @@ from hubretrain.report.run_data import gather
 from hubretrain.runs import Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
-from tests.finetuning.runs import copied, tune, write_run
-from tests.samples import write_digits, write_module
+from tests.finetuning.runs import copied, tune, write_run_of_two
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A fitted run of two modules, its cache and its data; no test writes there."""
     folder = tmp_path_factory.mktemp("fitted")
-    write_digits(folder / "digits", 150)
-    seeds = {"small5": 5, "small6": 6}
-    write_run(folder, *(write_module(folder / n, n_features=12, seed=s) for n, s in seeds.items()))
+    write_run_of_two(folder)
     return folder
 
 

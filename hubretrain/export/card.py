@@ -200,7 +200,8 @@ def _about(manifest: Mapping[str, Any]) -> str:
     what = f"{n} labels of which an image may have any number" if multi_label else f"{n} classes"
     if manifest["module"] == ENSEMBLE_NAME:
         names = [_text(member["module"]) for member in manifest.get("members", ())]
-        tuned = f"{names.pop(0)}, fine-tuned, and of " if manifest.get("fine_tuned") else ""
+        is_tuned = bool(names) and manifest.get("fine_tuned")
+        tuned = f"{names.pop(0)}, fine-tuned, and of " if is_tuned else ""
         model = f"a mean of {tuned}heads on {', '.join(names)}" if names else "an ensemble of heads"
     elif manifest.get("fine_tuned"):
         model = f"{_text(manifest['module'])}, fine-tuned"

@@ -17,7 +17,7 @@ from hubretrain.modules import resolve
 from hubretrain.runs import Run
 from hubretrain.screening import ScreenOptions
 from hubretrain.screening.fit import screen_modules
-from tests.samples import write_digits
+from tests.samples import write_digits, write_module
 
 
 def write_run(folder, *modules):
@@ -27,6 +27,13 @@ def write_run(folder, *modules):
     cache_bottlenecks(dataset, stored, CacheOptions(n_views=1), cache=folder / "cache")
     options = ScreenOptions(heads=("softmax", "logistic"))
     screen_modules(dataset, Run(folder / "run"), options, cache=folder / "cache")
+
+
+def write_run_of_two(folder):
+    """A run of the digits in the folder, fitted on `small5` and `small6`."""
+    write_digits(folder / "digits", 150)
+    seeds = {"small5": 5, "small6": 6}
+    write_run(folder, *(write_module(folder / n, n_features=12, seed=s) for n, s in seeds.items()))
 
 
 def write_labelled(folder):

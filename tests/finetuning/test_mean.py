@@ -13,11 +13,9 @@ from hubretrain.export import Export, export_run, is_current, predict_images
 from hubretrain.heads import Ensemble
 from hubretrain.runs import TEST_PREDICTIONS, Run
 from tests.finetuning.heads import weaken
-from tests.finetuning.runs import copied, tune, write_run
-from tests.samples import write_digits, write_module
+from tests.finetuning.runs import copied, tune, write_run_of_two
 
 CLASSES = ["p(0)", "p(1)", "p(2)"]
-DIGITS = 3e-6  # the run's files hold six digits, and the temperature is undone
 MEAN = "mean of small5, fine-tuned, and the ensemble"
 
 
@@ -25,9 +23,7 @@ MEAN = "mean of small5, fine-tuned, and the ensemble"
 def of_two(tmp_path_factory):
     """A fitted run of two modules; no test writes there."""
     folder = tmp_path_factory.mktemp("fitted")
-    write_digits(folder / "digits", 150)
-    seeds = {"small5": 5, "small6": 6}
-    write_run(folder, *(write_module(folder / n, n_features=12, seed=s) for n, s in seeds.items()))
+    write_run_of_two(folder)
     return folder
 
 
